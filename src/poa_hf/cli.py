@@ -1,0 +1,121 @@
+"""The command `poa`: each sub-command is a few calls of the library, and each mistake one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import TrainerCallback, set_seed
+from transformers.utils import logging as transformers_logging
+
+from .training.recipe import Recipe, parse_recipe
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `poa`; returns the exit status (2 for a user's mistake)."""
+    argv = sys.argv[1:] if argv is None else argv
+    commands: dict[str, Callable[[list[str]], None]] = {"pretrain": pretrain, "extract": extract}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0
+    if argv[0] not in commands:
+        return _fail(f"{argv[0]!r} is not a command: use one of {', '.join(commands)}.")
+    return run(commands[argv[0]], argv[1:])
+
+
+def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
+    """Run a command; a mistake or a failed run becomes one sentence and an exit status."""
+    from .training.trainer import TrainingDivergedError
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("poa_hf").setLevel(logging.INFO)
+    transformers_logging.disable_progress_bar()
+    try:
+        command(argv)
+    except ValueError as error:
+        return _fail(str(error))
+    except TrainingDivergedError as error:
+        return _fail(str(error), status=3)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", status=130)
+    return 0
+
+
+def pretrain(argv: list[str]) -> None:
+    """`poa pretrain [--config FILE.yaml] [--key value ...]`"""
+    recipe = parse_recipe(_bare_resume(argv), prog="poa pretrain")
+    from .data.sources import open_dataset
+    from .models.modeling_poa_pretraining import PoaForPreTraining
+    from .training.trainer import PoaTrainer
+
+    dataset = open_dataset(
+        recipe.data.dataset_name, recipe.data.dataset_config_name, recipe.data.dataset_split, recipe.data.streaming
+    )
+    set_seed(recipe.training.seed)
+    model = PoaForPreTraining(recipe.model)
+    PoaTrainer(model, recipe.training, train_dataset=dataset, callbacks=[_SaveRecipe(recipe)]).train()
+
+
+class _SaveRecipe(TrainerCallback):
+    """Keeps the resolved configuration with the run, once its folder is known to be free."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / "config.yaml").write_text(self.recipe.to_yaml())
+
+
+def _bare_resume(argv: list[str]) -> list[str]:
+    """`--resume_from_checkpoint` without a value means the last checkpoint."""
+    result = []
+    for argument, following in zip(argv, [*argv[1:], "--"], strict=True):
+        result.append(argument)
+        if argument == "--resume_from_checkpoint" and following.startswith("--"):
+            result.append("true")
+    return result
+
+
+def extract(argv: list[str]) -> None:
+    """`poa extract RUN --size small|384x12|all --output DIR`"""
+    parser = argparse.ArgumentParser(
+        prog="poa extract", description="Write sizes of a run's teacher as stock transformers checkpoints."
+    )
+    parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or any saved PoaForPreTraining")
+    parser.add_argument("--size", required=True, help="a name (small), a size (384x12), several with commas, or all")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the model; of several: of their folders")
+    parser.add_argument("--format", choices=["dinov2", "vit"], default="dinov2", help="stock architecture to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace models that are there already")
+    args = parser.parse_args(argv)
+    from .publishing.export import check_output, extract_to, load_run, run_processor
+
+    processor = run_processor(args.run)
+    model = load_run(args.run)
+    space = model.config.backbone_config.space
+    names = args.size.split(",")
+    sizes = list(space) if args.size == "all" else [space.resolve(name) for name in names]
+    outputs = {args.output: sizes[0]} if args.size != "all" and len(sizes) == 1 else {
+        args.output / str(size): size for size in sizes
+    }  # fmt: skip
+    for output in outputs:
+        check_output(output, args.overwrite)
+    for output, size in outputs.items():
+        extracted = extract_to(model, size, output, args.format, processor, args.overwrite)
+        print(f"{size}: {extracted.num_parameters():,} parameters -> {output}")
+
+
+def _fail(message: str, status: int = 2) -> int:
+    print(f"poa: {message}", file=sys.stderr)
+    return status
+
+
+_USAGE = """usage: poa COMMAND ...
+
+  poa pretrain [--config FILE.yaml] [--key value ...]        pre-train an elastic model without labels
+  poa extract RUN --size small|384x12|all --output DIR       write sizes as stock transformers checkpoints
+
+poa COMMAND --help lists the options of a command."""

@@ -1,0 +1,197 @@
+"""Multi-crop: cut the global and local crops of one image, and draw the random numbers of their later colour work.
+
+Boxes follow torchvision's `RandomResizedCrop`, colour factors its `ColorJitter`; which view is blurred or solarised
+follows DINO. Everything random about an image is drawn here, from one generator, so an image's crops do not depend on
+the process or worker that cuts them; `augment` then applies the drawn values on the training device.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from poa_hf.data.decoding import as_rgb, oriented_size, shrink_while_decoding
+
+ASPECT_RATIO = (3 / 4, 4 / 3)  # width over height of a crop's box
+BOX_ATTEMPTS = 10
+BLUR_SIGMA = (0.1, 2.0)  # pixels of the crop
+
+
+@dataclass
+class CropArguments:
+    """How images are cut into crops, coloured and masked; the defaults are DINOv2's."""
+
+    global_crop_size: int = field(default=224, metadata={"help": "Side of the two global crops, in pixels."})
+    local_crop_size: int = field(default=96, metadata={"help": "Side of the local crops, in pixels."})
+    num_local_crops: int = field(default=8, metadata={"help": "Local crops per image; may be 0."})
+    global_crop_scale: list[float] = field(
+        default_factory=lambda: [0.32, 1.0],
+        metadata={"help": "Smallest and largest share of the image's area in a global crop."},
+    )
+    local_crop_scale: list[float] = field(
+        default_factory=lambda: [0.05, 0.32],
+        metadata={"help": "Smallest and largest share of the image's area in a local crop."},
+    )
+    color_jitter: list[float] = field(
+        default_factory=lambda: [0.4, 0.4, 0.2, 0.1],
+        metadata={"help": "Strength of the changes of brightness, contrast, saturation and hue (hue at most 0.5)."},
+    )
+    color_jitter_probability: float = field(
+        default=0.8, metadata={"help": "Share of the crops whose colours are changed."}
+    )
+    grayscale_probability: float = field(default=0.2, metadata={"help": "Share of the crops turned grey."})
+    blur_probability: list[float] = field(
+        default_factory=lambda: [1.0, 0.1, 0.5],
+        metadata={"help": "Share of the crops that are blurred: first global view, second global view, local views."},
+    )
+    solarize_probability: float = field(
+        default=0.2, metadata={"help": "Share of the second global views that are solarised."}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Share of the crops that are mirrored."})
+    mask_ratio: list[float] = field(
+        default_factory=lambda: [0.1, 0.5],
+        metadata={"help": "Smallest and largest share of the patches masked in a masked global view."},
+    )
+    mask_probability: float = field(default=0.5, metadata={"help": "Share of the global views that are masked."})
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.485, 0.456, 0.406],
+        metadata={"help": "Mean of red, green and blue, subtracted from pixels in 0..1 (ImageNet's)."},
+    )
+    image_std: list[float] = field(
+        default_factory=lambda: [0.229, 0.224, 0.225],
+        metadata={"help": "Standard deviation of red, green and blue (ImageNet's)."},
+    )
+
+    def __post_init__(self):
+        for name in ("global_crop_size", "local_crop_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a size of at least one pixel.")
+        if self.num_local_crops < 0:
+            raise ValueError(f"num_local_crops is {self.num_local_crops}: give 0 or more.")
+        for name in ("global_crop_scale", "local_crop_scale"):
+            self._check_range(name, lowest_allowed=False)
+        self._check_range("mask_ratio", lowest_allowed=True)
+        for name in (
+            "color_jitter_probability",
+            "grayscale_probability",
+            "solarize_probability",
+            "flip_probability",
+            "mask_probability",
+            "blur_probability",
+        ):
+            value = getattr(self, name)
+            if any(not 0 <= p <= 1 for p in (value if isinstance(value, list | tuple) else [value])):
+                raise ValueError(f"{name} is {value}: give probabilities between 0 and 1.")
+        self._check_count("blur_probability", 3, "first global view, second global view, local views")
+        self._check_count("color_jitter", 4, "brightness, contrast, saturation, hue")
+        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
+            raise ValueError(f"color_jitter is {self.color_jitter}: give numbers from 0, the hue at most 0.5.")
+        self._check_count("image_mean", 3, "red, green, blue")
+        self._check_count("image_std", 3, "red, green, blue")
+        if min(self.image_std) <= 0:
+            raise ValueError(f"image_std is {self.image_std}: give numbers above 0.")
+
+    def _check_count(self, name: str, count: int, meaning: str):
+        if len(getattr(self, name)) != count:
+            raise ValueError(f"{name} has {len(getattr(self, name))} numbers: give {count} ({meaning}).")
+
+    def _check_range(self, name: str, lowest_allowed: bool):
+        self._check_count(name, 2, "smallest, largest")
+        low, high = getattr(self, name)
+        if not (0 <= low <= high <= 1) or (low == 0 and not lowest_allowed):
+            raise ValueError(f"{name} is {[low, high]}: give two shares, the smaller one first, above 0 and at most 1.")
+
+
+def draw_boxes(
+    rng: np.random.Generator, width: int, height: int, scale_low: np.ndarray, scale_high: np.ndarray
+) -> np.ndarray:
+    """Draw one box (left, top, right, bottom) in whole pixels per entry of `scale_low`: int64 (crops, 4).
+
+    torchvision's algorithm: ten tries of a random area and a log-uniform aspect ratio; if none fits into the image, the
+    largest centred box whose aspect ratio is allowed. Takes the same count of random numbers whatever the image.
+    """
+    count = len(scale_low)
+    shape = (count, BOX_ATTEMPTS)
+    area = width * height * rng.uniform(scale_low[:, None], scale_high[:, None], shape)
+    aspect = np.exp(rng.uniform(np.log(ASPECT_RATIO[0]), np.log(ASPECT_RATIO[1]), shape))
+    corner = rng.random((count, 2))
+
+    box_width, box_height = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
+    first = fits.argmax(axis=1)
+    rows = np.arange(count)
+    w, h = box_width[rows, first], box_height[rows, first]
+    left, top = np.floor(corner[:, 0] * (width - w + 1)), np.floor(corner[:, 1] * (height - h + 1))
+
+    none = ~fits.any(axis=1)
+    if none.any():
+        fall_width = min(width, max(1, round(height * ASPECT_RATIO[1])))
+        fall_height = min(height, max(1, round(width / ASPECT_RATIO[0])))
+        w[none], h[none] = fall_width, fall_height
+        left[none], top[none] = (width - fall_width) // 2, (height - fall_height) // 2
+    return np.stack([left, top, left + w, top + h], axis=1).astype(np.int64)
+
+
+def draw_augmentation(rng: np.random.Generator, args: CropArguments) -> dict[str, np.ndarray]:
+    """Draw the colour work of all crops of one image, the two global views first; each array has one row per crop.
+
+    `flip`, `jitter`, `grayscale`, `blur`, `solarize`: bool, whether applied. `brightness`, `contrast`, `saturation`:
+    float32 factors, 1 for no change; `hue`: float32, in turns of the colour circle; `order`: uint8 (crops, 4), the
+    four jitter operations, numbered as listed here, in the order of their application; `sigma`: float32, pixels.
+    """
+    count = 2 + args.num_local_crops
+    blur = np.array([*args.blur_probability[:2]] + [args.blur_probability[2]] * args.num_local_crops)
+    solarize = np.zeros(count)
+    solarize[1] = args.solarize_probability
+    chance = rng.random((5, count))
+    brightness, contrast, saturation, hue = args.color_jitter
+    low = np.array([max(0, 1 - brightness), max(0, 1 - contrast), max(0, 1 - saturation), -hue, BLUR_SIGMA[0]])
+    high = np.array([1 + brightness, 1 + contrast, 1 + saturation, hue, BLUR_SIGMA[1]])
+    strength = rng.uniform(low[:, None], high[:, None], (5, count)).astype(np.float32)
+    order = rng.permuted(np.tile(np.arange(4, dtype=np.uint8), (count, 1)), axis=1)
+    return {
+        "flip": chance[0] < args.flip_probability,
+        "jitter": chance[1] < args.color_jitter_probability,
+        "brightness": strength[0],
+        "contrast": strength[1],
+        "saturation": strength[2],
+        "hue": strength[3],
+        "order": order,
+        "grayscale": chance[2] < args.grayscale_probability,
+        "blur": chance[3] < blur,
+        "sigma": strength[4],
+        "solarize": chance[4] < solarize,
+    }
+
+
+def multi_crop(
+    image: Image.Image, rng: np.random.Generator, args: CropArguments
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Cut the crops of an image: uint8 global (2, 3, g, g), uint8 local (V, 3, l, l), and `draw_augmentation`'s values.
+
+    The image may be one whose pixels have not been read yet (`open_lazily`): a JPEG much larger than its crops is then
+    decoded at a half, a quarter or an eighth of its size, as long as no crop loses resolution.
+
+    Raises `UndecodableImage` when the pixels cannot be read.
+    """
+    augmentation = draw_augmentation(rng, args)
+    count = 2 + args.num_local_crops
+    scales = np.array([args.global_crop_scale] * 2 + [args.local_crop_scale] * args.num_local_crops)
+    sizes = [args.global_crop_size] * 2 + [args.local_crop_size] * args.num_local_crops
+    width, height = oriented_size(image)
+    boxes = draw_boxes(rng, width, height, scales[:, 0], scales[:, 1])
+
+    sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    shrink_while_decoding(image, needed=float(np.max(sizes / sides)))
+    image = as_rgb(image)
+    boxes = boxes * np.array([image.width / width, image.height / height] * 2)
+
+    global_crops = np.empty((2, 3, args.global_crop_size, args.global_crop_size), dtype=np.uint8)
+    local_crops = np.empty((args.num_local_crops, 3, args.local_crop_size, args.local_crop_size), dtype=np.uint8)
+    for i in range(count):
+        # float error may put a scaled edge a hair outside the image, which Pillow refuses
+        left, top, right, bottom = boxes[i]
+        box = (float(left), float(top), min(float(right), image.width), min(float(bottom), image.height))
+        crop = image.resize((sizes[i], sizes[i]), Image.Resampling.BICUBIC, box=box)
+        (global_crops if i < 2 else local_crops)[i if i < 2 else i - 2] = np.asarray(crop).transpose(2, 0, 1)
+    return global_crops, local_crops, augmentation

@@ -1,0 +1,142 @@
+"""Elastic values: which sub-networks exist and which one is trained at a step. No tensors here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+
+@dataclass(frozen=True, order=True)
+class SubNetwork:
+    """One size of an elastic family: a width and the number of blocks of each stage.
+
+    A plain int for `depths` means a single stage. `str()` gives `384x12` (ViT), `96x2-2-6-2` (Swin) or
+    `64x3-4-6-3` (ResNet), and `parse` reads the same.
+    """
+
+    width: int
+    depths: int | tuple[int, ...]
+
+    def __post_init__(self):
+        depths = (self.depths,) if isinstance(self.depths, int | np.integer) else self.depths
+        object.__setattr__(self, "width", int(self.width))
+        object.__setattr__(self, "depths", tuple(int(depth) for depth in depths))
+        if self.width < 1 or not self.depths or min(self.depths) < 1:
+            raise ValueError(f"A sub-network needs a positive width and positive depths, not {self}.")
+
+    def __str__(self) -> str:
+        return f"{self.width}x{'-'.join(map(str, self.depths))}"
+
+    @classmethod
+    def parse(cls, text: str) -> SubNetwork:
+        match = re.fullmatch(r"\s*(\d+)x(\d+(?:-\d+)*)\s*", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a size: write WIDTHxDEPTH, as in 384x12 or 96x2-2-6-2.")
+        return cls(int(match[1]), tuple(int(depth) for depth in match[2].split("-")))
+
+
+@dataclass(frozen=True)
+class ElasticSpace:
+    """All sub-networks of a configuration: every width with every tuple of depths, both from small to large.
+
+    `width_bias` and `depth_bias` say how much more often the smallest entry of an axis is trained than the largest
+    (falling linearly to 1; the method's section of the design, and the authors' `net_select_scale`).
+    `named` maps the usual names of sizes to sub-networks of the space.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[tuple[int, ...], ...]
+    width_bias: float = 1.0
+    depth_bias: float = 1.0
+    named: dict[str, SubNetwork] = field(default_factory=dict, hash=False)
+
+    @cached_property
+    def _members(self) -> dict[SubNetwork, None]:
+        return {SubNetwork(width, depths): None for width in self.widths for depths in self.depths}
+
+    def __iter__(self) -> Iterator[SubNetwork]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, sub_network: object) -> bool:
+        return sub_network in self._members
+
+    @property
+    def full(self) -> SubNetwork:
+        return SubNetwork(self.widths[-1], self.depths[-1])
+
+    @property
+    def smallest(self) -> SubNetwork:
+        return SubNetwork(self.widths[0], self.depths[0])
+
+    @cached_property
+    def bag(self) -> tuple[SubNetwork, ...]:
+        """Every sub-network as often as it is weighted: `round(w_width * w_depth)` times."""
+        return tuple(
+            SubNetwork(width, depths)
+            for width, width_weight in zip(self.widths, np.linspace(self.width_bias, 1, len(self.widths)), strict=True)
+            for depths, depth_weight in zip(self.depths, np.linspace(self.depth_bias, 1, len(self.depths)), strict=True)
+            for _ in range(round(width_weight * depth_weight))
+        )
+
+    @cached_property
+    def _drawn(self) -> tuple[SubNetwork, ...]:
+        """The bag without the full network, which the intact student trains anyway (unless it is all there is)."""
+        return tuple(sub_network for sub_network in self.bag if sub_network != self.full) or (self.full,)
+
+    def sub_network_at(self, step: int, seed: int = 0, rank: int = 0) -> SubNetwork:
+        """The sub-network that process `rank` trains at `step`: without replacement from a bag shuffled anew each time
+        that it is empty."""
+        round_, position = divmod(step, len(self._drawn))
+        return self._drawn[_shuffled(len(self._drawn), seed, rank, round_)[position]]
+
+    def resolve(self, size: str | SubNetwork) -> SubNetwork:
+        """A sub-network of this space from a name (`small`), a size (`384x12`) or a value.
+
+        Raises ValueError for anything outside the space, with the sizes that exist and the nearest ones.
+        """
+        if isinstance(size, str):
+            if size in self.named:
+                return self.named[size]
+            try:
+                size = SubNetwork.parse(size)
+            except ValueError as error:
+                names = ", ".join(self.named)
+                raise ValueError(f"{size!r} is neither a named size ({names}) nor WIDTHxDEPTH, as in 384x12.") from error
+        if size in self:
+            return size
+        nearest = ", ".join(map(str, self.nearest(size)))
+        raise ValueError(
+            f"{size} is not a size of this model: {len(self)} sizes exist, widths {_listed(self.widths)} "
+            f"with depths {_listed(['-'.join(map(str, depths)) for depths in self.depths])}; the nearest are {nearest}."
+        )
+
+    def nearest(self, size: SubNetwork, count: int = 3) -> list[SubNetwork]:
+        """The `count` sub-networks closest to `size` in relative width and total depth."""
+
+        def distance(other: SubNetwork) -> float:
+            width = abs(np.log(other.width / size.width))
+            return width + abs(np.log(sum(other.depths) / sum(size.depths)))
+
+        return sorted(self, key=distance)[:count]
+
+
+def kept_blocks(full_depth: int, depth: int) -> list[int]:
+    """Which of `full_depth` blocks a sub-network of `depth` blocks keeps: evenly spread, first and last included."""
+    return [int(block) for block in np.linspace(0, full_depth - 1, depth)]
+
+
+@lru_cache(maxsize=8)
+def _shuffled(size: int, seed: int, rank: int, round_: int) -> np.ndarray:
+    return np.random.default_rng([seed, rank, round_]).permutation(size)
+
+
+def _listed(values) -> str:
+    values = [str(value) for value in values]
+    return ", ".join(values) if len(values) <= 16 else f"{', '.join(values[:3])}, ..., {values[-1]}"

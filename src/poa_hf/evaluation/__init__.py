@@ -1,0 +1,1 @@
+"""How good the features of a model are, and what a model costs."""

@@ -1,0 +1,50 @@
+"""Configuration of pre-training: an elastic backbone, projection heads and the weights of the loss."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class PoaConfig(PreTrainedConfig):
+    """
+    Args:
+        backbone_config: An elastic configuration (`PoaViTConfig`, ...), or its fields with `model_type`.
+        head_num_layers: Linear layers of each head's MLP.
+        head_hidden_size: Width of the MLP.
+        head_bottleneck_size: Features that are compared with the prototypes.
+        num_prototypes: Prototypes of each head; as many heads as numbers.
+        intact_weight: Lambda, the share of the intact student in the loss; the rest is the elastic student's.
+        koleo_weight: Weight of the KoLeo regulariser; 0 leaves it out.
+        student_temperature: Softmax temperature of both students.
+    """
+
+    model_type = "poa"
+    sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="poa_vit")}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    head_num_layers: int = 3
+    head_hidden_size: int = 2048
+    head_bottleneck_size: int = 256
+    num_prototypes: list[int] = field(default_factory=lambda: [8192, 16384, 32768, 65536])
+    intact_weight: float | int = 0.8
+    koleo_weight: float | int = 0.1
+    student_temperature: float | int = 0.1
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if not hasattr(self.backbone_config, "space"):
+            raise ValueError(
+                f"backbone_config is a plain {self.backbone_config.model_type!r}: give an elastic one, as PoaViTConfig."
+            )
+        if not self.num_prototypes or min(self.num_prototypes) < 2:
+            raise ValueError(f"num_prototypes {self.num_prototypes} needs at least one head of 2 prototypes or more.")
+        if not 0 <= self.intact_weight <= 1:
+            raise ValueError(f"intact_weight {self.intact_weight} must lie between 0 and 1.")
+        if self.student_temperature <= 0:
+            raise ValueError(f"student_temperature {self.student_temperature} must be positive.")

@@ -1,0 +1,140 @@
+"""Configuration of the elastic ViT."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import Dinov2Config
+
+from ..elastic import ElasticSpace, SubNetwork
+
+
+@strict
+class PoaViTConfig(Dinov2Config):
+    """An elastic ViT: the full size in the fields of `Dinov2Config`, the smallest size and the steps in new ones.
+
+    The defaults are the published ViT-L supernet (arXiv 2408.01031, section 4.1): widths 384 to 1024 in steps of one
+    head (64), depths 12 to 24, hence 143 sizes. A width is a number of heads: the head size
+    (`hidden_size / num_attention_heads`) is the same in every size.
+
+    Args:
+        min_hidden_size: Smallest width. None means 3/8 of `hidden_size` (as published), rounded up to a step.
+        min_num_hidden_layers: Smallest depth. None means half of `num_hidden_layers`, rounded up.
+        hidden_size_step: Distance between widths. None means the head size.
+        num_hidden_layers_step: Distance between depths.
+        sampling_bias: How much more often the smallest width (and the smallest depth) is trained than the largest.
+
+    Raises:
+        ValueError: If a width is no multiple of the head size, a step does not lead from the smallest to the full size,
+            the smallest is larger than the full size, or the patch does not divide the image.
+    """
+
+    model_type = "poa_vit"
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    mlp_ratio: int | float = 4
+    patch_size: int | list[int] | tuple[int, int] = 16
+    layerscale_value: float = 1e-5
+    drop_path_rate: float | int = 0.2
+
+    min_hidden_size: int | None = None
+    min_num_hidden_layers: int | None = None
+    hidden_size_step: int | None = None
+    num_hidden_layers_step: int = 1
+    sampling_bias: int | float = 3
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}: "
+                "change one of them so that every head has the same size."
+            )
+        if self.hidden_size_step is None:
+            self.hidden_size_step = self.head_size
+        if self.min_hidden_size is None:
+            missing_steps = self.hidden_size * 5 // 8 // self.hidden_size_step
+            self.min_hidden_size = self.hidden_size - missing_steps * self.hidden_size_step
+        if self.min_num_hidden_layers is None:
+            missing_steps = self.num_hidden_layers // 2 // self.num_hidden_layers_step
+            self.min_num_hidden_layers = self.num_hidden_layers - missing_steps * self.num_hidden_layers_step
+        self._check_axis("hidden_size", self.head_size)
+        self._check_axis("num_hidden_layers", 1)
+        for image, patch in zip(_pair(self.image_size), _pair(self.patch_size), strict=True):
+            if image % patch:
+                raise ValueError(
+                    f"image_size {image} is not a multiple of patch_size {patch}: "
+                    f"use {image - image % patch} or {image + patch - image % patch}."
+                )
+
+    def _check_axis(self, name: str, unit: int) -> None:
+        full, smallest, step = (getattr(self, field) for field in (name, f"min_{name}", f"{name}_step"))
+        if smallest < 1 or step < 1:
+            raise ValueError(f"min_{name} and {name}_step must be positive, not {smallest} and {step}.")
+        if smallest > full:
+            raise ValueError(f"min_{name} {smallest} is larger than {name} {full}: the smallest size cannot be.")
+        for field, value in ((f"min_{name}", smallest), (f"{name}_step", step)):
+            if value % unit:
+                raise ValueError(f"{field} {value} is not a multiple of the head size {unit}.")
+        if (full - smallest) % step:
+            raise ValueError(f"Steps of {step} ({name}_step) do not lead from min_{name} {smallest} to {name} {full}.")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def patch_grid(self) -> int:
+        """Pixels of one side of the squares that masked prediction hides and predicts."""
+        return _pair(self.patch_size)[0]
+
+    @property
+    def space(self) -> ElasticSpace:
+        widths = tuple(range(self.min_hidden_size, self.hidden_size + 1, self.hidden_size_step))
+        depths = range(self.min_num_hidden_layers, self.num_hidden_layers + 1, self.num_hidden_layers_step)
+        # ViT-S, B and L of the published space: base is three quarters as wide as large, and as deep as small.
+        base_width = min(widths, key=lambda width: abs(width - 0.75 * self.hidden_size))
+        return ElasticSpace(
+            widths=widths,
+            depths=tuple((depth,) for depth in depths),
+            width_bias=self.sampling_bias,
+            depth_bias=self.sampling_bias,
+            named={
+                "small": SubNetwork(self.min_hidden_size, self.min_num_hidden_layers),
+                "base": SubNetwork(base_width, self.min_num_hidden_layers),
+                "large": SubNetwork(self.hidden_size, self.num_hidden_layers),
+            },
+        )
+
+    def plain_config(self, sub_network: SubNetwork) -> PoaViTConfig:
+        """The configuration of a sub-network as a model of this class with no other size."""
+        return PoaViTConfig(
+            **self._architecture(sub_network),
+            drop_path_rate=self.drop_path_rate,
+            min_hidden_size=sub_network.width,
+            min_num_hidden_layers=sub_network.depths[0],
+        )
+
+    def stock_config(self, sub_network: SubNetwork) -> Dinov2Config:
+        """The configuration of a sub-network as a stock `dinov2` model."""
+        return Dinov2Config(**self._architecture(sub_network))
+
+    def _architecture(self, sub_network: SubNetwork) -> dict:
+        fields = {name: getattr(self, name) for name in _ARCHITECTURE}
+        fields["hidden_size"] = sub_network.width
+        fields["num_hidden_layers"] = sub_network.depths[0]
+        fields["num_attention_heads"] = sub_network.width // self.head_size
+        return fields
+
+
+# What a size shares with the others and a stock configuration with ours. Stochastic depth belongs to pre-training.
+_ARCHITECTURE = (
+    "mlp_ratio hidden_act hidden_dropout_prob attention_probs_dropout_prob initializer_range layer_norm_eps image_size "
+    "patch_size num_channels qkv_bias layerscale_value use_swiglu_ffn use_mask_token apply_layernorm "
+    "reshape_hidden_states"
+).split()
+
+
+def _pair(size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)

@@ -1,0 +1,72 @@
+"""The elastic ViT: stock DINOv2 blocks, whose leading parameters are smaller ViTs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import Dinov2Model
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
+
+from ..elastic import SubNetwork
+from ..slicing import ElasticModelMixin, SliceRules
+from .configuration_poa_vit import PoaViTConfig
+from .stochastic_depth import add_residual
+
+
+class PoaViTLayer(Dinov2Layer):
+    """A DINOv2 block whose stochastic depth leaves dropped images out of the computation."""
+
+    def __init__(self, config: PoaViTConfig):
+        super().__init__(config)
+        self.drop_path_rate = config.drop_path_rate
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+        if not self.training or self.drop_path_rate == 0:
+            return super().forward(hidden_states, attention_mask, **kwargs)
+
+        def attention(kept: Tensor, index: Tensor) -> Tensor:
+            mask = None if attention_mask is None else attention_mask[index]
+            return self.layer_scale1(self.attention(self.norm1(kept), attention_mask=mask, **kwargs)[0])
+
+        def mlp(kept: Tensor, index: Tensor) -> Tensor:
+            return self.layer_scale2(self.mlp(self.norm2(kept)))
+
+        hidden_states = add_residual(hidden_states, attention, self.drop_path_rate)
+        return add_residual(hidden_states, mlp, self.drop_path_rate)
+
+
+class PoaViTModel(ElasticModelMixin, Dinov2Model):
+    """The full-size ViT and, by `sub_network`, every smaller one inside it.
+
+    Shapes: `pixel_values` (B, 3, H, W), `bool_masked_pos` (B, patches); `last_hidden_state` (B, 1 + patches, width),
+    normalised, class token first; `pooler_output` (B, width) is the class token.
+    """
+
+    config_class = PoaViTConfig
+    config: PoaViTConfig
+    _no_split_modules = ["Dinov2Embeddings", "PoaViTLayer"]
+    slice_rules = SliceRules(blocks="encoder.layer.{block}")
+    stock_class = Dinov2Model
+
+    def __init__(self, config: PoaViTConfig):
+        super().__init__(config)
+        self.encoder.layer = torch.nn.ModuleList(PoaViTLayer(config) for _ in range(config.num_hidden_layers))
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        sub_network: SubNetwork | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        model = self.sliced(sub_network)
+        if model is self:
+            return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
+        return model(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
+
+    @staticmethod
+    def image_tokens(output: BaseModelOutputWithPooling) -> tuple[Tensor, Tensor]:
+        """What the heads read: the image's feature (B, width) and its patches' (B, patches, width)."""
+        return output.pooler_output, output.last_hidden_state[:, 1:]

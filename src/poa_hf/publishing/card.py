@@ -1,0 +1,52 @@
+"""The short model card that an extracted checkpoint carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..elastic import SubNetwork
+from ..models.configuration_poa import PoaConfig
+
+_TEMPLATE = """---
+{{ card_data }}
+---
+# {{ title }}
+
+A {{ kind }} of {{ parameters }} parameters, cut from an elastic model that was pre-trained without labels by POA
+([arXiv 2408.01031](https://arxiv.org/abs/2408.01031)). The run gave {{ sizes }} sizes; this is the one of width
+{{ width }} and depth {{ depth }}. It gives features; it has no classifier.
+
+```python
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("{{ folder }}")
+model = AutoModel.from_pretrained("{{ folder }}"{{ options }})
+features = model(**processor(image, return_tensors="pt")).last_hidden_state[:, 0]
+```
+
+Stock `transformers` loads it; poa_hf is not needed.
+"""
+
+
+def write_card(folder: Path, config: PoaConfig, sub_network: SubNetwork, format: str, name: str, parameters: int) -> None:
+    """Write `README.md` into `folder`, the checkpoint of `sub_network` of a run with `config`, called `name`."""
+    card = ModelCard.from_template(
+        ModelCardData(
+            library_name="transformers",
+            pipeline_tag="image-feature-extraction",
+            tags=["poa", "self-supervised", format],
+        ),
+        template_str=_TEMPLATE,
+        title=f"{name} ({sub_network})",
+        kind={"dinov2": "DINOv2-style ViT", "vit": "ViT"}[format],
+        parameters=f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters:,}",
+        sizes=len(config.backbone_config.space),
+        width=sub_network.width,
+        depth="-".join(map(str, sub_network.depths)),
+        folder=name,
+        # a stock vit makes a pooler of random weights unless told not to
+        options=", add_pooling_layer=False" if format == "vit" else "",
+    )
+    (folder / "README.md").write_text(card.content)

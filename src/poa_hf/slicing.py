@@ -1,0 +1,181 @@
+"""A sub-network as slices of the full model's parameters: run on them in training, copied out in extraction.
+
+One rule serves every family: take the leading entries of every axis, and multiply the weights of linear and
+convolution layers by full fan-in over own fan-in (the method's alpha, arXiv 2408.01031, section 3.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.stateless import _reparametrize_module
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from .elastic import SubNetwork, kept_blocks
+
+
+@dataclass(frozen=True)
+class SliceRules:
+    """What slicing must know of a family.
+
+    `blocks` is where its stages keep their blocks, as in `encoder.layer.{block}` or
+    `encoder.layers.{stage}.blocks.{block}`. `grouped` maps a pattern of parameter names to the number of channel groups
+    that lie side by side in their last axis; each group is cut on its own.
+    """
+
+    blocks: str = ""
+    grouped: dict[str, int] = field(default_factory=dict)
+
+    def _match(self, name: str) -> re.Match | None:
+        if not self.blocks:
+            return None
+        pattern = re.escape(self.blocks).replace(r"\{stage\}", r"(?P<stage>\d+)").replace(r"\{block\}", r"(?P<block>\d+)")
+        return re.match(pattern + r"\.", name)
+
+    def source_name(self, name: str, full_depths: Sequence[int], depths: Sequence[int]) -> str:
+        """The name in the full model of what the sub-network calls `name`."""
+        match = self._match(name)
+        if match is None:
+            return name
+        stage = int(match.groupdict().get("stage", 0))
+        block = kept_blocks(full_depths[stage], depths[stage])[int(match["block"])]
+        return f"{name[: match.start('block')]}{block}{name[match.end('block') :]}"
+
+    def layer_index(self, name: str, depths: Sequence[int]) -> int:
+        """The place of parameter `name` from input to output: 0 for embeddings, 1 for the first block, and one more
+        than the number of blocks for what follows them."""
+        match = self._match(name)
+        if match is None:
+            return 0 if name.startswith("embeddings.") else sum(depths) + 1
+        return 1 + sum(depths[: int(match.groupdict().get("stage", 0))]) + int(match["block"])
+
+    def groups(self, name: str) -> int:
+        return next((groups for pattern, groups in self.grouped.items() if re.search(pattern, name)), 1)
+
+
+def sliced_tensors(
+    full: nn.Module,
+    plain: nn.Module,
+    rules: SliceRules = SliceRules(),  # noqa: B008 (frozen)
+    full_depths: Sequence[int] = (),
+    depths: Sequence[int] = (),
+) -> dict[str, Tensor]:
+    """The parameters and buffers of `plain`, cut from those of `full`; gradients reach `full`.
+
+    `plain` may live on the meta device: only its names and shapes are read. An entry that needs no cut is the full
+    model's own tensor, not a copy.
+    """
+    fan_in_scaled = {f"{name}.weight" for name, module in plain.named_modules() if isinstance(module, _WEIGHTED)}
+    source = {**dict(full.named_parameters()), **dict(full.named_buffers())}
+    tensors = {}
+    for name, target in (*plain.named_parameters(), *plain.named_buffers()):
+        tensor = source[rules.source_name(name, full_depths, depths)]
+        if tensor.shape != target.shape:
+            scale = tensor.shape[1] / target.shape[1] if name in fan_in_scaled else 1
+            tensor = _leading(tensor, target.shape, rules.groups(name))
+            tensor = tensor * scale if scale != 1 else tensor
+        tensors[name] = tensor
+    return tensors
+
+
+_WEIGHTED = (nn.Linear, nn.Conv2d)
+
+
+def _leading(tensor: Tensor, shape: torch.Size, groups: int) -> Tensor:
+    if groups > 1:
+        tensor = tensor.unflatten(-1, (groups, -1))[..., : shape[-1] // groups].flatten(-2)
+    return tensor[tuple(slice(0, size) for size in shape)]
+
+
+class SlicedModel:
+    """A plain model that computes with the given tensors in place of its own: call it like the model."""
+
+    def __init__(self, plain: nn.Module, tensors: dict[str, Tensor]):
+        self.plain = plain
+        self.tensors = tensors
+
+    def __call__(self, *args, **kwargs):
+        return functional_call(self.plain, self.tensors, args, kwargs, tie_weights=False)
+
+
+class ElasticModelMixin:
+    """Gives a `PreTrainedModel` its sub-networks.
+
+    The model's configuration says which sizes exist (`space`), what a size is as a model of the same class
+    (`plain_config`) and as a stock model (`stock_config`); the class says where its blocks are (`slice_rules`) and
+    which stock class has the same parameter names (`stock_class`).
+    """
+
+    slice_rules: SliceRules
+    stock_class: type[PreTrainedModel]
+
+    def sliced(self, sub_network: SubNetwork | None = None) -> PreTrainedModel | SlicedModel:
+        """The sub-network as a callable on this model's weights as they are now: take it once per step and call it for
+        every batch. The model itself for the full size or None. ValueError for a size outside the space."""
+        space = self.config.space
+        if sub_network is None or space.resolve(sub_network) == space.full:
+            return self
+        plain = self._plain_model(sub_network)
+        return SlicedModel(plain, self._tensors_for(plain, sub_network))
+
+    def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
+        """A stock model of its own with a copy of the sub-network's weights, in evaluation mode.
+
+        Computes what `forward(..., sub_network=sub_network)` does, to the last bit. None means the full size.
+        """
+        sub_network = self.config.space.full if sub_network is None else self.config.space.resolve(sub_network)
+        with torch.device("meta"):
+            stock = self.stock_class(self.config.stock_config(sub_network))
+        for name, tensor in self._tensors_for(stock, sub_network).items():
+            module, _, leaf = name.rpartition(".")
+            module = stock.get_submodule(module)
+            copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+            if leaf in module._parameters:
+                module._parameters[leaf] = nn.Parameter(copy)
+            else:
+                module._buffers[leaf] = copy
+        return stock.eval()
+
+    def _tensors_for(self, plain: nn.Module, sub_network: SubNetwork) -> dict[str, Tensor]:
+        return sliced_tensors(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)
+
+    def _plain_model(self, sub_network: SubNetwork) -> PreTrainedModel:
+        # Building 24 layers takes longer than slicing them, hence a few are kept; as they own no storage and are set
+        # anew at each use, which ones are kept changes nothing.
+        kept = self.__dict__.setdefault("_plain_models", {})
+        plain = kept.pop(sub_network, None)
+        if plain is None:
+            config = self.config.plain_config(sub_network)
+            config._attn_implementation = self.config._attn_implementation
+            with torch.device("meta"):
+                plain = type(self)(config)
+            if len(kept) >= 16:
+                kept.pop(next(iter(kept)))
+        kept[sub_network] = plain
+        if plain.training != self.training:
+            plain.train(self.training)
+        if plain.is_activation_checkpointing != self.is_activation_checkpointing:
+            plain._set_gradient_checkpointing(self.is_activation_checkpointing, _checkpoint_with_slices)
+        return plain
+
+    def __getstate__(self):
+        return {key: value for key, value in self.__dict__.items() if key != "_plain_models"}
+
+
+def _checkpoint_with_slices(function, *args):
+    """Activation checkpointing for a layer under `functional_call`: the recomputation, which runs after the call has
+    ended, gets the slices that the forward pass saw. `function` is a `functools.partial` of the layer's forward."""
+    layer = function.args[0]
+    slices = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+
+    def run(*inputs):
+        with _reparametrize_module(layer, slices):
+            return function(*inputs)
+
+    return checkpoint(run, *args, use_reentrant=False)

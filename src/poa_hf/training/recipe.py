@@ -1,0 +1,159 @@
+"""A run from a YAML file and command-line overrides, every key checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from transformers import CONFIG_MAPPING, HfArgumentParser
+
+from ..models.configuration_poa import PoaConfig
+from .arguments import PoaTrainingArguments
+
+
+@dataclass
+class DataArguments:
+    """Where the images come from."""
+
+    dataset_name: str = field(
+        default="textures",
+        metadata={"help": "Hub id, local folder (parquet, WebDataset, image files), or `textures` (built in)."},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
+    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+    streaming: bool = field(default=True, metadata={"help": "Stream instead of downloading and converting first."})
+
+
+@dataclass
+class Recipe:
+    """A whole run: `model` is a `PoaConfig`."""
+
+    model: PoaConfig
+    data: DataArguments
+    training: PoaTrainingArguments
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, which `--config` reads back."""
+        model = self.model.to_diff_dict()
+        model["backbone_config"] = self.model.backbone_config.to_diff_dict()
+        flat = {**dataclasses.asdict(self.data), **dataclasses.asdict(self.training)}
+        return yaml.safe_dump({**flat, "model": _plain(model)}, sort_keys=False)
+
+
+def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
+    """Read `[--config FILE.yaml] [--key value ...]`; the command line wins.
+
+    The file holds the fields of `DataArguments` and `PoaTrainingArguments` at the top and those of `PoaConfig` under
+    `model` (the elastic backbone's under `backbone_config`). On the command line the latter are written with dots, as in
+    `--model.backbone_config.hidden_size 96`.
+
+    Raises:
+        ValueError: For an unknown key (with the nearest known one) or a value that does not fit.
+    """
+    parser = HfArgumentParser((DataArguments, PoaTrainingArguments), prog=prog, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, help="YAML file with any of these and the model's, under `model`.")
+    parser.epilog = "The model's own fields are given as --model.FIELD and --model.backbone_config.FIELD."
+    content, argv = _config_file(argv)
+    model = content.pop("model", None) or {}
+    flat_fields = {f.name: f for f in (*dataclasses.fields(DataArguments), *dataclasses.fields(PoaTrainingArguments))}
+    for key in content:
+        _check_key(key, {*flat_fields, "model"})
+    argv, overrides = _split_model_overrides(argv)
+    for path, value in overrides:
+        _set(model, path, value)
+    given = {arg[2:].partition("=")[0].replace("-", "_") for arg in argv if arg.startswith("--")} - {"help"}
+    for key in given:
+        _check_key(key, {*flat_fields, *(f"no_{name}" for name in flat_fields), "config"}, "--")
+    data, training, _ = parser.parse_args_into_dataclasses([*argv, *_as_arguments(content, given)], look_for_args_file=False)
+    return Recipe(model=_model_config(model), data=data, training=training)
+
+
+def _config_file(argv: list[str]) -> tuple[dict, list[str]]:
+    """The content of the file after --config, and the other arguments."""
+    rest, path = [], None
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == "--config" or argument.startswith("--config="):
+            path = argument.partition("=")[2] or next(arguments, None)
+            if path is None:
+                raise ValueError("--config needs the path of a YAML file.")
+        else:
+            rest.append(argument)
+    if path is None:
+        return {}, rest
+    if not Path(path).is_file():
+        raise ValueError(f"The configuration file {path} does not exist.")
+    try:
+        content = yaml.safe_load(Path(path).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[-1].strip()}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, not a {type(content).__name__}.")
+    return content, rest
+
+
+def _split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[str], object]]]:
+    rest, overrides = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument.startswith("--model."):
+            key, equals, value = argument[len("--model.") :].partition("=")
+            value = value if equals else next(arguments, None)
+            if value is None:
+                raise ValueError(f"{argument} needs a value.")
+            overrides.append((key.split("."), yaml.safe_load(value)))
+        else:
+            rest.append(argument)
+    return rest, overrides
+
+
+def _set(model: dict, path: list[str], value) -> None:
+    for key in path[:-1]:
+        model = model.setdefault(key, {})
+    model[path[-1]] = value
+
+
+def _as_arguments(content: dict, given: set[str]) -> list[str]:
+    """The file's values as the command line would give them, but for those that it gives itself."""
+    arguments = []
+    for key, value in content.items():
+        if key in given or f"no_{key}" in given or value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        arguments += [f"--{key}", *(str(value) for value in values)]
+    return arguments
+
+
+def _model_config(model: dict) -> PoaConfig:
+    backbone = dict(model.get("backbone_config") or {})
+    model_type = backbone.pop("model_type", "poa_vit")
+    elastic = [name for name in CONFIG_MAPPING if name.startswith("poa_")]
+    if model_type not in elastic:
+        raise ValueError(f"model_type {model_type!r} is not an elastic model: use one of {', '.join(elastic)}.")
+    backbone_class = CONFIG_MAPPING[model_type]
+    for key in backbone:
+        _check_key(key, _field_names(backbone_class), "model.backbone_config.")
+    for key in model:
+        _check_key(key, _field_names(PoaConfig), "model.")
+    return PoaConfig(**{**model, "backbone_config": backbone_class(**backbone)})
+
+
+def _field_names(config_class) -> set[str]:
+    return {f.name for f in dataclasses.fields(config_class) if not f.name.startswith("_")}
+
+
+def _check_key(key: str, known: set[str], prefix: str = "") -> None:
+    if key not in known:
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {prefix}{nearest[0]}?" if nearest else "see poa pretrain --help."
+        raise ValueError(f"{prefix}{key} is not a known key: {hint}")
+
+
+def _plain(value):
+    """Without what the libraries record about themselves, and with lists for tuples."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if k not in ("transformers_version", "architectures", "dtype")}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,412 @@
+"""The training loop, on Accelerate."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
+
+from ..data.augment import augment
+from ..data.loader import PretrainingLoader
+from ..data.processor import evaluation_processor
+from ..models.modeling_poa_pretraining import PoaForPreTraining
+from .arguments import PoaTrainingArguments
+from .checkpoints import checkpoints, prune, remove_unfinished, truncate_jsonl, written_aside
+from .monitoring import collapse_warning, feature_statistics
+from .optimization import StepHyperparameters, build_optimizer, hyperparameters_at, set_hyperparameters
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss was not finite for too many steps in a row."""
+
+
+class PoaTrainer:
+    """Pre-trains a `PoaForPreTraining` on images.
+
+    Every random choice is a function of the seed, the step and the process (sub-network, stochastic depth) or of the
+    image's place in the global batch (crops, colours, masks). So a resumed run repeats an uninterrupted one exactly, and
+    the number of processes changes neither crops nor masks.
+
+    Args:
+        train_dataset: A `datasets.Dataset` or `IterableDataset` with an image column, or any indexable collection of
+            images. Labels are not read.
+        callbacks: Stock `transformers.TrainerCallback`s.
+
+    Raises:
+        ValueError: For arguments that do not fit the model, the data or the output folder, before any work.
+    """
+
+    def __init__(
+        self,
+        model: PoaForPreTraining,
+        args: PoaTrainingArguments,
+        train_dataset,
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        self.args = args
+        self.output_dir = Path(args.output_dir)
+        self._check_crops(model)
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if args.bf16 else None,
+            log_with=args.trackers or None,
+            project_dir=args.output_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        )
+        if self.accelerator.mixed_precision == "fp16":
+            raise ValueError("fp16 is not supported, as targets of small temperatures overflow in it: use bf16.")
+        self.is_main = self.accelerator.is_main_process
+        self.rank = self.accelerator.process_index
+        self.global_batch_size = (
+            args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
+        )
+        self.loader = PretrainingLoader(
+            train_dataset,
+            args,
+            batch_size=args.per_device_train_batch_size,
+            mask_grid=(args.global_crop_size // model.config.backbone_config.patch_grid,) * 2,
+            rank=self.rank,
+            world_size=self.accelerator.num_processes,
+            num_workers=args.dataloader_num_workers,
+            seed=args.seed,
+            image_column=args.image_column,
+        )
+        if args.gradient_checkpointing:
+            model.student.activation_checkpointing_enable()
+        model.train()
+        optimizer = build_optimizer(model, args)
+        self.wrapped_model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
+        self.accelerator.register_save_state_pre_hook(self._save_model_hook)
+        self.accelerator.register_load_state_pre_hook(self._load_model_hook)
+        self.state = TrainerState(max_steps=args.max_steps, is_world_process_zero=self.is_main)
+        self.state.is_local_process_zero = self.accelerator.is_local_main_process
+        self.control = TrainerControl()
+        self.callbacks = CallbackHandler([_OwnFlow(), *callbacks], self.model, None, self.optimizer, None)
+        self.callbacks.train_dataloader = self.loader
+        self.nonfinite_steps = self.nonfinite_steps_in_a_row = self.skipped_images = 0
+
+    # -- the loop
+
+    def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainerState:
+        """Run to `max_steps`; the trained model is then in `output_dir`, loadable by `from_pretrained`.
+
+        Args:
+            resume_from_checkpoint: True for the last complete checkpoint in `output_dir` (from the start when there is
+                none yet), or a path. None takes it from the arguments.
+
+        Raises:
+            ValueError: If the folder holds another run, or a checkpoint is of another architecture.
+            TrainingDivergedError: If the loss was not finite for `max_nonfinite_steps` steps in a row.
+        """
+        checkpoint = self._prepare_folder(resume_from_checkpoint or self.args.resume_from_checkpoint)
+        if checkpoint is not None:
+            self._load(checkpoint)
+        self._start_logs()
+        args, state = self.args, self.state
+        self.control = self.callbacks.on_train_begin(args, state, self.control)
+        self.wrapped_model.train()
+        batches = iter(self.loader)
+        window = _Window()
+        with tqdm(
+            total=args.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or not self.is_main
+        ) as progress:
+            while state.global_step < args.max_steps and not self.control.should_training_stop:
+                self.control = self.callbacks.on_step_begin(args, state, self.control)
+                self._step(batches, window)
+                state.global_step += 1
+                progress.update()
+                self.control = self.callbacks.on_step_end(args, state, self.control)
+                last = state.global_step == args.max_steps
+                if state.global_step % args.logging_steps == 0 or last or self.control.should_log:
+                    self._log(window, progress)
+                    window = _Window()
+                if state.global_step % args.save_steps == 0 or last or self.control.should_save:
+                    self._save()
+                self.control.should_log = self.control.should_save = False
+                if self.nonfinite_steps_in_a_row >= args.max_nonfinite_steps:
+                    raise TrainingDivergedError(
+                        f"The loss was not finite for {self.nonfinite_steps_in_a_row} steps in a row, up to step "
+                        f"{state.global_step}: lower learning_rate or max_grad_norm, and resume from a checkpoint before."
+                    )
+        self.save_model()
+        self.control = self.callbacks.on_train_end(args, state, self.control)
+        self.accelerator.end_training()
+        return state
+
+    def _step(self, batches, window: _Window) -> None:
+        """One optimizer step, or none when any process has a loss or gradient that is not finite."""
+        args, step = self.args, self.state.global_step
+        values = hyperparameters_at(step, args, self.global_batch_size)
+        set_hyperparameters(self.optimizer, values)
+        # stochastic depth draws from the global generator
+        torch.manual_seed(int(np.random.SeedSequence([args.seed, step, self.rank]).generate_state(1)[0]))
+        space = self.model.config.backbone_config.space
+        window.sub_network = space.sub_network_at(step, args.seed, 0 if args.same_sub_network else self.rank)
+        window.values = values
+        will_log = (step + 1) % args.logging_steps == 0 or step + 1 == args.max_steps
+        losses: dict[str, Tensor] = defaultdict(float)
+        for part in range(args.gradient_accumulation_steps):
+            waiting_since = time.perf_counter()
+            batch = next(batches)
+            window.data_wait += time.perf_counter() - waiting_since
+            self.skipped_images += batch["skipped"]
+            self._log_image_ids(step, batch["image_ids"])
+            is_last = part + 1 == args.gradient_accumulation_steps
+            with self.accelerator.no_sync(self.wrapped_model) if not is_last else nullcontext():
+                output = self._forward(batch, values, window.sub_network, will_log and is_last)
+                self.accelerator.backward(output.loss / args.gradient_accumulation_steps)
+            for name, loss in {"loss": output.loss.detach(), **output.losses}.items():
+                losses[name] = losses[name] + loss / args.gradient_accumulation_steps
+        losses = dict(zip(losses, self.accelerator.reduce(torch.stack(list(losses.values())), "mean"), strict=True))
+        norms = [
+            self.accelerator.clip_grad_norm_(module.parameters(), args.max_grad_norm)
+            for module in (self.model.student, self.model.student_head)
+        ]
+        losses["grad_norm"] = torch.stack(norms).norm()
+        # Both are the same on all processes: losses are reduced, gradients too.
+        if torch.isfinite(losses["loss"] + losses["grad_norm"]):
+            self.optimizer.step()
+            self.model.update_teacher(values.teacher_momentum)
+            self.nonfinite_steps_in_a_row = 0
+            window.add(losses)
+        else:
+            self.nonfinite_steps += 1
+            self.nonfinite_steps_in_a_row += 1
+            if self.is_main:
+                logger.warning("Step %d is skipped: its loss or gradient is not finite.", step + 1)
+        self.optimizer.zero_grad()
+        window.images += self.global_batch_size
+        if will_log:
+            window.statistics = {name: value.item() for name, value in output.statistics.items()}
+            if torch.isfinite(output.teacher_features).all():
+                window.statistics |= feature_statistics(output.teacher_features)
+
+    def _forward(self, batch: dict, values: StepHyperparameters, sub_network, return_statistics: bool):
+        device = self.accelerator.device
+        crops = {}
+        for kind in ("global", "local"):
+            parameters = {
+                name: value.to(device, non_blocking=True) for name, value in batch[f"{kind}_augmentation"].items()
+            }
+            pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)
+            crops[kind] = augment(pixels, parameters, self.args.image_mean, self.args.image_std)
+        with self.accelerator.autocast():
+            return self.wrapped_model(
+                crops["global"],
+                crops["local"],
+                batch["masks"].to(device, non_blocking=True),
+                sub_network,
+                values.teacher_temperature,
+                predict_masked_patches=values.predict_masked_patches,
+                return_statistics=return_statistics,
+            )
+
+    # -- logs
+
+    def _log(self, window: _Window, progress: tqdm) -> None:
+        logs = {"step": self.state.global_step, **window.means()}
+        logs |= window.statistics
+        logs |= dataclasses.asdict(window.values) | {"sub_network": str(window.sub_network)}
+        elapsed = time.perf_counter() - window.started
+        logs["images_per_second"] = window.images / elapsed
+        logs["data_wait"] = window.data_wait / elapsed
+        counts = torch.tensor([self.skipped_images], device=self.accelerator.device)
+        logs["skipped_images"] = int(self.accelerator.reduce(counts, "sum"))
+        logs["nonfinite_steps"] = self.nonfinite_steps
+        if self.is_main:
+            with open(self.output_dir / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(logs) + "\n")
+            if "feature_spread" in logs and (warning := collapse_warning(window.statistics)):
+                logger.warning(warning)
+            if logs["data_wait"] > 0.2:
+                logger.info("%.0f %% of the time goes into waiting for data.", 100 * logs["data_wait"])
+        progress.set_postfix(
+            loss=f"{logs.get('loss', float('nan')):.3f}",
+            images_s=f"{logs['images_per_second']:.0f}",
+            data_wait=f"{logs['data_wait']:.0%}",
+            refresh=False,
+        )
+        self.accelerator.log({k: v for k, v in logs.items() if not isinstance(v, str)}, step=self.state.global_step)
+        self.state.log_history.append(logs)
+        self.control = self.callbacks.on_log(self.args, self.state, self.control, logs)
+
+    def _log_image_ids(self, step: int, image_ids: list[str]) -> None:
+        if self.args.log_image_ids:
+            with open(self.output_dir / f"image_ids-{self.rank}.jsonl", "a") as file:
+                file.write(json.dumps({"step": step + 1, "image_ids": image_ids}) + "\n")
+
+    def _start_logs(self) -> None:
+        if self.is_main:
+            for path in (self.output_dir / "metrics.jsonl", *self.output_dir.glob("image_ids-*.jsonl")):
+                truncate_jsonl(path, self.state.global_step)
+            (self.output_dir / "training_args.json").write_text(json.dumps(dataclasses.asdict(self.args), indent=2) + "\n")
+        if self.args.trackers:
+            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(self.args).items()}
+            self.accelerator.init_trackers("poa_hf", config=plain)
+        self.accelerator.wait_for_everyone()
+
+    # -- checkpoints
+
+    def save_model(self, folder: str | Path | None = None) -> None:
+        """Write teacher, student and heads, and the image processor, for `from_pretrained`."""
+        folder = Path(folder or self.output_dir)
+        if self.is_main:
+            aside = folder / ".unfinished-model"
+            shutil.rmtree(aside, ignore_errors=True)
+            self._save_pretrained(aside)
+            # the configuration last: without it the weights are not looked at
+            for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
+                path.replace(folder / path.name)
+            aside.rmdir()
+        self.accelerator.wait_for_everyone()
+
+    def _save_pretrained(self, folder: Path) -> None:
+        args = self.args
+        self.model.save_pretrained(folder)
+        evaluation_processor(args.global_crop_size, args.image_mean, args.image_std).save_pretrained(folder)
+
+    def _save_model_hook(self, models, weights, folder: str) -> None:
+        weights.clear()  # Accelerate would write them a second time
+        if self.is_main:
+            self._save_pretrained(Path(folder))
+
+    def _load_model_hook(self, models, folder: str) -> None:
+        models.clear()
+        saved = PoaForPreTraining.from_pretrained(folder)
+        self.model.load_state_dict(saved.state_dict())
+
+    def _save(self) -> None:
+        target = self.output_dir / f"checkpoint-{self.state.global_step}"
+        with written_aside(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
+            self.accelerator.save_state(str(folder))
+            (folder / f"data_state_{self.rank}.json").write_text(json.dumps(self.loader.state_dict()))
+            if self.is_main:
+                counts = {"nonfinite_steps": self.nonfinite_steps, "in_a_row": self.nonfinite_steps_in_a_row}
+                (folder / "counts.json").write_text(json.dumps(counts))
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+        if self.is_main:
+            prune(self.output_dir, self.args.save_total_limit)
+        self.control = self.callbacks.on_save(self.args, self.state, self.control)
+
+    def _load(self, checkpoint: Path) -> None:
+        _check_architecture(self.model.config, checkpoint)
+        self.accelerator.load_state(str(checkpoint))
+        states = sorted(checkpoint.glob("data_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
+        self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
+        saved = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.state.global_step, self.state.log_history = saved.global_step, saved.log_history
+        counts = json.loads((checkpoint / "counts.json").read_text())
+        self.nonfinite_steps, self.nonfinite_steps_in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
+
+    # -- checks before any work
+
+    def _prepare_folder(self, resume: bool | str | None) -> Path | None:
+        """The checkpoint to load, if any; refuses a folder that another run needs."""
+        folder = self.output_dir
+        if resume in (None, False, "", "false", "False"):
+            occupied = bool(checkpoints(folder)) or any(
+                (folder / name).exists() for name in ("training_args.json", "config.json", "metrics.jsonl")
+            )
+            self.accelerator.wait_for_everyone()
+            if occupied and not self.args.overwrite_output_dir:
+                raise ValueError(
+                    f"{folder} holds another run: give another output_dir, resume_from_checkpoint to continue it, or "
+                    "overwrite_output_dir to delete it."
+                )
+            if occupied and self.is_main:
+                _clear_run(folder)
+            checkpoint = None
+        elif resume in (True, "true", "True"):
+            checkpoint = next(reversed(checkpoints(folder)), None)
+            if checkpoint is None and self.is_main:
+                logger.warning("%s has no checkpoint yet: starting from step 0.", folder)
+        else:
+            checkpoint = Path(resume)
+            if not (checkpoint / "trainer_state.json").exists():
+                found = ", ".join(str(path) for path in checkpoints(folder)) or "none"
+                raise ValueError(f"{checkpoint} is not a checkpoint of a run; those in {folder}: {found}.")
+        if self.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(folder)
+        self.accelerator.wait_for_everyone()
+        return checkpoint
+
+    def _check_crops(self, model: PoaForPreTraining) -> None:
+        patch = model.config.backbone_config.patch_grid
+        for name in ("global_crop_size", "local_crop_size"):
+            size = getattr(self.args, name)
+            if size % patch and not (name == "local_crop_size" and self.args.num_local_crops == 0):
+                raise ValueError(
+                    f"{name} {size} is not a multiple of the patch size {patch}: use {size - size % patch or patch} or "
+                    f"{size + patch - size % patch}."
+                )
+
+
+class _OwnFlow(DefaultFlowCallback):
+    """Stands in for the stock flow, which the handler insists on: here the loop itself says when to log and save."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        return control
+
+
+class _Window:
+    """What has happened since the last line of the log."""
+
+    def __init__(self):
+        self.started = time.perf_counter()
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.images = 0
+        self.data_wait = 0.0
+        self.statistics: dict[str, float] = {}
+        self.values: StepHyperparameters | None = None
+        self.sub_network = None
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self.steps += 1
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+
+    def means(self) -> dict[str, float]:
+        return {name: (total / self.steps).item() for name, total in self.sums.items()}
+
+
+def _clear_run(folder: Path) -> None:
+    for path in [*checkpoints(folder), *folder.glob("image_ids-*.jsonl")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in ("training_args.json", "metrics.jsonl", "config.json", "config.yaml", "model.safetensors",
+                 "preprocessor_config.json"):  # fmt: skip
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check_architecture(config, checkpoint: Path) -> None:
+    saved = json.loads((checkpoint / "config.json").read_text())
+    current = json.loads(config.to_json_string(use_diff=False))
+    for where, old, new in _differences(saved, current):
+        raise ValueError(f"{checkpoint} is of another architecture: its {where} is {old}, this model's is {new}.")
+
+
+_NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
+
+
+def _differences(saved: dict, current: dict, prefix: str = ""):
+    for key in saved.keys() & current.keys() - _NOT_ARCHITECTURE:
+        if isinstance(saved[key], dict) and isinstance(current[key], dict):
+            yield from _differences(saved[key], current[key], f"{prefix}{key}.")
+        elif saved[key] != current[key]:
+            yield f"{prefix}{key}", saved[key], current[key]
