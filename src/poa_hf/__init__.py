@@ -8,6 +8,8 @@ from .models.configuration_poa_vit import PoaViTConfig
 from .models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
 from .models.modeling_poa_vit import PoaViTModel
 from .official import load_official_checkpoint
+from .training.arguments import PoaTrainingArguments
+from .training.trainer import PoaTrainer
 
 __version__ = "0.1.0.dev0"
 
@@ -21,6 +23,8 @@ __all__ = [
     "PoaConfig",
     "PoaForPreTraining",
     "PoaForPreTrainingOutput",
+    "PoaTrainer",
+    "PoaTrainingArguments",
     "PoaViTConfig",
     "PoaViTModel",
     "SubNetwork",

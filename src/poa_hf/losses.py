@@ -22,9 +22,10 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
     num_prototypes = logits.shape[1]
     num_samples = _all_reduce(assignments.new_tensor(float(logits.shape[0])))
     assignments /= _all_reduce(assignments.sum())
+    tiny = torch.finfo(torch.float32).tiny  # a prototype or sample whose scores underflowed keeps zeros, not NaNs
     for _ in range(iterations):
-        assignments /= _all_reduce(assignments.sum(dim=0)) * num_prototypes
-        assignments /= assignments.sum(dim=1, keepdim=True) * num_samples
+        assignments /= (_all_reduce(assignments.sum(dim=0)) * num_prototypes).clamp_(min=tiny)
+        assignments /= (assignments.sum(dim=1, keepdim=True) * num_samples).clamp_(min=tiny)
     return assignments.mul_(num_samples)
 
 

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from .elastic import SubNetwork, kept_blocks
 
@@ -130,7 +131,7 @@ class ElasticModelMixin:
         Computes what `forward(..., sub_network=sub_network)` does, to the last bit. None means the full size.
         """
         sub_network = self.config.space.full if sub_network is None else self.config.space.resolve(sub_network)
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             stock = self.stock_class(self.config.stock_config(sub_network))
         for name, tensor in self._tensors_for(stock, sub_network).items():
             module, _, leaf = name.rpartition(".")
@@ -149,15 +150,16 @@ class ElasticModelMixin:
         # Building 24 layers takes longer than slicing them, hence a few are kept; as they own no storage and are set
         # anew at each use, which ones are kept changes nothing.
         kept = self.__dict__.setdefault("_plain_models", {})
-        plain = kept.pop(sub_network, None)
+        key = (sub_network, self.config._attn_implementation)
+        plain = kept.pop(key, None)
         if plain is None:
             config = self.config.plain_config(sub_network)
             config._attn_implementation = self.config._attn_implementation
-            with torch.device("meta"):
+            with torch.device("meta"), no_init_weights():
                 plain = type(self)(config)
             if len(kept) >= 16:
                 kept.pop(next(iter(kept)))
-        kept[sub_network] = plain
+        kept[key] = plain
         if plain.training != self.training:
             plain.train(self.training)
         if plain.is_activation_checkpointing != self.is_activation_checkpointing:

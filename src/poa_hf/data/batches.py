@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from poa_hf.data.crops import CropArguments, multi_crop
 from poa_hf.data.decoding import UndecodableImage, open_lazily
 from poa_hf.data.masks import block_masks
-from poa_hf.data.stream import IndexedImages, Lane, Row, StreamedImages, permuted_index
+from poa_hf.data.stream import IndexedImages, Lane, Row, StreamedImages, UnreadableData, permuted_index
 
 MASKS, REPLACEMENTS = 0x6D61736B, 0x7265706C  # last words of seeds; see stream.py
 REPLACEMENT_TRIES = 32
@@ -58,7 +58,7 @@ class Batches(IterableDataset):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         try:
             yield from self._batches(worker, workers)
-        except ValueError as error:
+        except UnreadableData as error:
             # DataLoader would put the worker's whole traceback before the one sentence
             yield {"error": str(error)}
 
@@ -151,11 +151,11 @@ class Collation:
         self.ids = [""] * size
         self.good: Row | None = None
         self.bad: dict[str, str] = {}
-        self.tried = 0
+        self.skipped = 0
 
     def add(self, position: int, candidates: Iterator[Row]) -> bool:
         """Crop the first candidate that can be decoded; False if none of some tens of them can."""
-        for _, row in zip(range(1 + REPLACEMENT_TRIES), candidates, strict=False):
+        for number, row in zip(range(1 + REPLACEMENT_TRIES), candidates, strict=False):
             if row.id in self.bad:
                 continue
             try:
@@ -164,14 +164,19 @@ class Collation:
                 self.bad[row.id] = str(error)
                 continue
             self.good = self.good or row
+            self.skipped += number > 0
             return True
+        self.skipped += 1
         return False
 
     def repeat(self, position: int):
-        """Crop an image of this batch once more, for a position whose candidates were all bad."""
+        """Crop an image of this batch once more, for a position whose candidates were all bad.
+
+        The one place where a batch depends on the number of processes: the image is one of this process's own.
+        """
         if self.good is None:
             name, reason = list(self.bad.items())[-1]
-            raise ValueError(
+            raise UnreadableData(
                 f"None of the {len(self.bad)} rows tried could be decoded (the last one, {name}: {reason}): check that "
                 "the image column holds images."
             )
@@ -187,16 +192,17 @@ class Collation:
         self.augmentation[place], self.ids[place] = augmentation, row.id
 
     def finish(self) -> dict[str, Any]:
-        # (image, crop, ...) to (crop, image, ...) to one row per crop
+        # Only the crops are tensors: each tensor that a worker sends holds a file descriptor open, and the two dozen
+        # small arrays of a batch would exceed the usual limit of 1024 with 16 workers.
         stacked = {name: np.stack([a[name] for a in self.augmentation], axis=1) for name in self.augmentation[0]}
         return {
             "global_crops": torch.from_numpy(self.global_crops).flatten(0, 1),
             "local_crops": torch.from_numpy(self.local_crops).flatten(0, 1),
-            "masks": torch.from_numpy(self._masks()),
-            "global_augmentation": {name: torch.from_numpy(a[:2]).flatten(0, 1) for name, a in stacked.items()},
-            "local_augmentation": {name: torch.from_numpy(a[2:]).flatten(0, 1) for name, a in stacked.items()},
+            "masks": self._masks(),
+            "global_augmentation": {n: a[:2].reshape(-1, *a.shape[2:]) for n, a in stacked.items()},
+            "local_augmentation": {n: a[2:].reshape(-1, *a.shape[2:]) for n, a in stacked.items()},
             "image_ids": self.ids,
-            "skipped": len(self.bad),
+            "skipped": self.skipped,
             "bad_rows": list(self.bad.items()),
         }
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from poa_hf.data.batches import Batches, Plan
 from poa_hf.data.crops import CropArguments
-from poa_hf.data.stream import IndexedImages, StreamedImages
+from poa_hf.data.stream import IndexedImages, StreamedImages, UnreadableData
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class PretrainingLoader:
     - `masks`: bool (2B, height * width of `mask_grid`);
     - `global_augmentation`, `local_augmentation`: parameters for `augment`, one row per crop;
     - `image_ids`: B strings, an index or "shard:row";
-    - `skipped`: how many rows could not be decoded and were replaced by others.
+    - `skipped`: how many of the B images could not be decoded and were replaced by others.
 
     `dataset` is a `datasets.IterableDataset` (unshuffled and not split by node) or anything with a length and items.
     """
@@ -71,7 +71,8 @@ class PretrainingLoader:
             num_slots: S above; the number of workers by default. Streams only, as is `num_lanes`.
             num_lanes: L above; by default 8, or more for more than 8 processes, as far as there are files to read.
             prefetch_factor: batches that each worker makes ahead.
-            start_method: how worker processes are started: "forkserver" where there is one, else "spawn". "fork" starts
+            start_method: how worker processes are started: "forkserver" where there is one, else "spawn"; scripts
+                then need `if __name__ == "__main__":` and importable datasets. "fork" does without, starts
                 faster, and may hang in the child of a process whose libraries run threads.
 
         Raises:
@@ -80,7 +81,8 @@ class PretrainingLoader:
         if batch_size < 1 or num_workers < 0 or seed < 0 or block_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
                 f"batch_size {batch_size}, num_workers {num_workers}, seed {seed}, block_size {block_size}, "
-                f"rank {rank} of {world_size}: sizes must be at least 1, the others at least 0, and the rank below the world size."
+                f"rank {rank} of {world_size}: sizes must be at least 1, the others at least 0, and the rank below the "
+                "world size."
             )
         self._num_workers, self._prefetch_factor, self._start_method = num_workers, prefetch_factor, start_method
         self._plan = Plan(args, batch_size, tuple(mask_grid), rank, world_size, seed)
@@ -134,11 +136,11 @@ class PretrainingLoader:
         try:
             for batch in iterator:
                 if "error" in batch:
-                    raise ValueError(batch["error"])
+                    raise UnreadableData(batch["error"])
                 self._batch = batch.pop("batch") + 1
                 self._lane_states.update(batch.pop("lane_states"))
                 self._report(batch.pop("bad_rows"))
-                yield batch
+                yield _with_tensors(batch)
         finally:
             batches.close()
             self._open.discard(batches)
@@ -236,6 +238,13 @@ def _start_worker(worker: int):
     import fsspec.asyn
 
     fsspec.asyn.reset_lock()  # after a fork, the thread that reads from the network is gone
+
+
+def _with_tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    batch["masks"] = torch.from_numpy(batch["masks"])
+    for kind in ("global_augmentation", "local_augmentation"):
+        batch[kind] = {name: torch.from_numpy(values) for name, values in batch[kind].items()}
+    return batch
 
 
 def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:

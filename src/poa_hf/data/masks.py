@@ -62,6 +62,6 @@ def block_masks(
 
     # On tiny grids all attempts may fail: a view that is to be masked always hides at least one patch.
     empty = np.flatnonzero((target > 0) & (masked == 0))
-    masks = masks.reshape(len(rows), -1)
+    masks = masks.reshape(len(rows), height * width)
     masks[empty, spare[empty]] = True
     return masks

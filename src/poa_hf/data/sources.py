@@ -90,7 +90,7 @@ def _pick_split(splits: Any, name: str, split: str) -> Any:
 
 
 def _kind_of_folder(folder: Path) -> str | None:
-    """"images" or "tables" by the first files met, or None; a folder of a million images is not listed as a whole."""
+    """Tell "images" from "tables" by the first files met, so that a million images are not listed; None for neither."""
     for _, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         # an image folder's labels and captions may lie beside it in a file called metadata

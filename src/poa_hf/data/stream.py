@@ -47,6 +47,10 @@ def _scramble(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+class UnreadableData(ValueError):
+    """The data as a whole cannot be read: one sentence for the user, which needs no traceback of a worker process."""
+
+
 class IndexedImages:
     """Undecoded images of anything with a length and items: `images[i]` is a value for `open_lazily`."""
 
@@ -150,7 +154,7 @@ class Lane:
         return {"start": self._start, "block": self._number, "offset": self._offset}
 
     def advance(self) -> Row:
-        """The next row; `others` are the rest of its block. Raises ValueError if the lane has no rows at all."""
+        """The next row; `others` are the rest of its block. Raises `UnreadableData` if the lane has none."""
         if self._block and self._offset == len(self._block):
             self._finish_block()
         if not self._block:
@@ -191,7 +195,7 @@ class Lane:
             self._cursor = Cursor(epoch=self._cursor.epoch + 1)
             self._order = self._shards(self._cursor.epoch)
             self._start, self._number = asdict(self._cursor), 0
-        raise ValueError("No row could be read from the dataset's files: check that they are not empty.")
+        raise UnreadableData("No row could be read from the dataset's files: check that they are not empty.")
 
     def _read_row(self) -> Row | None:
         """The next row of this epoch, or None at its end."""

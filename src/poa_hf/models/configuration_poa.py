@@ -1,7 +1,5 @@
 """Configuration of pre-training: an elastic backbone, projection heads and the weights of the loss."""
 
-from __future__ import annotations
-
 from dataclasses import field
 
 from huggingface_hub.dataclasses import strict

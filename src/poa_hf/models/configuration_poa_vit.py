@@ -1,7 +1,5 @@
 """Configuration of the elastic ViT."""
 
-from __future__ import annotations
-
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config
 
@@ -45,6 +43,9 @@ class PoaViTConfig(Dinov2Config):
     sampling_bias: int | float = 3
 
     def __post_init__(self, **kwargs):
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -53,14 +54,16 @@ class PoaViTConfig(Dinov2Config):
             )
         if self.hidden_size_step is None:
             self.hidden_size_step = self.head_size
+        self._check_step("hidden_size", self.head_size)
+        self._check_step("num_hidden_layers", 1)
         if self.min_hidden_size is None:
             missing_steps = self.hidden_size * 5 // 8 // self.hidden_size_step
             self.min_hidden_size = self.hidden_size - missing_steps * self.hidden_size_step
         if self.min_num_hidden_layers is None:
             missing_steps = self.num_hidden_layers // 2 // self.num_hidden_layers_step
             self.min_num_hidden_layers = self.num_hidden_layers - missing_steps * self.num_hidden_layers_step
-        self._check_axis("hidden_size", self.head_size)
-        self._check_axis("num_hidden_layers", 1)
+        self._check_smallest("hidden_size")
+        self._check_smallest("num_hidden_layers")
         for image, patch in zip(_pair(self.image_size), _pair(self.patch_size), strict=True):
             if image % patch:
                 raise ValueError(
@@ -68,15 +71,18 @@ class PoaViTConfig(Dinov2Config):
                     f"use {image - image % patch} or {image + patch - image % patch}."
                 )
 
-    def _check_axis(self, name: str, unit: int) -> None:
+    def _check_step(self, name: str, unit: int) -> None:
+        step = getattr(self, f"{name}_step")
+        if step < 1 or step % unit:
+            raise ValueError(f"{name}_step {step} is not a positive multiple of {unit} (the head size, or one block).")
+
+    def _check_smallest(self, name: str) -> None:
         full, smallest, step = (getattr(self, field) for field in (name, f"min_{name}", f"{name}_step"))
-        if smallest < 1 or step < 1:
-            raise ValueError(f"min_{name} and {name}_step must be positive, not {smallest} and {step}.")
         if smallest > full:
             raise ValueError(f"min_{name} {smallest} is larger than {name} {full}: the smallest size cannot be.")
-        for field, value in ((f"min_{name}", smallest), (f"{name}_step", step)):
-            if value % unit:
-                raise ValueError(f"{field} {value} is not a multiple of the head size {unit}.")
+        unit = self.head_size if name == "hidden_size" else 1
+        if smallest < 1 or smallest % unit:
+            raise ValueError(f"min_{name} {smallest} is not a positive multiple of {unit} (the head size, or one block).")
         if (full - smallest) % step:
             raise ValueError(f"Steps of {step} ({name}_step) do not lead from min_{name} {smallest} to {name} {full}.")
 
@@ -107,7 +113,7 @@ class PoaViTConfig(Dinov2Config):
             },
         )
 
-    def plain_config(self, sub_network: SubNetwork) -> PoaViTConfig:
+    def plain_config(self, sub_network: SubNetwork) -> "PoaViTConfig":
         """The configuration of a sub-network as a model of this class with no other size."""
         return PoaViTConfig(
             **self._architecture(sub_network),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Dinov2Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2Encoder, Dinov2Layer
 
 from ..elastic import SubNetwork
 from ..slicing import ElasticModelMixin, SliceRules
@@ -36,6 +35,13 @@ class PoaViTLayer(Dinov2Layer):
         return add_residual(hidden_states, mlp, self.drop_path_rate)
 
 
+class PoaViTEncoder(Dinov2Encoder):
+    def __init__(self, config: PoaViTConfig):
+        super(Dinov2Encoder, self).__init__(config)
+        self.layer = nn.ModuleList(PoaViTLayer(config) for _ in range(config.num_hidden_layers))
+        self.post_init()
+
+
 class PoaViTModel(ElasticModelMixin, Dinov2Model):
     """The full-size ViT and, by `sub_network`, every smaller one inside it.
 
@@ -50,8 +56,11 @@ class PoaViTModel(ElasticModelMixin, Dinov2Model):
     stock_class = Dinov2Model
 
     def __init__(self, config: PoaViTConfig):
-        super().__init__(config)
-        self.encoder.layer = torch.nn.ModuleList(PoaViTLayer(config) for _ in range(config.num_hidden_layers))
+        # not Dinov2Model's own, which would build every block twice
+        super(Dinov2Model, self).__init__(config)
+        self.embeddings = Dinov2Embeddings(config)
+        self.encoder = PoaViTEncoder(config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
     def forward(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoImageProcessor, Dinov2Model, PreTrainedModel, ViTConfig, ViTModel
 from transformers import BitImageProcessorPil as ImageProcessor
+from transformers.initialization import no_init_weights
 
 from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
@@ -57,7 +58,7 @@ def as_vit(model: Dinov2Model) -> ViTModel:
         initializer_range=config.initializer_range,
     )
     source = model.state_dict()
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         vit = ViTModel(vit_config, add_pooling_layer=False)
     tensors = {name: _vit_tensor(name, source) for name in vit.state_dict()}
     vit.load_state_dict(tensors, assign=True)

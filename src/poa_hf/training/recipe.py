@@ -6,8 +6,10 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, HfArgumentParser
 
 from ..models.configuration_poa import PoaConfig
@@ -37,10 +39,10 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The resolved recipe, which `--config` reads back."""
-        model = self.model.to_diff_dict()
-        model["backbone_config"] = self.model.backbone_config.to_diff_dict()
+        backbone = self.model.backbone_config
+        model = _fields(self.model) | {"backbone_config": {"model_type": backbone.model_type} | _fields(backbone)}
         flat = {**dataclasses.asdict(self.data), **dataclasses.asdict(self.training)}
-        return yaml.safe_dump({**flat, "model": _plain(model)}, sort_keys=False)
+        return yaml.safe_dump({**flat, "model": model}, sort_keys=False)
 
 
 def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
@@ -55,6 +57,7 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     """
     parser = HfArgumentParser((DataArguments, PoaTrainingArguments), prog=prog, allow_abbrev=False)
     parser.add_argument("--config", type=Path, help="YAML file with any of these and the model's, under `model`.")
+    parser.error = _refuse  # argparse would print all options first
     parser.epilog = "The model's own fields are given as --model.FIELD and --model.backbone_config.FIELD."
     content, argv = _config_file(argv)
     model = content.pop("model", None) or {}
@@ -68,7 +71,14 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     for key in given:
         _check_key(key, {*flat_fields, *(f"no_{name}" for name in flat_fields), "config"}, "--")
     data, training, _ = parser.parse_args_into_dataclasses([*argv, *_as_arguments(content, given)], look_for_args_file=False)
+    for key in content:
+        if content[key] is None and key not in given:
+            setattr(training if hasattr(training, key) else data, key, None)
     return Recipe(model=_model_config(model), data=data, training=training)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(f"{message[0].upper()}{message[1:]}.")
 
 
 def _config_file(argv: list[str]) -> tuple[dict, list[str]]:
@@ -138,7 +148,22 @@ def _model_config(model: dict) -> PoaConfig:
         _check_key(key, _field_names(backbone_class), "model.backbone_config.")
     for key in model:
         _check_key(key, _field_names(PoaConfig), "model.")
-    return PoaConfig(**{**model, "backbone_config": backbone_class(**backbone)})
+    try:
+        return PoaConfig(**{**_numbers(model), "backbone_config": backbone_class(**_numbers(backbone))})
+    except StrictDataclassError as error:
+        raise ValueError(f"The model cannot be: {' '.join(str(error).split())}") from error
+
+
+def _numbers(fields: dict) -> dict:
+    """With `1e-5` as a number, which YAML wants written `1.0e-5`."""
+
+    def number(value):
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    return {key: number(value) for key, value in fields.items()}
 
 
 def _field_names(config_class) -> set[str]:
@@ -152,8 +177,7 @@ def _check_key(key: str, known: set[str], prefix: str = "") -> None:
         raise ValueError(f"{prefix}{key} is not a known key: {hint}")
 
 
-def _plain(value):
-    """Without what the libraries record about themselves, and with lists for tuples."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if k not in ("transformers_version", "architectures", "dtype")}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+def _fields(config) -> dict:
+    """The fields that say something of their own: set to other than their default, and not about the library."""
+    diff = {name: value for name, value in config.to_diff_dict().items() if name in _field_names(type(config))}
+    return {k: v for k, v in diff.items() if k not in ("transformers_version", "architectures", "dtype")}

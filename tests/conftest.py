@@ -1,0 +1,93 @@
+"""Shared small things: golden values, a tiny elastic model, runs of other processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig, load_official_checkpoint
+
+GOLDEN = Path(__file__).parent / "fixtures" / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process_state():
+    """Each test starts with its own random state and no Accelerate state of another test."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+    torch.manual_seed(0)
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture(scope="session")
+def golden_vit():
+    """Tensors, json and the model of the golden ViT."""
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in load_file(GOLDEN / "vit.safetensors").items()}
+    return tensors, json.loads((GOLDEN / "vit.json").read_text())
+
+
+@pytest.fixture
+def golden_model(golden_vit):
+    tensors, _ = golden_vit
+    config = PoaConfig(
+        backbone_config=PoaViTConfig(
+            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, min_hidden_size=32, min_num_hidden_layers=2,
+            image_size=32, patch_size=8, drop_path_rate=0.0,
+        ),
+        head_hidden_size=32, head_bottleneck_size=16, num_prototypes=[24, 40],
+    )  # fmt: skip
+    student = {name.removeprefix("student/"): t for name, t in tensors.items() if name.startswith("student/")}
+    teacher = {name: t if name.endswith("weight_g") else 0.9 * t for name, t in student.items()}
+    model, teacher = load_official_checkpoint(student, config), load_official_checkpoint(teacher, config)
+    model.teacher.load_state_dict(teacher.student.state_dict())
+    model.teacher_head.load_state_dict(teacher.student_head.state_dict())
+    return model
+
+
+def tiny_backbone(**overrides) -> PoaViTConfig:
+    fields = dict(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, min_hidden_size=16, min_num_hidden_layers=1,
+        image_size=32, patch_size=8, layerscale_value=0.1, drop_path_rate=0.0,
+    )  # fmt: skip
+    return PoaViTConfig(**{**fields, **overrides})
+
+
+def tiny_config(backbone=None, **overrides) -> PoaConfig:
+    fields = dict(head_hidden_size=24, head_bottleneck_size=8, num_prototypes=[12, 20])
+    return PoaConfig(backbone_config=backbone or tiny_backbone(), **{**fields, **overrides})
+
+
+@pytest.fixture
+def tiny_model() -> PoaForPreTraining:
+    return PoaForPreTraining(tiny_config())
+
+
+def random_batch(num_images: int = 4, num_local: int = 2, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Inputs of `PoaForPreTraining.forward` for the tiny model: 32 and 16 pixels, half of the views masked."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(2 * num_images, 16, generator=generator) < 0.3
+    masks[::2] = False
+    return {
+        "global_crops": torch.randn(2 * num_images, 3, 32, 32, generator=generator),
+        "local_crops": torch.randn(num_local * num_images, 3, 16, 16, generator=generator),
+        "masks": masks,
+    }
+
+
+def run_python(*argv: str, env: dict | None = None, timeout: float = 120, check: bool = True, cwd=None):
+    """Run the interpreter of the tests on `argv`, with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})}
+    result = subprocess.run(
+        [sys.executable, *argv], capture_output=True, text=True, timeout=timeout, env=environment, cwd=cwd
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result

@@ -1,0 +1,156 @@
+"""Datasets are opened by name without the network where they are local, and mistakes end in one sentence."""
+
+import io
+import socket
+import tarfile
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from poa_hf.data import find_image_column, open_dataset
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path_factory):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "cache")
+
+
+def picture(number=0):
+    return Image.fromarray(np.full((8, 10, 3), number, dtype=np.uint8))
+
+
+def stored(count=6):
+    file = io.BytesIO()
+    picture().save(file, "PNG")
+    rows = {"image": [{"bytes": file.getvalue(), "path": None}] * count, "label": list(range(count))}
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    stored().to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    stored(2).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_parquet_folder(parquet, streaming):
+    dataset = open_dataset(str(parquet), streaming=streaming)
+    assert isinstance(dataset, datasets.IterableDataset) is streaming
+    assert len(list(dataset)) == 6
+    assert find_image_column(dataset) == "image"
+    assert len(list(open_dataset(str(parquet), split="test", streaming=streaming))) == 2
+    with pytest.raises(ValueError, match=r"no split 'validation': choose one of train, test\.") as caught:
+        open_dataset(str(parquet), split="validation", streaming=streaming)
+    assert "\n" not in str(caught.value)
+
+
+def test_webdataset_folder(tmp_path):
+    with tarfile.open(tmp_path / "train-000.tar", "w") as tar:
+        for i in range(3):
+            file = io.BytesIO()
+            picture(i).save(file, "JPEG")
+            info = tarfile.TarInfo(f"{i:05d}.jpg")
+            info.size = file.tell()
+            file.seek(0)
+            tar.addfile(info, file)
+    dataset = open_dataset(str(tmp_path))
+    assert find_image_column(dataset) == "jpg"
+    assert len(list(dataset)) == 3
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_image_folder_is_map_style_even_when_streaming(tmp_path, nested):
+    root = tmp_path / "train" if nested else tmp_path
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for i in range(3):
+            picture(i).save(root / label / f"{i}.png")
+    dataset = open_dataset(str(tmp_path))
+    assert len(dataset) == 6
+    assert find_image_column(dataset) == "image"
+    assert dataset.cast_column("image", datasets.Image(decode=False))[0]["image"]["bytes"] is None
+    with pytest.raises(ValueError, match=r"no split 'test': choose one of train\."):
+        open_dataset(str(tmp_path), split="test")
+
+
+def test_saved_datasets(tmp_path):
+    stored().save_to_disk(tmp_path / "one")
+    assert len(open_dataset(str(tmp_path / "one"))) == 6
+    datasets.DatasetDict(train=stored(), test=stored(2)).save_to_disk(tmp_path / "two")
+    assert len(open_dataset(str(tmp_path / "two"), split="test")) == 2
+    with pytest.raises(ValueError, match="no split 'other': choose one of train, test"):
+        open_dataset(str(tmp_path / "two"), split="other")
+
+
+def test_textures():
+    textures = pytest.importorskip("poa_hf.data.textures")
+    dataset = open_dataset("textures")
+    assert isinstance(dataset, textures.TextureDataset)
+    assert find_image_column(dataset) == "image"
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_mistakes_in_one_sentence(tmp_path, parquet, streaming):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.md").write_text("nothing")
+    cases = {
+        str(tmp_path / "missing"): "does not exist",
+        "./missing": "does not exist",
+        str(tmp_path / "empty"): "holds no images, parquet files or tar archives",
+        str(tmp_path / "other"): "holds no images, parquet files or tar archives",
+        str(parquet / "train-00000-of-00001.parquet"): "is a file",
+    }
+    for name, message in cases.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            open_dataset(name, streaming=streaming)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_unknown_name_on_the_hub(monkeypatch, streaming):
+    def load_dataset(*args, **kwargs):
+        raise datasets.exceptions.DatasetNotFoundError("Dataset doesn't exist on the Hub\nor cannot be accessed.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=r"me/none could not be opened \(.*on the Hub or cannot be accessed\): check"):
+        open_dataset("me/none", streaming=streaming)
+
+
+def test_image_column_by_type_name_or_request():
+    one = stored()
+    assert find_image_column(one) == find_image_column(one, "image") == "image"
+    assert find_image_column(one.rename_column("image", "x_ray")) == "x_ray"
+    assert find_image_column(one, "label") == "label"  # the user's word is taken
+    with pytest.raises(ValueError, match=r"'imgae' \(did you mean 'image'\?\): .*--image_column.* image, label"):
+        find_image_column(one, "imgae")
+    two = one.add_column("second", [None] * 6, feature=datasets.Image())
+    with pytest.raises(ValueError, match=r"several image columns \(image, second; all columns: image, label, second\)"):
+        find_image_column(two)
+    with pytest.raises(ValueError, match="no image column among label: pass --image_column"):
+        find_image_column(one.remove_columns("image"))
+
+
+def test_image_column_without_features():
+    rows = datasets.IterableDataset.from_generator(lambda: iter([{"jpg": b"", "cls": 1}]))
+    assert find_image_column(rows) == "jpg"
+    assert find_image_column([{"img": 1, "cls": 1}]) == "img"
+    assert find_image_column([picture()]) is None
+    assert find_image_column([(picture(), 1)]) is None
+    with pytest.raises(ValueError, match="several image columns"):
+        find_image_column([{"png": 1, "jpg": 1}])
+    with pytest.raises(ValueError, match="no columns, so not 'image'"):
+        find_image_column([picture()], "image")
+    with pytest.raises(ValueError, match="empty"):
+        find_image_column([])
+    with pytest.raises(ValueError, match="int is no dataset"):
+        find_image_column(3)

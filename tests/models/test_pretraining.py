@@ -1,0 +1,145 @@
+"""The three branches in one forward: what must hold beyond the golden values."""
+
+import pytest
+import torch
+from transformers import AutoModel, Dinov2Config
+
+from poa_hf import PoaConfig, PoaForPreTraining, SubNetwork
+
+from ..conftest import random_batch, tiny_config
+
+SIZE = SubNetwork(16, 2)
+
+
+def test_total_from_the_equations(tiny_model):
+    """A direct reading of the method: explicit loops over heads, views and students."""
+    batch, tau, lam = random_batch(num_images=3, num_local=2), 0.05, 0.8
+    output = tiny_model(**batch, sub_network=SIZE, teacher_temperature=tau)
+    masks = batch["masks"]
+
+    def features(backbone, heads, hide):
+        glob = backbone(batch["global_crops"], bool_masked_pos=masks if hide else None).last_hidden_state
+        loc = backbone(batch["local_crops"]).last_hidden_state[:, 0]
+        return [(h(glob[:, 0]), h(loc), h(glob[:, 1:][masks])) for h in heads], glob[:, 0]
+
+    def sinkhorn(logits):
+        q = (logits / tau).exp().T
+        for _ in range(3):
+            q = q / q.sum(dim=1, keepdim=True) / q.shape[0]
+            q = q / q.sum(dim=0, keepdim=True) / q.shape[1]
+        return (q * q.shape[1]).T
+
+    def ce(target, logits):
+        return -(target * torch.log_softmax(logits / 0.1, dim=-1)).sum(-1)
+
+    teacher, _ = features(tiny_model.teacher, tiny_model.teacher_head, hide=False)
+    small = tiny_model.student.extract(SIZE)
+    heads = tiny_model.student_head.sliced(16)
+    intact, intact_cls = features(tiny_model.student, tiny_model.student_head, hide=True)
+    elastic, elastic_cls = features(small, heads, hide=True)
+    total = 0.0
+    for h in range(2):
+        q, q_patch = sinkhorn(teacher[h][0]), sinkhorn(teacher[h][2])
+        for weight, (glob, loc, patch) in ((lam, intact[h]), (1 - lam, elastic[h])):
+            cross = ce(q[3:], glob[:3]).mean() + ce(q[:3], glob[3:]).mean()
+            for view in loc.split(3):
+                cross += ce(q[:3], view).mean() + ce(q[3:], view).mean()
+            owner = masks.nonzero()[:, 0]
+            masked = sum(ce(q_patch, patch)[owner == i].mean() for i in range(6) if masks[i].any()) / 6
+            total += weight * (cross / 6 + masked) / 2
+        same = sum(ce(torch.softmax(intact[h][i] / 0.1, -1), elastic[h][i]).mean() for i in (0, 1))
+        total += (1 - lam) * same / 2
+    for cls in (intact_cls, elastic_cls):
+        for view in cls.split(3):
+            unit = torch.nn.functional.normalize(view, dim=-1)
+            distance = torch.cdist(unit, unit) + 10 * torch.eye(3)
+            total += 0.1 * -distance.min(dim=1).values.log().mean() / 2
+    torch.testing.assert_close(output.loss, total, rtol=1e-5, atol=1e-5)
+
+
+def test_save_and_load_keeps_all_branches(tiny_model, tmp_path):
+    with torch.no_grad():
+        for parameter in tiny_model.teacher.parameters():
+            parameter.mul_(0.5)
+    tiny_model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    for loaded in (PoaForPreTraining.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
+        assert loaded.state_dict().keys() == tiny_model.state_dict().keys()
+        assert all(torch.equal(t, loaded.state_dict()[n]) for n, t in tiny_model.state_dict().items())
+        assert not any(p.requires_grad for p in [*loaded.teacher.parameters(), *loaded.teacher_head.parameters()])
+        assert all(p.requires_grad for p in [*loaded.student.parameters(), *loaded.student_head.parameters()])
+
+
+def test_teacher_starts_equal_and_follows_the_student(tiny_model):
+    pairs = [(tiny_model.teacher, tiny_model.student), (tiny_model.teacher_head, tiny_model.student_head)]
+    for teacher, student in pairs:
+        assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), student.parameters(), strict=True))
+    with torch.no_grad():
+        for parameter in tiny_model.student.parameters():
+            parameter.add_(1)
+    before = [p.clone() for p in tiny_model.teacher.parameters()]
+    tiny_model.update_teacher(0.75)
+    for old, new in zip(before, tiny_model.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.25)
+
+
+@pytest.mark.parametrize("predict", [True, False])
+@pytest.mark.parametrize("num_local", [0, 3])
+@pytest.mark.parametrize("size", [SIZE, SubNetwork(32, 3)])
+def test_every_student_parameter_gets_a_gradient(tiny_model, predict, num_local, size):
+    batch = random_batch(num_local=num_local)
+    tiny_model.train()
+    tiny_model(**batch, sub_network=size, teacher_temperature=0.05, predict_masked_patches=predict).loss.backward()
+    missing = [name for name, p in tiny_model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+
+
+def test_without_masked_prediction_masks_do_not_matter(tiny_model):
+    batch = random_batch()
+    first = tiny_model(**batch, sub_network=SIZE, teacher_temperature=0.05, predict_masked_patches=False)
+    batch["masks"] = ~batch["masks"]
+    second = tiny_model(**batch, sub_network=SIZE, teacher_temperature=0.05, predict_masked_patches=False)
+    assert torch.equal(first.loss, second.loss) and first.losses["ibot_loss_0"] == 0
+
+
+def test_no_masked_patch_and_one_image_are_finite(tiny_model):
+    batch = random_batch(num_images=1)
+    batch["masks"][:] = False
+    output = tiny_model(**batch, sub_network=SIZE, teacher_temperature=0.05)
+    assert output.loss.isfinite() and output.losses["koleo_loss"] == 0
+
+
+def test_bfloat16_autocast_is_close_to_float32(tiny_model):
+    batch = random_batch()
+    exact = tiny_model(**batch, sub_network=SIZE, teacher_temperature=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = tiny_model(**batch, sub_network=SIZE, teacher_temperature=0.05)
+    assert rounded.loss.dtype == torch.float32
+    torch.testing.assert_close(rounded.loss, exact.loss, rtol=0.02, atol=0.02)
+
+
+def test_statistics_are_shares(tiny_model):
+    output = tiny_model(**random_batch(), sub_network=SIZE, teacher_temperature=0.05, return_statistics=True)
+    assert output.statistics.keys() == {"teacher_entropy_0", "teacher_entropy_1", "prototype_use_0", "prototype_use_1"}
+    assert all(0 <= value <= 1 for value in output.statistics.values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backbone_config": Dinov2Config()}, "plain 'dinov2'"),
+        ({"num_prototypes": []}, "at least one head"),
+        ({"intact_weight": 1.5}, "between 0 and 1"),
+        ({"student_temperature": 0.0}, "must be positive"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PoaConfig(**fields)
+
+
+def test_default_configuration_is_the_published_one():
+    config = PoaConfig()
+    assert config.num_prototypes == [8192, 16384, 32768, 65536] and len(config.backbone_config.space) == 143
+    assert (config.intact_weight, config.koleo_weight, config.student_temperature) == (0.8, 0.1, 0.1)
+    assert tiny_config().to_dict()["backbone_config"]["model_type"] == "poa_vit"

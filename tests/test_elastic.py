@@ -1,0 +1,97 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from poa_hf import ElasticSpace, PoaViTConfig, SubNetwork
+from poa_hf.elastic import kept_blocks
+
+
+def test_sub_network_is_a_value():
+    assert SubNetwork(384, 12) == SubNetwork(384, (12,)) == SubNetwork.parse("384x12")
+    assert hash(SubNetwork(384, 12)) == hash(SubNetwork(384, (12,)))
+    assert str(SubNetwork(96, (2, 2, 6, 2))) == "96x2-2-6-2"
+    assert SubNetwork.parse(str(SubNetwork(96, (2, 2, 6, 2)))) == SubNetwork(96, (2, 2, 6, 2))
+    assert SubNetwork(384, 24) < SubNetwork(448, 12) < SubNetwork(448, 13)
+
+
+@pytest.mark.parametrize("text", ["384", "x12", "384x", "384x12-", "384 by 12", "0x12", "384x0"])
+def test_malformed_sizes_are_refused(text):
+    with pytest.raises(ValueError):
+        SubNetwork.parse(text)
+
+
+def test_published_vit_space():
+    space = PoaViTConfig().space
+    assert len(space) == len(set(space)) == 143
+    assert len(space.bag) == 573
+    assert space.smallest == SubNetwork(384, 12) and space.full == SubNetwork(1024, 24)
+    assert {name: str(size) for name, size in space.named.items()} == {
+        "small": "384x12",
+        "base": "768x12",
+        "large": "1024x24",
+    }
+    assert SubNetwork(448, 13) in space and SubNetwork(400, 13) not in space and "448x13" not in space
+
+
+def test_bag_weights_fall_linearly_on_both_axes():
+    counts = Counter(PoaViTConfig().space.bag)
+    for i, width in enumerate(range(384, 1025, 64)):
+        for j, depth in enumerate(range(12, 25)):
+            weight = (3 - 2 * i / 10) * (3 - 2 * j / 12)
+            assert abs(counts[SubNetwork(width, depth)] - weight) <= 0.5 + 1e-9
+
+
+def test_sampling_empties_the_bag_without_the_full_network():
+    space = PoaViTConfig().space
+    expected = Counter(space.bag)
+    del expected[space.full]
+    period = sum(expected.values())
+    for bag in range(2):
+        drawn = Counter(space.sub_network_at(step, seed=3) for step in range(bag * period, (bag + 1) * period))
+        assert drawn == expected
+
+
+def test_sampling_depends_on_step_seed_and_rank_alone():
+    space = PoaViTConfig().space
+
+    def order(**kwargs):
+        return [space.sub_network_at(step, **kwargs) for step in range(50)]
+
+    assert order(seed=1, rank=2) == list(reversed([space.sub_network_at(s, seed=1, rank=2) for s in range(49, -1, -1)]))
+    assert order(seed=1) != order(seed=2)
+    assert order(seed=1, rank=0) != order(seed=1, rank=1)
+    second_bag = [space.sub_network_at(step + 572) for step in range(50)]
+    assert second_bag != order()
+
+
+def test_a_space_of_one_draws_its_only_size():
+    space = ElasticSpace(widths=(64,), depths=((4,),))
+    assert len(space) == 1 and space.sub_network_at(7) == space.full == space.smallest
+
+
+def test_other_families_fit_the_same_value():
+    swin = ElasticSpace((96, 112, 128), tuple((2, 2, depth, 2) for depth in range(6, 19)), 2, 2)
+    assert len(swin) == 39 and len(swin.bag) == 89
+    depths = sorted(((3, a, b, 3) for a in range(4, 9) for b in range(6, 37)), key=sum)
+    resnet = ElasticSpace((64, 96, 128), tuple(depths), 1, 2)
+    assert len(resnet) == 465 and len(resnet.bag) == 699
+
+
+def test_resolve_names_sizes_and_refuses_others_with_the_nearest():
+    space = PoaViTConfig().space
+    assert space.resolve("base") == space.resolve("768x12") == space.resolve(SubNetwork(768, 12))
+    with pytest.raises(ValueError, match=r"390x12 is not a size .*143 sizes.*384, 448.*1024.*12.*24.*nearest are 384x12"):
+        space.resolve("390x12")
+    with pytest.raises(ValueError, match="small, base, large"):
+        space.resolve("tiny")
+
+
+def test_kept_blocks_are_spread_evenly():
+    assert kept_blocks(24, 12) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]
+    assert kept_blocks(4, 3) == [0, 1, 3] and kept_blocks(5, 5) == [0, 1, 2, 3, 4] and kept_blocks(7, 1) == [0]
+    for full in range(1, 40):
+        for depth in range(1, full + 1):
+            blocks = kept_blocks(full, depth)
+            assert len(set(blocks)) == depth and blocks[0] == 0 and (depth == 1 or blocks[-1] == full - 1)
+            assert np.abs(np.array(blocks) - np.linspace(0, full - 1, depth)).max() < 1
