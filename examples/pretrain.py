@@ -1,8 +1,8 @@
 """Pre-train an elastic model; the same job as `poa pretrain`, as a script for launchers.
 
-    python examples/pretrain.py --config configs/quickstart.yaml --max_steps 100
-    accelerate launch examples/pretrain.py --config configs/quickstart.yaml --dataset_name my/images
-    torchrun --nproc-per-node 8 examples/pretrain.py --config configs/vit_large.yaml --dataset_name my/images
+python examples/pretrain.py --config configs/quickstart.yaml --max_steps 100
+accelerate launch examples/pretrain.py --config configs/quickstart.yaml --dataset_name my/images
+torchrun --nproc-per-node 8 examples/pretrain.py --config configs/vit_large.yaml --dataset_name my/images
 """
 
 import sys

@@ -30,7 +30,9 @@ def _fresh_process_state():
 @pytest.fixture(scope="session")
 def golden_vit():
     """Tensors, json and the model of the golden ViT."""
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in load_file(GOLDEN / "vit.safetensors").items()}
+    tensors = {
+        name: t.float() if t.is_floating_point() else t for name, t in load_file(GOLDEN / "vit.safetensors").items()
+    }
     return tensors, json.loads((GOLDEN / "vit.json").read_text())
 
 

@@ -81,7 +81,9 @@ def test_other_families_fit_the_same_value():
 def test_resolve_names_sizes_and_refuses_others_with_the_nearest():
     space = PoaViTConfig().space
     assert space.resolve("base") == space.resolve("768x12") == space.resolve(SubNetwork(768, 12))
-    with pytest.raises(ValueError, match=r"390x12 is not a size .*143 sizes.*384, 448.*1024.*12.*24.*nearest are 384x12"):
+    with pytest.raises(
+        ValueError, match=r"390x12 is not a size .*143 sizes.*384, 448.*1024.*12.*24.*nearest are 384x12"
+    ):
         space.resolve("390x12")
     with pytest.raises(ValueError, match="small, base, large"):
         space.resolve("tiny")

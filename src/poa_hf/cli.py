@@ -56,7 +56,9 @@ def pretrain(argv: list[str]) -> None:
     )
     set_seed(recipe.training.seed)
     model = PoaForPreTraining(recipe.model)
-    PoaTrainer(model, recipe.training, train_dataset=dataset, callbacks=[_SaveRecipe(recipe)]).train()
+    trainer = PoaTrainer(model, recipe.training, train_dataset=dataset, callbacks=[_SaveRecipe(recipe)])
+    trainer.train()
+    trainer.accelerator.state.destroy_process_group()
 
 
 class _SaveRecipe(TrainerCallback):

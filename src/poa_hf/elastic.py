@@ -108,7 +108,9 @@ class ElasticSpace:
                 size = SubNetwork.parse(size)
             except ValueError as error:
                 names = ", ".join(self.named)
-                raise ValueError(f"{size!r} is neither a named size ({names}) nor WIDTHxDEPTH, as in 384x12.") from error
+                raise ValueError(
+                    f"{size!r} is neither a named size ({names}) nor WIDTHxDEPTH, as in 384x12."
+                ) from error
         if size in self:
             return size
         nearest = ", ".join(map(str, self.nearest(size)))

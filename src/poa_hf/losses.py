@@ -12,8 +12,8 @@ from torch.nn import functional as F
 def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """Balanced soft assignments (N, K) of N samples to K prototypes, in float32; each row sums to 1.
 
-    The batch is that of all processes: each passes its own rows (possibly none) and gets them back (SwAV's Sinkhorn-Knopp,
-    arXiv 2006.09882, as DINOv2 distributes it).
+    The batch is that of all processes: each passes its own rows (possibly none) and gets them back (SwAV's
+    Sinkhorn-Knopp, arXiv 2006.09882, as DINOv2 distributes it).
     """
     scores = logits.float() / temperature
     # A constant shift leaves the result as it is and keeps the exponential finite.

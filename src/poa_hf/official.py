@@ -54,8 +54,8 @@ def load_official_checkpoint(
     """A model with the authors' student or teacher weights, in both our student and our teacher.
 
     Reads a `.pth` file of theirs (only tensors; the weights at the top or under `teacher` or `student`, the teacher's
-    first), a `.safetensors` file, or a mapping of their names (`backbone.*`, `dino_head.*`). Heads that it lacks stay as
-    initialised.
+    first), a `.safetensors` file, or a mapping of their names (`backbone.*`, `dino_head.*`). Heads that it lacks stay
+    as initialised.
 
     Raises:
         ValueError: If a name is unknown, a parameter of the backbone is missing, or a shape is not the configuration's.

@@ -36,7 +36,9 @@ class SliceRules:
     def _match(self, name: str) -> re.Match | None:
         if not self.blocks:
             return None
-        pattern = re.escape(self.blocks).replace(r"\{stage\}", r"(?P<stage>\d+)").replace(r"\{block\}", r"(?P<block>\d+)")
+        pattern = (
+            re.escape(self.blocks).replace(r"\{stage\}", r"(?P<stage>\d+)").replace(r"\{block\}", r"(?P<block>\d+)")
+        )
         return re.match(pattern + r"\.", name)
 
     def source_name(self, name: str, full_depths: Sequence[int], depths: Sequence[int]) -> str:

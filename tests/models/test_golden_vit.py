@@ -11,8 +11,6 @@ from poa_hf.official import parameter_names
 STEPS = range(3)
 
 
-
-
 @pytest.mark.parametrize("branch", ["student", "teacher"])
 @pytest.mark.parametrize("index", STEPS)
 def test_features(golden_vit, golden_model, index, branch):

@@ -49,9 +49,8 @@ def test_training_lowers_the_loss_moves_the_teacher_and_leaves_a_model(tmp_path)
         assert not torch.equal(parameter, start[name]), name
     loaded = PoaForPreTraining.from_pretrained(tmp_path)
     assert all(torch.equal(t, loaded.state_dict()[n]) for n, t in model.state_dict().items())
-    expected = {"loss", "grad_norm", "learning_rate", "teacher_entropy_0", "prototype_use_1", "feature_spread",
-                "effective_rank", "images_per_second", "data_wait", "sub_network", "koleo_loss", "ibot_loss_1"}  # fmt: skip
-    assert expected <= lines[-1].keys()
+    expected = "loss grad_norm learning_rate teacher_entropy_0 prototype_use_1 feature_spread effective_rank data_wait"
+    assert {*expected.split(), "images_per_second", "sub_network", "koleo_loss", "ibot_loss_1"} <= lines[-1].keys()
 
 
 def test_the_run_is_a_function_of_the_seed(tmp_path):
@@ -78,11 +77,15 @@ def test_accumulated_gradients_are_the_mean_of_their_parts(tmp_path):
     class Recorder(PoaTrainer):
         def _forward(self, batch, *rest):
             output = super()._forward(batch, *rest)
-            gradients.setdefault("parts", []).append(torch.autograd.grad(output.loss, self.parameter, retain_graph=True))
+            gradients.setdefault("parts", []).append(
+                torch.autograd.grad(output.loss, self.parameter, retain_graph=True)
+            )
             return output
 
     model = new_model()
-    trainer = Recorder(model, arguments(tmp_path, gradient_accumulation_steps=3, max_steps=1, max_grad_norm=1e9), images())
+    trainer = Recorder(
+        model, arguments(tmp_path, gradient_accumulation_steps=3, max_steps=1, max_grad_norm=1e9), images()
+    )
     trainer.parameter = model.student.embeddings.cls_token
     trainer.optimizer.zero_grad = lambda: gradients.update(total=trainer.parameter.grad.clone())
     trainer.train()

@@ -71,9 +71,8 @@ class PretrainingLoader:
             num_slots: S above; the number of workers by default. Streams only, as is `num_lanes`.
             num_lanes: L above; by default 8, or more for more than 8 processes, as far as there are files to read.
             prefetch_factor: batches that each worker makes ahead.
-            start_method: how worker processes are started: "forkserver" where there is one, else "spawn"; scripts
-                then need `if __name__ == "__main__":` and importable datasets. "fork" does without, starts
-                faster, and may hang in the child of a process whose libraries run threads.
+            start_method: how worker processes are started, as `torch.utils.data.DataLoader` takes it; by default as
+                Python does on this platform. "forkserver" and "spawn" need scripts with `if __name__ == "__main__":`.
 
         Raises:
             ValueError: for impossible numbers, an empty dataset, or an image column that is missing or not clear.
@@ -128,7 +127,7 @@ class PretrainingLoader:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker if workers else None,
             prefetch_factor=self._prefetch_factor if workers else None,
-            multiprocessing_context=_worker_context(self._start_method) if workers else None,
+            multiprocessing_context=self._start_method if workers else None,
             generator=torch.Generator(),  # else a number is drawn from the global generator, and resuming changes it
         )
         iterator = iter(loader)
@@ -219,16 +218,6 @@ def _is_stream(dataset: Any) -> bool:
         f"A {type(dataset).__name__} cannot be read: give one split, as a datasets.IterableDataset or with a length "
         "and items."
     )
-
-
-def _worker_context(start_method: str | None) -> Any:
-    available = torch.multiprocessing.get_all_start_methods()
-    default = "forkserver" if "forkserver" in available else "spawn"
-    context = torch.multiprocessing.get_context(start_method or default)
-    if context.get_start_method() == "forkserver":
-        # imported once, in the server, instead of once per worker
-        context.set_forkserver_preload(["poa_hf.data.loader", "datasets"])
-    return context
 
 
 def _start_worker(worker: int):

@@ -82,7 +82,9 @@ class PoaViTConfig(Dinov2Config):
             raise ValueError(f"min_{name} {smallest} is larger than {name} {full}: the smallest size cannot be.")
         unit = self.head_size if name == "hidden_size" else 1
         if smallest < 1 or smallest % unit:
-            raise ValueError(f"min_{name} {smallest} is not a positive multiple of {unit} (the head size, or one block).")
+            raise ValueError(
+                f"min_{name} {smallest} is not a positive multiple of {unit} (the head size, or one block)."
+            )
         if (full - smallest) % step:
             raise ValueError(f"Steps of {step} ({name}_step) do not lead from min_{name} {smallest} to {name} {full}.")
 

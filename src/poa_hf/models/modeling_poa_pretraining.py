@@ -21,8 +21,8 @@ from .heads import ProjectionHeads, Prototypes
 class PoaForPreTrainingOutput(ModelOutput):
     """
     `loss` is the total that is differentiated. `losses` are the scalars that the authors log, detached, under their
-    names: `dino_*` (cross-view) and `ibot_*` (masked patches) mix both students by lambda, `distill_*` (same-view) is the
-    elastic student's alone; `ibot_*` and `koleo_loss` are half of what enters the total.
+    names: `dino_*` (cross-view) and `ibot_*` (masked patches) mix both students by lambda, `distill_*` (same-view) is
+    the elastic student's alone; `ibot_*` and `koleo_loss` are half of what enters the total.
     `teacher_features` (2B, width) and `statistics` (on request) are for monitoring, detached.
     """
 
@@ -34,8 +34,8 @@ class PoaForPreTrainingOutput(ModelOutput):
 
 @dataclass
 class _Tokens:
-    """What a branch makes of a batch. `global_`: image features (2B, D); `local`: (V*B, D); `masked`: (M, D) features of
-    the masked patches. Also used for their logits."""
+    """What a branch makes of a batch: image features `global_` (2B, D) and `local` (V*B, D), and features of the masked
+    patches, `masked` (M, D); or the logits of these."""
 
     global_: Tensor
     local: Tensor

@@ -30,7 +30,9 @@ Stock `transformers` loads it; poa_hf is not needed.
 """
 
 
-def write_card(folder: Path, config: PoaConfig, sub_network: SubNetwork, format: str, name: str, parameters: int) -> None:
+def write_card(
+    folder: Path, config: PoaConfig, sub_network: SubNetwork, format: str, name: str, parameters: int
+) -> None:
     """Write `README.md` into `folder`, the checkpoint of `sub_network` of a run with `config`, called `name`."""
     card = ModelCard.from_template(
         ModelCardData(

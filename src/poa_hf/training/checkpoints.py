@@ -1,16 +1,24 @@
-"""Checkpoint folders that are complete or absent, and logs that forget what a checkpoint has not seen."""
+"""The folder of a run: checkpoints that are complete or absent, and no run on top of another."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers import PreTrainedConfig
+
+logger = logging.getLogger(__name__)
+
 _UNFINISHED = ".unfinished-"  # being written or deleted: never looked at, removed when a run starts
+_RUN_FILES = ("config.json", "config.yaml", "training_args.json", "metrics.jsonl", "image_ids-*.jsonl",
+              "model.safetensors", "preprocessor_config.json")  # fmt: skip
+_NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -51,25 +59,58 @@ def prune(output_dir: Path, keep: int | None) -> None:
         _delete(path)
 
 
-def remove_unfinished(output_dir: Path) -> None:
-    for path in output_dir.glob(_UNFINISHED + "*"):
-        shutil.rmtree(path, ignore_errors=True)
+def prepare_folder(
+    folder: Path, resume: bool | str | None, overwrite: bool, is_main: bool, wait_for_everyone: Callable[[], None]
+) -> Path | None:
+    """Make the folder of a run ready, and give the checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: If the folder holds another run that is neither resumed nor to be overwritten, or `resume` is a path
+            without a checkpoint.
+    """
+    checkpoint = None
+    if resume in (None, False, "", "false", "False"):
+        occupied = bool(checkpoints(folder)) or any((folder / name).exists() for name in _RUN_FILES)
+        wait_for_everyone()
+        if occupied and not overwrite:
+            raise ValueError(
+                f"{folder} holds another run: give another output_dir, resume_from_checkpoint to continue it, or "
+                "overwrite_output_dir to delete it."
+            )
+        if occupied and is_main:
+            for path in [*checkpoints(folder), *(path for name in _RUN_FILES for path in folder.glob(name))]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif resume in (True, "true", "True"):
+        checkpoint = next(reversed(checkpoints(folder)), None)
+        if checkpoint is None and is_main:
+            logger.warning("%s has no checkpoint yet: starting from step 0.", folder)
+    else:
+        checkpoint = Path(resume)
+        if not (checkpoint / "trainer_state.json").exists():
+            found = ", ".join(str(path) for path in checkpoints(folder)) or "none"
+            raise ValueError(f"{checkpoint} is not a checkpoint of a run; those in {folder}: {found}.")
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(_UNFINISHED + "*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    wait_for_everyone()
+    return checkpoint
 
 
-def truncate_jsonl(path: Path, last_step: int) -> None:
-    """Drop the lines after `last_step` (and a half-written one), which a resumed run will write again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    aside = path.with_name(_UNFINISHED + path.name)
-    aside.write_text("".join(kept))
-    aside.replace(path)
+def check_architecture(config: PreTrainedConfig, checkpoint: Path) -> None:
+    """ValueError that names the first difference, if the checkpoint's model is of another architecture."""
+    saved = json.loads((checkpoint / "config.json").read_text())
+    current = json.loads(config.to_json_string(use_diff=False))
+    for where, old, new in _differences(saved, current):
+        raise ValueError(f"{checkpoint} is of another architecture: its {where} is {old}, this model's is {new}.")
+
+
+def _differences(saved: dict, current: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
+    for key in sorted(saved.keys() & current.keys() - _NOT_ARCHITECTURE):
+        if isinstance(saved[key], dict) and isinstance(current[key], dict):
+            yield from _differences(saved[key], current[key], f"{prefix}{key}.")
+        elif saved[key] != current[key]:
+            yield f"{prefix}{key}", saved[key], current[key]
 
 
 def _delete(path: Path) -> None:

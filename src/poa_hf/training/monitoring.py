@@ -25,20 +25,15 @@ def feature_statistics(features: Tensor) -> dict[str, float]:
 
 def collapse_warning(statistics: dict[str, float]) -> str | None:
     """A sentence when the logged statistics say that training has collapsed, else None."""
-    if statistics["feature_spread"] < 0.02:
-        return (
-            f"The teacher gives every image almost the same feature (feature_spread {statistics['feature_spread']:.3f}): "
-            "training has collapsed; lower the learning rate or raise koleo_weight."
-        )
-    if statistics["effective_rank"] < 2:
-        return (
-            f"The teacher's features use almost one direction (effective_rank {statistics['effective_rank']:.2f}): "
-            "training is collapsing; lower the learning rate or raise koleo_weight."
-        )
+    remedy = "lower the learning rate or raise koleo_weight."
+    if (spread := statistics["feature_spread"]) < 0.02:
+        return f"Collapse: the teacher gives every image almost one feature (feature_spread {spread:.3f}); {remedy}"
+    if (rank := statistics["effective_rank"]) < 2:
+        return f"Collapse: the teacher's features vary in almost one direction (effective_rank {rank:.2f}); {remedy}"
     flat = [name for name, value in statistics.items() if name.startswith("teacher_entropy") and value > 0.999]
     if flat:
         return (
-            f"The teacher's targets are uniform ({', '.join(flat)} above 0.999): its prototypes tell images apart no more; "
-            "lower teacher_temperature or the learning rate."
+            f"Collapse: the teacher's targets are uniform ({', '.join(flat)} above 0.999), so that its prototypes do "
+            "not tell images apart; lower teacher_temperature or the learning rate."
         )
     return None

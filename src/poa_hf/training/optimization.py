@@ -102,7 +102,9 @@ def parameter_groups(model: PoaForPreTraining, layerwise_decay: float, patch_emb
 
 def build_optimizer(model: PoaForPreTraining, args: PoaTrainingArguments) -> torch.optim.AdamW:
     groups = parameter_groups(model, args.layerwise_decay, args.patch_embed_lr_mult)
-    return torch.optim.AdamW(groups, lr=0.0, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, fused=True)
+    return torch.optim.AdamW(
+        groups, lr=0.0, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, fused=True
+    )
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, values: StepHyperparameters) -> None:

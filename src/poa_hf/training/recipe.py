@@ -49,8 +49,8 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     """Read `[--config FILE.yaml] [--key value ...]`; the command line wins.
 
     The file holds the fields of `DataArguments` and `PoaTrainingArguments` at the top and those of `PoaConfig` under
-    `model` (the elastic backbone's under `backbone_config`). On the command line the latter are written with dots, as in
-    `--model.backbone_config.hidden_size 96`.
+    `model` (the elastic backbone's under `backbone_config`). On the command line the latter are written with dots, as
+    in `--model.backbone_config.hidden_size 96`.
 
     Raises:
         ValueError: For an unknown key (with the nearest known one) or a value that does not fit.
@@ -70,7 +70,9 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     given = {arg[2:].partition("=")[0].replace("-", "_") for arg in argv if arg.startswith("--")} - {"help"}
     for key in given:
         _check_key(key, {*flat_fields, *(f"no_{name}" for name in flat_fields), "config"}, "--")
-    data, training, _ = parser.parse_args_into_dataclasses([*argv, *_as_arguments(content, given)], look_for_args_file=False)
+    data, training, _ = parser.parse_args_into_dataclasses(
+        [*argv, *_as_arguments(content, given)], look_for_args_file=False
+    )
     for key in content:
         if content[key] is None and key not in given:
             setattr(training if hasattr(training, key) else data, key, None)

@@ -25,9 +25,10 @@ from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from .arguments import PoaTrainingArguments
-from .checkpoints import checkpoints, prune, remove_unfinished, truncate_jsonl, written_aside
+from .checkpoints import check_architecture, prepare_folder, prune, written_aside
 from .monitoring import collapse_warning, feature_statistics
 from .optimization import StepHyperparameters, build_optimizer, hyperparameters_at, set_hyperparameters
+from .runlog import JsonLines, Window
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class PoaTrainer:
     """Pre-trains a `PoaForPreTraining` on images.
 
     Every random choice is a function of the seed, the step and the process (sub-network, stochastic depth) or of the
-    image's place in the global batch (crops, colours, masks). So a resumed run repeats an uninterrupted one exactly, and
-    the number of processes changes neither crops nor masks.
+    image's place in the global batch (crops, colours, masks). So a resumed run repeats an uninterrupted one exactly,
+    and the number of processes changes neither crops nor masks.
 
     Args:
         train_dataset: A `datasets.Dataset` or `IterableDataset` with an image column, or any indexable collection of
@@ -66,7 +67,7 @@ class PoaTrainer:
             mixed_precision="bf16" if args.bf16 else None,
             log_with=args.trackers or None,
             project_dir=args.output_dir,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
         if self.accelerator.mixed_precision == "fp16":
             raise ValueError("fp16 is not supported, as targets of small temperatures overflow in it: use bf16.")
@@ -114,7 +115,10 @@ class PoaTrainer:
             ValueError: If the folder holds another run, or a checkpoint is of another architecture.
             TrainingDivergedError: If the loss was not finite for `max_nonfinite_steps` steps in a row.
         """
-        checkpoint = self._prepare_folder(resume_from_checkpoint or self.args.resume_from_checkpoint)
+        resume = resume_from_checkpoint or self.args.resume_from_checkpoint
+        checkpoint = prepare_folder(
+            self.output_dir, resume, self.args.overwrite_output_dir, self.is_main, self.accelerator.wait_for_everyone
+        )
         if checkpoint is not None:
             self._load(checkpoint)
         self._start_logs()
@@ -122,7 +126,7 @@ class PoaTrainer:
         self.control = self.callbacks.on_train_begin(args, state, self.control)
         self.wrapped_model.train()
         batches = iter(self.loader)
-        window = _Window()
+        window = Window()
         with tqdm(
             total=args.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or not self.is_main
         ) as progress:
@@ -135,21 +139,22 @@ class PoaTrainer:
                 last = state.global_step == args.max_steps
                 if state.global_step % args.logging_steps == 0 or last or self.control.should_log:
                     self._log(window, progress)
-                    window = _Window()
+                    window = Window()
                 if state.global_step % args.save_steps == 0 or last or self.control.should_save:
                     self._save()
                 self.control.should_log = self.control.should_save = False
                 if self.nonfinite_steps_in_a_row >= args.max_nonfinite_steps:
                     raise TrainingDivergedError(
                         f"The loss was not finite for {self.nonfinite_steps_in_a_row} steps in a row, up to step "
-                        f"{state.global_step}: lower learning_rate or max_grad_norm, and resume from a checkpoint before."
+                        f"{state.global_step}: lower learning_rate and resume from a checkpoint before that."
                     )
         self.save_model()
         self.control = self.callbacks.on_train_end(args, state, self.control)
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         return state
 
-    def _step(self, batches, window: _Window) -> None:
+    def _step(self, batches, window: Window) -> None:
         """One optimizer step, or none when any process has a loss or gradient that is not finite."""
         args, step = self.args, self.state.global_step
         values = hyperparameters_at(step, args, self.global_batch_size)
@@ -166,7 +171,7 @@ class PoaTrainer:
             batch = next(batches)
             window.data_wait += time.perf_counter() - waiting_since
             self.skipped_images += batch["skipped"]
-            self._log_image_ids(step, batch["image_ids"])
+            self.image_ids.write({"step": step + 1, "image_ids": batch["image_ids"]})
             is_last = part + 1 == args.gradient_accumulation_steps
             with self.accelerator.no_sync(self.wrapped_model) if not is_last else nullcontext():
                 output = self._forward(batch, values, window.sub_network, will_log and is_last)
@@ -219,7 +224,7 @@ class PoaTrainer:
 
     # -- logs
 
-    def _log(self, window: _Window, progress: tqdm) -> None:
+    def _log(self, window: Window, progress: tqdm) -> None:
         logs = {"step": self.state.global_step, **window.means()}
         logs |= window.statistics
         logs |= dataclasses.asdict(window.values) | {"sub_network": str(window.sub_network)}
@@ -230,8 +235,7 @@ class PoaTrainer:
         logs["skipped_images"] = int(self.accelerator.reduce(counts, "sum"))
         logs["nonfinite_steps"] = self.nonfinite_steps
         if self.is_main:
-            with open(self.output_dir / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(logs) + "\n")
+            self.metrics.write(logs)
             if "feature_spread" in logs and (warning := collapse_warning(window.statistics)):
                 logger.warning(warning)
             if logs["data_wait"] > 0.2:
@@ -246,20 +250,18 @@ class PoaTrainer:
         self.state.log_history.append(logs)
         self.control = self.callbacks.on_log(self.args, self.state, self.control, logs)
 
-    def _log_image_ids(self, step: int, image_ids: list[str]) -> None:
-        if self.args.log_image_ids:
-            with open(self.output_dir / f"image_ids-{self.rank}.jsonl", "a") as file:
-                file.write(json.dumps({"step": step + 1, "image_ids": image_ids}) + "\n")
-
     def _start_logs(self) -> None:
+        args = self.args
         if self.is_main:
-            for path in (self.output_dir / "metrics.jsonl", *self.output_dir.glob("image_ids-*.jsonl")):
-                truncate_jsonl(path, self.state.global_step)
-            (self.output_dir / "training_args.json").write_text(json.dumps(dataclasses.asdict(self.args), indent=2) + "\n")
-        if self.args.trackers:
-            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(self.args).items()}
-            self.accelerator.init_trackers("poa_hf", config=plain)
+            arguments = json.dumps(dataclasses.asdict(args), indent=2)
+            (self.output_dir / "training_args.json").write_text(arguments + "\n")
         self.accelerator.wait_for_everyone()
+        self.metrics = JsonLines(self.output_dir / "metrics.jsonl", self.state.global_step, self.is_main)
+        image_ids = self.output_dir / f"image_ids-{self.rank}.jsonl"
+        self.image_ids = JsonLines(image_ids, self.state.global_step, args.log_image_ids)
+        if args.trackers:
+            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(args).items()}
+            self.accelerator.init_trackers("poa_hf", config=plain)
 
     # -- checkpoints
 
@@ -305,7 +307,7 @@ class PoaTrainer:
         self.control = self.callbacks.on_save(self.args, self.state, self.control)
 
     def _load(self, checkpoint: Path) -> None:
-        _check_architecture(self.model.config, checkpoint)
+        check_architecture(self.model.config, checkpoint)
         self.accelerator.load_state(str(checkpoint))
         states = sorted(checkpoint.glob("data_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
         self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
@@ -315,37 +317,6 @@ class PoaTrainer:
         self.nonfinite_steps, self.nonfinite_steps_in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
 
     # -- checks before any work
-
-    def _prepare_folder(self, resume: bool | str | None) -> Path | None:
-        """The checkpoint to load, if any; refuses a folder that another run needs."""
-        folder = self.output_dir
-        if resume in (None, False, "", "false", "False"):
-            occupied = bool(checkpoints(folder)) or any(
-                (folder / name).exists() for name in ("training_args.json", "config.json", "metrics.jsonl")
-            )
-            self.accelerator.wait_for_everyone()
-            if occupied and not self.args.overwrite_output_dir:
-                raise ValueError(
-                    f"{folder} holds another run: give another output_dir, resume_from_checkpoint to continue it, or "
-                    "overwrite_output_dir to delete it."
-                )
-            if occupied and self.is_main:
-                _clear_run(folder)
-            checkpoint = None
-        elif resume in (True, "true", "True"):
-            checkpoint = next(reversed(checkpoints(folder)), None)
-            if checkpoint is None and self.is_main:
-                logger.warning("%s has no checkpoint yet: starting from step 0.", folder)
-        else:
-            checkpoint = Path(resume)
-            if not (checkpoint / "trainer_state.json").exists():
-                found = ", ".join(str(path) for path in checkpoints(folder)) or "none"
-                raise ValueError(f"{checkpoint} is not a checkpoint of a run; those in {folder}: {found}.")
-        if self.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(folder)
-        self.accelerator.wait_for_everyone()
-        return checkpoint
 
     def _check_crops(self, model: PoaForPreTraining) -> None:
         patch = model.config.backbone_config.patch_grid
@@ -363,50 +334,3 @@ class _OwnFlow(DefaultFlowCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         return control
-
-
-class _Window:
-    """What has happened since the last line of the log."""
-
-    def __init__(self):
-        self.started = time.perf_counter()
-        self.sums: dict[str, Tensor] = {}
-        self.steps = self.images = 0
-        self.data_wait = 0.0
-        self.statistics: dict[str, float] = {}
-        self.values: StepHyperparameters | None = None
-        self.sub_network = None
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        self.steps += 1
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-
-    def means(self) -> dict[str, float]:
-        return {name: (total / self.steps).item() for name, total in self.sums.items()}
-
-
-def _clear_run(folder: Path) -> None:
-    for path in [*checkpoints(folder), *folder.glob("image_ids-*.jsonl")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for name in ("training_args.json", "metrics.jsonl", "config.json", "config.yaml", "model.safetensors",
-                 "preprocessor_config.json"):  # fmt: skip
-        (folder / name).unlink(missing_ok=True)
-
-
-def _check_architecture(config, checkpoint: Path) -> None:
-    saved = json.loads((checkpoint / "config.json").read_text())
-    current = json.loads(config.to_json_string(use_diff=False))
-    for where, old, new in _differences(saved, current):
-        raise ValueError(f"{checkpoint} is of another architecture: its {where} is {old}, this model's is {new}.")
-
-
-_NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
-
-
-def _differences(saved: dict, current: dict, prefix: str = ""):
-    for key in saved.keys() & current.keys() - _NOT_ARCHITECTURE:
-        if isinstance(saved[key], dict) and isinstance(current[key], dict):
-            yield from _differences(saved[key], current[key], f"{prefix}{key}.")
-        elif saved[key] != current[key]:
-            yield f"{prefix}{key}", saved[key], current[key]

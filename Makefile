@@ -1,0 +1,37 @@
+# make quickstart   environment, install, main job (about 5 minutes on 2 cores after installation)
+# make test         environment, install, lint, tests
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: install quickstart test test-slow lint format clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("poa_hf needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python cannot make environments here: apt-get install python3-venv"; exit 1; }
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+quickstart: install
+	$(VENV)/bin/python examples/quickstart.py --overwrite_output_dir $(ARGS)
+
+test: lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(ARGS)
+
+test-slow: lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: install
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build src/*.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,115 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from poa_hf import PoaForPreTraining, SubNetwork
+from poa_hf.cli import main
+from poa_hf.publishing.export import as_vit, extract_to
+
+from ..conftest import random_batch, run_python, tiny_backbone, tiny_config
+
+SIZE = SubNetwork(16, 2)
+
+
+@pytest.fixture
+def run_folder(tiny_model, tmp_path):
+    """A saved model whose teacher differs from its student."""
+    with torch.no_grad():
+        for parameter in tiny_model.teacher.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    tiny_model.save_pretrained(tmp_path / "run")
+    return tmp_path / "run"
+
+
+LOAD = """
+import sys, torch
+assert not any("poa_hf" in path for path in sys.path)
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+folder, pixels, image, options = sys.argv[1], torch.load(sys.argv[2]), Image.open(sys.argv[3]), eval(sys.argv[4])
+model = AutoModel.from_pretrained(folder, **options)
+assert "poa_hf" not in sys.modules
+processed = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt").pixel_values
+assert processed.shape == (1, 3, 32, 32), processed.shape
+with torch.no_grad():
+    torch.save((type(model).__name__, model(pixels).last_hidden_state), sys.argv[2] + ".out")
+"""
+
+
+@pytest.mark.parametrize(("format", "options"), [("dinov2", "{}"), ("vit", "dict(add_pooling_layer=False)")])
+def test_a_fresh_process_loads_what_poa_extract_wrote(run_folder, tmp_path, format, options, capsys):
+    output = tmp_path / "small"
+    assert main(["extract", str(run_folder), "--size", "16x2", "--format", format, "--output", str(output)]) == 0
+    assert "16x2" in capsys.readouterr().out
+    pixels = random_batch()["global_crops"]
+    torch.save(pixels, tmp_path / "pixels")
+    Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(tmp_path / "image.png")
+    run_python("-I", "-c", LOAD, str(output), str(tmp_path / "pixels"), str(tmp_path / "image.png"), options)
+    name, features = torch.load(tmp_path / "pixels.out")
+    assert name == {"dinov2": "Dinov2Model", "vit": "ViTModel"}[format]
+    model = PoaForPreTraining.from_pretrained(run_folder)
+    with torch.no_grad():
+        expected = model.teacher(pixels, sub_network=SIZE).last_hidden_state
+        student = model.student(pixels, sub_network=SIZE).last_hidden_state
+    assert not torch.allclose(features, student, atol=1e-3)
+    if format == "dinov2":
+        assert torch.equal(features, expected)
+    else:
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vit_folds_layerscale_exactly_but_for_rounding():
+    model = PoaForPreTraining(tiny_config(tiny_backbone(layerscale_value=0.3))).double().teacher
+    stock = model.extract("small")
+    pixels = random_batch()["global_crops"].double()
+    torch.testing.assert_close(as_vit(stock)(pixels)[0], stock(pixels)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_all_sizes_and_names(run_folder, tmp_path):
+    assert main(["extract", str(run_folder), "--size", "all", "--output", str(tmp_path / "all")]) == 0
+    space = tiny_backbone().space
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {str(size) for size in space}
+    assert main(["extract", str(run_folder), "--size", "small,large", "--output", str(tmp_path / "two")]) == 0
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {"16x1", "32x3"}
+
+
+def test_the_card_says_what_it_is_and_how_to_load_it(run_folder, tmp_path):
+    model = PoaForPreTraining.from_pretrained(run_folder)
+    extracted = extract_to(model, SIZE, tmp_path / "poa-small")
+    card = ModelCard.load(tmp_path / "poa-small" / "README.md")
+    assert card.data.library_name == "transformers" and "self-supervised" in card.data.tags
+    assert "16x2" in card.text and "9 sizes" in card.text and f"{extracted.num_parameters():,}" in card.text
+    assert 'AutoModel.from_pretrained("poa-small")' in card.text
+
+
+def test_checkpoints_of_an_unfinished_run_are_read(run_folder, tmp_path):
+    run = tmp_path / "unfinished"
+    run.mkdir()
+    run_folder.rename(run / "checkpoint-20")
+    (run / "checkpoint-3").mkdir()
+    assert main(["extract", str(run), "--size", "small", "--output", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 16
+
+
+def test_mistakes_are_one_sentence(run_folder, tmp_path, capsys):
+    def refused(*argv):
+        assert main(["extract", *map(str, argv)]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("poa: ") and message.count("\n") == 1
+        return message
+
+    output = tmp_path / "out"
+    assert "nearest are 16x2" in refused(run_folder, "--size", "17x2", "--output", output)
+    assert "does not exist" in refused(tmp_path / "nowhere", "--size", "small", "--output", output)
+    (tmp_path / "empty").mkdir()
+    assert "holds no model yet" in refused(tmp_path / "empty", "--size", "small", "--output", output)
+    assert not output.exists()
+    output.mkdir()
+    (output / "precious.txt").write_text("kept")
+    assert "exists: give another --output" in refused(run_folder, "--size", "small", "--output", output)
+    assert "is not a model" in refused(run_folder, "--size", "small", "--output", output, "--overwrite")
+    assert (output / "precious.txt").exists()
