@@ -4,8 +4,8 @@
     python examples/quickstart.py --dataset_name path/to/cifar10           # any labelled image dataset
     python examples/quickstart.py --max_steps 100 --output_dir runs/short  # any option of `poa pretrain`
 
-Labels are read for the k-NN table alone, never in training. Writes the table, `quickstart.json` and `quickstart.png` into
-the run's folder.
+Labels are read for the k-NN table alone, never in training. The table goes to `quickstart.json`, a picture to
+`quickstart.png`, both in the run's folder.
 """
 
 import json
@@ -120,7 +120,8 @@ def plot(folder: Path, table: list[dict]) -> None:
         right.bar_label(bars, fmt="%.0f", fontsize=8)
     right.set_xticks(range(len(table)), [f"{row['size']}\n{row['parameters'] / 1e3:.0f} k" for row in table])
     right.set(ylabel="k-NN accuracy (%)", title="Each size, one run")
-    right.legend(frameon=False)
+    right.set_ylim(top=1.25 * max(row["knn"] for row in table))
+    right.legend(frameon=False, ncols=3, loc="upper center")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "quickstart.png", dpi=120)

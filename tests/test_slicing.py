@@ -7,7 +7,7 @@ from transformers import Dinov2Model
 
 from poa_hf import PoaForPreTraining, PoaViTModel, SubNetwork
 from poa_hf.elastic import kept_blocks
-from poa_hf.slicing import SliceRules, sliced_tensors
+from poa_hf.slicing import SliceRules, slice_plan, sliced_tensors
 
 from .conftest import random_batch, tiny_backbone, tiny_config
 
@@ -43,9 +43,21 @@ def test_gradients_reach_the_slices_and_nothing_else():
 
 def test_grouped_axes_are_cut_group_by_group():
     full, plain = nn.Sequential(nn.Linear(12, 6, bias=False)), nn.Sequential(nn.Linear(8, 4, bias=False))
-    (tensor,) = sliced_tensors(full, plain, SliceRules(grouped={r"^0\.": 4})).values()
+    (tensor,) = sliced_tensors(full, slice_plan(full, plain, SliceRules(grouped={r"^0\.": 4}))).values()
     columns = [0, 1, 3, 4, 6, 7, 9, 10]
     torch.testing.assert_close(tensor, full[0].weight[:4][:, columns] * 1.5)
+    gradient = torch.randn(4, 8)
+    tensor.backward(gradient)
+    expected = torch.zeros(6, 12)
+    expected[:4, columns] = 1.5 * gradient
+    torch.testing.assert_close(full[0].weight.grad, expected)
+
+
+def test_grouped_axes_of_unscaled_tensors_are_cut_too():
+    full, plain = nn.Sequential(nn.LayerNorm(12)), nn.Sequential(nn.LayerNorm(8))
+    nn.init.normal_(full[0].weight)
+    tensors = sliced_tensors(full, slice_plan(full, plain, SliceRules(grouped={r"^0\.": 4})))
+    torch.testing.assert_close(tensors["0.weight"], full[0].weight[[0, 1, 3, 4, 6, 7, 9, 10]])
 
 
 def test_an_uncut_tensor_is_not_copied():

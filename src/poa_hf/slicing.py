@@ -62,38 +62,85 @@ class SliceRules:
         return next((groups for pattern, groups in self.grouped.items() if re.search(pattern, name)), 1)
 
 
-def sliced_tensors(
+@dataclass(frozen=True)
+class Slice:
+    """How one tensor of a sub-network is cut from one of the full model: `shape` None means that it is the same."""
+
+    source: str
+    shape: torch.Size | None
+    groups: int
+    scale: float
+
+    def of(self, full: dict[str, Tensor]) -> Tensor:
+        tensor = full[self.source]
+        if self.shape is None:
+            return tensor
+        if self.scale != 1:
+            return _ScaledSlice.apply(tensor, self.shape, self.groups, self.scale)
+        return _leading(tensor, self.shape, self.groups).flatten(*_grouped_axes(self.groups))
+
+
+def slice_plan(
     full: nn.Module,
     plain: nn.Module,
     rules: SliceRules = SliceRules(),  # noqa: B008 (frozen)
     full_depths: Sequence[int] = (),
     depths: Sequence[int] = (),
-) -> dict[str, Tensor]:
-    """The parameters and buffers of `plain`, cut from those of `full`; gradients reach `full`.
+) -> dict[str, Slice]:
+    """How each parameter and buffer of `plain` is cut from `full`.
 
-    `plain` may live on the meta device: only its names and shapes are read. An entry that needs no cut is the full
-    model's own tensor, not a copy.
+    Both may live on the meta device: only names and shapes are read.
     """
-    fan_in_scaled = {f"{name}.weight" for name, module in plain.named_modules() if isinstance(module, _WEIGHTED)}
-    source = {**dict(full.named_parameters()), **dict(full.named_buffers())}
-    tensors = {}
-    for name, target in (*plain.named_parameters(), *plain.named_buffers()):
-        tensor = source[rules.source_name(name, full_depths, depths)]
-        if tensor.shape != target.shape:
-            scale = tensor.shape[1] / target.shape[1] if name in fan_in_scaled else 1
-            tensor = _leading(tensor, target.shape, rules.groups(name))
-            tensor = tensor * scale if scale != 1 else tensor
-        tensors[name] = tensor
-    return tensors
+    fan_in_scaled = {f"{name}.weight" for name, m in plain.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    source, plan = _tensors(full), {}
+    for name, target in _tensors(plain).items():
+        source_name = rules.source_name(name, full_depths, depths)
+        shape = source[source_name].shape
+        scale = shape[1] / target.shape[1] if name in fan_in_scaled else 1
+        plan[name] = Slice(source_name, target.shape if shape != target.shape else None, rules.groups(name), scale)
+    return plan
 
 
-_WEIGHTED = (nn.Linear, nn.Conv2d)
+def sliced_tensors(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]:
+    """The tensors of a sub-network, cut from `full` as it is now; gradients reach `full`.
+
+    An entry that needs no cut is the full model's own tensor, not a copy.
+    """
+    source = _tensors(full)
+    return {name: cut.of(source) for name, cut in plan.items()}
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _leading(tensor: Tensor, shape: torch.Size, groups: int) -> Tensor:
+    """A view of the leading entries of every axis; with groups, the last axis as (groups, entries of each)."""
     if groups > 1:
-        tensor = tensor.unflatten(-1, (groups, -1))[..., : shape[-1] // groups].flatten(-2)
+        tensor = tensor.unflatten(-1, (groups, -1))
+        shape = torch.Size((*shape[:-1], groups, shape[-1] // groups))
     return tensor[tuple(slice(0, size) for size in shape)]
+
+
+def _grouped_axes(groups: int) -> tuple[int, int]:
+    return (-2, -1) if groups > 1 else (-1, -1)
+
+
+class _ScaledSlice(torch.autograd.Function):
+    """`scale` times the leading entries. As one operation, since autograd would otherwise write a full-size gradient
+    for every axis that is cut."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, shape: torch.Size, groups: int, scale: float) -> Tensor:
+        ctx.full_shape, ctx.groups, ctx.scale = tensor.shape, groups, scale
+        return (_leading(tensor, shape, groups) * scale).flatten(*_grouped_axes(groups))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        full = gradient.new_zeros(ctx.full_shape)
+        part = _leading(full, gradient.shape, ctx.groups)
+        torch.mul(gradient.view(part.shape), ctx.scale, out=part)
+        return full, None, None, None
 
 
 class SlicedModel:
@@ -124,8 +171,8 @@ class ElasticModelMixin:
         space = self.config.space
         if sub_network is None or space.resolve(sub_network) == space.full:
             return self
-        plain = self._plain_model(sub_network)
-        return SlicedModel(plain, self._tensors_for(plain, sub_network))
+        plain, plan = self._plain_model(sub_network)
+        return SlicedModel(plain, sliced_tensors(self, plan))
 
     def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
         """A stock model of its own with a copy of the sub-network's weights, in evaluation mode.
@@ -135,7 +182,7 @@ class ElasticModelMixin:
         sub_network = self.config.space.full if sub_network is None else self.config.space.resolve(sub_network)
         with torch.device("meta"), no_init_weights():
             stock = self.stock_class(self.config.stock_config(sub_network))
-        for name, tensor in self._tensors_for(stock, sub_network).items():
+        for name, tensor in sliced_tensors(self, self._plan_for(stock, sub_network)).items():
             module, _, leaf = name.rpartition(".")
             module = stock.get_submodule(module)
             copy = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -145,28 +192,28 @@ class ElasticModelMixin:
                 module._buffers[leaf] = copy
         return stock.eval()
 
-    def _tensors_for(self, plain: nn.Module, sub_network: SubNetwork) -> dict[str, Tensor]:
-        return sliced_tensors(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)
+    def _plan_for(self, plain: nn.Module, sub_network: SubNetwork) -> dict[str, Slice]:
+        return slice_plan(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)
 
-    def _plain_model(self, sub_network: SubNetwork) -> PreTrainedModel:
-        # Building 24 layers takes longer than slicing them, hence a few are kept; as they own no storage and are set
-        # anew at each use, which ones are kept changes nothing.
+    def _plain_model(self, sub_network: SubNetwork) -> tuple[PreTrainedModel, dict[str, Slice]]:
+        # Building a model takes longer than slicing it, hence a few are kept; as they own no storage and are set anew
+        # at each use, which ones are kept changes nothing.
         kept = self.__dict__.setdefault("_plain_models", {})
         key = (sub_network, self.config._attn_implementation)
-        plain = kept.pop(key, None)
-        if plain is None:
+        if key not in kept:
             config = self.config.plain_config(sub_network)
             config._attn_implementation = self.config._attn_implementation
             with torch.device("meta"), no_init_weights():
                 plain = type(self)(config)
             if len(kept) >= 16:
-                kept.pop(next(iter(kept)))
-        kept[key] = plain
+                del kept[next(iter(kept))]
+            kept[key] = plain, self._plan_for(plain, sub_network)
+        plain, plan = kept[key]
         if plain.training != self.training:
             plain.train(self.training)
         if plain.is_activation_checkpointing != self.is_activation_checkpointing:
             plain._set_gradient_checkpointing(self.is_activation_checkpointing, _checkpoint_with_slices)
-        return plain
+        return plain, plan
 
     def __getstate__(self):
         return {key: value for key, value in self.__dict__.items() if key != "_plain_models"}
@@ -176,7 +223,7 @@ def _checkpoint_with_slices(function, *args):
     """Activation checkpointing for a layer under `functional_call`: the recomputation, which runs after the call has
     ended, gets the slices that the forward pass saw. `function` is a `functools.partial` of the layer's forward."""
     layer = function.args[0]
-    slices = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    slices = _tensors(layer)
 
     def run(*inputs):
         with _reparametrize_module(layer, slices):

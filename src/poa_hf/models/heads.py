@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.initialization import no_init_weights
 
-from ..slicing import SlicedModel, sliced_tensors
+from ..slicing import SlicedModel, slice_plan, sliced_tensors
 
 
 class Prototypes(nn.Module):
@@ -61,6 +62,9 @@ class ProjectionHeads(nn.ModuleList):
         """The heads for features of this width, as callables on these weights as they are now."""
         if in_features == self.in_features:
             return list(self)
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             plain = ProjectionHeads(in_features, *self._sizes)
-        return [SlicedModel(small, sliced_tensors(head, small)) for head, small in zip(self, plain, strict=True)]
+        return [
+            SlicedModel(small, sliced_tensors(head, slice_plan(head, small)))
+            for head, small in zip(self, plain, strict=True)
+        ]

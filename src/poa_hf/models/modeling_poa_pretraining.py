@@ -137,11 +137,22 @@ class PoaForPreTraining(PreTrainedModel):
             teacher = self._tokens(self.teacher, global_crops, global_crops[:0], masks, hide=False)
         intact = self._tokens(self.student, global_crops, local_crops, masks)
         elastic = self._tokens(self.student.sliced(sub_network), global_crops, local_crops, masks)
+        return self._loss(teacher, intact, elastic, masks, teacher_temperature, return_statistics)
+
+    def _loss(
+        self,
+        teacher: _Tokens,
+        intact: _Tokens,
+        elastic: _Tokens,
+        masks: Tensor,
+        teacher_temperature: float,
+        return_statistics: bool,
+    ) -> PoaForPreTrainingOutput:
+        """Heads and every loss term, from the branches' features."""
         elastic_heads = self.student_head.sliced(elastic.global_.shape[-1])
         # an image's masked patches count as one together, whatever their number
         patch_weights = (masks / masks.sum(dim=1, keepdim=True).clamp(min=1))[masks]
-
-        total = global_crops.new_zeros((), dtype=torch.float32)
+        total = intact.global_.new_zeros((), dtype=torch.float32)
         logged, statistics = {}, {}
         for index, (student_head, elastic_head) in enumerate(zip(self.student_head, elastic_heads, strict=True)):
             with torch.no_grad():
