@@ -44,7 +44,7 @@ class ElasticSpace:
     """All sub-networks of a configuration: every width with every tuple of depths, both from small to large.
 
     `width_bias` and `depth_bias` say how much more often the smallest entry of an axis is trained than the largest
-    (falling linearly to 1; the method's section of the design, and the authors' `net_select_scale`).
+    (falling linearly to 1; the authors' `net_select_scale`).
     `named` maps the usual names of sizes to sub-networks of the space.
     """
 

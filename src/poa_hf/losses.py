@@ -1,4 +1,4 @@
-"""The method's equations, one function each (arXiv 2408.01031, section 3; golden values: tests/fixtures/golden)."""
+"""The method's equations, one function each (arXiv 2408.01031; golden values: tests/fixtures/golden)."""
 
 from __future__ import annotations
 

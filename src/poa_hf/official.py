@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,10 +92,20 @@ def load_official_checkpoint(
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"The checkpoint {path} does not exist.")
     if path.suffix == ".safetensors":
         return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return next((content[key] for key in ("teacher", "student", "model") if key in content), content)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} holds more than tensors, or is damaged: give a checkpoint that torch.load reads with "
+            "weights_only=True."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a mapping of names to tensors.")
+    return next((content[key] for key in ("teacher", "student") if key in content), content)
 
 
 def _some(names: list[str]) -> str:

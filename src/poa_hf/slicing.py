@@ -1,7 +1,7 @@
 """A sub-network as slices of the full model's parameters: run on them in training, copied out in extraction.
 
 One rule serves every family: take the leading entries of every axis, and multiply the weights of linear and
-convolution layers by full fan-in over own fan-in (the method's alpha, arXiv 2408.01031, section 3.2).
+convolution layers by full fan-in over own fan-in (the method's alpha, arXiv 2408.01031).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from ..elastic import ElasticSpace, SubNetwork
 class PoaViTConfig(Dinov2Config):
     """An elastic ViT: the full size in the fields of `Dinov2Config`, the smallest size and the steps in new ones.
 
-    The defaults are the published ViT-L supernet (arXiv 2408.01031, section 4.1): widths 384 to 1024 in steps of one
+    The defaults are the published ViT-L supernet (arXiv 2408.01031): widths 384 to 1024 in steps of one
     head (64), depths 12 to 24, hence 143 sizes. A width is a number of heads: the head size
     (`hidden_size / num_attention_heads`) is the same in every size.
 

@@ -1,0 +1,30 @@
+import json
+from pathlib import Path
+
+import datasets
+
+from poa_hf.data.textures import TextureDataset
+
+from .conftest import run_python
+from .test_cli import ROOT, TINY
+
+
+def check(folder: Path) -> None:
+    table = json.loads((folder / "quickstart.json").read_text())
+    assert len(table) == 3 and all(0 <= row["knn"] <= 100 for row in table)
+    assert (folder / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((folder / "extracted").iterdir())) == 3
+
+
+def test_quickstart_on_a_dataset_of_ones_own(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    features = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
+    for split, seed in (("train", 0), ("test", 1)):
+        rows = [TextureDataset(seed=seed)[i] for i in range(40)]
+        columns = {"picture": [row["image"] for row in rows], "label": [row["label"] for row in rows]}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(f"{images}/{split}-00000-of-00001.parquet")
+    options = ["--dataset_name", str(images), "--output_dir", str(tmp_path / "run"), *TINY.split()]
+    result = run_python(str(ROOT / "examples" / "quickstart.py"), *options)
+    assert "raw pixels" in result.stdout
+    check(tmp_path / "run")
