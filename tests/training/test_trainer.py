@@ -224,6 +224,11 @@ def test_resuming_without_a_checkpoint(tmp_path):
         PoaTrainer(new_model(), arguments(tmp_path), images()).train(resume_from_checkpoint="nowhere")
 
 
+def test_trackers_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="report_to 'blackboard' is not installed or not a tracker"):
+        PoaTrainer(new_model(), arguments(tmp_path, report_to="blackboard"), images())
+
+
 def test_crops_that_the_patch_does_not_divide_are_refused(tmp_path):
     with pytest.raises(ValueError, match="local_crop_size 20 is not a multiple of the patch size 8: use 16 or 24"):
         PoaTrainer(new_model(), arguments(tmp_path, local_crop_size=20), images())

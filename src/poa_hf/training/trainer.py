@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import get_available_trackers
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -63,6 +64,7 @@ class PoaTrainer:
         self.args = args
         self.output_dir = Path(args.output_dir)
         self._check_crops(model)
+        _check_trackers(args.trackers)
         self.accelerator = Accelerator(
             mixed_precision="bf16" if args.bf16 else None,
             log_with=args.trackers or None,
@@ -206,10 +208,9 @@ class PoaTrainer:
         device = self.accelerator.device
         crops = {}
         for kind in ("global", "local"):
-            parameters = {
-                name: value.to(device, non_blocking=True) for name, value in batch[f"{kind}_augmentation"].items()
-            }
             pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)
+            # the parameters stay on the CPU, where they say which crops an operation is for
+            parameters = batch[f"{kind}_augmentation"]
             crops[kind] = augment(pixels, parameters, self.args.image_mean, self.args.image_std)
         with self.accelerator.autocast():
             return self.wrapped_model(
@@ -327,6 +328,13 @@ class PoaTrainer:
                     f"{name} {size} is not a multiple of the patch size {patch}: use {size - size % patch or patch} or "
                     f"{size + patch - size % patch}."
                 )
+
+
+def _check_trackers(names: list[str]) -> None:
+    available = [str(tracker) for tracker in get_available_trackers()]
+    for name in names:
+        if name not in available:
+            raise ValueError(f"report_to {name!r} is not installed or not a tracker; available: {available or 'none'}.")
 
 
 class _OwnFlow(DefaultFlowCallback):
