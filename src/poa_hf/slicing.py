@@ -182,14 +182,18 @@ class ElasticModelMixin:
         sub_network = self.config.space.full if sub_network is None else self.config.space.resolve(sub_network)
         with torch.device("meta"), no_init_weights():
             stock = self.stock_class(self.config.stock_config(sub_network))
-        for name, tensor in sliced_tensors(self, self._plan_for(stock, sub_network)).items():
+        plan = self._plan_for(stock, sub_network)
+        with torch.no_grad():
+            tensors = sliced_tensors(self, plan)
+        for name, tensor in tensors.items():
+            if plan[name].scale == 1:  # a view of the full model's; scaled ones have memory of their own
+                tensor = tensor.clone(memory_format=torch.contiguous_format)
             module, _, leaf = name.rpartition(".")
             module = stock.get_submodule(module)
-            copy = tensor.detach().clone(memory_format=torch.contiguous_format)
             if leaf in module._parameters:
-                module._parameters[leaf] = nn.Parameter(copy)
+                module._parameters[leaf] = nn.Parameter(tensor)
             else:
-                module._buffers[leaf] = copy
+                module._buffers[leaf] = tensor
         return stock.eval()
 
     def _plan_for(self, plain: nn.Module, sub_network: SubNetwork) -> dict[str, Slice]:
