@@ -1,10 +1,10 @@
 """Extracting every size of a space to disk, beside a plain copy of the same bytes.
 
-    python benchmarks/extraction.py                  # all 143 sizes of ViT-L, one at a time
+    python benchmarks/extraction.py                  # all 143 sizes of ViT-L
     python benchmarks/extraction.py --every 12       # one size in twelve
 
-Both write to the same folder and flush to the disk, in turn; each size is deleted before the next. The last line is one
-JSON object.
+Both write beside each other and wait for the disk, in turn, some sizes at a time, which are then deleted. The last
+line is one JSON object.
 """
 
 import argparse
@@ -20,22 +20,13 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
-from poa_hf.publishing.export import extract_to
-
-
-def flushed(folder: Path) -> int:
-    """Wait until the files are on the disk; their bytes."""
-    size = 0
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        size += path.stat().st_size
-    return size
+from poa_hf.publishing.export import extract_all
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="extract one size in so many")
+    parser.add_argument("--together", type=int, default=12, help="sizes that lie on the disk at a time")
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
@@ -45,16 +36,22 @@ def main() -> None:
     sizes = list(config.backbone_config.space)[:: options.every]
     extract_seconds = copy_seconds = size = 0.0
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        output, copy = Path(folder) / "model", Path(folder) / "copy"
-        for sub_network in sizes:
-            start = time.perf_counter()
-            extract_to(model, sub_network, output)
-            size += flushed(output)
-            extract_seconds += time.perf_counter() - start
-            start = time.perf_counter()
+        output, copy = Path(folder) / "models", Path(folder) / "copies"
+        for start in range(0, len(sizes), options.together):
+            outputs = {
+                output / str(sub_network): sub_network for sub_network in sizes[start : start + options.together]
+            }
+            os.sync()
+            began = time.perf_counter()
+            for _ in extract_all(model, outputs):
+                pass
+            os.sync()
+            extract_seconds += time.perf_counter() - began
+            size += sum(path.stat().st_size for path in output.rglob("*.*") if path.is_file())
+            began = time.perf_counter()
             shutil.copytree(output, copy)
-            flushed(copy)
-            copy_seconds += time.perf_counter() - start
+            os.sync()
+            copy_seconds += time.perf_counter() - began
             shutil.rmtree(output)
             shutil.rmtree(copy)
     gigabytes, ratio = size / 1e9, extract_seconds / copy_seconds

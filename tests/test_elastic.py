@@ -21,6 +21,12 @@ def test_malformed_sizes_are_refused(text):
         SubNetwork.parse(text)
 
 
+@pytest.mark.parametrize("values", [("384", "12"), (384.7, 12), (384, ()), (0, 12), (384, (12, -1))])
+def test_values_that_are_no_sizes_are_refused(values):
+    with pytest.raises(ValueError, match="positive whole width and depths"):
+        SubNetwork(*values)
+
+
 def test_published_vit_space():
     space = PoaViTConfig().space
     assert len(space) == len(set(space)) == 143

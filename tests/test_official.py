@@ -50,10 +50,25 @@ def test_what_does_not_fit_is_refused(weights, golden_model):
     config = golden_model.config
     with pytest.raises(ValueError, match="1 names are not those of the authors' poa_vit .backbone.stages.0.x"):
         load_official_checkpoint({**weights, "backbone.stages.0.x": torch.zeros(1)}, config)
-    with pytest.raises(ValueError, match="lacks 1 parameters of the backbone .student.embeddings.cls_token"):
+    with pytest.raises(ValueError, match="lacks 1 parameters .student.embeddings.cls_token"):
         load_official_checkpoint({n: t for n, t in weights.items() if n != "backbone.cls_token"}, config)
     with pytest.raises(ValueError, match=r"backbone.cls_token has shape \(1, 1, 32\) where .* \(1, 1, 64\)"):
         load_official_checkpoint({**weights, "backbone.cls_token": torch.zeros(1, 1, 32)}, config)
+
+
+def test_half_a_head_and_other_contents_are_refused(weights, golden_model, tmp_path):
+    config = golden_model.config
+    with pytest.raises(ValueError, match="lacks 1 parameters .student_head.1.prototypes.weight_g"):
+        load_official_checkpoint({n: t for n, t in weights.items() if n != "dino_head.last_layer1.weight_g"}, config)
+    with pytest.raises(ValueError, match="is not a mapping of names to tensors"):
+        load_official_checkpoint({**weights, "backbone.cls_token": 3}, config)
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"torn")
+    with pytest.raises(ValueError, match="torn.safetensors"):
+        load_official_checkpoint(torn, config)
+    both = {f"{branch}.{name}": t for branch in ("student", "teacher") for name, t in weights.items()}
+    torch.save({"model": both, "iteration": 3}, tmp_path / "training.pth")
+    assert same(load_official_checkpoint(tmp_path / "training.pth", config), load_official_checkpoint(weights, config))
 
 
 class Trap:

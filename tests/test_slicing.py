@@ -126,3 +126,16 @@ def test_every_one_of_143_sizes_extracts_to_the_bit():
             assert type(extracted) is Dinov2Model and extracted.config.hidden_size == size.width
             ours = model(pixels, sub_network=size).last_hidden_state
             assert torch.equal(extracted(pixels).last_hidden_state, ours), size
+
+
+def test_slices_can_be_differentiated_twice_and_by_torch_func():
+    full, plain = nn.Linear(6, 6, bias=False).double(), nn.Linear(4, 4, bias=False)
+    plan = slice_plan(full, plain)
+
+    def cut(weight):
+        return plan["weight"].of({"weight": weight})
+
+    weight = full.weight.detach().requires_grad_()
+    assert torch.autograd.gradcheck(cut, weight) and torch.autograd.gradgradcheck(cut, weight)
+    gradient = torch.func.grad(lambda w: cut(w).square().sum())(weight.detach())
+    assert gradient[:4, :4].abs().min() > 0 and gradient[4:].abs().sum() == 0

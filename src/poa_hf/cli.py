@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
@@ -35,8 +36,8 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     transformers_logging.disable_progress_bar()
     try:
         command(argv)
-    except ValueError as error:
-        return _fail(str(error))
+    except (ValueError, OSError) as error:
+        return _fail(" ".join(str(error).split()))
     except TrainingDivergedError as error:
         return _fail(str(error), status=3)
     except KeyboardInterrupt:
@@ -46,11 +47,16 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
 
 def pretrain(argv: list[str]) -> None:
     """`poa pretrain [--config FILE.yaml] [--key value ...]`"""
-    recipe = parse_recipe(_bare_resume(argv), prog="poa pretrain")
+    recipe = parse_recipe(argv, prog="poa pretrain")
     from .data.sources import open_dataset
     from .models.modeling_poa_pretraining import PoaForPreTraining
-    from .training.trainer import PoaTrainer
+    from .training.checkpoints import find_checkpoint
+    from .training.trainer import PoaTrainer, check_run
 
+    # before the data is opened and the model made, which takes a while
+    check_run(recipe.model, recipe.training)
+    training = recipe.training
+    find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, training.overwrite_output_dir)
     dataset = open_dataset(
         recipe.data.dataset_name, recipe.data.dataset_config_name, recipe.data.dataset_split, recipe.data.streaming
     )
@@ -72,16 +78,6 @@ class _SaveRecipe(TrainerCallback):
             (Path(args.output_dir) / "config.yaml").write_text(self.recipe.to_yaml())
 
 
-def _bare_resume(argv: list[str]) -> list[str]:
-    """`--resume_from_checkpoint` without a value means the last checkpoint."""
-    result = []
-    for argument, following in zip(argv, [*argv[1:], "--"], strict=True):
-        result.append(argument)
-        if argument == "--resume_from_checkpoint" and following.startswith("--"):
-            result.append("true")
-    return result
-
-
 def extract(argv: list[str]) -> None:
     """`poa extract RUN --size small|384x12|all --output DIR`"""
     parser = argparse.ArgumentParser(
@@ -92,22 +88,22 @@ def extract(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder of the model; of several: of their folders")
     parser.add_argument("--format", choices=["dinov2", "vit"], default="dinov2", help="stock architecture to write")
     parser.add_argument("--overwrite", action="store_true", help="replace models that are there already")
+    parser.error = _refuse
     args = parser.parse_args(argv)
-    from .publishing.export import check_output, extract_to, load_run, run_processor
+    from .publishing.export import extract_all, load_run, run_processor
 
-    processor = run_processor(args.run)
     model = load_run(args.run)
     space = model.config.backbone_config.space
-    names = args.size.split(",")
-    sizes = list(space) if args.size == "all" else [space.resolve(name) for name in names]
-    outputs = {args.output: sizes[0]} if args.size != "all" and len(sizes) == 1 else {
-        args.output / str(size): size for size in sizes
-    }  # fmt: skip
-    for output in outputs:
-        check_output(output, args.overwrite)
-    for output, size in outputs.items():
-        extracted = extract_to(model, size, output, args.format, processor, args.overwrite)
-        print(f"{size}: {extracted.num_parameters():,} parameters -> {output}")
+    several = args.size == "all" or "," in args.size
+    sizes = list(space) if args.size == "all" else [space.resolve(name) for name in args.size.split(",")]
+    outputs = {args.output / str(size) if several else args.output: size for size in sizes}
+    extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, keep=args.run)
+    for output, parameters in extracted:
+        print(f"{outputs[output]}: {parameters:,} parameters -> {output}")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(f"{message[0].upper()}{message[1:]}.")
 
 
 def _fail(message: str, status: int = 2) -> int:

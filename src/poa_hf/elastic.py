@@ -22,11 +22,14 @@ class SubNetwork:
     depths: int | tuple[int, ...]
 
     def __post_init__(self):
-        depths = (self.depths,) if isinstance(self.depths, int | np.integer) else self.depths
+        depths = self.depths if isinstance(self.depths, tuple | list) else (self.depths,)
+        numbers = (self.width, *depths)
+        if not depths or not all(isinstance(number, int | np.integer) and number > 0 for number in numbers):
+            raise ValueError(
+                f"A sub-network has a positive whole width and depths, not {self.width!r} and {self.depths!r}."
+            )
         object.__setattr__(self, "width", int(self.width))
         object.__setattr__(self, "depths", tuple(int(depth) for depth in depths))
-        if self.width < 1 or not self.depths or min(self.depths) < 1:
-            raise ValueError(f"A sub-network needs a positive width and positive depths, not {self}.")
 
     def __str__(self) -> str:
         return f"{self.width}x{'-'.join(map(str, self.depths))}"
@@ -111,6 +114,10 @@ class ElasticSpace:
                 raise ValueError(
                     f"{size!r} is neither a named size ({names}) nor WIDTHxDEPTH, as in 384x12."
                 ) from error
+        if not isinstance(size, SubNetwork):
+            raise ValueError(
+                f"{size!r} is not a size: give a SubNetwork, a name ({', '.join(self.named)}) or WIDTHxDEPTH."
+            )
         if size in self:
             return size
         nearest = ", ".join(map(str, self.nearest(size)))

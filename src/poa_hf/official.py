@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +63,13 @@ def load_official_checkpoint(
     weights = path_or_state_dict
     if isinstance(weights, str | Path):
         weights = _read(Path(weights))
+    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ValueError(
+            "The checkpoint is not a mapping of names to tensors: give the teacher's or student's weights."
+        )
+    # a training checkpoint holds both branches under one key
+    branch = next((b for b in ("teacher.", "student.") if any(name.startswith(b) for name in weights)), "")
+    weights = {n.removeprefix(branch): tensor for n, tensor in weights.items() if n.startswith(branch)}
     model_type = config.backbone_config.model_type
     if unknown := [name for name in weights if not parameter_names(name, model_type)]:
         raise ValueError(
@@ -72,11 +78,14 @@ def load_official_checkpoint(
         )
     model = PoaForPreTraining(config)
     ours = dict(model.named_parameters())
-    missing = {name for name in ours if name.startswith("student.")}
+    given = {part for name in weights for part in parameter_names(name, model_type)}
+    started = tuple(f"student_head.{index}." for index in {n.split(".")[1] for n in given if "_head." in n})
+    missing = {name for name in ours if name.startswith(("student.", *started))}
     with torch.no_grad():
         for official_name, tensor in weights.items():
             names = parameter_names(official_name, model_type)
-            for name, part in zip(names, tensor.chunk(len(names)), strict=True):
+            parts = tensor.chunk(len(names)) if len(names) > 1 and tensor.ndim else [tensor]
+            for name, part in zip(names, parts, strict=False):
                 if name not in ours or ours[name].shape != part.shape:
                     expected = tuple(ours[name].shape) if name in ours else "nothing"
                     raise ValueError(
@@ -86,7 +95,7 @@ def load_official_checkpoint(
                 ours[name].copy_(part)
                 missing.discard(name)
     if missing:
-        raise ValueError(f"The checkpoint lacks {len(missing)} parameters of the backbone ({_some(sorted(missing))}).")
+        raise ValueError(f"The checkpoint lacks {len(missing)} parameters ({_some(sorted(missing))}).")
     model.update_teacher(momentum=0.0)
     return model
 
@@ -94,18 +103,20 @@ def load_official_checkpoint(
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"The checkpoint {path} does not exist.")
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # a damaged file can raise almost anything
         raise ValueError(
             f"{path} holds more than tensors, or is damaged: give a checkpoint that torch.load reads with "
             "weights_only=True."
         ) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a mapping of names to tensors.")
-    return next((content[key] for key in ("teacher", "student") if key in content), content)
+    for key in ("teacher", "student", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    return content
 
 
 def _some(names: list[str]) -> str:

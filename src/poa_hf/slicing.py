@@ -131,16 +131,23 @@ class _ScaledSlice(torch.autograd.Function):
     for every axis that is cut."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor, shape: torch.Size, groups: int, scale: float) -> Tensor:
-        ctx.full_shape, ctx.groups, ctx.scale = tensor.shape, groups, scale
+    def forward(tensor: Tensor, shape: torch.Size, groups: int, scale: float) -> Tensor:
         return (_leading(tensor, shape, groups) * scale).flatten(*_grouped_axes(groups))
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        tensor, _, ctx.groups, ctx.scale = inputs
+        ctx.full_shape = tensor.shape
+
+    @staticmethod
     def backward(ctx, gradient: Tensor):
-        full = gradient.new_zeros(ctx.full_shape)
-        part = _leading(full, gradient.shape, ctx.groups)
-        torch.mul(gradient.view(part.shape), ctx.scale, out=part)
-        return full, None, None, None
+        part, full = gradient * ctx.scale, ctx.full_shape
+        if ctx.groups > 1:
+            part = part.unflatten(-1, (ctx.groups, -1))
+            full = (*full[:-1], ctx.groups, full[-1] // ctx.groups)
+        missing = [size - own for size, own in zip(full, part.shape, strict=True)]
+        padded = nn.functional.pad(part, [amount for size in reversed(missing) for amount in (0, size)])
+        return padded.reshape(ctx.full_shape), None, None, None
 
 
 class SlicedModel:
@@ -165,11 +172,13 @@ class ElasticModelMixin:
     slice_rules: SliceRules
     stock_class: type[PreTrainedModel]
 
-    def sliced(self, sub_network: SubNetwork | None = None) -> PreTrainedModel | SlicedModel:
+    def sliced(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel | SlicedModel:
         """The sub-network as a callable on this model's weights as they are now: take it once per step and call it for
         every batch. The model itself for the full size or None. ValueError for a size outside the space."""
-        space = self.config.space
-        if sub_network is None or space.resolve(sub_network) == space.full:
+        if sub_network is None:
+            return self
+        sub_network = self.config.space.resolve(sub_network)
+        if sub_network == self.config.space.full:
             return self
         plain, plan = self._plain_model(sub_network)
         return SlicedModel(plain, sliced_tensors(self, plan))

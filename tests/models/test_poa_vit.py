@@ -57,8 +57,16 @@ def test_other_image_sizes():
         ({"min_hidden_size": 2048}, "min_hidden_size 2048 is larger than hidden_size 1024"),
         ({"min_num_hidden_layers": 25}, "min_num_hidden_layers 25 is larger"),
         ({"min_num_hidden_layers": 0}, "not a positive multiple of 1"),
+        ({"image_size": [32, 64]}, "image_size must be one positive number"),
+        ({"patch_size": [8, 16]}, "patch_size must be one positive number"),
+        ({"patch_size": 0}, "patch_size must be one positive number"),
+        ({"mlp_ratio": 2.5}, "mlp_ratio must be whole"),
+        ({"head_dim": 16}, "head_dim cannot be given"),
+        ({"sampling_bias": 0}, "sampling_bias must be at least 1"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate must lie between 0 and 1"),
+        ({"hidden_act": "foo"}, "hidden_act 'foo' is not an activation"),
         ({"image_size": 225}, "image_size 225 is not a multiple of patch_size 16: use 224 or 240"),
-        ({"num_attention_heads": 0}, "num_attention_heads must be positive, not 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, not 0"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(fields, message):
@@ -96,3 +104,36 @@ def test_stochastic_depth_acts_in_training_only():
         assert not torch.equal(model(pixels, sub_network=size)[0], model(pixels, sub_network=size)[0])
         model.eval()
         assert torch.equal(model(pixels, sub_network=size)[0], model(pixels, sub_network=size)[0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"use_swiglu_ffn": True}, {"qkv_bias": False}, {"mlp_ratio": 2.0}, {"num_channels": 1}, {"hidden_act": "relu"}],
+)
+def test_other_architectures_extract_to_the_bit(fields):
+    model = PoaViTModel(tiny_backbone(**fields)).eval()
+    pixels = torch.randn(2, model.config.num_channels, 32, 32)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        model = model.to(dtype)
+        for size in model.config.space:
+            extracted = model.extract(size)
+            assert extracted.dtype == dtype
+            assert torch.equal(extracted(pixels)[0], model(pixels, sub_network=size)[0])
+
+
+def test_sizes_are_given_as_values_names_or_text():
+    model = PoaViTModel(tiny_backbone()).eval()
+    pixels = random_batch()["global_crops"]
+    expected = model(pixels, sub_network=SubNetwork(16, 1))[0]
+    for size in ("small", "16x1"):
+        assert torch.equal(model(pixels, sub_network=size)[0], expected)
+    with pytest.raises(ValueError, match="give a SubNetwork"):
+        model(pixels, sub_network=3)
+
+
+def test_outputs_asked_for_in_the_configuration():
+    model = PoaViTModel(tiny_backbone())
+    model.set_attn_implementation("eager")
+    model.config.output_hidden_states = model.config.output_attentions = True
+    output = model(random_batch()["global_crops"], sub_network=SubNetwork(16, 2))
+    assert len(output.hidden_states) == 3 and len(output.attentions) == 2

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Dinov2Config
 
 from poa_hf import PoaConfig, PoaForPreTraining, SubNetwork
+from poa_hf.models.modeling_poa_pretraining import load_complete
 
 from ..conftest import random_batch, tiny_config
 
@@ -130,12 +132,30 @@ def test_statistics_are_shares(tiny_model):
         ({"backbone_config": Dinov2Config()}, "plain 'dinov2'"),
         ({"num_prototypes": []}, "at least one head"),
         ({"intact_weight": 1.5}, "between 0 and 1"),
+        ({"koleo_weight": -1}, "koleo_weight -1 must be 0 or more"),
+        ({"head_num_layers": 0}, "head_num_layers 0 must be at least 1"),
+        ({"backbone_config": {"use_mask_token": False}}, "masked prediction needs the mask token"),
         ({"student_temperature": 0.0}, "must be positive"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         PoaConfig(**fields)
+
+
+def test_a_folder_without_all_parameters_is_refused(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: t for name, t in weights.items() if not name.startswith("teacher.")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks .* parameters"):
+        load_complete(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_complete(tmp_path)
+    tiny_model.teacher.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a 'poa_vit' model"):
+        load_complete(tmp_path)
 
 
 def test_default_configuration_is_the_published_one():

@@ -5,9 +5,11 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import AutoModel, AutoModelForImageClassification, Dinov2Backbone
 
 from poa_hf import PoaForPreTraining, SubNetwork
 from poa_hf.cli import main
+from poa_hf.data.processor import evaluation_processor
 from poa_hf.publishing.export import as_vit, extract_to
 
 from ..conftest import random_batch, run_python, tiny_backbone, tiny_config
@@ -79,10 +81,10 @@ def test_all_sizes_and_names(run_folder, tmp_path):
 
 def test_the_card_says_what_it_is_and_how_to_load_it(run_folder, tmp_path):
     model = PoaForPreTraining.from_pretrained(run_folder)
-    extracted = extract_to(model, SIZE, tmp_path / "poa-small")
+    _, parameters = extract_to(model, SIZE, tmp_path / "poa-small")
     card = ModelCard.load(tmp_path / "poa-small" / "README.md")
     assert card.data.library_name == "transformers" and "self-supervised" in card.data.tags
-    assert "16x2" in card.text and "9 sizes" in card.text and f"{extracted.num_parameters():,}" in card.text
+    assert "16x2" in card.text and "9 sizes" in card.text and f"{parameters:,}" in card.text
     assert 'AutoModel.from_pretrained("poa-small")' in card.text
 
 
@@ -90,7 +92,9 @@ def test_checkpoints_of_an_unfinished_run_are_read(run_folder, tmp_path):
     run = tmp_path / "unfinished"
     run.mkdir()
     run_folder.rename(run / "checkpoint-20")
-    (run / "checkpoint-3").mkdir()
+    for name in ("trainer_state.json", "data_state_0.json"):
+        (run / "checkpoint-20" / name).write_text("{}")
+    (run / "checkpoint-30").mkdir()  # not a whole one
     assert main(["extract", str(run), "--size", "small", "--output", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 16
 
@@ -111,5 +115,42 @@ def test_mistakes_are_one_sentence(run_folder, tmp_path, capsys):
     output.mkdir()
     (output / "precious.txt").write_text("kept")
     assert "exists: give another --output" in refused(run_folder, "--size", "small", "--output", output)
-    assert "is not a model" in refused(run_folder, "--size", "small", "--output", output, "--overwrite")
+    assert "holds more than an extracted model" in refused(
+        run_folder, "--size", "small", "--output", output, "--overwrite"
+    )
     assert (output / "precious.txt").exists()
+
+
+def test_the_run_itself_is_never_overwritten(run_folder, tmp_path, capsys):
+    for output in (run_folder, run_folder.parent):
+        assert main(["extract", str(run_folder), "--size", "small", "--output", str(output), "--overwrite"]) == 2
+        assert "holds the run itself" in capsys.readouterr().err
+    output = tmp_path / "small"
+    for _ in range(2):  # an extracted model is
+        assert main(["extract", str(run_folder), "--size", "small", "--output", str(output), "--overwrite"]) == 0
+
+
+def test_vit_takes_the_images_of_its_processor(tmp_path):
+    model = PoaForPreTraining(tiny_config(tiny_backbone(image_size=64))).eval()
+    processor = evaluation_processor(32, [0.5] * 3, [0.5] * 3)
+    extract_to(model, SIZE, tmp_path / "vit", format="vit", processor=processor)
+    vit = AutoModel.from_pretrained(tmp_path / "vit", add_pooling_layer=False)
+    pixels = random_batch()["global_crops"]
+    expected = model.teacher(pixels, sub_network=SIZE).last_hidden_state
+    torch.testing.assert_close(vit(pixels).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_many_extractions_leave_initialisation_as_it_was(run_folder, tmp_path):
+    assert main(["extract", str(run_folder), "--size", "all", "--output", str(tmp_path / "all")]) == 0
+    fresh = PoaForPreTraining(tiny_config())
+    assert 0.015 < fresh.student.encoder.layer[0].mlp.fc1.weight.std() < 0.025
+
+
+def test_stock_tasks_load_it(run_folder, tmp_path):
+    assert main(["extract", str(run_folder), "--size", "32x2", "--output", str(tmp_path / "model")]) == 0
+    classifier, report = AutoModelForImageClassification.from_pretrained(
+        tmp_path / "model", num_labels=3, output_loading_info=True
+    )
+    assert sorted(report["missing_keys"]) == ["classifier.bias", "classifier.weight"]
+    backbone = Dinov2Backbone.from_pretrained(tmp_path / "model")
+    assert backbone(random_batch()["global_crops"]).feature_maps[0].shape == (8, 32, 4, 4)

@@ -61,6 +61,11 @@ def test_without_a_file_the_recipe_is_the_published_one():
         (["--model.backbone_config.hidden_size", "wide"], "hidden_size.*wide"),
         (["--model.koleo_weight", "much"], "koleo_weight.*much"),
         (["--model.backbone_config.model_type", "vit"], "'vit' is not an elastic model"),
+        (["--model.backbone_config", "5"], "give --model.backbone_config.FIELD"),
+        (["--model.head_hidden_size.foo", "3"], "head_hidden_size.*foo"),
+        (["--adam_beta1", "2"], "adam_beta1 is 2.0"),
+        (["--weight_decay", "nan"], "weight_decay is nan"),
+        (["--output_dir", ""], "output_dir is empty"),
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
         (["--max_steps", "many"], "Argument --max_steps.*: invalid int value: 'many'"),
         (["--max_steps", "0"], "max_steps is 0: it must be at least 1"),
@@ -75,10 +80,29 @@ def test_mistakes_are_one_sentence(argv, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("max_step: 3", r"max_step is not .* max_steps\?"), ("- a\n- b", "must hold"), ("a: [", "not valid YAML")],
+    [
+        ("max_step: 3", r"max_step is not .* max_steps\?"),
+        ("- a\n- b", "must hold"),
+        ("a: b: c", "line 1 is not valid YAML: mapping values"),
+        ("model: 5", "must hold `key: value` lines"),
+        ("model: {backbone_config: [1]}", "must hold `key: value` lines"),
+        ("1: 2", "1 is not a known key"),
+        ("max_steps: null", "max_steps is null"),
+    ],
 )
 def test_mistakes_in_the_file_are_one_sentence(tmp_path, content, message):
     path = tmp_path / "recipe.yaml"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         parse_recipe(["--config", str(path)])
+
+
+def test_what_acts_once_is_not_saved(file):
+    text = parse_recipe(["--config", file, "--overwrite_output_dir", "--resume_from_checkpoint"]).to_yaml()
+    assert "overwrite_output_dir" not in text and "resume_from_checkpoint" not in text
+
+
+def test_trackers_as_a_list(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("report_to: [tensorboard, wandb]")
+    assert parse_recipe(["--config", str(path)]).training.trackers == ["tensorboard", "wandb"]

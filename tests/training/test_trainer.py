@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments
+from poa_hf.publishing.export import resolve_run
 from poa_hf.training.trainer import TrainingDivergedError
 
 from ..conftest import tiny_backbone, tiny_config
@@ -222,6 +223,91 @@ def test_resuming_without_a_checkpoint(tmp_path):
     assert PoaTrainer(new_model(), arguments(tmp_path), images()).train(resume_from_checkpoint=True).global_step == 4
     with pytest.raises(ValueError, match="nowhere is not a checkpoint"):
         PoaTrainer(new_model(), arguments(tmp_path), images()).train(resume_from_checkpoint="nowhere")
+
+
+def weights(folder) -> dict:
+    return PoaForPreTraining.from_pretrained(folder).state_dict()
+
+
+def test_going_back_puts_later_checkpoints_aside(tmp_path):
+    PoaTrainer(new_model(), arguments(tmp_path, save_steps=1, save_total_limit=None), images()).train()
+    args = arguments(tmp_path, max_steps=3, save_steps=1, save_total_limit=2)
+    PoaTrainer(new_model(), args, images()).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    assert sorted(p.name for p in tmp_path.glob("abandoned-*")) == [f"abandoned-checkpoint-{i}" for i in (2, 3, 4)]
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_an_ended_run_that_goes_on_is_no_longer_ended(tmp_path):
+    PoaTrainer(new_model(), arguments(tmp_path, save_steps=2), images()).train()
+
+    class Stop(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        args = arguments(tmp_path, max_steps=9, save_steps=2)
+        PoaTrainer(new_model(), args, images(), callbacks=[Stop()]).train(resume_from_checkpoint=True)
+    assert resolve_run(tmp_path).name == "checkpoint-6"
+
+
+def test_a_run_that_never_started_leaves_the_folder_to_others(tmp_path):
+    args = arguments(tmp_path / "run", overwrite_output_dir=True)
+    PoaTrainer(new_model(), args, images()).train()
+    before = weights(tmp_path / "run")
+    broken = datasets.Dataset.from_dict({"image": [b"no image"] * 8})
+    with pytest.raises(ValueError, match="could be decoded"):
+        PoaTrainer(
+            new_model(), arguments(tmp_path / "run", overwrite_output_dir=True, image_column="image"), broken
+        ).train()
+    assert all(torch.equal(t, before[name]) for name, t in weights(tmp_path / "run").items())
+    with pytest.raises(ValueError, match="could be decoded"):
+        PoaTrainer(new_model(), arguments(tmp_path / "new", image_column="image"), broken).train()
+    assert not (tmp_path / "new").exists()
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    PoaTrainer(new_model(), arguments(tmp_path, save_steps=2), images()).train()
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "checkpoint-4" / "model.safetensors").unlink()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('5\n{}\n{"step": null}\n{"step": 4, "lo')
+    state = PoaTrainer(new_model(), arguments(tmp_path, max_steps=5), images()).train(resume_from_checkpoint=True)
+    assert state.global_step == 5 and [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match="checkpoint-9 is not a checkpoint"):
+        PoaTrainer(new_model(), arguments(tmp_path), images()).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-9")
+        )
+
+
+def test_a_checkpoint_of_another_run_or_batch_is_refused(tmp_path):
+    for name in ("a", "b"):
+        PoaTrainer(new_model(), arguments(tmp_path / name, save_steps=2), images()).train()
+    with pytest.raises(ValueError, match="holds another run than"):
+        args = arguments(tmp_path / "a")
+        PoaTrainer(new_model(), args, images()).train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-2"))
+    with pytest.raises(ValueError, match="4 images a step, this one has 8"):
+        args = arguments(tmp_path / "a", max_steps=6, gradient_accumulation_steps=2)
+        PoaTrainer(new_model(), args, images()).train(resume_from_checkpoint=True)
+    args = arguments(tmp_path / "a", max_steps=6, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    assert PoaTrainer(new_model(), args, images()).train(resume_from_checkpoint=True).global_step == 6
+    with pytest.raises(ValueError, match="lies after max_steps 3"):
+        PoaTrainer(new_model(), arguments(tmp_path / "b", max_steps=3), images()).train(resume_from_checkpoint=True)
+
+
+def test_weights_of_losses_may_change_on_the_way(tmp_path):
+    PoaTrainer(new_model(), arguments(tmp_path), images()).train()
+    model = PoaForPreTraining(tiny_config(tiny_backbone(drop_path_rate=0.1), koleo_weight=0.3))
+    args = arguments(tmp_path, max_steps=5)
+    assert PoaTrainer(model, args, images()).train(resume_from_checkpoint=True).global_step == 5
+
+
+def test_precision_and_accumulation_are_the_arguments(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    for bf16, precision in ((True, "bf16"), (False, "no"), (True, "bf16")):  # one after the other in one process
+        trainer = PoaTrainer(new_model(), arguments(tmp_path, bf16=bf16), images())
+        assert trainer.accelerator.mixed_precision == precision
+        assert trainer.accelerator.gradient_accumulation_steps == 1
 
 
 def test_trackers_that_are_not_there_are_refused(tmp_path):

@@ -165,8 +165,8 @@ class PretrainingLoader:
         `states` are those of all processes of the saving run, which may have had other numbers of processes and
         workers, or the one state of a run with a single process or with an indexed dataset.
 
-        Raises ValueError when the states belong to other data, another seed or another global batch size, or lack
-        a lane that this process reads.
+        Raises ValueError when the states belong to other data or another seed, end within a global batch of this run's
+        size, or lack a lane that this process reads.
         """
         states = [states] if isinstance(states, dict) else list(states)
         if not states:
@@ -174,25 +174,33 @@ class PretrainingLoader:
         plan, first = self._plan, states[0]
         if any(state["batch"] != first["batch"] for state in states):
             raise ValueError("The saved positions of the processes differ: give states saved at the same step.")
-        own = {"seed": plan.seed, "global_batch_size": plan.global_size}
+        own = {"seed": plan.seed}
         own |= {"num_images": self.num_images} if plan.stream is None else {"num_shards": plan.stream.num_shards}
         for name, value in own.items():
             if first.get(name) != value:
                 raise ValueError(
                     f"The saved position of the data has {name} {first.get(name)}, this run {value}: go on with the "
-                    "same data, seed and global batch size, or start anew."
+                    "same data and seed, or start anew."
                 )
+        # With batches of another size (more accumulation, fewer processes) the order of the images goes on as it was.
+        images = first["batch"] * first["global_batch_size"]
+        batch, rest = divmod(images, plan.global_size)
+        if rest:
+            raise ValueError(
+                f"{images} images have been read, no whole number of global batches of {plan.global_size}: go on with "
+                "batches of the same size, or start anew."
+            )
         if plan.stream is not None:
             plan.slots, plan.lanes, plan.block_size = first["num_slots"], first["num_lanes"], first["block_size"]
             saved = {lane: state for one in states for lane, state in one["lanes"].items()}
-            visited = range(min(first["batch"], plan.slots))
+            visited = range(min(batch, plan.slots))
             needed = [str(lane) for slot in visited for lane in plan.own_lanes(slot)]
             if missing := [lane for lane in needed if lane not in saved]:
                 raise ValueError(
                     f"The saved position lacks lane {missing[0]}: give the states of all processes that saved it."
                 )
             self._lane_states = {lane: saved[lane] for lane in needed}
-        self._batch = first["batch"]
+        self._batch = batch
 
     def _report(self, bad_rows: list[tuple[str, str]]):
         """Warn once of each bad row, and only of their number once there are many."""

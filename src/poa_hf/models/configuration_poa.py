@@ -35,6 +35,8 @@ class PoaConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = {"model_type": "poa_vit", **self.backbone_config}
         super().__post_init__(**kwargs)
         if not hasattr(self.backbone_config, "space"):
             raise ValueError(
@@ -42,7 +44,14 @@ class PoaConfig(PreTrainedConfig):
             )
         if not self.num_prototypes or min(self.num_prototypes) < 2:
             raise ValueError(f"num_prototypes {self.num_prototypes} needs at least one head of 2 prototypes or more.")
+        for name in ("head_num_layers", "head_hidden_size", "head_bottleneck_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1.")
+        if not getattr(self.backbone_config, "use_mask_token", True):
+            raise ValueError("use_mask_token is off in backbone_config: masked prediction needs the mask token.")
+        if not 0 <= self.koleo_weight < float("inf"):
+            raise ValueError(f"koleo_weight {self.koleo_weight} must be 0 or more.")
         if not 0 <= self.intact_weight <= 1:
             raise ValueError(f"intact_weight {self.intact_weight} must lie between 0 and 1.")
-        if self.student_temperature <= 0:
+        if not 0 < self.student_temperature < float("inf"):
             raise ValueError(f"student_temperature {self.student_temperature} must be positive.")

@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config
+from transformers.activations import ACT2FN
 
 from ..elastic import ElasticSpace, SubNetwork
 
@@ -23,7 +24,8 @@ class PoaViTConfig(Dinov2Config):
 
     Raises:
         ValueError: If a width is no multiple of the head size, a step does not lead from the smallest to the full size,
-            the smallest is larger than the full size, or the patch does not divide the image.
+            the smallest is larger than the full size, the patch does not divide the image, or stock `dinov2` could not
+            hold an extracted size (`head_dim`, a fractional `mlp_ratio`, images that are not square).
     """
 
     model_type = "poa_vit"
@@ -43,9 +45,25 @@ class PoaViTConfig(Dinov2Config):
     sampling_bias: int | float = 3
 
     def __post_init__(self, **kwargs):
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "num_channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("image_size", "patch_size"):
+            if len(set(_pair(getattr(self, name)))) > 1 or _pair(getattr(self, name))[0] < 1:
+                raise ValueError(f"{name} must be one positive number (images and patches are square).")
+        if self.mlp_ratio != int(self.mlp_ratio):
+            raise ValueError(f"mlp_ratio must be whole, as stock dinov2 has it, not {self.mlp_ratio}.")
+        self.mlp_ratio = int(self.mlp_ratio)  # written 4.0
+        if "head_dim" in kwargs:
+            raise ValueError("head_dim cannot be given: the head size is hidden_size / num_attention_heads.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must lie between 0 and 1, not {self.drop_path_rate}.")
+        if not 1 <= self.sampling_bias < 100:
+            raise ValueError(f"sampling_bias must be at least 1 (all sizes alike), not {self.sampling_bias}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"hidden_act {self.hidden_act!r} is not an activation of transformers, as gelu or silu are."
+            )
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -64,12 +82,12 @@ class PoaViTConfig(Dinov2Config):
             self.min_num_hidden_layers = self.num_hidden_layers - missing_steps * self.num_hidden_layers_step
         self._check_smallest("hidden_size")
         self._check_smallest("num_hidden_layers")
-        for image, patch in zip(_pair(self.image_size), _pair(self.patch_size), strict=True):
-            if image % patch:
-                raise ValueError(
-                    f"image_size {image} is not a multiple of patch_size {patch}: "
-                    f"use {image - image % patch} or {image + patch - image % patch}."
-                )
+        image, patch = _pair(self.image_size)[0], _pair(self.patch_size)[0]
+        if image % patch:
+            raise ValueError(
+                f"image_size {image} is not a multiple of patch_size {patch}: "
+                f"use {image - image % patch or patch} or {image + patch - image % patch}."
+            )
 
     def _check_step(self, name: str, unit: int) -> None:
         step = getattr(self, f"{name}_step")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
@@ -226,6 +229,24 @@ class PoaForPreTraining(PreTrainedModel):
         if name.startswith("distill"):
             return 1 - self.config.intact_weight
         return 2.0 if name == "ibot_loss" else 1.0
+
+
+def load_complete(folder: str | Path) -> PoaForPreTraining:
+    """`PoaForPreTraining.from_pretrained`, but a folder that lacks any of its parameters is refused with ValueError,
+    instead of some being made up at random."""
+    config = Path(folder) / "config.json"
+    try:
+        model_type = json.loads(config.read_text()).get("model_type")
+        if model_type != "poa":
+            raise ValueError(
+                f"{folder} holds a {model_type!r} model, not the teacher and student of a pre-training run."
+            )
+        model, report = PoaForPreTraining.from_pretrained(folder, output_loading_info=True)
+    except (OSError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{folder} lacks {len(missing)} parameters ({missing[0]}, ...): it is not a whole checkpoint.")
+    return model
 
 
 def assignment_statistics(assignments: Tensor) -> dict[str, Tensor]:

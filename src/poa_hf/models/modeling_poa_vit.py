@@ -67,12 +67,15 @@ class PoaViTModel(ElasticModelMixin, Dinov2Model):
         self,
         pixel_values: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
-        sub_network: SubNetwork | None = None,
+        sub_network: SubNetwork | str | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         model = self.sliced(sub_network)
         if model is self:
             return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
+        for name in ("output_hidden_states", "output_attentions"):
+            if getattr(self.config, name):
+                kwargs.setdefault(name, True)
         return model(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,25 +72,34 @@ class PoaTrainingArguments(CropArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.output_dir:
+            raise ValueError("output_dir is empty: name a folder for the run.")
         self.output_dir = str(Path(self.output_dir).expanduser())
         for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps",
                      "save_steps", "max_nonfinite_steps"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        for name in ("learning_rate", "teacher_temperature", "final_teacher_temperature", "max_grad_norm"):
-            if not getattr(self, name) > 0:
+        for name in ("learning_rate", "teacher_temperature", "final_teacher_temperature", "max_grad_norm",
+                     "adam_epsilon", "layerwise_decay"):  # fmt: skip
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be positive.")
-        for name in ("warmup_steps", "dataloader_num_workers", "seed", "freeze_last_layer_steps",
-                     "masked_prediction_start_step", "teacher_temperature_warmup_steps"):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative.")
+        for name in ("warmup_steps", "dataloader_num_workers", "seed", "freeze_last_layer_steps", "min_learning_rate",
+                     "masked_prediction_start_step", "teacher_temperature_warmup_steps", "weight_decay",
+                     "final_weight_decay", "patch_embed_lr_mult"):  # fmt: skip
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more.")
         for name in ("teacher_momentum", "final_teacher_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie between 0 and 1.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must lie between 0 and 1, and be less than 1.")
         if not 0 < self.schedule_stretch <= 1:
             raise ValueError(f"schedule_stretch is {self.schedule_stretch}: it must lie between 0 and 1.")
         if self.save_total_limit is not None and self.save_total_limit < 1:
-            raise ValueError(f"save_total_limit is {self.save_total_limit}: keep at least 1 checkpoint, or give none.")
+            raise ValueError(
+                f"save_total_limit is {self.save_total_limit}: keep at least 1 checkpoint, or write null for all."
+            )
 
     @property
     def trackers(self) -> list[str]:

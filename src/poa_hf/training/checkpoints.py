@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,15 +16,28 @@ from transformers import PreTrainedConfig
 logger = logging.getLogger(__name__)
 
 _UNFINISHED = ".unfinished-"  # being written or deleted: never looked at, removed when a run starts
+_ABANDONED = "abandoned-"  # a checkpoint after the one that a run went back to
 _RUN_FILES = ("config.json", "config.yaml", "training_args.json", "metrics.jsonl", "image_ids-*.jsonl",
-              "model.safetensors", "preprocessor_config.json")  # fmt: skip
-_NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
+              "model*.safetensors*", "preprocessor_config.json")  # fmt: skip
+_PARTS_OF_A_CHECKPOINT = ("config.json", "model*.safetensors", "trainer_state.json", "data_state_0.json")
+# What may change from one part of a run to the next: the rest decides what parameters there are and what they compute.
+_NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "koleo_weight",
+                     "intact_weight", "student_temperature", "drop_path_rate", "hidden_dropout_prob", "sampling_bias",
+                     "attention_probs_dropout_prob", "initializer_range", "layerscale_value"}  # fmt: skip
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(filter(_is_complete, found), key=step_of)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    return all(any(checkpoint.glob(part)) for part in _PARTS_OF_A_CHECKPOINT)
 
 
 @contextmanager
@@ -59,42 +72,61 @@ def prune(output_dir: Path, keep: int | None) -> None:
         _delete(path)
 
 
-def prepare_folder(
-    folder: Path, resume: bool | str | None, overwrite: bool, is_main: bool, wait_for_everyone: Callable[[], None]
-) -> Path | None:
-    """Make the folder of a run ready, and give the checkpoint to go on from, if any.
+def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from, if any; changes nothing.
 
     Raises:
-        ValueError: If the folder holds another run that is neither resumed nor to be overwritten, or `resume` is a path
-            without a checkpoint.
+        ValueError: If the folder cannot be a run's, holds another run that is neither resumed nor to be overwritten, or
+            `resume` is a path without a complete checkpoint.
     """
-    checkpoint = None
+    for parent in (folder, *folder.parents):
+        if parent.exists() and not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise ValueError(f"{parent} is not a folder that can be written to: give another output_dir.")
+    metrics = folder / "metrics.jsonl"
+    occupied = bool(checkpoints(folder)) or (folder / "config.json").exists() or _has_content(metrics)
     if resume in (None, False, "", "false", "False"):
-        occupied = bool(checkpoints(folder)) or any((folder / name).exists() for name in _RUN_FILES)
-        wait_for_everyone()
         if occupied and not overwrite:
             raise ValueError(
                 f"{folder} holds another run: give another output_dir, resume_from_checkpoint to continue it, or "
                 "overwrite_output_dir to delete it."
             )
-        if occupied and is_main:
-            for path in [*checkpoints(folder), *(path for name in _RUN_FILES for path in folder.glob(name))]:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif resume in (True, "true", "True"):
-        checkpoint = next(reversed(checkpoints(folder)), None)
-        if checkpoint is None and is_main:
-            logger.warning("%s has no checkpoint yet: starting from step 0.", folder)
-    else:
-        checkpoint = Path(resume)
-        if not (checkpoint / "trainer_state.json").exists():
-            found = ", ".join(str(path) for path in checkpoints(folder)) or "none"
-            raise ValueError(f"{checkpoint} is not a checkpoint of a run; those in {folder}: {found}.")
-    if is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(_UNFINISHED + "*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    wait_for_everyone()
+        return None
+    if resume in (True, "true", "True"):
+        return next(reversed(checkpoints(folder)), None)
+    checkpoint = Path(resume)
+    if not _is_complete(checkpoint):
+        found = ", ".join(str(path) for path in checkpoints(folder)) or "none"
+        raise ValueError(f"{checkpoint} is not a checkpoint of a run; those in {folder}: {found}.")
+    if occupied and checkpoint.resolve().parent != folder.resolve() and not overwrite:
+        raise ValueError(
+            f"{folder} holds another run than {checkpoint}: give another output_dir, or overwrite_output_dir to delete "
+            "it."
+        )
     return checkpoint
+
+
+def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
+    """Make the folder ready for a run that starts anew (an old one in it is deleted) or goes on from `checkpoint`
+    (whatever came after it is put aside). One process calls this."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(_UNFINISHED + "*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    within = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+    if not within and overwrite:
+        for path in [*folder.glob("checkpoint-*"), *(path for name in _RUN_FILES for path in folder.glob(name))]:
+            _delete(path)
+    # The final model of a part that has ended would be taken for that of this one.
+    (folder / "config.json").unlink(missing_ok=True)
+    for later in checkpoints(folder) if within else []:
+        if step_of(later) > step_of(checkpoint):
+            aside = later.with_name(_ABANDONED + later.name)
+            _delete(aside)
+            later.rename(aside)
+            logger.warning("Going back to %s: %s is now %s.", checkpoint.name, later.name, aside)
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def check_architecture(config: PreTrainedConfig, checkpoint: Path) -> None:
@@ -114,13 +146,12 @@ def _differences(saved: dict, current: dict, prefix: str = "") -> Iterator[tuple
 
 
 def _delete(path: Path) -> None:
-    """Remove a folder such that a crash in between leaves nothing that looks like it."""
-    if path.exists():
-        doomed = path if path.name.startswith(_UNFINISHED) else path.with_name(f"{_UNFINISHED}deleted-{path.name}")
-        if doomed != path:
-            shutil.rmtree(doomed, ignore_errors=True)
-            path.rename(doomed)
-        shutil.rmtree(doomed)
+    """Remove a file or folder such that a crash in between leaves nothing that looks like it."""
+    if path.is_dir() and not path.name.startswith(_UNFINISHED):
+        doomed = path.with_name(f"{_UNFINISHED}deleted-{path.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path = path.rename(doomed)
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

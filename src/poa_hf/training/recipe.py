@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args, get_type_hints
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
@@ -42,6 +42,8 @@ class Recipe:
         backbone = self.model.backbone_config
         model = _fields(self.model) | {"backbone_config": {"model_type": backbone.model_type} | _fields(backbone)}
         flat = {**dataclasses.asdict(self.data), **dataclasses.asdict(self.training)}
+        for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
+            del flat[once]
         return yaml.safe_dump({**flat, "model": model}, sort_keys=False)
 
 
@@ -59,9 +61,14 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     parser.add_argument("--config", type=Path, help="YAML file with any of these and the model's, under `model`.")
     parser.error = _refuse  # argparse would print all options first
     parser.epilog = "The model's own fields are given as --model.FIELD and --model.backbone_config.FIELD."
-    content, argv = _config_file(argv)
+    content, argv = _config_file(_bare_resume(argv))
     model = content.pop("model", None) or {}
+    backbone = model.get("backbone_config") or {} if isinstance(model, dict) else None
+    if not isinstance(backbone, dict):
+        raise ValueError("model and its backbone_config must hold `key: value` lines.")
     flat_fields = {f.name: f for f in (*dataclasses.fields(DataArguments), *dataclasses.fields(PoaTrainingArguments))}
+    hints = get_type_hints(DataArguments) | get_type_hints(PoaTrainingArguments)
+    nullable = {name for name, hint in hints.items() if type(None) in get_args(hint)}
     for key in content:
         _check_key(key, {*flat_fields, "model"})
     argv, overrides = _split_model_overrides(argv)
@@ -75,8 +82,20 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     )
     for key in content:
         if content[key] is None and key not in given:
+            if key not in nullable:
+                raise ValueError(f"{key} is null: give it a value, or leave it out for the default.")
             setattr(training if hasattr(training, key) else data, key, None)
     return Recipe(model=_model_config(model), data=data, training=training)
+
+
+def _bare_resume(argv: list[str]) -> list[str]:
+    """`--resume_from_checkpoint` without a value means the last checkpoint."""
+    result = []
+    for argument, following in zip(argv, [*argv[1:], "--"], strict=False):
+        result.append(argument)
+        if argument == "--resume_from_checkpoint" and following.startswith("--"):
+            result.append("true")
+    return result
 
 
 def _refuse(message: str) -> NoReturn:
@@ -101,7 +120,9 @@ def _config_file(argv: list[str]) -> tuple[dict, list[str]]:
     try:
         content = yaml.safe_load(Path(path).read_text()) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[-1].strip()}.") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{where} is not valid YAML: {getattr(error, 'problem', None) or error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `key: value` lines, not a {type(content).__name__}.")
     return content, rest
@@ -123,8 +144,13 @@ def _split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[
 
 
 def _set(model: dict, path: list[str], value) -> None:
+    where = ".".join(["model", *path])
     for key in path[:-1]:
-        model = model.setdefault(key, {})
+        model = model.setdefault(key, {}) if isinstance(model, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError(f"{where} is not a known key: see poa pretrain --help.")
+    if path == ["backbone_config"] and not isinstance(value, dict):
+        raise ValueError(f"{where} holds fields of its own: give --{where}.FIELD.")
     model[path[-1]] = value
 
 
@@ -134,6 +160,8 @@ def _as_arguments(content: dict, given: set[str]) -> list[str]:
     for key, value in content.items():
         if key in given or f"no_{key}" in given or value is None:
             continue
+        if key == "report_to" and isinstance(value, list):
+            value = ",".join(map(str, value))
         values = value if isinstance(value, list) else [value]
         arguments += [f"--{key}", *(str(value) for value in values)]
     return arguments
@@ -152,7 +180,7 @@ def _model_config(model: dict) -> PoaConfig:
         _check_key(key, _field_names(PoaConfig), "model.")
     try:
         return PoaConfig(**{**_numbers(model), "backbone_config": backbone_class(**_numbers(backbone))})
-    except StrictDataclassError as error:
+    except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"The model cannot be: {' '.join(str(error).split())}") from error
 
 
@@ -173,6 +201,7 @@ def _field_names(config_class) -> set[str]:
 
 
 def _check_key(key: str, known: set[str], prefix: str = "") -> None:
+    key = str(key)
     if key not in known:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean {prefix}{nearest[0]}?" if nearest else "see poa pretrain --help."

@@ -23,11 +23,11 @@ class JsonLines:
         if not (enabled and path.exists()):
             return
         kept = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= last_step:
                     kept.append(line + "\n")
-            except json.JSONDecodeError:  # half-written when the run was killed
+            except (json.JSONDecodeError, TypeError, KeyError):  # half-written when the run was killed
                 continue
         aside = path.with_name(f".unfinished-{path.name}")
         aside.write_text("".join(kept))

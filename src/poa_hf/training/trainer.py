@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import shutil
@@ -15,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -24,9 +27,10 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 from ..data.augment import augment
 from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
-from ..models.modeling_poa_pretraining import PoaForPreTraining
+from ..models.configuration_poa import PoaConfig
+from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from .arguments import PoaTrainingArguments
-from .checkpoints import check_architecture, prepare_folder, prune, written_aside
+from .checkpoints import check_architecture, find_checkpoint, prune, start_folder, written_aside
 from .monitoring import collapse_warning, feature_statistics
 from .optimization import StepHyperparameters, build_optimizer, hyperparameters_at, set_hyperparameters
 from .runlog import JsonLines, Window
@@ -63,10 +67,14 @@ class PoaTrainer:
     ):
         self.args = args
         self.output_dir = Path(args.output_dir)
-        self._check_crops(model)
-        _check_trackers(args.trackers)
+        check_run(model.config, args)
+        # Accelerate shares one state among all of a process's accelerators: a run before must not decide for this one.
+        for shared in (AcceleratorState, GradientState):
+            shared._reset_state()
         self.accelerator = Accelerator(
             mixed_precision="bf16" if args.bf16 else None,
+            # the loop accumulates by itself; a number in the environment would only divide the loss
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             log_with=args.trackers or None,
             project_dir=args.output_dir,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -117,17 +125,25 @@ class PoaTrainer:
             ValueError: If the folder holds another run, or a checkpoint is of another architecture.
             TrainingDivergedError: If the loss was not finite for `max_nonfinite_steps` steps in a row.
         """
-        resume = resume_from_checkpoint or self.args.resume_from_checkpoint
-        checkpoint = prepare_folder(
-            self.output_dir, resume, self.args.overwrite_output_dir, self.is_main, self.accelerator.wait_for_everyone
-        )
-        if checkpoint is not None:
-            self._load(checkpoint)
-        self._start_logs()
         args, state = self.args, self.state
+        resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        checkpoint = find_checkpoint(self.output_dir, resume, args.overwrite_output_dir)
+        if checkpoint is not None:
+            check_architecture(self.model.config, checkpoint)
+            self._load(checkpoint)
+        elif resume and self.is_main:
+            logger.warning("%s has no checkpoint yet: starting from step 0.", self.output_dir)
+        # The first batch comes before anything in the folder changes: data that cannot be read leaves it as it was.
+        batches = iter(self.loader)
+        if state.global_step < args.max_steps:
+            batches = itertools.chain([next(batches)], batches)
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            start_folder(self.output_dir, checkpoint, args.overwrite_output_dir)
+        self.accelerator.wait_for_everyone()
+        self._start_logs()
         self.control = self.callbacks.on_train_begin(args, state, self.control)
         self.wrapped_model.train()
-        batches = iter(self.loader)
         window = Window()
         with tqdm(
             total=args.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or not self.is_main
@@ -138,7 +154,7 @@ class PoaTrainer:
                 state.global_step += 1
                 progress.update()
                 self.control = self.callbacks.on_step_end(args, state, self.control)
-                last = state.global_step == args.max_steps
+                last = state.global_step == args.max_steps or self.control.should_training_stop
                 if state.global_step % args.logging_steps == 0 or last or self.control.should_log:
                     self._log(window, progress)
                     window = Window()
@@ -237,7 +253,9 @@ class PoaTrainer:
         logs["nonfinite_steps"] = self.nonfinite_steps
         if self.is_main:
             self.metrics.write(logs)
-            if "feature_spread" in logs and (warning := collapse_warning(window.statistics)):
+            # of a handful of images the spread says nothing
+            enough = self.args.per_device_train_batch_size >= 8 and "feature_spread" in logs
+            if enough and (warning := collapse_warning(window.statistics)):
                 logger.warning(warning)
             if logs["data_wait"] > 0.2:
                 logger.info("%.0f %% of the time goes into waiting for data.", 100 * logs["data_wait"])
@@ -291,8 +309,7 @@ class PoaTrainer:
 
     def _load_model_hook(self, models, folder: str) -> None:
         models.clear()
-        saved = PoaForPreTraining.from_pretrained(folder)
-        self.model.load_state_dict(saved.state_dict())
+        self.model.load_state_dict(load_complete(folder).state_dict())
 
     def _save(self) -> None:
         target = self.output_dir / f"checkpoint-{self.state.global_step}"
@@ -300,7 +317,11 @@ class PoaTrainer:
             self.accelerator.save_state(str(folder))
             (folder / f"data_state_{self.rank}.json").write_text(json.dumps(self.loader.state_dict()))
             if self.is_main:
-                counts = {"nonfinite_steps": self.nonfinite_steps, "in_a_row": self.nonfinite_steps_in_a_row}
+                counts = {
+                    "global_batch_size": self.global_batch_size,
+                    "nonfinite_steps": self.nonfinite_steps,
+                    "in_a_row": self.nonfinite_steps_in_a_row,
+                }
                 (folder / "counts.json").write_text(json.dumps(counts))
                 self.state.save_to_json(str(folder / "trainer_state.json"))
         if self.is_main:
@@ -308,26 +329,45 @@ class PoaTrainer:
         self.control = self.callbacks.on_save(self.args, self.state, self.control)
 
     def _load(self, checkpoint: Path) -> None:
-        check_architecture(self.model.config, checkpoint)
+        counts = json.loads((checkpoint / "counts.json").read_text())
+        if counts["global_batch_size"] != self.global_batch_size:
+            raise ValueError(
+                f"{checkpoint} is of a run with {counts['global_batch_size']} images a step, this one has "
+                f"{self.global_batch_size}: keep processes * per_device_train_batch_size * gradient_accumulation_steps."
+            )
+        saved = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if saved.global_step > self.args.max_steps:
+            raise ValueError(
+                f"{checkpoint} lies after max_steps {self.args.max_steps}: raise it, or name an earlier checkpoint."
+            )
         self.accelerator.load_state(str(checkpoint))
         states = sorted(checkpoint.glob("data_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
         self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
-        saved = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.state.global_step, self.state.log_history = saved.global_step, saved.log_history
-        counts = json.loads((checkpoint / "counts.json").read_text())
         self.nonfinite_steps, self.nonfinite_steps_in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
 
-    # -- checks before any work
 
-    def _check_crops(self, model: PoaForPreTraining) -> None:
-        patch = model.config.backbone_config.patch_grid
-        for name in ("global_crop_size", "local_crop_size"):
-            size = getattr(self.args, name)
-            if size % patch and not (name == "local_crop_size" and self.args.num_local_crops == 0):
-                raise ValueError(
-                    f"{name} {size} is not a multiple of the patch size {patch}: use {size - size % patch or patch} or "
-                    f"{size + patch - size % patch}."
-                )
+def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
+    """All that can be refused before data and model are made.
+
+    Raises:
+        ValueError: For crops that do not fit the patches, an output folder that cannot be one, a checkpoint of another
+            architecture, trackers that are not installed.
+    """
+    backbone = config.backbone_config
+    for name in ("global_crop_size", "local_crop_size")[: 2 if args.num_local_crops else 1]:
+        size, patch = getattr(args, name), backbone.patch_grid
+        if size % patch:
+            raise ValueError(
+                f"{name} {size} is not a multiple of the patch size {patch}: use {size - size % patch or patch} or "
+                f"{size + patch - size % patch}."
+            )
+    if backbone.num_channels != 3:
+        raise ValueError(f"num_channels is {backbone.num_channels}, and the crops are RGB: use 3.")
+    _check_trackers(args.trackers)
+    checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
+    if checkpoint is not None:
+        check_architecture(config, checkpoint)
 
 
 def _check_trackers(names: list[str]) -> None:
