@@ -51,7 +51,8 @@ def pretrain(argv: list[str]) -> None:
     from .data.sources import open_dataset
     from .models.modeling_poa_pretraining import PoaForPreTraining
     from .training.checkpoints import find_checkpoint
-    from .training.trainer import PoaTrainer, check_run
+    from .training.checks import check_run
+    from .training.trainer import PoaTrainer
 
     # before the data is opened and the model made, which takes a while
     check_run(recipe.model, recipe.training)

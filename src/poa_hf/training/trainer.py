@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -27,10 +26,10 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 from ..data.augment import augment
 from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
-from ..models.configuration_poa import PoaConfig
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from .arguments import PoaTrainingArguments
 from .checkpoints import check_architecture, find_checkpoint, prune, start_folder, written_aside
+from .checks import check_run
 from .monitoring import collapse_warning, feature_statistics
 from .optimization import StepHyperparameters, build_optimizer, hyperparameters_at, set_hyperparameters
 from .runlog import JsonLines, Window
@@ -345,36 +344,6 @@ class PoaTrainer:
         self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
         self.state.global_step, self.state.log_history = saved.global_step, saved.log_history
         self.nonfinite_steps, self.nonfinite_steps_in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
-
-
-def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
-    """All that can be refused before data and model are made.
-
-    Raises:
-        ValueError: For crops that do not fit the patches, an output folder that cannot be one, a checkpoint of another
-            architecture, trackers that are not installed.
-    """
-    backbone = config.backbone_config
-    for name in ("global_crop_size", "local_crop_size")[: 2 if args.num_local_crops else 1]:
-        size, patch = getattr(args, name), backbone.patch_grid
-        if size % patch:
-            raise ValueError(
-                f"{name} {size} is not a multiple of the patch size {patch}: use {size - size % patch or patch} or "
-                f"{size + patch - size % patch}."
-            )
-    if backbone.num_channels != 3:
-        raise ValueError(f"num_channels is {backbone.num_channels}, and the crops are RGB: use 3.")
-    _check_trackers(args.trackers)
-    checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
-    if checkpoint is not None:
-        check_architecture(config, checkpoint)
-
-
-def _check_trackers(names: list[str]) -> None:
-    available = [str(tracker) for tracker in get_available_trackers()]
-    for name in names:
-        if name not in available:
-            raise ValueError(f"report_to {name!r} is not installed or not a tracker; available: {available or 'none'}.")
 
 
 class _OwnFlow(DefaultFlowCallback):
