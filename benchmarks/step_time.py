@@ -30,7 +30,7 @@ PRESETS = {
     "cpu": dict(
         backbone=dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=112),
         heads=dict(num_prototypes=[1024, 2048], head_hidden_size=512),
-        batch=8, crops=dict(global_crop_size=112, local_crop_size=48, num_local_crops=4), size="192x6",
+        batch=16, crops=dict(global_crop_size=112, local_crop_size=48, num_local_crops=4), size="192x6",
     ),
     "vit_large": dict(
         backbone={}, heads={}, batch=50, crops={}, size="small",

@@ -106,7 +106,9 @@ def sliced_tensors(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]
 
     An entry that needs no cut is the full model's own tensor, not a copy.
     """
-    source = _tensors(full)
+    source = dict(full.named_parameters())
+    if any(cut.source not in source for cut in plan.values()):
+        source |= dict(full.named_buffers())
     return {name: cut.of(source) for name, cut in plan.items()}
 
 
