@@ -1,7 +1,7 @@
 """Pre-train a small elastic ViT, extract three sizes, and compare them with what costs nothing.
 
     python examples/quickstart.py                                          # built-in images
-    python examples/quickstart.py --dataset_name path/to/cifar10           # any labelled image dataset
+    python examples/quickstart.py --dataset_name path/to/cifar10           # any labelled photographs
     python examples/quickstart.py --max_steps 100 --output_dir runs/short  # any option of `poa pretrain`
 
 Labels are read for the k-NN table alone, never in training. The table goes to `quickstart.json`, a picture to
@@ -27,7 +27,7 @@ from poa_hf.training.recipe import parse_recipe
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-CONFIG = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+CONFIGS = Path(__file__).parents[1] / "configs"
 MEMORY, QUERIES = 5000, 2000  # images that vote, and images that are classified
 
 
@@ -65,7 +65,10 @@ def knn(memory_features, memory, query_features, queries) -> float:
 
 
 def run(argv: list[str]) -> None:
-    argv = argv if "--config" in argv else ["--config", CONFIG, *argv]
+    if "--config" not in argv:
+        # photographs want other crops and colours than textures
+        textures = parse_recipe(argv).data.dataset_name == "textures"
+        argv = ["--config", str(CONFIGS / ("quickstart.yaml" if textures else "quickstart_photos.yaml")), *argv]
     recipe = parse_recipe(argv)
     folder = Path(recipe.training.output_dir)
     sizes = list(recipe.model.backbone_config.space.named.values())

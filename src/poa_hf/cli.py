@@ -104,7 +104,7 @@ def extract(argv: list[str]) -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise ValueError(f"{message[0].upper()}{message[1:]}.")
+    raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
 
 
 def _fail(message: str, status: int = 2) -> int:

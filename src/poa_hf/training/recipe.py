@@ -99,7 +99,7 @@ def _bare_resume(argv: list[str]) -> list[str]:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise ValueError(f"{message[0].upper()}{message[1:]}.")
+    raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
 
 
 def _config_file(argv: list[str]) -> tuple[dict, list[str]]:
