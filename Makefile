@@ -1,4 +1,4 @@
-# make quickstart   environment, install, main job (about 5 minutes on 2 cores after installation)
+# make quickstart   environment, install, main job (3 to 5 minutes on 2 cores after installation)
 # make test         environment, install, lint, tests
 PYTHON ?= python3
 VENV ?= .venv
