@@ -1,4 +1,5 @@
 import json
+import time
 
 import datasets
 import numpy as np
@@ -336,3 +337,19 @@ def test_crops_that_the_patch_does_not_divide_are_refused(tmp_path):
 def test_arguments_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         PoaTrainingArguments(**fields)
+
+
+def test_waiting_for_data_is_said_once(tmp_path, caplog):
+    class Slow:
+        def __len__(self):
+            return 16
+
+        def __getitem__(self, index):
+            time.sleep(0.02)
+            return images(1)[0]
+
+    PoaTrainer(new_model(), arguments(tmp_path, max_steps=8), Slow()).train()
+    assert metrics(tmp_path)[-1]["data_wait"] > 0.2
+    assert [record.message for record in caplog.records if "waiting for data" in record.message] == [
+        "More than a fifth of the time goes into waiting for data: raise dataloader_num_workers."
+    ]

@@ -26,10 +26,10 @@ def feature_statistics(features: Tensor) -> dict[str, float]:
 def collapse_warning(statistics: dict[str, float]) -> str | None:
     """A sentence when the logged statistics say that training has collapsed, else None."""
     remedy = "lower the learning rate or raise koleo_weight."
-    if (spread := statistics["feature_spread"]) < 0.02:
-        return f"Collapse: the teacher gives every image almost one feature (feature_spread {spread:.3f}); {remedy}"
-    if (rank := statistics["effective_rank"]) < 2:
-        return f"Collapse: the teacher's features vary in almost one direction (effective_rank {rank:.2f}); {remedy}"
+    if statistics["feature_spread"] < 0.02:
+        return f"Collapse: the teacher gives every image almost one feature (feature_spread below 0.02); {remedy}"
+    if statistics["effective_rank"] < 2:
+        return f"Collapse: the teacher's features vary in almost one direction (effective_rank below 2); {remedy}"
     flat = [name for name, value in statistics.items() if name.startswith("teacher_entropy") and value > 0.999]
     if flat:
         return (

@@ -252,12 +252,7 @@ class PoaTrainer:
         logs["nonfinite_steps"] = self.nonfinite_steps
         if self.is_main:
             self.metrics.write(logs)
-            # of a handful of images the spread says nothing
-            enough = self.args.per_device_train_batch_size >= 8 and "feature_spread" in logs
-            if enough and (warning := collapse_warning(window.statistics)):
-                logger.warning(warning)
-            if logs["data_wait"] > 0.2:
-                logger.info("%.0f %% of the time goes into waiting for data.", 100 * logs["data_wait"])
+            self._warn(logs)
         progress.set_postfix(
             loss=f"{logs.get('loss', float('nan')):.3f}",
             images_s=f"{logs['images_per_second']:.0f}",
@@ -268,8 +263,22 @@ class PoaTrainer:
         self.state.log_history.append(logs)
         self.control = self.callbacks.on_log(self.args, self.state, self.control, logs)
 
+    def _warn(self, logs: dict) -> None:
+        """Say in words what is wrong, once for as long as it lasts."""
+        warnings = set()
+        # of a handful of images the spread says nothing
+        if self.args.per_device_train_batch_size >= 8 and "feature_spread" in logs:
+            warnings.add(collapse_warning(logs))
+        # the first line's time has the start of the workers in it
+        if logs["data_wait"] > 0.2 and logs["step"] > self.first_step + self.args.logging_steps:
+            warnings.add("More than a fifth of the time goes into waiting for data: raise dataloader_num_workers.")
+        for warning in warnings - self.warnings - {None}:
+            logger.warning(warning)
+        self.warnings = warnings
+
     def _start_logs(self) -> None:
         args = self.args
+        self.first_step, self.warnings = self.state.global_step, set()
         if self.is_main:
             arguments = json.dumps(dataclasses.asdict(args), indent=2)
             (self.output_dir / "training_args.json").write_text(arguments + "\n")
