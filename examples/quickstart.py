@@ -70,6 +70,7 @@ def run(argv: list[str]) -> None:
         textures = parse_recipe(argv).data.dataset_name == "textures"
         argv = ["--config", str(CONFIGS / ("quickstart.yaml" if textures else "quickstart_photos.yaml")), *argv]
     recipe = parse_recipe(argv)
+    memory, queries = labelled_images(recipe.data)  # first, so that what is missing is said before the training
     folder = Path(recipe.training.output_dir)
     sizes = list(recipe.model.backbone_config.space.named.values())
     for command in (
@@ -80,7 +81,6 @@ def run(argv: list[str]) -> None:
         if status := main(command):
             sys.exit(status)
 
-    memory, queries = labelled_images(recipe.data)
     processor = AutoImageProcessor.from_pretrained(folder / "extracted" / str(sizes[0]))
 
     def pixels(images, batch=250):

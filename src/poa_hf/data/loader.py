@@ -110,7 +110,7 @@ class PretrainingLoader:
         if plan.slots < self._num_workers or plan.lanes < plan.world_size:
             logger.warning(
                 "The dataset has %d files or row groups for %d processes with %d workers each: parts of it are read "
-                "several times over.",
+                "several times over; use fewer workers, or write it in more files.",
                 shards,
                 plan.world_size,
                 self._num_workers,
