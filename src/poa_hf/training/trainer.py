@@ -83,8 +83,8 @@ class PoaTrainer:
         self.is_main = self.accelerator.is_main_process
         if self.is_main and model.config.backbone_config.image_size != args.global_crop_size:
             logger.warning(
-                "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each step; "
-                "set both alike unless this is meant.",
+                "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each "
+                "step; set both alike unless this is meant.",
                 model.config.backbone_config.image_size,
                 args.global_crop_size,
             )
