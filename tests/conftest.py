@@ -1,5 +1,6 @@
 """Shared small things: golden values, a tiny elastic model, runs of other processes."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig, load_official_checkpoint
+from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig, SubNetwork, load_official_checkpoint
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 
@@ -27,31 +28,62 @@ def _fresh_process_state():
         state._reset_state()
 
 
-@pytest.fixture(scope="session")
-def golden_vit():
-    """Tensors, json and the model of the golden ViT."""
-    tensors = {
-        name: t.float() if t.is_floating_point() else t for name, t in load_file(GOLDEN / "vit.safetensors").items()
-    }
-    return tensors, json.loads((GOLDEN / "vit.json").read_text())
+FAMILIES = ["vit", "swin", "resnet"]
+_GOLDEN_BACKBONES = {
+    "vit": dict(
+        model_type="poa_vit", hidden_size=64, num_hidden_layers=4, num_attention_heads=4, min_hidden_size=32,
+        min_num_hidden_layers=2, image_size=32, patch_size=8, drop_path_rate=0.0,
+    ),
+    "swin": dict(
+        model_type="poa_swin", embed_dim=16, depths=[2, 2, 4, 2], num_heads=[4, 8, 16, 32], window_size=2,
+        image_size=128, min_embed_dim=8, min_depths=[2, 2, 2, 2], drop_path_rate=0.0,
+    ),
+    "resnet": dict(
+        model_type="poa_resnet", embedding_size=8, hidden_sizes=[32, 64, 128, 256], depths=[1, 2, 3, 1], base_width=16,
+        num_groups=4, min_base_width=8, min_depths=[1, 1, 1, 1], image_size=64,
+    ),
+}  # fmt: skip
 
 
-@pytest.fixture
-def golden_model(golden_vit):
-    tensors, _ = golden_vit
-    config = PoaConfig(
-        backbone_config=PoaViTConfig(
-            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, min_hidden_size=32, min_num_hidden_layers=2,
-            image_size=32, patch_size=8, drop_path_rate=0.0,
-        ),
-        head_hidden_size=32, head_bottleneck_size=16, num_prototypes=[24, 40],
-    )  # fmt: skip
-    student = {name.removeprefix("student/"): t for name, t in tensors.items() if name.startswith("student/")}
-    teacher = {name: t if name.endswith("weight_g") else 0.9 * t for name, t in student.items()}
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@functools.cache
+def golden(family: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """Recorded tensors and json of a family."""
+    tensors = load_file(GOLDEN / f"{family}.safetensors")
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    return tensors, json.loads((GOLDEN / f"{family}.json").read_text())
+
+
+def golden_config(family: str) -> PoaConfig:
+    return PoaConfig(
+        backbone_config=_GOLDEN_BACKBONES[family], head_hidden_size=32, head_bottleneck_size=16, num_prototypes=[24, 40]
+    )
+
+
+def golden_weights(family: str) -> dict[str, torch.Tensor]:
+    """The recorded student under the authors' names."""
+    return {n.removeprefix("student/"): t for n, t in golden(family)[0].items() if n.startswith("student/")}
+
+
+def golden_model(family: str) -> PoaForPreTraining:
+    config, student = golden_config(family), golden_weights(family)
+    teacher = {name: 0.9 * t if t.is_floating_point() and "weight_g" not in name else t for name, t in student.items()}
     model, teacher = load_official_checkpoint(student, config), load_official_checkpoint(teacher, config)
     model.teacher.load_state_dict(teacher.student.state_dict())
     model.teacher_head.load_state_dict(teacher.student_head.state_dict())
     return model
+
+
+def golden_sub_network(family: str, step: int) -> SubNetwork:
+    """What was recorded as `[width, depth]`; Swin's third stage, all stages of ResNet."""
+    width, depths = golden(family)[1]["steps"][step]["sub_network"]
+    if family == "swin":
+        return SubNetwork(width, (2, 2, depths, 2))
+    return SubNetwork(width, depths) if family == "vit" else SubNetwork(width[0], depths)
 
 
 def tiny_backbone(**overrides) -> PoaViTConfig:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import product
 
 import numpy as np
 
@@ -56,6 +57,18 @@ class ElasticSpace:
     width_bias: float = 1.0
     depth_bias: float = 1.0
     named: dict[str, SubNetwork] = field(default_factory=dict, hash=False)
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(
+        widths: Sequence[int],
+        depths: tuple[tuple[int, ...], ...],
+        width_bias: float,
+        depth_bias: float,
+        named: tuple[tuple[str, SubNetwork], ...],
+    ) -> ElasticSpace:
+        """The space of these hashable values, made once: configurations are asked for theirs at every step."""
+        return ElasticSpace(tuple(widths), depths, width_bias, depth_bias, dict(named))
 
     @cached_property
     def _members(self) -> dict[SubNetwork, None]:
@@ -134,6 +147,13 @@ class ElasticSpace:
             return width + abs(np.log(sum(other.depths) / sum(size.depths)))
 
         return sorted(self, key=distance)[:count]
+
+
+@lru_cache(maxsize=64)
+def stage_depths(smallest: tuple[int, ...], full: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Every choice of each stage's depth from its smallest to its full one, sorted by the total number of blocks."""
+    ranges = [range(low, high + 1) for low, high in zip(smallest, full, strict=True)]
+    return tuple(sorted(product(*ranges), key=sum))
 
 
 def kept_blocks(full_depth: int, depth: int) -> list[int]:

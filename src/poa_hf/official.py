@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,9 +14,14 @@ from torch import Tensor
 from .models.configuration_poa import PoaConfig
 from .models.modeling_poa_pretraining import PoaForPreTraining
 
+logger = logging.getLogger(__name__)
+
 _VIT_BLOCK = r"backbone\.blocks\.(?:\d+\.)?(\d+)\."  # their FSDP runs nest blocks in chunks: blocks.<chunk>.<block>
-# their name -> ours; {q,k,v} splits one of their tensors into three of ours
-_BACKBONES = {
+_SWIN_BLOCK = r"backbone\.stages\.(\d+)\.blocks\.(\d+)\."
+_RESNET_BLOCK = r"backbone\.layer(\d+)\.layers\.(\d+)\."
+# Their name -> ours, a template or a function of the match; {q,k,v} splits one of their tensors into three of ours, and
+# None is for what no computation uses.
+_BACKBONES: dict[str, list[tuple[str, str | Callable[[re.Match], str] | None]]] = {
     "poa_vit": [
         (r"backbone\.cls_token", r"embeddings.cls_token"),
         (r"backbone\.pos_embed", r"embeddings.position_embeddings"),
@@ -28,6 +34,36 @@ _BACKBONES = {
         (_VIT_BLOCK + r"mlp\.(fc[12])\.linear\.(\w+)", r"encoder.layer.\1.mlp.\2.\3"),
         (r"backbone\.norm\.norm\.(\w+)", r"layernorm.\1"),
     ],
+    "poa_swin": [
+        (r"backbone\.mask_token", r"embeddings.mask_token"),
+        (r"backbone\.patch_embed\.proj\.(\w+)", r"embeddings.patch_embeddings.projection.\1"),
+        (r"backbone\.patch_embed\.norm\.norm\.(\w+)", r"embeddings.norm.\1"),
+        (_SWIN_BLOCK + r"norm1\.norm\.(\w+)", r"encoder.layers.\1.blocks.\2.layernorm_before.\3"),
+        (_SWIN_BLOCK + r"norm2\.norm\.(\w+)", r"encoder.layers.\1.blocks.\2.layernorm_after.\3"),
+        (_SWIN_BLOCK + r"attn\.w_msa\.qkv\.linear\.(\w+)", r"encoder.layers.\1.blocks.\2.attention.{q,k,v}_proj.\3"),
+        (_SWIN_BLOCK + r"attn\.w_msa\.proj\.linear\.(\w+)", r"encoder.layers.\1.blocks.\2.attention.o_proj.\3"),
+        (
+            _SWIN_BLOCK + r"attn\.w_msa\.(relative_position_bias_table)",
+            r"encoder.layers.\1.blocks.\2.attention.relative_position_bias.\3",
+        ),
+        (_SWIN_BLOCK + r"attn\.w_msa\.relative_position_index", None),  # stock Swin makes its own, which is the same
+        (_SWIN_BLOCK + r"ffn\.(fc[12])\.linear\.(\w+)", r"encoder.layers.\1.blocks.\2.mlp.\3.\4"),
+        (
+            r"backbone\.stages\.(\d+)\.downsample\.(norm|reduction)\.(?:norm|linear)\.(\w+)",
+            r"encoder.layers.\1.downsample.\2.\3",
+        ),
+        (r"backbone\.norm[012]\.norm\.\w+", None),  # of the first three stages, which only dense tasks would read
+        (r"backbone\.norm3\.norm\.(\w+)", r"layernorm.\1"),
+    ],
+    "poa_resnet": [
+        (r"backbone\.mask_token", r"mask_token"),
+        (r"backbone\.conv1\.weight", r"embedder.embedder.convolution.weight"),
+        (r"backbone\.norm1\.(\w+)", r"embedder.embedder.normalization.\1"),
+        (_RESNET_BLOCK + r"conv(\d)\.conv\.(weight)", lambda match: _resnet_name(match, "convolution")),
+        (_RESNET_BLOCK + r"norm(\d)\.(\w+)", lambda match: _resnet_name(match, "normalization")),
+        (_RESNET_BLOCK + r"downsample\.(0)\.(weight)", lambda match: _resnet_name(match, "convolution")),
+        (_RESNET_BLOCK + r"downsample\.(1)\.(\w+)", lambda match: _resnet_name(match, "normalization")),
+    ],
 }
 _HEADS = [
     (r"dino_head\.mlp(\d+)\.(\d+)\.(?:linear\.)?(weight|bias)", r"\1.mlp.\2.\3"),
@@ -35,17 +71,35 @@ _HEADS = [
 ]
 
 
-def parameter_names(official_name: str, model_type: str) -> list[str]:
+def _resnet_name(match: re.Match, kind: str) -> str:
+    stage, block, number, parameter = match.groups()
+    layer = "shortcut" if "downsample" in match.string else f"layer.{int(number) - 1}"
+    return f"encoder.stages.{int(stage) - 1}.layers.{block}.{layer}.{kind}.{parameter}"
+
+
+def parameter_names(official_name: str, model_type: str) -> list[str] | None:
     """Our names, in `PoaForPreTraining`, of what the authors call `official_name`: three where their tensor stacks
-    queries, keys and values along the first axis, none for a name that is not of this family."""
+    queries, keys and values along the first axis, none for what no computation uses. None for a name that is not of
+    this family."""
     for prefix, rules in (("student", _BACKBONES[model_type]), ("student_head", _HEADS)):
         for pattern, replacement in rules:
             if match := re.fullmatch(pattern, official_name):
-                name = f"{prefix}.{match.expand(replacement)}"
+                if replacement is None:
+                    return []
+                name = replacement(match) if callable(replacement) else match.expand(replacement)
+                name = f"{prefix}.{name}"
                 if "{q,k,v}" not in name:
                     return [name]
                 return [name.replace("{q,k,v}", part) for part in "qkv"]
-    return []
+    return None
+
+
+def to_our_layout(official_name: str, tensor: Tensor) -> Tensor:
+    """Their tensor with its entries in our order: of the four neighbours that Swin's patch merging puts side by side in
+    the last axis, the middle two change places. Its own inverse."""
+    if re.match(r"backbone\.stages\.\d+\.downsample\.", official_name) and tensor.shape[-1:].numel() % 4 == 0:
+        return tensor.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :].flatten(-2)
+    return tensor
 
 
 def load_official_checkpoint(
@@ -56,6 +110,10 @@ def load_official_checkpoint(
     Reads a `.pth` file of theirs (only tensors; the weights at the top or under `teacher` or `student`, the teacher's
     first), a `.safetensors` file, or a mapping of their names (`backbone.*`, `dino_head.*`). Heads that it lacks stay
     as initialised.
+
+    One thing is not the authors': their Swin normalises the patch embedding over its full width before a sub-network
+    takes its part, ours (which stock Swin can hold) over the sub-network's own. So sizes below the full width come out
+    slightly different from what was trained; a warning says so.
 
     Raises:
         ValueError: If a name is unknown, a parameter of the backbone is missing, or a shape is not the configuration's.
@@ -71,32 +129,41 @@ def load_official_checkpoint(
     branch = next((b for b in ("teacher.", "student.") if any(name.startswith(b) for name in weights)), "")
     weights = {n.removeprefix(branch): tensor for n, tensor in weights.items() if n.startswith(branch)}
     model_type = config.backbone_config.model_type
-    if unknown := [name for name in weights if not parameter_names(name, model_type)]:
+    names_of = {name: parameter_names(name, model_type) for name in weights}
+    if unknown := [name for name, ours in names_of.items() if ours is None]:
         raise ValueError(
             f"{len(unknown)} names are not those of the authors' {model_type} ({_some(unknown)}): "
             "give the teacher's or the student's weights from a checkpoint of this family."
         )
     model = PoaForPreTraining(config)
     ours = dict(model.named_parameters())
-    given = {part for name in weights for part in parameter_names(name, model_type)}
+    given = {part for names in names_of.values() for part in names or ()}
     started = tuple(f"student_head.{index}." for index in {n.split(".")[1] for n in given if "_head." in n})
     missing = {name for name in ours if name.startswith(("student.", *started))}
     with torch.no_grad():
-        for official_name, tensor in weights.items():
-            names = parameter_names(official_name, model_type)
+        for official_name, names in names_of.items():
+            tensor = to_our_layout(official_name, weights[official_name])
             parts = tensor.chunk(len(names)) if len(names) > 1 and tensor.ndim else [tensor]
             for name, part in zip(names, parts, strict=False):
-                if name not in ours or ours[name].shape != part.shape:
+                # a mask token's axes of size 1 may be others
+                if name not in ours or ours[name].squeeze().shape != part.squeeze().shape:
                     expected = tuple(ours[name].shape) if name in ours else "nothing"
                     raise ValueError(
                         f"{official_name} has shape {tuple(part.shape)} where this configuration has {expected}: "
                         "give the configuration that the checkpoint was trained with."
                     )
-                ours[name].copy_(part)
+                ours[name].copy_(part.reshape(ours[name].shape))
                 missing.discard(name)
     if missing:
         raise ValueError(f"The checkpoint lacks {len(missing)} parameters ({_some(sorted(missing))}).")
     model.update_teacher(momentum=0.0)
+    space = config.backbone_config.space
+    if model_type == "poa_swin" and len(space.widths) > 1:
+        logger.warning(
+            "Sizes below the full width (%d) differ slightly from the authors': their Swin normalises the patch "
+            "embedding over the full width before it is cut, which no stock Swin can hold.",
+            space.full.width,
+        )
     return model
 
 

@@ -6,8 +6,9 @@ convolution layers by full fan-in over own fan-in (the method's alpha, arXiv 240
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,13 +51,17 @@ class SliceRules:
         block = kept_blocks(full_depths[stage], depths[stage])[int(match["block"])]
         return f"{name[: match.start('block')]}{block}{name[match.end('block') :]}"
 
-    def layer_index(self, name: str, depths: Sequence[int]) -> int:
-        """The place of parameter `name` from input to output: 0 for embeddings, 1 for the first block, and one more
-        than the number of blocks for what follows them."""
-        match = self._match(name)
-        if match is None:
-            return 0 if name.startswith("embeddings.") else sum(depths) + 1
-        return 1 + sum(depths[: int(match.groupdict().get("stage", 0))]) + int(match["block"])
+    def layer_indices(self, names: Iterable[str], depths: Sequence[int]) -> dict[str, int]:
+        """The place of each parameter from input to output, for names in that order: 0 before the blocks, 1 for the
+        first block; what lies between blocks counts with the block after it, and what follows all as one more."""
+        names = list(names)
+        matches = {name: self._match(name) for name in names}
+        indices, index = {}, sum(depths) + 1
+        for name in reversed(names):
+            if match := matches[name]:
+                index = 1 + sum(depths[: int(match.groupdict().get("stage", 0))]) + int(match["block"])
+            indices[name] = index
+        return indices | dict.fromkeys(itertools.takewhile(lambda name: matches[name] is None, names), 0)
 
     def groups(self, name: str) -> int:
         return next((groups for pattern, groups in self.grouped.items() if re.search(pattern, name)), 1)
@@ -169,10 +174,15 @@ class ElasticModelMixin:
     The model's configuration says which sizes exist (`space`), what a size is as a model of the same class
     (`plain_config`) and as a stock model (`stock_config`); the class says where its blocks are (`slice_rules`) and
     which stock class has the same parameter names (`stock_class`).
+
+    For the optimizer, it also says which parameters are the patch embedding, whose learning rate is lower, and which
+    vectors get weight decay although vectors do not (patterns of parameter names).
     """
 
     slice_rules: SliceRules
     stock_class: type[PreTrainedModel]
+    patch_embedding: str | None = None
+    decayed_vectors: str | None = None
 
     def sliced(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel | SlicedModel:
         """The sub-network as a callable on this model's weights as they are now: take it once per step and call it for
@@ -226,6 +236,9 @@ class ElasticModelMixin:
         plain, plan = kept[key]
         if plain.training != self.training:
             plain.train(self.training)
+        for name in ("output_hidden_states", "output_attentions"):
+            if getattr(plain.config, name) != getattr(self.config, name):
+                setattr(plain.config, name, getattr(self.config, name))
         if plain.is_activation_checkpointing != self.is_activation_checkpointing:
             plain._set_gradient_checkpointing(self.is_activation_checkpointing, _checkpoint_with_slices)
         return plain, plan

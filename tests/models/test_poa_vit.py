@@ -63,7 +63,7 @@ def test_other_image_sizes():
         ({"mlp_ratio": 2.5}, "mlp_ratio must be whole"),
         ({"head_dim": 16}, "head_dim cannot be given"),
         ({"sampling_bias": 0}, "sampling_bias must be at least 1"),
-        ({"drop_path_rate": 1.0}, "drop_path_rate must lie between 0 and 1"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate must be at least 0 and below 1"),
         ({"hidden_act": "foo"}, "hidden_act 'foo' is not an activation"),
         ({"image_size": 225}, "image_size 225 is not a multiple of patch_size 16: use 224 or 240"),
         ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, not 0"),

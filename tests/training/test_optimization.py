@@ -16,7 +16,7 @@ from poa_hf.training.optimization import (
     set_hyperparameters,
 )
 
-from ..conftest import GOLDEN, tiny_config
+from ..conftest import GOLDEN, golden_config, tiny_config
 
 
 def test_schedules_are_the_authors():
@@ -57,15 +57,16 @@ def test_learning_rate_grows_with_the_square_root_of_the_batch():
     assert hyperparameters_at(1, args, 1600).learning_rate == pytest.approx(4e-3 * math.sqrt(1600 / 1024))
 
 
-def test_parameter_groups_are_the_authors(golden_model):
-    content = json.loads((GOLDEN / "param_groups.json").read_text())["vit"]
-    ours = parameter_multipliers(golden_model, content["layerwise_decay"], content["patch_embed_lr_mult"])
+def test_parameter_groups_are_the_authors(family):
+    content = json.loads((GOLDEN / "param_groups.json").read_text())[family]
+    model = PoaForPreTraining(golden_config(family))
+    ours = parameter_multipliers(model, content["layerwise_decay"], content["patch_embed_lr_mult"])
     seen = set()
     for official, expected in content["params"].items():
-        for name in parameter_names(official, "poa_vit"):
+        for name in parameter_names(official, f"poa_{family}"):
             assert ours[name] == pytest.approx(expected), name
             seen.add(name)
-    assert seen == ours.keys() == {name for name, p in golden_model.named_parameters() if p.requires_grad}
+    assert seen == ours.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def test_each_parameter_is_optimised_once_with_its_own_values():

@@ -5,6 +5,7 @@ from transformers import Dinov2Config
 from transformers.activations import ACT2FN
 
 from ..elastic import ElasticSpace, SubNetwork
+from .elastic_checks import check_positive, check_range, check_width
 
 
 @strict
@@ -45,9 +46,8 @@ class PoaViTConfig(Dinov2Config):
     sampling_bias: int | float = 3
 
     def __post_init__(self, **kwargs):
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "num_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        check_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "num_channels")
+        check_range(self, drop_path_rate=(0, 1), sampling_bias=(1, 100))
         for name in ("image_size", "patch_size"):
             if len(set(_pair(getattr(self, name)))) > 1 or _pair(getattr(self, name))[0] < 1:
                 raise ValueError(f"{name} must be one positive number (images and patches are square).")
@@ -56,10 +56,6 @@ class PoaViTConfig(Dinov2Config):
         self.mlp_ratio = int(self.mlp_ratio)  # written 4.0
         if "head_dim" in kwargs:
             raise ValueError("head_dim cannot be given: the head size is hidden_size / num_attention_heads.")
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate must lie between 0 and 1, not {self.drop_path_rate}.")
-        if not 1 <= self.sampling_bias < 100:
-            raise ValueError(f"sampling_bias must be at least 1 (all sizes alike), not {self.sampling_bias}.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(
                 f"hidden_act {self.hidden_act!r} is not an activation of transformers, as gelu or silu are."
@@ -72,39 +68,26 @@ class PoaViTConfig(Dinov2Config):
             )
         if self.hidden_size_step is None:
             self.hidden_size_step = self.head_size
-        self._check_step("hidden_size", self.head_size)
-        self._check_step("num_hidden_layers", 1)
+        check_width(self.hidden_size_step, "hidden_size_step", self.head_size, "the head size")
+        check_width(self.num_hidden_layers_step, "num_hidden_layers_step", 1, "one block")
         if self.min_hidden_size is None:
             missing_steps = self.hidden_size * 5 // 8 // self.hidden_size_step
             self.min_hidden_size = self.hidden_size - missing_steps * self.hidden_size_step
         if self.min_num_hidden_layers is None:
             missing_steps = self.num_hidden_layers // 2 // self.num_hidden_layers_step
             self.min_num_hidden_layers = self.num_hidden_layers - missing_steps * self.num_hidden_layers_step
-        self._check_smallest("hidden_size")
-        self._check_smallest("num_hidden_layers")
+        for name, unit, what in (
+            ("hidden_size", self.head_size, "the head size"),
+            ("num_hidden_layers", 1, "one block"),
+        ):
+            smallest, full, step = (getattr(self, field) for field in (f"min_{name}", name, f"{name}_step"))
+            check_width(smallest, f"min_{name}", unit, what, full, step)
         image, patch = _pair(self.image_size)[0], _pair(self.patch_size)[0]
         if image % patch:
             raise ValueError(
                 f"image_size {image} is not a multiple of patch_size {patch}: "
                 f"use {image - image % patch or patch} or {image + patch - image % patch}."
             )
-
-    def _check_step(self, name: str, unit: int) -> None:
-        step = getattr(self, f"{name}_step")
-        if step < 1 or step % unit:
-            raise ValueError(f"{name}_step {step} is not a positive multiple of {unit} (the head size, or one block).")
-
-    def _check_smallest(self, name: str) -> None:
-        full, smallest, step = (getattr(self, field) for field in (name, f"min_{name}", f"{name}_step"))
-        if smallest > full:
-            raise ValueError(f"min_{name} {smallest} is larger than {name} {full}: the smallest size cannot be.")
-        unit = self.head_size if name == "hidden_size" else 1
-        if smallest < 1 or smallest % unit:
-            raise ValueError(
-                f"min_{name} {smallest} is not a positive multiple of {unit} (the head size, or one block)."
-            )
-        if (full - smallest) % step:
-            raise ValueError(f"Steps of {step} ({name}_step) do not lead from min_{name} {smallest} to {name} {full}.")
 
     @property
     def head_size(self) -> int:
@@ -116,22 +99,23 @@ class PoaViTConfig(Dinov2Config):
         return _pair(self.patch_size)[0]
 
     @property
+    def crop_multiple(self) -> int:
+        """What the side of global crops must be a multiple of."""
+        return self.patch_grid
+
+    @property
     def space(self) -> ElasticSpace:
-        widths = tuple(range(self.min_hidden_size, self.hidden_size + 1, self.hidden_size_step))
+        widths = range(self.min_hidden_size, self.hidden_size + 1, self.hidden_size_step)
         depths = range(self.min_num_hidden_layers, self.num_hidden_layers + 1, self.num_hidden_layers_step)
         # ViT-S, B and L of the published space: base is three quarters as wide as large, and as deep as small.
         base_width = min(widths, key=lambda width: abs(width - 0.75 * self.hidden_size))
-        return ElasticSpace(
-            widths=widths,
-            depths=tuple((depth,) for depth in depths),
-            width_bias=self.sampling_bias,
-            depth_bias=self.sampling_bias,
-            named={
-                "small": SubNetwork(self.min_hidden_size, self.min_num_hidden_layers),
-                "base": SubNetwork(base_width, self.min_num_hidden_layers),
-                "large": SubNetwork(self.hidden_size, self.num_hidden_layers),
-            },
+        named = (
+            ("small", SubNetwork(self.min_hidden_size, self.min_num_hidden_layers)),
+            ("base", SubNetwork(base_width, self.min_num_hidden_layers)),
+            ("large", SubNetwork(self.hidden_size, self.num_hidden_layers)),
         )
+        bias = self.sampling_bias
+        return ElasticSpace.of(widths, tuple((depth,) for depth in depths), bias, bias, named)
 
     def plain_config(self, sub_network: SubNetwork) -> "PoaViTConfig":
         """The configuration of a sub-network as a model of this class with no other size."""

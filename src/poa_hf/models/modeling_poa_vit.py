@@ -53,6 +53,7 @@ class PoaViTModel(ElasticModelMixin, Dinov2Model):
     config: PoaViTConfig
     _no_split_modules = ["Dinov2Embeddings", "PoaViTLayer"]
     slice_rules = SliceRules(blocks="encoder.layer.{block}")
+    patch_embedding = r"embeddings\.patch_embeddings\."
     stock_class = Dinov2Model
 
     def __init__(self, config: PoaViTConfig):
@@ -71,12 +72,9 @@ class PoaViTModel(ElasticModelMixin, Dinov2Model):
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         model = self.sliced(sub_network)
-        if model is self:
-            return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
-        for name in ("output_hidden_states", "output_attentions"):
-            if getattr(self.config, name):
-                kwargs.setdefault(name, True)
-        return model(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
+        if model is not self:
+            return model(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
+        return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
 
     @staticmethod
     def image_tokens(output: BaseModelOutputWithPooling) -> tuple[Tensor, Tensor]:

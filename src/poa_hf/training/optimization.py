@@ -4,6 +4,7 @@ DINOv2's; golden values: tests/fixtures/golden/components.safetensors and param_
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,16 +76,20 @@ def parameter_multipliers(
 ) -> dict[str, Multipliers]:
     """Multipliers of every parameter of the student and its heads.
 
-    The learning rate decays from the last block down to the embeddings; heads and final norm have the full rate.
-    No weight decay on vectors: biases, norms, LayerScale.
+    The learning rate decays from the last layer down to the embeddings; heads have the full rate. No weight decay on
+    vectors (biases, norms, LayerScale) but those that the family names.
     """
     student = model.student
-    depths = student.config.space.full.depths
+    parameters = dict(student.named_parameters())
+    places = student.slice_rules.layer_indices(parameters, student.config.space.full.depths)
+    last = max(places.values())
     multipliers = {}
-    for name, parameter in student.named_parameters():
-        distance = sum(depths) + 1 - student.slice_rules.layer_index(name, depths)
-        rate = layerwise_decay**distance * (patch_embed_lr_mult if "patch_embeddings" in name else 1)
-        multipliers[f"student.{name}"] = Multipliers(rate, float(parameter.ndim > 1), False)
+    for name, parameter in parameters.items():
+        rate = layerwise_decay ** (last - places[name])
+        if student.patch_embedding and re.search(student.patch_embedding, name):
+            rate *= patch_embed_lr_mult
+        decayed = parameter.ndim > 1 or bool(student.decayed_vectors and re.search(student.decayed_vectors, name))
+        multipliers[f"student.{name}"] = Multipliers(rate, float(decayed), False)
     for name, parameter in model.student_head.named_parameters():
         multipliers[f"student_head.{name}"] = Multipliers(1.0, float(parameter.ndim > 1), "prototypes" in name)
     return multipliers

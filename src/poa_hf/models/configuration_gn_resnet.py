@@ -1,0 +1,127 @@
+"""Configuration of the plain GroupNorm ResNet.
+
+This file and `modeling_gn_resnet.py` travel with published models: they import nothing of poa_hf.
+"""
+
+import shutil
+from pathlib import Path
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
+
+_AUTO_MAP = {
+    "AutoConfig": "configuration_gn_resnet.GnResNetConfig",
+    "AutoModel": "modeling_gn_resnet.GnResNetModel",
+    "AutoModelForImageClassification": "modeling_gn_resnet.GnResNetForImageClassification",
+    "AutoBackbone": "modeling_gn_resnet.GnResNetBackbone",
+}
+
+
+@strict
+class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
+    """A ResNet of bottleneck blocks (arXiv 1512.03385) with GroupNorm (arXiv 1803.08494) in place of BatchNorm.
+
+    The defaults are a ResNet-50. Unlike in `ResNetConfig`, the width of the middle convolutions is a field of its own.
+    `save_pretrained` also writes the code of the model, so that the folder loads without poa_hf
+    (`trust_remote_code=True`).
+
+    Args:
+        image_size: Side in pixels of the images that the model is meant for; it computes with any size.
+        embedding_size: Channels of the stem.
+        hidden_sizes: Channels that the blocks of each stage give out.
+        depths: Blocks in each stage.
+        base_width: Channels of the middle (3x3) convolutions of the first stage; each stage has twice as many.
+        num_groups: Channel groups of every GroupNorm.
+        hidden_act: An activation by its name in transformers.
+        layer_norm_eps: What GroupNorm adds to the variance.
+        out_features: Which of `stage_names` a backbone gives out; by default the last.
+        out_indices: The same by position.
+
+    Raises:
+        ValueError: If the stages' lists differ in length, a number is below 1, the groups do not divide a width, or the
+            activation is unknown.
+    """
+
+    model_type = "gn_resnet"
+
+    num_channels: int = 3
+    image_size: int = 224
+    embedding_size: int = 64
+    hidden_sizes: list[int] | tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
+    base_width: int = 64
+    num_groups: int = 32
+    hidden_act: str = "relu"
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self, **kwargs):
+        self.hidden_sizes, self.depths = list(self.hidden_sizes), list(self.depths)
+        for name in ("num_channels", "image_size", "embedding_size", "base_width", "num_groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("hidden_sizes", "depths"):
+            if min(getattr(self, name), default=0) < 1:
+                raise ValueError(f"{name} must list one number of at least 1 per stage, not {getattr(self, name)}.")
+        if len(self.hidden_sizes) != len(self.depths):
+            raise ValueError(
+                f"hidden_sizes has {len(self.hidden_sizes)} stages and depths {len(self.depths)}: give both one number "
+                "per stage."
+            )
+        for name in ("embedding_size", "hidden_sizes"):
+            if any(width % self.num_groups for width in _as_list(getattr(self, name))):
+                raise ValueError(
+                    f"{name} {getattr(self, name)} has a width that the {self.num_groups} groups do not divide: use "
+                    "multiples of num_groups."
+                )
+        if self.base_width % self.num_groups:  # the later stages' are multiples of the first's
+            raise ValueError(
+                f"base_width {self.base_width} is a middle width that the {self.num_groups} groups do not divide: use "
+                "a multiple of num_groups."
+            )
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"hidden_act {self.hidden_act!r} is not an activation of transformers, as relu or silu are."
+            )
+        self.set_output_features_output_indices(
+            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
+        )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.depths)
+
+    @property
+    def stage_names(self) -> list[str]:
+        return ["stem", *(f"stage{stage}" for stage in range(1, self.num_stages + 1))]
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the last stage."""
+        return self.hidden_sizes[-1]
+
+    @property
+    def middle_widths(self) -> list[int]:
+        """Channels of the middle convolutions of each stage."""
+        return [self.base_width * 2**stage for stage in range(self.num_stages)]
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
+        # Every way of saving a model saves its configuration, also from within FSDP, where transformers' own copying of
+        # code takes the wrapper's file. Only for this very class: a subclass has code that is not in these files.
+        if type(self).__module__ == __name__:
+            self.auto_map = dict(_AUTO_MAP)
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            for module in {reference.split(".")[0] for reference in _AUTO_MAP.values()}:
+                source = Path(__file__).with_name(f"{module}.py")
+                if source.exists():  # transformers may have loaded this file alone
+                    shutil.copyfile(source, Path(save_directory) / source.name)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+def _as_list(widths) -> list[int]:
+    return widths if isinstance(widths, list) else [widths]
+
+
+__all__ = ["GnResNetConfig"]

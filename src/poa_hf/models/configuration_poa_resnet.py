@@ -1,0 +1,98 @@
+"""Configuration of the elastic GroupNorm ResNet."""
+
+from huggingface_hub.dataclasses import strict
+
+from ..elastic import ElasticSpace, SubNetwork, stage_depths
+from .configuration_gn_resnet import GnResNetConfig
+from .elastic_checks import check_depths, check_range, check_width
+
+
+@strict
+class PoaResNetConfig(GnResNetConfig):
+    """An elastic ResNet: the full size in the fields of `GnResNetConfig`, the smallest size and the step in new ones.
+
+    Only the middle channels of the blocks (`base_width` in stage 1, doubled at each stage) and the depths are elastic;
+    stem, shortcuts and block outputs are the same in every size. The defaults are the published ResNet-152 supernet
+    (arXiv 2408.01031): middle widths 64, 96 and 128, 4 to 8 blocks in stage 2, 6 to 36 in stage 3, hence 465 sizes.
+
+    Args:
+        min_base_width: Smallest middle width of stage 1. None means half of `base_width`, rounded up to a step.
+        base_width_step: Distance between widths. None means the number of groups.
+        min_depths: Fewest blocks of each stage. None means half of stage 2, a sixth of stage 3 (as published), rounded
+            up, and all of the others.
+        sampling_bias: How much more often the shallowest networks are trained than the deepest (widths are alike).
+
+    Raises:
+        ValueError: If the groups do not divide a width, a step does not lead from the smallest to the full width, the
+            smallest is larger than the full size, or the lists of stages differ in length.
+    """
+
+    model_type = "poa_resnet"
+
+    depths: list[int] | tuple[int, ...] = (3, 8, 36, 3)
+    base_width: int = 128
+
+    min_base_width: int | None = None
+    base_width_step: int | None = None
+    min_depths: list[int] | tuple[int, ...] | None = None
+    sampling_bias: int | float = 2
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_range(self, sampling_bias=(1, 100))
+        if len(self.depths) < 2:
+            raise ValueError(f"depths {self.depths} has one stage: an elastic ResNet has at least 2.")
+        what = "num_groups, which every middle width must be a multiple of"
+        if self.base_width_step is None:
+            self.base_width_step = self.num_groups
+        check_width(self.base_width_step, "base_width_step", self.num_groups, what)
+        if self.min_base_width is None:
+            missing_steps = self.base_width // 2 // self.base_width_step
+            self.min_base_width = self.base_width - missing_steps * self.base_width_step
+        check_width(self.min_base_width, "min_base_width", self.num_groups, what, self.base_width, self.base_width_step)
+        if self.min_depths is None:
+            parts = {1: 2, 2: 6}
+            self.min_depths = [-(-depth // parts.get(stage, 1)) for stage, depth in enumerate(self.depths)]
+        self.min_depths = check_depths(self.min_depths, self.depths)
+
+    @property
+    def crop_multiple(self) -> int:
+        """Pixels of one side of the last feature map's positions; global crops must be a multiple."""
+        return 4 * 2 ** (len(self.depths) - 1)
+
+    @property
+    def patch_grid(self) -> int:
+        """Pixels of one side of the squares that masked prediction hides and predicts."""
+        return self.crop_multiple // 2
+
+    @property
+    def space(self) -> ElasticSpace:
+        widths = range(self.min_base_width, self.base_width + 1, self.base_width_step)
+        depths = stage_depths(tuple(self.min_depths), tuple(self.depths))
+        # Named by their layers, as ResNet-50, 101 and 152 are, which have these totals and the smallest width.
+        totals = [sum(choice) for choice in depths]
+        middle = min(range(len(depths)), key=lambda index: abs(totals[index] - (totals[0] + totals[-1]) / 2))
+        named = tuple(
+            (str(3 * totals[index] + 2), SubNetwork(widths[0], depths[index])) for index in (0, middle, len(depths) - 1)
+        )
+        return ElasticSpace.of(widths, depths, 1, self.sampling_bias, named)
+
+    def plain_config(self, sub_network: SubNetwork) -> "PoaResNetConfig":
+        """The configuration of a sub-network as a model of this class with no other size."""
+        return PoaResNetConfig(
+            **self._architecture(sub_network), min_base_width=sub_network.width, min_depths=sub_network.depths
+        )
+
+    def stock_config(self, sub_network: SubNetwork) -> GnResNetConfig:
+        """The configuration of a sub-network as a plain `gn_resnet` model."""
+        return GnResNetConfig(**self._architecture(sub_network))
+
+    def _architecture(self, sub_network: SubNetwork) -> dict:
+        fields = {name: getattr(self, name) for name in _ARCHITECTURE}
+        fields["base_width"] = sub_network.width
+        fields["depths"] = list(sub_network.depths)
+        return fields
+
+
+# what a size shares with the others
+_ARCHITECTURE = "image_size num_channels embedding_size hidden_sizes num_groups hidden_act layer_norm_eps".split()
