@@ -1,8 +1,9 @@
-# make quickstart   environment, install, main job (3 to 5 minutes on 2 cores after installation)
+# make quickstart   environment, install, main job (3 to 5 minutes on 2 cores after installation); MODEL=swin or resnet
 # make test         environment, install, lint, tests
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+MODEL ?= vit
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: install quickstart test test-slow lint format clean
@@ -17,7 +18,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: install
-	$(VENV)/bin/python examples/quickstart.py --overwrite_output_dir $(ARGS)
+	$(VENV)/bin/python examples/quickstart.py --family $(MODEL) --overwrite_output_dir $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(ARGS)

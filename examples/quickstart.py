@@ -1,6 +1,7 @@
-"""Pre-train a small elastic ViT, extract three sizes, and compare them with what costs nothing.
+"""Pre-train a small elastic model, extract its named sizes, and compare them with what costs nothing.
 
-    python examples/quickstart.py                                          # built-in images
+    python examples/quickstart.py                                          # an elastic ViT, built-in images
+    python examples/quickstart.py --family swin                            # or resnet
     python examples/quickstart.py --dataset_name path/to/cifar10           # any labelled photographs
     python examples/quickstart.py --max_steps 100 --output_dir runs/short  # any option of `poa pretrain`
 
@@ -8,6 +9,7 @@ Labels are read for the k-NN table alone, never in training. The table goes to `
 `quickstart.png`, both in the run's folder.
 """
 
+import argparse
 import json
 import sys
 from itertools import islice
@@ -65,14 +67,19 @@ def knn(memory_features, memory, query_features, queries) -> float:
 
 
 def run(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--family", choices=["vit", "swin", "resnet"], default="vit")
+    options, argv = parser.parse_known_args(argv)
     if "--config" not in argv:
         # photographs want other crops and colours than textures
-        textures = parse_recipe(argv).data.dataset_name == "textures"
-        argv = ["--config", str(CONFIGS / ("quickstart.yaml" if textures else "quickstart_photos.yaml")), *argv]
+        photos = parse_recipe(argv).data.dataset_name != "textures"
+        name = "quickstart" + f"_{options.family}" * (options.family != "vit") + "_photos" * photos
+        argv = ["--config", str(CONFIGS / f"{name}.yaml"), *argv]
     recipe = parse_recipe(argv)
     memory, queries = labelled_images(recipe.data)  # first, so that what is missing is said before the training
     folder = Path(recipe.training.output_dir)
-    sizes = list(recipe.model.backbone_config.space.named.values())
+    space = recipe.model.backbone_config.space
+    sizes = list(dict.fromkeys([*space.named.values(), space.full]))
     for command in (
         ["pretrain", *argv],
         ["extract", str(folder), "--size", ",".join(map(str, sizes)), "--output", f"{folder}/extracted", "--overwrite"],
@@ -95,7 +102,7 @@ def run(argv: list[str]) -> None:
     raw = [torch.cat(list(pixels(images))).flatten(1) for images in (memory, queries)]
     raw_accuracy = knn(raw[0], memory, raw[1], queries)
     table = []
-    print(f"\n{'size':>8} {'parameters':>11} {'k-NN %':>8} {'untrained':>10} {'raw pixels':>11}")
+    print(f"\n{'size':>10} {'parameters':>11} {'k-NN %':>8} {'untrained':>10} {'raw pixels':>11}")
     for size in sizes:
         model = AutoModel.from_pretrained(folder / "extracted" / str(size))
         torch.manual_seed(0)
@@ -103,7 +110,7 @@ def run(argv: list[str]) -> None:
         row = {"size": str(size), "parameters": model.num_parameters(), "knn": features_accuracy(model),
                "knn_untrained": untrained, "knn_pixels": raw_accuracy}  # fmt: skip
         table.append(row)
-        print(f"{row['size']:>8} {row['parameters']:>11,} {row['knn']:>8.1f} {untrained:>10.1f} {raw_accuracy:>11.1f}")
+        print(f"{row['size']:>10} {row['parameters']:>11,} {row['knn']:>8.1f} {untrained:>10.1f} {raw_accuracy:>11.1f}")
     (folder / "quickstart.json").write_text(json.dumps(table, indent=2) + "\n")
     plot(folder, table)
     print(f"\nPicture: {folder / 'quickstart.png'}   Models: {folder / 'extracted'}")

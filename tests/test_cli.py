@@ -42,7 +42,7 @@ def test_pretrain_then_extract(tmp_path, capsys):
         ("--model.backbone_config.min_hidden_size 40", "min_hidden_size 40 is not a positive multiple of 16"),
         ("--model.backbone_config.min_hidden_size 128", "min_hidden_size 128 is larger than hidden_size 64"),
         ("--model.backbone_config.image_size 33", "image_size 33 is not a multiple of patch_size 8"),
-        ("--global_crop_size 36", "global_crop_size 36 is not a multiple of the patch size 8"),
+        ("--global_crop_size 36", "global_crop_size 36 is not a multiple of 8"),
         ("--per_device_train_batch_size 0", "per_device_train_batch_size is 0"),
         ("--dataset_name ./nowhere", "nowhere"),
         ("--dataset_name {empty}", "empty"),

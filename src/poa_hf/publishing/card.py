@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..elastic import SubNetwork
 from ..models.configuration_poa import PoaConfig
+from .formats import Format
 
 _TEMPLATE = """---
 {{ card_data }}
@@ -19,36 +20,31 @@ A {{ kind }} of {{ parameters }} parameters, cut from an elastic model that was 
 {{ width }} and depth {{ depth }}. It gives features; it has no classifier.
 
 ```python
-from transformers import AutoImageProcessor, AutoModel
-
-processor = AutoImageProcessor.from_pretrained("{{ folder }}")
-model = AutoModel.from_pretrained("{{ folder }}"{{ options }})
-features = model(**processor(image, return_tensors="pt")).last_hidden_state[:, 0]
+{{ load }}
 ```
 
-Stock `transformers` loads it; poa_hf is not needed.
+{{ needs }}
 """
 
 
 def write_card(
-    folder: Path, config: PoaConfig, sub_network: SubNetwork, format: str, name: str, parameters: int
+    folder: Path, config: PoaConfig, sub_network: SubNetwork, format: Format, name: str, parameters: int
 ) -> None:
     """Write `README.md` into `folder`, the checkpoint of `sub_network` of a run with `config`, called `name`."""
     card = ModelCard.from_template(
         ModelCardData(
-            library_name="transformers",
+            library_name=format.library,
             pipeline_tag="image-feature-extraction",
-            tags=["poa", "self-supervised", format],
+            tags=["poa", "self-supervised", format.name],
         ),
         template_str=_TEMPLATE,
         title=f"{name} ({sub_network})",
-        kind={"dinov2": "DINOv2-style ViT", "vit": "ViT"}[format],
+        kind=format.kind,
         parameters=f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters:,}",
         sizes=len(config.backbone_config.space),
         width=sub_network.width,
         depth="-".join(map(str, sub_network.depths)),
-        folder=name,
-        # a stock vit makes a pooler of random weights unless told not to
-        options=", add_pooling_layer=False" if format == "vit" else "",
+        load=format.load.format(folder=name),
+        needs=format.needs,
     )
     (folder / "README.md").write_text(card.content)

@@ -17,12 +17,15 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
             architecture, trackers that are not installed.
     """
     backbone = config.backbone_config
-    for name in ("global_crop_size", "local_crop_size")[: 2 if args.num_local_crops else 1]:
-        size, patch = getattr(args, name), backbone.patch_grid
-        if size % patch:
+    # local crops are never masked: they only need whole patches
+    multiples = {"global_crop_size": backbone.crop_multiple}
+    if args.num_local_crops:
+        multiples["local_crop_size"] = backbone.patch_grid
+    for name, multiple in multiples.items():
+        if (size := getattr(args, name)) % multiple:
             raise ValueError(
-                f"{name} {size} is not a multiple of the patch size {patch}: use {size - size % patch or patch} or "
-                f"{size + patch - size % patch}."
+                f"{name} {size} is not a multiple of {multiple} (pixels of a patch, or of the last feature map): use "
+                f"{size - size % multiple or multiple} or {size + multiple - size % multiple}."
             )
     if backbone.num_channels != 3:
         raise ValueError(f"num_channels is {backbone.num_channels}, and the crops are RGB: use 3.")

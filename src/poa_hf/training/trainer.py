@@ -81,7 +81,8 @@ class PoaTrainer:
         if self.accelerator.mixed_precision == "fp16":
             raise ValueError("fp16 is not supported, as targets of small temperatures overflow in it: use bf16.")
         self.is_main = self.accelerator.is_main_process
-        if self.is_main and model.config.backbone_config.image_size != args.global_crop_size:
+        resizes = any("position_embeddings" in name for name, _ in model.student.named_parameters())
+        if self.is_main and resizes and model.config.backbone_config.image_size != args.global_crop_size:
             logger.warning(
                 "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each "
                 "step; set both alike unless this is meant.",
