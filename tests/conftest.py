@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig, SubNetwork, load_official_checkpoint
 
-GOLDEN = Path(__file__).parent / "fixtures" / "golden"
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "fixtures" / "golden"
 
 
 @pytest.fixture(autouse=True)

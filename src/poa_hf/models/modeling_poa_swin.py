@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from transformers import SwinModel
+from transformers import SwinModel, initialization
 from transformers.models.swin.modeling_swin import (
     SwinEmbeddings,
     SwinEncoder,
@@ -129,6 +130,14 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
         self.layernorm = nn.LayerNorm(self.num_features, eps=config.layer_norm_eps)
         self.pooler = nn.AdaptiveAvgPool1d(1)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SwinEmbeddings):
+            # As SimMIM. Stock Swin's zeros, which fill whole windows here, would go through LayerNorm after LayerNorm at
+            # a slope of 1 / sqrt(eps): gradients of 1e8 and more before the first step.
+            initialization.trunc_normal_(module.mask_token, std=self.config.initializer_range)
 
     def forward(
         self,

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -70,7 +71,10 @@ class PoaTrainer:
         # Accelerate shares one state among all of a process's accelerators: a run before must not decide for this one.
         for shared in (AcceleratorState, GradientState):
             shared._reset_state()
+        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
         self.accelerator = Accelerator(
+            # else several processes without a GPU would each take themselves for the only one
+            cpu=several and not torch.accelerator.is_available(),
             mixed_precision="bf16" if args.bf16 else None,
             # the loop accumulates by itself; a number in the environment would only divide the loss
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
