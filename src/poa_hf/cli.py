@@ -82,7 +82,6 @@ class _SaveRecipe(TrainerCallback):
 def extract(argv: list[str]) -> None:
     """`poa extract RUN --size small|384x12|all --output DIR`"""
     from .publishing.export import extract_all, load_run, run_processor
-    from .publishing.formats import FORMAT_NAMES
 
     parser = argparse.ArgumentParser(
         prog="poa extract", description="Write sizes of a run's teacher as stock transformers checkpoints."
@@ -90,11 +89,7 @@ def extract(argv: list[str]) -> None:
     parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or any saved PoaForPreTraining")
     parser.add_argument("--size", required=True, help="a name (small), a size (384x12), several with commas, or all")
     parser.add_argument("--output", required=True, type=Path, help="folder of the model; of several: of their folders")
-    parser.add_argument(
-        "--format",
-        choices=FORMAT_NAMES,
-        help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm",
-    )
+    parser.add_argument("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm")
     parser.add_argument("--overwrite", action="store_true", help="replace models that are there already")
     parser.error = _refuse
     args = parser.parse_args(argv)

@@ -37,9 +37,10 @@ class Format:
 
 def find_format(stock_type: str, name: str | None) -> Format:
     """The format of that name for a family's stock model type; None means its own. ValueError if it has no such one."""
-    formats = {format.name: format for format in _FORMATS[stock_type]}
+    own = Format(stock_type, stock_type, "transformers", _TRANSFORMERS % ("", "pooler_output"), _as_stock)
+    formats = {format.name: format for format in _FORMATS.get(stock_type, [own])}
     if name is None:
-        return _FORMATS[stock_type][0]
+        return next(iter(formats.values()))
     if name not in formats:
         raise ValueError(f"{name!r} is not a format of this model: use {' or '.join(formats)}.")
     return formats[name]
@@ -99,4 +100,3 @@ _FORMATS = {
         Format("timm", "ResNet with GroupNorm", "timm", _TIMM, _as_timm, "`timm` loads it; poa_hf is not needed."),
     ],
 }
-FORMAT_NAMES = [format.name for formats in _FORMATS.values() for format in formats]
