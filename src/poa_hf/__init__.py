@@ -15,6 +15,7 @@ from .models.modeling_poa_swin import PoaSwinModel
 from .models.modeling_poa_vit import PoaViTModel
 from .official import load_official_checkpoint
 from .training.arguments import PoaTrainingArguments
+from .training.knn_callback import KnnEvaluationCallback
 from .training.trainer import PoaTrainer
 
 __version__ = "0.1.0.dev0"
@@ -38,6 +39,7 @@ __all__ = [
     "GnResNetConfig",
     "GnResNetForImageClassification",
     "GnResNetModel",
+    "KnnEvaluationCallback",
     "PoaConfig",
     "PoaForPreTraining",
     "PoaForPreTrainingOutput",

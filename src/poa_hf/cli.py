@@ -61,11 +61,32 @@ def pretrain(argv: list[str]) -> None:
     dataset = open_dataset(
         recipe.data.dataset_name, recipe.data.dataset_config_name, recipe.data.dataset_split, recipe.data.streaming
     )
+    callbacks = [_SaveRecipe(recipe), *_evaluation(recipe)]
     set_seed(recipe.training.seed)
     model = PoaForPreTraining(recipe.model)
-    trainer = PoaTrainer(model, recipe.training, train_dataset=dataset, callbacks=[_SaveRecipe(recipe)])
+    trainer = PoaTrainer(model, recipe.training, train_dataset=dataset, callbacks=callbacks)
     trainer.train()
     trainer.accelerator.state.destroy_process_group()
+
+
+def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
+    options = recipe.evaluation
+    if options.eval_steps is None:
+        return []
+    from .evaluation.splits import open_splits
+    from .training.knn_callback import KnnEvaluationCallback
+
+    own = options.eval_dataset_name is None
+    data = open_splits(
+        recipe.data.dataset_name if own else options.eval_dataset_name,
+        recipe.data.dataset_config_name if own else options.eval_dataset_config_name,
+        options.eval_train_split,
+        options.eval_test_split,
+        max_train_images=options.eval_max_train_images,
+        max_test_images=options.eval_max_test_images,
+    )
+    sizes = options.eval_sizes.split(",") if options.eval_sizes else None
+    return [KnnEvaluationCallback(data, options.eval_steps, sizes, options.eval_k)]
 
 
 class _SaveRecipe(TrainerCallback):

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from poa_hf.evaluation.features import class_features
-from poa_hf.evaluation.knn import KnnAccuracy, knn_predict
+from poa_hf.evaluation.knn import KnnAccuracy, knn_predict, knn_predictions
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +159,16 @@ def test_models_and_batches_without_features_are_refused():
     assert model.training
     with pytest.raises(ValueError, match="at least one batch"):
         class_features(dinov2(), [])
+
+
+def test_one_search_serves_every_k(clusters):
+    memory, labels, queries, truth = clusters
+    found = knn_predictions(memory, labels, queries, [20, 1, 300], chunk_size=64)
+    assert list(found) == [20, 1, 300]
+    for k, classes in found.items():
+        assert torch.equal(classes, knn_predict(memory, labels, queries, k))
+    with pytest.raises(ValueError, match="k = 301"):
+        knn_predictions(memory, labels, queries, [10, 301])
+    result = KnnAccuracy(memory, labels, k=[1, 20], keep_in_memory=True).compute(predictions=queries, references=truth)
+    expected = {f"knn_accuracy_{k}": (found[k] == truth).double().mean().item() for k in (1, 20)}
+    assert result == pytest.approx(expected)

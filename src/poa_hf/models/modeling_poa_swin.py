@@ -135,8 +135,8 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, SwinEmbeddings):
-            # As SimMIM. Stock Swin's zeros, which fill whole windows here, would go through LayerNorm after LayerNorm at
-            # a slope of 1 / sqrt(eps): gradients of 1e8 and more before the first step.
+            # As SimMIM. Stock Swin's zeros, which fill whole windows here, would go through one LayerNorm after another
+            # at a slope of 1 / sqrt(eps): gradients of 1e8 and more before the first step.
             initialization.trunc_normal_(module.mask_token, std=self.config.initializer_range)
 
     def forward(

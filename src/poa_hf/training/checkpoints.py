@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 _UNFINISHED = ".unfinished-"  # being written or deleted: never looked at, removed when a run starts
 _ABANDONED = "abandoned-"  # a checkpoint after the one that a run went back to
-_RUN_FILES = ("config.json", "config.yaml", "training_args.json", "metrics.jsonl", "image_ids-*.jsonl",
-              "model*.safetensors*", "preprocessor_config.json")  # fmt: skip
+_RUN_FILES = ("config.json", "config.yaml", "training_args.json", "metrics.jsonl", "evaluations.json",
+              "image_ids-*.jsonl", "model*.safetensors*", "preprocessor_config.json")  # fmt: skip
 _PARTS_OF_A_CHECKPOINT = ("config.json", "model*.safetensors", "trainer_state.json", "data_state_0.json")
 # What may change from one part of a run to the next: the rest decides what parameters there are and what they compute.
 _NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "koleo_weight",
@@ -66,10 +66,11 @@ def written_aside(target: Path, is_main: bool, wait_for_everyone) -> Iterator[Pa
     wait_for_everyone()
 
 
-def prune(output_dir: Path, keep: int | None) -> None:
-    """Delete the oldest checkpoints beyond `keep`."""
+def prune(output_dir: Path, keep: int | None, best_step: int | None = None) -> None:
+    """Delete the oldest checkpoints beyond `keep`, but for that of the best step."""
     for path in checkpoints(output_dir)[: -keep if keep else 0]:
-        _delete(path)
+        if step_of(path) != best_step:
+            _delete(path)
 
 
 def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) -> Path | None:

@@ -30,18 +30,44 @@ class DataArguments:
 
 
 @dataclass
+class EvaluationArguments:
+    """Measuring the teacher by k-NN while it trains, on labelled images."""
+
+    eval_steps: int | None = field(default=None, metadata={"help": "Steps between evaluations; none if not given."})
+    eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "Labelled dataset; the one that is trained on if not given."}
+    )
+    eval_dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
+    eval_train_split: str = field(default="train", metadata={"help": "Split whose labels vote."})
+    eval_test_split: str | None = field(default=None, metadata={"help": "Split to classify; test or validation."})
+    eval_sizes: str | None = field(
+        default=None, metadata={"help": "Sizes with commas; the smallest, a middle and the full one if not given."}
+    )
+    eval_k: int = field(default=20, metadata={"help": "Neighbours that vote."})
+    eval_max_train_images: int | None = field(default=20_000, metadata={"help": "Images that vote at most."})
+    eval_max_test_images: int | None = field(default=5_000, metadata={"help": "Images to classify at most."})
+
+    def __post_init__(self):
+        if self.eval_steps is not None and self.eval_steps < 1:
+            raise ValueError(f"eval_steps is {self.eval_steps}: give at least 1, or leave it out.")
+
+
+@dataclass
 class Recipe:
     """A whole run: `model` is a `PoaConfig`."""
 
     model: PoaConfig
     data: DataArguments
     training: PoaTrainingArguments
+    evaluation: EvaluationArguments
 
     def to_yaml(self) -> str:
         """The resolved recipe, which `--config` reads back."""
         backbone = self.model.backbone_config
         model = _fields(self.model) | {"backbone_config": {"model_type": backbone.model_type} | _fields(backbone)}
-        flat = {**dataclasses.asdict(self.data), **dataclasses.asdict(self.training)}
+        flat = {
+            name: value for part in (self.data, self.evaluation, self.training) for name, value in vars(part).items()
+        }
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
         return yaml.safe_dump({**flat, "model": model}, sort_keys=False)
@@ -50,14 +76,15 @@ class Recipe:
 def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     """Read `[--config FILE.yaml] [--key value ...]`; the command line wins.
 
-    The file holds the fields of `DataArguments` and `PoaTrainingArguments` at the top and those of `PoaConfig` under
-    `model` (the elastic backbone's under `backbone_config`). On the command line the latter are written with dots, as
-    in `--model.backbone_config.hidden_size 96`.
+    The file holds the fields of `DataArguments`, `EvaluationArguments` and `PoaTrainingArguments` at the top and those
+    of `PoaConfig` under `model` (the elastic backbone's under `backbone_config`). On the command line the latter are
+    written with dots, as in `--model.backbone_config.hidden_size 96`.
 
     Raises:
         ValueError: For an unknown key (with the nearest known one) or a value that does not fit.
     """
-    parser = HfArgumentParser((DataArguments, PoaTrainingArguments), prog=prog, allow_abbrev=False)
+    parts = (DataArguments, EvaluationArguments, PoaTrainingArguments)
+    parser = HfArgumentParser(parts, prog=prog, allow_abbrev=False)
     parser.add_argument("--config", type=Path, help="YAML file with any of these and the model's, under `model`.")
     parser.error = _refuse  # argparse would print all options first
     parser.epilog = "The model's own fields are given as --model.FIELD and --model.backbone_config.FIELD."
@@ -66,8 +93,8 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     backbone = model.get("backbone_config") or {} if isinstance(model, dict) else None
     if not isinstance(backbone, dict):
         raise ValueError("model and its backbone_config must hold `key: value` lines.")
-    flat_fields = {f.name: f for f in (*dataclasses.fields(DataArguments), *dataclasses.fields(PoaTrainingArguments))}
-    hints = get_type_hints(DataArguments) | get_type_hints(PoaTrainingArguments)
+    flat_fields = {f.name: f for part in parts for f in dataclasses.fields(part)}
+    hints = {name: hint for part in parts for name, hint in get_type_hints(part).items()}
     nullable = {name for name, hint in hints.items() if type(None) in get_args(hint)}
     for key in content:
         _check_key(key, {*flat_fields, "model"})
@@ -77,15 +104,14 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     given = {arg[2:].partition("=")[0].replace("-", "_") for arg in argv if arg.startswith("--")} - {"help"}
     for key in given:
         _check_key(key, {*flat_fields, *(f"no_{name}" for name in flat_fields), "config"}, "--")
-    data, training, _ = parser.parse_args_into_dataclasses(
-        [*argv, *_as_arguments(content, given)], look_for_args_file=False
-    )
+    *parsed, _ = parser.parse_args_into_dataclasses([*argv, *_as_arguments(content, given)], look_for_args_file=False)
     for key in content:
         if content[key] is None and key not in given:
             if key not in nullable:
                 raise ValueError(f"{key} is null: give it a value, or leave it out for the default.")
-            setattr(training if hasattr(training, key) else data, key, None)
-    return Recipe(model=_model_config(model), data=data, training=training)
+            setattr(next(part for part in parsed if hasattr(part, key)), key, None)
+    data, evaluation, training = parsed
+    return Recipe(model=_model_config(model), data=data, training=training, evaluation=evaluation)
 
 
 def _bare_resume(argv: list[str]) -> list[str]:

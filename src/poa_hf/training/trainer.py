@@ -262,6 +262,8 @@ class PoaTrainer:
         counts = torch.tensor([self.skipped_images], device=self.accelerator.device)
         logs["skipped_images"] = int(self.accelerator.reduce(counts, "sum"))
         logs["nonfinite_steps"] = self.nonfinite_steps
+        # first, so that a callback may add to the line
+        self.control = self.callbacks.on_log(self.args, self.state, self.control, logs)
         if self.is_main:
             self.metrics.write(logs)
             self._warn(logs)
@@ -273,7 +275,6 @@ class PoaTrainer:
         )
         self.accelerator.log({k: v for k, v in logs.items() if not isinstance(v, str)}, step=self.state.global_step)
         self.state.log_history.append(logs)
-        self.control = self.callbacks.on_log(self.args, self.state, self.control, logs)
 
     def _warn(self, logs: dict) -> None:
         """Say in words what is wrong, once for as long as it lasts."""
@@ -343,9 +344,11 @@ class PoaTrainer:
                     "in_a_row": self.nonfinite_steps_in_a_row,
                 }
                 (folder / "counts.json").write_text(json.dumps(counts))
+                if self.state.best_global_step == self.state.global_step:
+                    self.state.best_model_checkpoint = str(target)
                 self.state.save_to_json(str(folder / "trainer_state.json"))
         if self.is_main:
-            prune(self.output_dir, self.args.save_total_limit)
+            prune(self.output_dir, self.args.save_total_limit, self.state.best_global_step)
         self.control = self.callbacks.on_save(self.args, self.state, self.control)
 
     def _load(self, checkpoint: Path) -> None:
@@ -363,7 +366,8 @@ class PoaTrainer:
         self.accelerator.load_state(str(checkpoint))
         states = sorted(checkpoint.glob("data_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
         self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
-        self.state.global_step, self.state.log_history = saved.global_step, saved.log_history
+        for name in ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint"):
+            setattr(self.state, name, getattr(saved, name))
         self.nonfinite_steps, self.nonfinite_steps_in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
 
 

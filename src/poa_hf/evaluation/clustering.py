@@ -1,0 +1,166 @@
+"""k-means clustering: how far the groups that features form by themselves are the classes.
+
+Sources: Arthur and Vassilvitskii 2007 (k-means++); Hubert and Arabie 1985 (adjusted Rand index); Strehl and Ghosh 2002
+(normalised mutual information, here by the arithmetic mean of the entropies, as scikit-learn has it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import datasets
+import evaluate
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Clusters:
+    """Which cluster each image is in, (N,) int64; the centres (k, D); and the sum of squared distances to them."""
+
+    assignments: Tensor
+    centres: Tensor
+    inertia: float
+
+
+def kmeans(
+    features: Tensor,
+    k: int,
+    restarts: int = 5,
+    max_iterations: int = 100,
+    seed: int = 0,
+    chunk_size: int = 16384,
+    device: torch.device | str | None = None,
+) -> Clusters:
+    """The best of several runs of Lloyd's algorithm, each started by k-means++: the one of the smallest inertia.
+
+    Distances are Euclidean, on the features as given: normalise them first for a comparison by cosine. The largest
+    matrix ever built is (chunk_size, k). A cluster that loses all its images starts anew at the worst placed image.
+
+    Args:
+        features: (N, D).
+        device: where it is computed, by default where the features are.
+
+    Raises:
+        ValueError: for fewer images than clusters, or numbers below 1.
+    """
+    if features.ndim != 2 or not 1 <= k <= len(features) or min(restarts, max_iterations, chunk_size) < 1:
+        raise ValueError(
+            f"{k} clusters of {tuple(features.shape)} features in {restarts} runs of {max_iterations} iterations can't "
+            "be found: give (N, D) features, from 1 to N clusters, and numbers of at least 1."
+        )
+    features = features.to(device or features.device).float()
+    starts = (_spread_centres(features, k, seed + restart) for restart in range(restarts))
+    runs = (_lloyd(features, centres, max_iterations, chunk_size) for centres in starts)
+    best = min(runs, key=lambda run: run.inertia)
+    return Clusters(best.assignments.cpu(), best.centres.cpu(), best.inertia)
+
+
+def _spread_centres(features: Tensor, k: int, seed: int) -> Tensor:
+    """k-means++: each next centre is an image drawn in proportion to its squared distance from the centres so far."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(k, generator=generator, dtype=torch.float64).tolist()
+    chosen = [int(draws[0] * len(features))]
+    distances = (features - features[chosen[0]]).square().sum(dim=1)
+    for draw in draws[1:]:
+        cumulative = distances.double().cumsum(dim=0)
+        place = int(torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp(max=len(features) - 1))
+        chosen.append(place)
+        distances = torch.minimum(distances, (features - features[place]).square().sum(dim=1))
+    return features[chosen]
+
+
+def _lloyd(features: Tensor, centres: Tensor, max_iterations: int, chunk_size: int) -> Clusters:
+    previous = None
+    for _ in range(max_iterations):
+        assignments, distances = _assign(features, centres, chunk_size)
+        if previous is not None and torch.equal(assignments, previous):
+            break
+        previous = assignments
+        sums = torch.zeros_like(centres).index_add_(0, assignments, features)
+        counts = torch.bincount(assignments, minlength=len(centres))
+        centres = sums / counts.clamp(min=1)[:, None]
+        empty = (counts == 0).nonzero()[:, 0]
+        if len(empty):
+            centres[empty] = features[distances.topk(len(empty)).indices]
+    assignments, distances = _assign(features, centres, chunk_size)
+    return Clusters(assignments, centres, distances.double().sum().item())
+
+
+def _assign(features: Tensor, centres: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """The nearest centre and the squared distance from it: both (N,)."""
+    lengths = centres.square().sum(dim=1)
+    found = [(lengths - 2 * chunk @ centres.T).min(dim=1) for chunk in features.split(chunk_size)]
+    distances = torch.cat([part.values for part in found]) + features.square().sum(dim=1)
+    return torch.cat([part.indices for part in found]), distances.clamp(min=0)
+
+
+def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy with the best one-to-one match of clusters and classes, NMI and ARI; the first two from 0 to 1.
+
+    Both arguments are (N,) integers from 0; more clusters than classes, or fewer, leave some of them without a match.
+
+    Raises:
+        ValueError: for shapes that don't fit, negative numbers or no images.
+    """
+    if assignments.ndim != 1 or assignments.shape != labels.shape or len(labels) == 0:
+        raise ValueError(
+            f"Clusters {tuple(assignments.shape)} and labels {tuple(labels.shape)} don't fit: pass (N,) and (N,), with "
+            "at least one image."
+        )
+    if min(assignments.min(), labels.min()) < 0:
+        raise ValueError("Clusters and labels are whole numbers from 0: drop unlabelled images.")
+    num_classes = int(labels.max()) + 1
+    pairs = torch.bincount(assignments.long() * num_classes + labels.long(), minlength=num_classes)
+    table = torch.nn.functional.pad(pairs, (0, -len(pairs) % num_classes)).view(-1, num_classes).double()
+    return {
+        "clustering_accuracy": _matched(table) / len(labels),
+        "clustering_nmi": _normalised_mutual_information(table),
+        "clustering_ari": _adjusted_rand_index(table),
+    }
+
+
+def _matched(table: Tensor) -> float:
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(table.numpy(), maximize=True)
+    return table[rows, columns].sum().item()
+
+
+def _normalised_mutual_information(table: Tensor) -> float:
+    joint = table / table.sum()
+    entropies = [torch.special.entr(joint.sum(dim=dim)).sum().item() for dim in (0, 1)]
+    information = sum(entropies) - torch.special.entr(joint).sum().item()
+    mean = sum(entropies) / 2
+    # one class and one cluster agree
+    return 1.0 if mean == 0 else max(0.0, information / mean)
+
+
+def _adjusted_rand_index(table: Tensor) -> float:
+    """Of all pairs of images, how many both groupings treat alike, beyond what chance gives."""
+
+    def pairs(counts: Tensor) -> float:
+        return (counts * (counts - 1) / 2).sum().item()
+
+    together, clusters, classes = pairs(table), pairs(table.sum(dim=1)), pairs(table.sum(dim=0))
+    by_chance = clusters * classes / max(1.0, pairs(table.sum()))
+    most = (clusters + classes) / 2
+    return 1.0 if most == by_chance else (together - by_chance) / (most - by_chance)
+
+
+class ClusteringScores(evaluate.Metric):
+    """How well clusters match classes, as an `evaluate` metric: predictions are clusters, references are labels.
+
+    Gives `{"clustering_accuracy": ..., "clustering_nmi": ..., "clustering_ari": ...}`.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Accuracy by the best match, normalised mutual information and adjusted Rand index.",
+            citation="Hubert and Arabie 1985, Comparing partitions; Strehl and Ghosh 2002, Cluster ensembles.",
+            inputs_description="\n\npredictions: (N,) clusters; references: (N,) labels.",
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+        )
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+        return clustering_scores(torch.tensor(predictions), torch.tensor(references))

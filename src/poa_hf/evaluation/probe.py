@@ -1,0 +1,201 @@
+"""The linear probe: how well a linear classifier does on frozen features, the learning rate being chosen fairly.
+
+As in DINOv2's linear evaluation, one classifier per learning rate is trained on the same batches with SGD (momentum
+0.9, no weight decay, cosine to 0), all at once as a single wide matrix. Here a held-out part of the training set picks
+one of them, and the test set is looked at once, by the one that was picked.
+
+Source: Oquab et al. 2023, "DINOv2", appendix B.3, and its `eval/linear.py` for momentum and schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import datasets
+import evaluate
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+# For batches of 256 images, and in proportion to the batch for others. DINOv2's thirteen end at 0.1: they are for a
+# hundred thousand steps, and for features of a thousand channels, whose gradients are larger.
+LEARNING_RATES = tuple(10 ** (power / 3) for power in range(-12, 1))
+EPOCHS, MIN_STEPS = 10, 1000
+
+
+@dataclass
+class LinearClassifier:
+    """`features @ weight + bias` are the logits: weight (D, classes), bias (classes,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def predict(self, features: Tensor, chunk_size: int = 16384) -> Tensor:
+        """The likeliest class of each of (N, D) features: (N,) int64, on the features' device."""
+        chunks = features.split(chunk_size)
+        logits = (chunk.to(self.weight.device).float() @ self.weight + self.bias for chunk in chunks)
+        return torch.cat([chunk.argmax(dim=1) for chunk in logits]).to(features.device)
+
+
+@dataclass
+class LinearProbe:
+    """The picked classifier, the learning rate (for 256 images) that it had, and its accuracy on held-out images."""
+
+    classifier: LinearClassifier
+    learning_rate: float
+    held_out_accuracy: float
+
+
+def fit_linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int | None = None,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    held_out: float = 0.1,
+    batch_size: int | None = None,
+    epochs: int = EPOCHS,
+    min_steps: int = MIN_STEPS,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> LinearProbe:
+    """Train a classifier per learning rate, and give the one that does best on held-out images.
+
+    Features are standardised with the training part's mean and deviation, so that one list of learning rates suits
+    every model. The seed decides which images are held out and the order of the others; weights start at 0.
+
+    Args:
+        features: (N, D).
+        labels: (N,) integers in [0, num_classes).
+        num_classes: by default the largest label + 1.
+        held_out: share of each class that picks, at least one image of every class that has two.
+        batch_size: by default a hundredth of the images, but from 128 to DINOv2's 1024.
+        epochs: passes over the images, but never fewer than `min_steps` steps.
+        device: where it is trained, by default where the features are; batches are brought there one by one.
+
+    Raises:
+        ValueError: for shapes that don't fit, labels out of range, learning rates or a share that make no sense, or if
+            no class has two images.
+    """
+    num_classes = check_labelled(features, labels, num_classes)
+    if not learning_rates or min(learning_rates) <= 0 or not 0 < held_out < 1:
+        raise ValueError(
+            f"learning_rates {list(learning_rates)} must be positive, and held_out ({held_out}) between 0 and 1."
+        )
+    device = torch.device(device or features.device)
+    picking = stratified_sample(labels, held_out, seed, leave_one=True)
+    if not picking.any():
+        raise ValueError("No class has two labelled images, so none can be held out: give more images of each class.")
+    picking_index, training_index = (part.nonzero()[:, 0] for part in (picking, ~picking))
+    mean, deviation = standardisation(features[training_index])
+    count = len(training_index)
+    batch_size = min(batch_size or min(max(128, count // 100), 1024), count)
+    steps = max(min_steps, epochs * count // batch_size)
+    rates = torch.tensor(learning_rates, device=device) * (batch_size / 256)
+
+    def prepared(index: Tensor) -> Tensor:
+        standardised = ((features[index].float() - mean) / deviation).to(device)
+        return torch.cat([standardised, standardised.new_ones(len(index), 1)], dim=1)  # the bias's input
+
+    weight = torch.zeros(features.shape[1] + 1, len(rates), num_classes, device=device)
+    momentum = torch.zeros_like(weight)
+    order = _endless_order(count, batch_size, seed)
+    for step in range(steps):
+        batch = training_index[next(order)]
+        rate = rates * (1 + torch.cos(torch.tensor(torch.pi * step / steps))).item() / 2
+        momentum.mul_(0.9).add_(_gradient(weight, prepared(batch), labels[batch].to(device)))
+        weight -= rate[:, None] * momentum
+    accuracy, loss = _scores(weight, (prepared(part) for part in picking_index.split(4096)), labels[picking_index])
+    # of equally accurate ones, as is common among few held-out images, the surest
+    best = max(range(len(rates)), key=lambda rate: (accuracy[rate].item(), -loss[rate].item()))
+    mean, deviation = mean.to(device), deviation.to(device)
+    chosen = weight[:-1, best] / deviation[:, None]
+    classifier = LinearClassifier(chosen, weight[-1, best] - mean @ chosen)
+    return LinearProbe(classifier, learning_rates[best], accuracy[best].item())
+
+
+def _gradient(weight: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Of the mean cross-entropy of each learning rate's classifier: (D + 1, rates, classes)."""
+    difference = (inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:]).softmax(dim=-1)
+    difference[torch.arange(len(inputs), device=labels.device), :, labels] -= 1
+    return (inputs.T @ difference.flatten(1)).view_as(weight) / len(inputs)
+
+
+def _scores(weight: Tensor, chunks: Iterator[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Accuracy and mean cross-entropy of each learning rate's classifier, the worst ones for those that diverged."""
+    logits = torch.cat([(inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:]).cpu() for inputs in chunks])
+    labels = labels.cpu()
+    accuracy = (logits.argmax(dim=-1) == labels[:, None]).double().mean(dim=0)
+    loss = torch.stack([cross_entropy(logits[:, rate], labels) for rate in range(logits.shape[1])]).double()
+    finite = loss.isfinite()
+    return accuracy.where(finite, -1.0), loss.where(finite, torch.inf)
+
+
+def _endless_order(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Batches of places in [0, count): each epoch is shuffled anew, and what doesn't fill a batch is left out of it."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(count, generator=generator)[: count // batch_size * batch_size].split(batch_size)
+
+
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, both (D,); a constant channel's deviation is that of rounding."""
+    variance, mean = torch.var_mean(features.float(), dim=0, correction=0)
+    return mean, variance.sqrt().clamp(min=1e-5 * mean.abs().max().item() + 1e-12)
+
+
+def stratified_sample(labels: Tensor, share: float, seed: int, leave_one: bool = False) -> Tensor:
+    """Which images belong to a random `share` of every class, at least one of each: (N,) bool.
+
+    With `leave_one`, at least one image of each class stays outside, and a class of a single image is left out.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    labels = labels.cpu()
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        count = min(max(1, round(share * len(members))), len(members) - leave_one)
+        chosen[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return chosen.to(labels.device)
+
+
+def check_labelled(features: Tensor, labels: Tensor, num_classes: int | None) -> int:
+    """The number of classes. ValueError for features (N, D) and labels (N,) that don't fit each other or it."""
+    if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) == 0:
+        raise ValueError(
+            f"Features {tuple(features.shape)} and labels {tuple(labels.shape)} don't fit: pass (N, D) and (N,), with "
+            "at least one image."
+        )
+    if labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes):
+        raise ValueError(f"A label is not in [0, {num_classes or 'classes'}): drop unlabelled images.")
+    return int(labels.max()) + 1 if num_classes is None else num_classes
+
+
+class LinearAccuracy(evaluate.Metric):
+    """The share of images that a fitted classifier puts into the right class, as an `evaluate` metric.
+
+    Predictions are features (N, D), classified at once; `LinearAccuracy(probe.classifier).compute(...)` gives
+    `{"linear_accuracy": ...}`. Further arguments go to `evaluate.Metric`.
+    """
+
+    def __init__(self, classifier: LinearClassifier, **kwargs):
+        super().__init__(**kwargs)
+        self.classifier = classifier
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Accuracy of a linear classifier on frozen features.",
+            citation="Oquab et al. 2023, DINOv2: Learning Robust Visual Features without Supervision.",
+            inputs_description="\n\npredictions: (N, D) features; references: (N,) labels.",
+            # the table's columns, not the arguments
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+        )
+
+    def add_batch(self, *, predictions, references, **kwargs) -> None:
+        """Classify a batch of features, and keep their classes and the labels."""
+        classes = self.classifier.predict(torch.as_tensor(predictions)).cpu()
+        super().add_batch(predictions=classes, references=torch.as_tensor(references).cpu(), **kwargs)
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+        correct = torch.tensor(predictions) == torch.tensor(references)
+        return {"linear_accuracy": correct.double().mean().item()}
