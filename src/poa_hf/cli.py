@@ -18,7 +18,12 @@ from .training.recipe import Recipe, parse_recipe
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `poa`; returns the exit status (2 for a user's mistake)."""
     argv = sys.argv[1:] if argv is None else argv
-    commands: dict[str, Callable[[list[str]], None]] = {"pretrain": pretrain, "extract": extract}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "pretrain": pretrain,
+        "extract": extract,
+        "evaluate": evaluate,
+        "select": select,
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0
@@ -124,6 +129,20 @@ def extract(argv: list[str]) -> None:
         print(f"{outputs[output]}: {parameters:,} parameters -> {output}")
 
 
+def evaluate(argv: list[str]) -> None:
+    """`poa evaluate RUN_OR_CHECKPOINT --dataset_name D [--sizes ...] [--tasks ...]`"""
+    from .evaluation.command import evaluate
+
+    evaluate(argv)
+
+
+def select(argv: list[str]) -> None:
+    """`poa select RUN [--max_params 30M] [--max_flops 5G] [--max_latency_ms 4]`"""
+    from .evaluation.select_command import select
+
+    select(argv)
+
+
 def _refuse(message: str) -> NoReturn:
     raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
 
@@ -137,5 +156,7 @@ _USAGE = """usage: poa COMMAND ...
 
   poa pretrain [--config FILE.yaml] [--key value ...]        pre-train an elastic model without labels
   poa extract RUN --size small|384x12|all --output DIR       write sizes as stock transformers checkpoints
+  poa evaluate RUN --dataset_name D [--sizes all]            measure sizes: k-NN, linear probe, ...
+  poa select RUN --max_params 30M --max_latency_ms 4         the best size within a budget
 
 poa COMMAND --help lists the options of a command."""

@@ -65,25 +65,25 @@ def evaluate_sizes(
             "least 1, at least 0, and positive."
         )
     splits = [data.train, data.test] if needs_train else [data.test]
-    check_tasks(tasks, options, len(data.train) if needs_train else None)
+    check_tasks(tasks, options, data.train.known_length if needs_train else None)
     with Processes() as processes, evaluation_mode(subject.model):
         subject.model.to(processes.device)
         widths = subject.widths(names, processes.device)
-        passes = _passes(widths, sum(map(len, splits)), feature_memory_gb * 1e9)
+        # of a single size it does not matter how many images there are
+        images = sum(map(len, splits)) if len(names) > 1 else 0
+        passes = _passes(widths, images, feature_memory_gb * 1e9)
         records: list[Evaluation] = []
         for number, part in enumerate(passes, 1):
             if len(passes) > 1 and processes.is_main:
                 logger.info("Pass %d of %d over the images: %s.", number, len(passes), ", ".join(part))
             owners = {name: place % processes.count for place, name in enumerate(part)}
-            found = [
-                image_features(
-                    subject.callables(part), split, subject.processor, owners, processes, batch_size, num_workers, bf16
-                )
-                for split in splits
-            ]
+            how = {"batch_size": batch_size, "num_workers": num_workers, "bf16": bf16, "quiet": number > 1}
+            models = subject.callables(part)
+            found = [image_features(models, split, subject.processor, owners, processes, **how) for split in splits]
             if number == 1 and processes.is_main:
                 _note(data, found, tasks, options)
             records += _own_records(subject, data, found, tasks, options, processes, {"bf16": True} if bf16 else {})
+            del found  # before the next pass, or the features of two would be in memory
         everyone = [record for part in processes.from_all(records) for record in part]
     return sorted(everyone, key=lambda record: names.index(record.size))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ def image_features(
     batch_size: int = 64,
     num_workers: int = 0,
     bf16: bool = False,
+    quiet: bool = False,
 ) -> ImageFeatures:
     """Features of all images by all models: each image is read, decoded and prepared once, by one process.
 
@@ -108,6 +110,7 @@ def image_features(
         processor: the image processor that makes `pixel_values` of RGB images.
         owners: by name, the process that gets the features.
         bf16: compute in bfloat16 (autocast).
+        quiet: don't warn of images that are left out, as a pass before has done it.
 
     Raises:
         ValueError: for labels that are no classes, if no image can be decoded, images that the processor leaves in
@@ -127,7 +130,7 @@ def image_features(
             f"No image of the {images.name} split could be decoded (row {row}: {reason}): check that the image column "
             "holds images."
         )
-    if processes.is_main:
+    if processes.is_main and not quiet:
         _report(bad, images.name)
     places, start = {}, 0
     for key, labels in batches:
@@ -160,7 +163,7 @@ def _own_batches(
     )
     done = {"features": {name: [] for name in models}, "labels": {}, "bad": [], "error": None}
     shown = {"desc": images.name, "unit": "image", "leave": False, "disable": not processes.is_main}
-    with tqdm(total=len(images), **shown) as progress:
+    with tqdm(total=images.known_length, **shown) as progress:
         for batch in loader:
             if "error" in batch:
                 return done | {"error": batch["error"]}
@@ -173,7 +176,7 @@ def _own_batches(
                         return done | {"error": f"Some features of {name} are not finite: {reason}."}
                     done["features"][name].append(features)
             rows = (len(batch["labels"]) + len(batch["bad"])) * processes.count
-            progress.update(min(rows, progress.total - progress.n))
+            progress.update(min(rows, (progress.total or sys.maxsize) - progress.n))
     return done
 
 

@@ -101,6 +101,7 @@ class LabelledImages:
         import datasets
 
         self.name, self.limit = name, limit
+        self._counted: int | None = None
         self.is_stream = isinstance(dataset, datasets.IterableDataset)
         if not self.is_stream and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise ValueError(f"A {type(dataset).__name__} is no dataset: give one with a length and items.")
@@ -122,24 +123,28 @@ class LabelledImages:
         if next(self._all_rows(), None) is None:
             raise ValueError(f"The {name} split is empty: give one with at least one image.")
 
-    def __len__(self) -> int:
-        """How many rows there are, undecodable ones included. A stream that does not say so is read for it once,
-        without its images."""
+    @property
+    def known_length(self) -> int | None:
+        """How many rows there are, undecodable ones included; None for a stream that does not say so."""
         if not self.is_stream:
             return len(self.indices)
-        if getattr(self, "_length", None) is None:
-            known = (self.dataset.info.splits or {}).get(str(self.dataset.split))
-            counted = known.num_examples if known is not None else 0
-            if not counted:
-                labels = self.dataset.select_columns([self.label_column])
-                batches = labels.iter(batch_size=1000)
-                counted = 0
-                for batch in batches:
-                    counted += len(batch[self.label_column])
-                    if self.limit is not None and counted >= self.limit:
-                        break
-            self._length = counted if self.limit is None else min(counted, self.limit)
-        return self._length
+        if self._counted is None:
+            split = (self.dataset.info.splits or {}).get(str(self.dataset.split))
+            if split is None or not split.num_examples:
+                return None
+            self._counted = split.num_examples
+        return self._counted if self.limit is None else min(self._counted, self.limit)
+
+    def __len__(self) -> int:
+        """As `known_length`; a stream that does not say so is read for it once, of most formats the labels alone."""
+        if self.known_length is None:
+            labels = self.dataset.select_columns([self.label_column])
+            self._counted = 0
+            for batch in labels.iter(batch_size=1000):
+                self._counted += len(batch[self.label_column])
+                if self.limit is not None and self._counted >= self.limit:
+                    break
+        return self.known_length
 
     def batches(self, size: int, share: int = 0, shares: int = 1) -> Iterator[tuple[tuple[int, int], list[Row]]]:
         """One of `shares` disjoint sets of batches, as ((file, batch), rows); in the order of these pairs, all sets

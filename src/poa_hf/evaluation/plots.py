@@ -6,6 +6,7 @@ state: `figure.savefig("picture.png", dpi=150)`. Without matplotlib (`poa_hf[plo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#808080"  # contrast 4 on white, 5 on black
-CELL = 1.6  # inches, an image's side
+CELL, GAP, HEAD = 1.6, 0.06, 0.25  # inches: an image's height, between images, for the titles
 FONT_SIZE = 9
 ATTENTION_COLORS = "inferno"
-BRIGHTEST = 98  # percentile of a map's patches: single ones may take most of the attention
+ATTENTION_RANGE = 2, 98  # percentiles of a map's patches: single ones may take most of the attention
 
 
 def attention_figure(
@@ -37,7 +38,8 @@ def attention_figure(
 ) -> Figure:
     """Images on the left, and beside each its attention maps, one column per entry of `maps`.
 
-    A map is the mean over heads, black at no attention and brightest at its own 98th percentile.
+    A map is the mean over heads, from black at its own 2nd percentile to the brightest at its 98th: it shows where the
+    attention goes, not how uneven it is.
 
     Args:
         pixel_values: normalised images (B, 3, H, W).
@@ -47,8 +49,11 @@ def attention_figure(
     columns = {}
     for name, heads in _checked(maps, pixel_values, 4, "maps (B, heads, h, w)").items():
         means = heads.detach().float().cpu().mean(dim=1).numpy()
-        columns[name] = [dict(X=mean, cmap=ATTENTION_COLORS, vmin=0, vmax=np.percentile(mean, BRIGHTEST))
-                         for mean in means]  # fmt: skip
+        limits = np.percentile(means, ATTENTION_RANGE, axis=(1, 2)).T
+        columns[name] = [
+            dict(X=mean, cmap=ATTENTION_COLORS, vmin=low, vmax=high)
+            for mean, (low, high) in zip(means, limits, strict=True)
+        ]
     return _beside_images(_as_pixels(pixel_values, image_mean, image_std), columns)
 
 
@@ -92,12 +97,12 @@ def correspondence_figure(
     gap = 0.05
     starts = 0.0, widths[0] + gap
     width = sum(widths) + gap
-    figure = _new_figure(1.6 * CELL * (width + 0.15) * len(matches), 1.6 * CELL + 0.3)
-    figure.get_layout_engine().set(wspace=0.08)  # panels are farther apart than the images of one
+    height = 1.6 * CELL
+    figure, panels = _new_figure(1, len(matches), height * width, height, gap=0.15 * height)
     from matplotlib import colormaps
     from matplotlib.collections import LineCollection
 
-    for axes, (name, pairs) in zip(_panels(figure, 1, len(matches))[0], matches.items(), strict=True):
+    for axes, (name, pairs) in zip(panels[0], matches.items(), strict=True):
         for image, start, wide in zip(images, starts, widths, strict=True):
             axes.imshow(image, extent=(start, start + wide, 1, 0), interpolation="antialiased")
         ends = []
@@ -163,19 +168,17 @@ def crops_figure(
             column, line = divmod(number, stacked)
             _place(canvas, crop, top + line * (local_side + gap), local_left + column * (local_side + gap))
 
-    scale, head = CELL / side, 0.25  # inches
-    figure = _new_figure(width * scale, len(canvas) * scale + head, layout=None)
+    scale = CELL / side
+    figure, [[axes]] = _new_figure(1, 1, width * scale, len(canvas) * scale)
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    axes = figure.add_axes((0, 0, 1, 1 - head / (len(canvas) * scale + head)))
     extent = (0, width, len(canvas), 0)
     axes.imshow(canvas, extent=extent, interpolation="antialiased")
     squares = [Rectangle((x, y), patch, patch) for x, y, patch in masked]
     style = dict(facecolor=(0.5, 0.5, 0.5, 0.75), edgecolor=(1, 1, 1, 0.6), linewidth=0, hatch="/////")
     axes.add_collection(PatchCollection(squares, **style))
     axes.set(xlim=extent[:2], ylim=extent[2:])
-    axes.set_axis_off()
     titles = {"global 1": 0, "global 2": side + gap} | ({"local": local_left} if len(local_views) else {})
     for name, left in titles.items():
         axes.text(left, -0.04 / scale, name, color=INK, fontsize=FONT_SIZE, va="bottom")
@@ -239,8 +242,8 @@ def _checked(values: Mapping[str, Tensor], pixel_values: Tensor, axes: int, shap
 def _beside_images(images: np.ndarray, columns: Mapping[str, list[dict]]) -> Figure:
     """A row per image: the image, then what `imshow` draws of each column, patch by patch."""
     height, width = images.shape[1:3]
-    figure = _new_figure(CELL * (1 + len(columns)) * width / height, CELL * len(images) + 0.3)
-    for row, panels in enumerate(_panels(figure, len(images), 1 + len(columns))):
+    figure, grid = _new_figure(len(images), 1 + len(columns), CELL * width / height, CELL)
+    for row, panels in enumerate(grid):
         panels[0].imshow(images[row], interpolation="antialiased")
         for axes, drawn in zip(panels[1:], columns.values(), strict=True):
             axes.imshow(**drawn[row], interpolation="nearest", extent=(0, width, height, 0))
@@ -250,23 +253,34 @@ def _beside_images(images: np.ndarray, columns: Mapping[str, list[dict]]) -> Fig
     return figure
 
 
-def _new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+def _new_figure(
+    rows: int, columns: int, width: float, height: float, gap: float = GAP
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with room for titles and, below, a grid of panels without axes, of so many inches each."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError("Figures need matplotlib: install poa_hf[plots].") from error
-    figure = Figure(figsize=(width, height), facecolor="none", layout=layout)
-    if layout:
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-    return figure
-
-
-def _panels(figure: Figure, rows: int, columns: int) -> np.ndarray:
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat:
+    full_width, full_height = columns * (width + gap) - gap, rows * (height + gap) - gap + HEAD
+    figure = Figure(figsize=(full_width, full_height), facecolor="none")
+    panels = [
+        [
+            figure.add_axes(
+                (
+                    column * (width + gap) / full_width,
+                    (rows - 1 - row) * (height + gap) / full_height,
+                    width / full_width,
+                    height / full_height,
+                )
+            )
+            for column in range(columns)
+        ]
+        for row in range(rows)
+    ]
+    for axes in itertools.chain(*panels):
         axes.set_axis_off()
-    return panels
+    return figure, panels
 
 
 def _title(axes: Axes, text: str) -> None:
-    axes.set_title(text, color=INK, fontsize=FONT_SIZE)
+    axes.set_title(text, color=INK, fontsize=FONT_SIZE, pad=4)

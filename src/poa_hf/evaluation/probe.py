@@ -9,7 +9,7 @@ Source: Oquab et al. 2023, "DINOv2", appendix B.3, and its `eval/linear.py` for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -74,8 +74,8 @@ def fit_linear_probe(
         device: where it is trained, by default where the features are; batches are brought there one by one.
 
     Raises:
-        ValueError: for shapes that don't fit, labels out of range, learning rates or a share that make no sense, or if
-            no class has two images.
+        ValueError: for shapes that don't fit, labels out of range, learning rates or a share that make no sense, if no
+            class has two images, or if training diverges with every learning rate.
     """
     num_classes = check_labelled(features, labels, num_classes)
     if not learning_rates or min(learning_rates) <= 0 or not 0 < held_out < 1:
@@ -87,7 +87,7 @@ def fit_linear_probe(
     if not picking.any():
         raise ValueError("No class has two labelled images, so none can be held out: give more images of each class.")
     picking_index, training_index = (part.nonzero()[:, 0] for part in (picking, ~picking))
-    mean, deviation = standardisation(features[training_index])
+    mean, deviation = standardisation(features, training_index)
     count = len(training_index)
     batch_size = min(batch_size or min(max(128, count // 100), 1024), count)
     steps = max(min_steps, epochs * count // batch_size)
@@ -105,9 +105,11 @@ def fit_linear_probe(
         rate = rates * (1 + torch.cos(torch.tensor(torch.pi * step / steps))).item() / 2
         momentum.mul_(0.9).add_(_gradient(weight, prepared(batch), labels[batch].to(device)))
         weight -= rate[:, None] * momentum
-    accuracy, loss = _scores(weight, (prepared(part) for part in picking_index.split(4096)), labels[picking_index])
+    accuracy, loss = _scores(weight, ((prepared(part), labels[part].to(device)) for part in picking_index.split(4096)))
     # of equally accurate ones, as is common among few held-out images, the surest
     best = max(range(len(rates)), key=lambda rate: (accuracy[rate].item(), -loss[rate].item()))
+    if not loss[best].isfinite():
+        raise ValueError(f"Training diverged with every learning rate ({list(learning_rates)}): give smaller ones.")
     mean, deviation = mean.to(device), deviation.to(device)
     chosen = weight[:-1, best] / deviation[:, None]
     classifier = LinearClassifier(chosen, weight[-1, best] - mean @ chosen)
@@ -121,14 +123,17 @@ def _gradient(weight: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
     return (inputs.T @ difference.flatten(1)).view_as(weight) / len(inputs)
 
 
-def _scores(weight: Tensor, chunks: Iterator[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+def _scores(weight: Tensor, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Accuracy and mean cross-entropy of each learning rate's classifier, the worst ones for those that diverged."""
-    logits = torch.cat([(inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:]).cpu() for inputs in chunks])
-    labels = labels.cpu()
-    accuracy = (logits.argmax(dim=-1) == labels[:, None]).double().mean(dim=0)
-    loss = torch.stack([cross_entropy(logits[:, rate], labels) for rate in range(logits.shape[1])]).double()
+    right = loss = images = 0
+    for inputs, labels in batches:
+        logits = (inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:])
+        right += (logits.argmax(dim=-1) == labels[:, None]).double().sum(dim=0)
+        targets = labels[:, None].expand(logits.shape[:2])
+        loss += cross_entropy(logits.transpose(1, 2), targets, reduction="none").double().sum(dim=0)
+        images += len(inputs)
     finite = loss.isfinite()
-    return accuracy.where(finite, -1.0), loss.where(finite, torch.inf)
+    return (right / images).where(finite, -1.0), (loss / images).where(finite, torch.inf)
 
 
 def _endless_order(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
@@ -138,10 +143,17 @@ def _endless_order(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
         yield from torch.randperm(count, generator=generator)[: count // batch_size * batch_size].split(batch_size)
 
 
-def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, both (D,); a constant channel's deviation is that of rounding."""
-    variance, mean = torch.var_mean(features.float(), dim=0, correction=0)
-    return mean, variance.sqrt().clamp(min=1e-5 * mean.abs().max().item() + 1e-12)
+def standardisation(features: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over the `chosen` indices, or all: both (D,) float32.
+
+    Rounding makes a constant channel vary a little: its deviation is taken to be that of rounding.
+    """
+    index = torch.arange(len(features), device=features.device) if chosen is None else chosen
+    # part by part, as a copy of the features may be too much
+    parts = index.split(65536)
+    mean = sum(features[part].double().sum(dim=0) for part in parts) / len(index)
+    variance = sum((features[part].double() - mean).square().sum(dim=0) for part in parts) / len(index)
+    return mean.float(), variance.sqrt().clamp(min=1e-5 * mean.abs().max().item() + 1e-12).float()
 
 
 def stratified_sample(labels: Tensor, share: float, seed: int, leave_one: bool = False) -> Tensor:
