@@ -45,7 +45,8 @@ def test_a_part_of_a_stream_is_spread_over_its_rows(tmp_path):
     assert len(set(names)) == 75
     names = [name for _, batch in rows(LabelledImages(stream, limit=500)) for name, _ in batch]
     assert len(names) == len(set(names)) == 80
-    assert len(LabelledImages(stream, limit=500)) == 80
+    unread = LabelledImages(stream, limit=500)
+    assert unread.known_length is None and len(unread) == unread.known_length == 80
 
 
 def test_a_part_of_a_table_is_a_random_sample_by_the_seed():

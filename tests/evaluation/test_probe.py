@@ -80,6 +80,8 @@ def test_a_rate_that_diverges_is_not_picked_and_constant_channels_do_no_harm(spl
     constant = torch.cat([features, torch.full((len(features), 1), 1e4)], dim=1)
     probe = fit_linear_probe(constant, labels, learning_rates=[1e-2, 1e38], min_steps=100, epochs=1)
     assert probe.learning_rate == 1e-2 and probe.classifier.weight.isfinite().all()
+    with pytest.raises(ValueError, match="diverged with every learning rate"):
+        fit_linear_probe(constant, labels, learning_rates=[1e38], min_steps=100, epochs=1)
     assert accuracy(probe.classifier, (torch.nn.functional.pad(test[0], (0, 1), value=1e4), test[1])) > 0.6
 
 

@@ -2,6 +2,8 @@ import pytest
 
 from poa_hf.training.recipe import parse_recipe
 
+from ..conftest import ROOT
+
 FILE = """
 output_dir: runs/from_file
 max_steps: 7
@@ -106,3 +108,19 @@ def test_trackers_as_a_list(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("report_to: [tensorboard, wandb]")
     assert parse_recipe(["--config", str(path)]).training.trackers == ["tensorboard", "wandb"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_file_is_a_recipe(path):
+    recipe = parse_recipe(["--config", str(path)])
+    sizes = {"vit_large": 143, "swin_base": 39, "resnet152": 465}
+    family = next((name for name in sizes if path.stem.startswith(name)), None)
+    if family:
+        args = recipe.training
+        assert len(recipe.model.backbone_config.space) == sizes[family]
+        # as published: 32 processes, and one that accumulates, see the same images
+        per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        published = {"vit_large": 1600, "swin_base": 2048, "resnet152": 1280}[family]
+        assert per_step == {"": published // 32, "_single_gpu": published}.get(path.stem.removeprefix(family), 64)
+        assert args.output_dir == f"runs/{path.stem}"
+    assert recipe.training.global_crop_size % recipe.model.backbone_config.crop_multiple == 0
