@@ -160,3 +160,7 @@ _USAGE = """usage: poa COMMAND ...
   poa select RUN --max_params 30M --max_latency_ms 4         the best size within a budget
 
 poa COMMAND --help lists the options of a command."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

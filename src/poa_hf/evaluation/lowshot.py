@@ -80,7 +80,8 @@ def low_shot_accuracies(
     """
     if not 0 < share <= 1 or draws < 1:
         raise ValueError(
-            f"A share of {share} of the labels in {draws} draws makes no sense: give more than 0 and at most 1, in at least one draw."
+            f"A share of {share} of the labels in {draws} draws makes no sense: give more than 0 and at most 1, in at "
+            "least one draw."
         )
     num_classes = check_labelled(train_features, train_labels, num_classes)
     mean, deviation = standardisation(train_features)

@@ -115,7 +115,7 @@ def check_output(output: Path, overwrite: bool, keep: str | Path | None = None) 
 
 
 _EXTRACTED_FILES = {
-    *("config.json", "model.safetensors", "preprocessor_config.json", "README.md"),
+    *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "evaluations.json"),
     *("configuration_gn_resnet.py", "modeling_gn_resnet.py"),
 }
 

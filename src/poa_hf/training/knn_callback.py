@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
-from ..evaluation.evaluate import evaluate_sizes
-from ..evaluation.records import FILE_NAME, save_evaluations
-from ..evaluation.splits import EvaluationData
-from ..evaluation.subjects import Subject
-from ..evaluation.tasks import TaskOptions, check_tasks
+
+if TYPE_CHECKING:
+    from ..evaluation.splits import EvaluationData
 
 
 class KnnEvaluationCallback(TrainerCallback):
@@ -44,11 +43,15 @@ class KnnEvaluationCallback(TrainerCallback):
         if every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}: evaluate every step at most.")
         self.data, self.every_steps, self.sizes = data, every_steps, sizes
-        self.options = TaskOptions(k=(k,))
+        self.k = k
         self.batch_size, self.num_workers = batch_size, num_workers
         self._fresh: dict[str, float] = {}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # here, as they take half a second that only an evaluation should cost
+        from ..evaluation.tasks import TaskOptions, check_tasks
+
+        self.options = TaskOptions(k=(self.k,))
         check_tasks(["knn"], self.options, len(self.data.train))
         space = model.config.backbone_config.space
         if self.sizes is None:
@@ -59,6 +62,10 @@ class KnnEvaluationCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every_steps and state.global_step != state.max_steps:
             return
+        from ..evaluation.evaluate import evaluate_sizes
+        from ..evaluation.records import FILE_NAME, save_evaluations
+        from ..evaluation.subjects import Subject
+
         processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std)
         subject = Subject(Path(args.output_dir).name, model.teacher, processor, state.global_step)
         records = evaluate_sizes(
