@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from transformers import SwinModel, initialization
@@ -74,12 +76,14 @@ class PoaSwinLayer(SwinLayer):
         return output[:, :height, :width].reshape(batch_size, tokens, channels), weights
 
 
-class PoaSwinStage(SwinStage):
-    # a stock stage is recomputed as a whole, and its blocks in it once more
-    gradient_checkpointing = property(lambda self: False, lambda self, value: None)
+class PoaSwinStage(nn.Module):
+    """A stock stage but for activation checkpointing, which would recompute it as a whole and its blocks once more."""
+
+    forward = SwinStage.forward.__wrapped__  # what is wrapped around it is that checkpointing
+    get_reshaped_hidden_states = SwinStage.get_reshaped_hidden_states
 
     def __init__(self, config: PoaSwinConfig, stage: int, grid_size: tuple[int, int]):
-        super(SwinStage, self).__init__()
+        super().__init__()
         self.config = config
         dim = config.embed_dim * 2**stage
         self.blocks = nn.ModuleList(
@@ -96,6 +100,10 @@ class PoaSwinStage(SwinStage):
 
 
 class PoaSwinEncoder(SwinEncoder):
+    _can_record_outputs = {
+        name: replace(recorder, target_class=PoaSwinStage) for name, recorder in SwinEncoder._can_record_outputs.items()
+    }
+
     def __init__(self, config: PoaSwinConfig, grid_size: tuple[int, int]):
         super(SwinEncoder, self).__init__(config)
         self.num_layers = len(config.depths)
