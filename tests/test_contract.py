@@ -2,13 +2,23 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
+from poa_hf import (
+    PoaConfig,
+    PoaForPreTraining,
+    PoaResNetConfig,
+    PoaSwinConfig,
+    PoaTrainingArguments,
+    PoaViTConfig,
+    SubNetwork,
+)
 from poa_hf.cli import main
+from poa_hf.training.checks import check_run
 
 from .conftest import FAMILIES, ROOT, run_python
 
@@ -244,9 +254,42 @@ def test_masks_hide_whole_squares(family):
         assert not torch.equal(hidden, model(pixels, sub_network=size)[0])
         if family != "resnet":  # whose GroupNorm carries every pixel's change everywhere
             assert torch.equal(model(inside, bool_masked_pos=masks, sub_network=size)[0], hidden)
+    assert torch.equal(model(pixels, bool_masked_pos=masks.long())[0], model(pixels, bool_masked_pos=masks)[0])
     if family != "vit":
+        with pytest.raises(ValueError, match="multiples of the masked squares"):
+            model(torch.randn(1, 3, side + square // 2, side), bool_masked_pos=masks)
         with pytest.raises(ValueError, match=r"bool_masked_pos \(1, 3\) does not fit: .* 4 x 4 squares|8 x 8 squares"):
             model(pixels, bool_masked_pos=masks[:, :3])
+
+
+@torch.no_grad()
+def test_threads_do_not_disturb_each_other(family):
+    model = tiny(family).student.eval()
+    pixels = torch.randn(1, 3, model.config.image_size, model.config.image_size)
+    sizes = [model.config.space.smallest, middle(tiny(family))]
+    expected = [model(pixels, sub_network=size)[0] for size in sizes]
+
+    def call(index: int) -> bool:
+        with torch.no_grad():
+            return torch.equal(model(pixels, sub_network=sizes[index % 2])[0], expected[index % 2])
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(call, range(30)))
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "message"),
+    [
+        ("vit", 8 * 5 + 4, "global_crop_size 44 is not a multiple of 8 .*: use 40 or 48"),
+        ("swin", 8, "global_crop_size 8 is not a multiple of 16 .*: use 16"),
+        ("swin", 16, "global_crop_size 16 is too small for window_size 2.*: use at least 32"),
+        ("resnet", 48, "global_crop_size 48 is not a multiple of 32 .*: use 32 or 64"),
+    ],
+)
+def test_crops_that_do_not_fit_are_refused(family, size, message, tmp_path):
+    args = PoaTrainingArguments(output_dir=str(tmp_path), global_crop_size=size, local_crop_size=16)
+    with pytest.raises(ValueError, match=message):
+        check_run(tiny(family).config, args)
 
 
 OPTIONS = (

@@ -121,7 +121,9 @@ def load_official_checkpoint(
     weights = path_or_state_dict
     if isinstance(weights, str | Path):
         weights = _read(Path(weights))
-    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
+    ):
         raise ValueError(
             "The checkpoint is not a mapping of names to tensors: give the teacher's or student's weights."
         )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -157,6 +159,17 @@ class _ScaledSlice(torch.autograd.Function):
         return padded.reshape(ctx.full_shape), None, None, None
 
 
+_BUILDING = threading.Lock()
+
+
+@contextmanager
+def without_storage() -> Iterator[None]:
+    """Models made within are on the meta device and not initialised. One thread at a time, as `no_init_weights` patches
+    torch for all of them."""
+    with _BUILDING, torch.device("meta"), no_init_weights():
+        yield
+
+
 class SlicedModel:
     """A plain model that computes with the given tensors in place of its own: call it like the model."""
 
@@ -201,8 +214,10 @@ class ElasticModelMixin:
         Computes what `forward(..., sub_network=sub_network)` does, to the last bit. None means the full size.
         """
         sub_network = self.config.space.full if sub_network is None else self.config.space.resolve(sub_network)
-        with torch.device("meta"), no_init_weights():
-            stock = self.stock_class(self.config.stock_config(sub_network))
+        config = self.config.stock_config(sub_network)
+        config._attn_implementation = self.config._attn_implementation
+        with without_storage():
+            stock = self.stock_class(config)
         plan = self._plan_for(stock, sub_network)
         with torch.no_grad():
             tensors = sliced_tensors(self, plan)
@@ -224,14 +239,15 @@ class ElasticModelMixin:
         # Building a model takes longer than slicing it, hence a few are kept; as they own no storage and are set anew
         # at each use, which ones are kept changes nothing.
         kept = self.__dict__.setdefault("_plain_models", {})
-        key = (sub_network, self.config._attn_implementation)
+        # of each thread its own, as a call swaps the plain model's tensors
+        key = (sub_network, self.config._attn_implementation, threading.get_ident())
         if key not in kept:
             config = self.config.plain_config(sub_network)
             config._attn_implementation = self.config._attn_implementation
-            with torch.device("meta"), no_init_weights():
+            with without_storage():
                 plain = type(self)(config)
             if len(kept) >= 16:
-                del kept[next(iter(kept))]
+                kept.pop(next(iter(kept), None), None)
             kept[key] = plain, self._plan_for(plain, sub_network)
         plain, plan = kept[key]
         if plain.training != self.training:

@@ -449,6 +449,8 @@ def test_figures_refuse_what_does_not_fit(monkeypatch):
         plots.attention_figure(pixels, {"small": torch.rand(3, 4, 2, 2)})
     with pytest.raises(ValueError, match=r"nothing to draw: give colours \(B, h, w, 3\) by name"):
         plots.pca_figure(pixels, {})
+    with pytest.raises(ValueError, match=r"nothing to draw: give matches of patch_correspondence by name"):
+        plots.correspondence_figure(pixels[0], pixels[1], {})
     with pytest.raises(ValueError, match=r"Images have shape \(2, 8, 8\): give"):
         plots.attention_figure(pixels[:, 0], {"small": torch.rand(2, 4, 2, 2)})
 

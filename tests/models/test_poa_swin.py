@@ -83,6 +83,8 @@ def test_windows_keep_their_size_on_small_maps():
     side = patches.detach().unflatten(1, (6, 6))
     assert torch.equal(side[:, 0, 0], side[:, 1, 1]) and torch.equal(side[:, 2, 4], output.last_hidden_state[:, 5])
     torch.testing.assert_close(features, output.last_hidden_state.mean(1))
+    with pytest.raises(ValueError, match="18 tokens are no square map"):
+        model.image_tokens(model(torch.randn(1, 3, 96, 192)))
 
 
 @torch.no_grad()
@@ -128,6 +130,8 @@ def test_outputs_and_attention_implementations():
     pixels, size = torch.randn(1, 3, 224, 224), SubNetwork(8, (2, 2, 2, 2))
     expected = model(pixels, sub_network=size)
     model.set_attn_implementation("eager")
+    extracted = model.extract(size).train()  # without stochastic depth, which belongs to pre-training
+    assert torch.equal(extracted(pixels)[0], model(pixels, sub_network=size)[0])
     output = model(pixels, sub_network=size, output_hidden_states=True, output_attentions=True)
     torch.testing.assert_close(output.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-5)
     assert [tuple(s.shape[1:]) for s in output.hidden_states] == [(3136, 8), (784, 16), (196, 32), (49, 64), (49, 64)]
@@ -161,7 +165,7 @@ def test_whole_windows_of_mask_tokens_keep_gradients_finite():
     [
         ({"embed_dim": 100, "num_heads": None}, "embed_dim 100 is not a positive multiple of 16"),
         ({"embed_dim": 18}, "Stage 1 is 18 wide, which 4 heads do not divide"),
-        ({"min_embed_dim": 12}, "min_embed_dim 12 is not a positive multiple of 8"),
+        ({"min_embed_dim": 12}, "min_embed_dim 12 is not a positive multiple of 8 .whole heads in every stage"),
         ({"min_embed_dim": 32}, "min_embed_dim 32 is larger than embed_dim 16"),
         ({"embed_dim": 32, "embed_dim_step": 24, "min_embed_dim": 16}, "Steps of 24 .embed_dim_step. do not lead"),
         ({"embed_dim_step": 12}, "embed_dim_step 12 is not a positive multiple of 8"),
@@ -189,5 +193,6 @@ def test_configurations_that_cannot_be_are_refused(fields, message):
 def test_defaults_follow_the_full_size():
     config = PoaSwinConfig()
     assert config.num_heads == [8, 16, 32, 64] and config.min_depths == [2, 2, 6, 2] and config.patch_grid == 16
+    assert PoaSwinConfig(image_size=200).window_size == 7  # its last map has 7 positions, one of them padded
     config = PoaSwinConfig(embed_dim=64, depths=[2, 2, 6, 2])
     assert config.num_heads == [4, 8, 16, 32] and str(config.space.smallest) == "48x2-2-2-2"

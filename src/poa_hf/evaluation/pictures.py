@@ -1,7 +1,4 @@
-"""What a model sees in an image, as tensors: class attention, principal components of patches, matching patches.
-
-`plots` draws them.
-"""
+"""What a model sees in an image, as tensors (`plots` draws them): attention, components and matches of patches."""
 
 from __future__ import annotations
 
@@ -205,11 +202,11 @@ def _opened(model: PreTrainedModel, sub_network: SubNetwork | str | None) -> Ite
 
         def run(pixel_values: Tensor):
             _check_images(model, pixel_values)
-            options = {}
+            options = {"return_dict": True}
             if "interpolate_pos_encoding" in inspect.signature(module.forward).parameters:
-                # stock ViT needs to be told; without need it isn't, as not all grids of positions can be
+                # stock ViT is told only where it must, as not all grids of positions can be interpolated
                 options["interpolate_pos_encoding"] = _pair(module.config.image_size) != pixel_values.shape[2:]
-            return called(pixel_values.to(model.device, model.dtype), return_dict=True, **options)
+            return called(pixel_values.to(model.device, model.dtype), **options)
 
         try:
             yield run, module
@@ -220,13 +217,12 @@ def _opened(model: PreTrainedModel, sub_network: SubNetwork | str | None) -> Ite
 
 @contextmanager
 def _eager(attention: torch.nn.Module) -> Iterator[list[Tensor]]:
-    """This one attention layer computes its weights (B, heads, tokens, tokens), which the list then holds; the other
-    layers stay as they are, so memory is needed for one layer's alone."""
+    """This one layer, and no other, computes its weights (B, heads, tokens, tokens), which the list then holds."""
     seen = []
 
     def keep(module, inputs, output):
-        if isinstance(output, tuple) and len(output) > 1 and output[1] is not None:
-            seen.append(output[1])
+        if isinstance(output, tuple):
+            seen.extend(weights for weights in output[1:2] if weights is not None)
 
     config = attention.config
     attention.config = copy.copy(config)  # shared by all layers
@@ -242,13 +238,11 @@ def _eager(attention: torch.nn.Module) -> Iterator[list[Tensor]]:
 def _check_images(model: PreTrainedModel, pixel_values: Tensor) -> None:
     if pixel_values.ndim != 4:
         raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}: give images of one size, (B, 3, H, W).")
-    config = model.config
+    config, size = model.config, " x ".join(map(str, pixel_values.shape[2:]))
     if config.model_type == "swin" and min(_grid(model, pixel_values)) < config.window_size:
-        size = config.window_size * _pair(config.patch_size)[0] * 2 ** (len(config.depths) - 1)
-        raise ValueError(
-            f"Images of {pixel_values.shape[2]} x {pixel_values.shape[3]} pixels are too small for the windows of "
-            f"{type(model).__name__}: give sides of at least {size} pixels."
-        )
+        needed = config.window_size * _pair(config.patch_size)[0] * 2 ** (len(config.depths) - 1)
+        what = f"Images of {size} pixels are too small for the windows of {type(model).__name__}"
+        raise ValueError(f"{what}: give sides of at least {needed} pixels.")
 
 
 def _grid(module: PreTrainedModel, pixel_values: Tensor) -> tuple[int, int]:
@@ -272,10 +266,8 @@ def _component_scores(features: Tensor, shown: Tensor, count: int = COMPONENTS) 
     """(B, h, w, count) float64: all patches on the first principal components of those that are `shown`, in units of
     their standard deviation there; 0 where there is no further component."""
     if features.ndim != 4 or shown.shape != features.shape[:3]:
-        raise ValueError(
-            f"Features have shape {tuple(features.shape)}, the foreground {tuple(shown.shape)}: give (B, h, w, D) of "
-            "patch_features and (B, h, w)."
-        )
+        shapes = f"Features have shape {tuple(features.shape)}, the foreground {tuple(shown.shape)}"
+        raise ValueError(f"{shapes}: give (B, h, w, D) of patch_features and (B, h, w).")
     features = features.detach().cpu().double()
     points = features[shown]
     if len(points) <= COMPONENTS:

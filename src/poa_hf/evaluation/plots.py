@@ -47,7 +47,7 @@ def attention_figure(
         image_mean, image_std: with which the images were normalised; ImageNet's by default.
     """
     columns = {}
-    for name, heads in _checked(maps, pixel_values, 4, "maps (B, heads, h, w)").items():
+    for name, heads in _checked(maps, pixel_values, "maps (B, heads, h, w)").items():
         means = heads.detach().float().cpu().mean(dim=1).numpy()
         limits = np.percentile(means, ATTENTION_RANGE, axis=(1, 2)).T
         columns[name] = [
@@ -70,7 +70,7 @@ def pca_figure(
         colours: (B, h, w, 3) in 0..1 of `patch_pca`, by name, e.g. of size.
         image_mean, image_std: with which the images were normalised; ImageNet's by default.
     """
-    colours = _checked(colours, pixel_values, 4, "colours (B, h, w, 3)")
+    colours = _checked(colours, pixel_values, "colours (B, h, w, 3)")
     columns = {name: [dict(X=c) for c in values.detach().float().cpu().numpy()] for name, values in colours.items()}
     return _beside_images(_as_pixels(pixel_values, image_mean, image_std), columns)
 
@@ -91,6 +91,8 @@ def correspondence_figure(
         matches: what `patch_correspondence` found for them, by name, e.g. of size; a dozen or two can be told apart.
         image_mean, image_std: with which the images were normalised; ImageNet's by default.
     """
+    if not matches:
+        raise ValueError("There is nothing to draw: give matches of patch_correspondence by name.")
     images = [_as_pixels(image[None], image_mean, image_std)[0] for image in (pixel_values_a, pixel_values_b)]
     # both at height 1, and a gap between them
     widths = [image.shape[1] / image.shape[0] for image in images]
@@ -228,11 +230,11 @@ def _as_pixels(images: Tensor, mean: Sequence[float] | None, std: Sequence[float
     return (pixels.float() * std + mean).clamp(0, 1).numpy()
 
 
-def _checked(values: Mapping[str, Tensor], pixel_values: Tensor, axes: int, shape: str) -> Mapping[str, Tensor]:
+def _checked(values: Mapping[str, Tensor], pixel_values: Tensor, shape: str) -> Mapping[str, Tensor]:
     if not values:
         raise ValueError(f"There is nothing to draw: give {shape} by name.")
     for name, value in values.items():
-        if value.ndim != axes or len(value) != len(pixel_values):
+        if value.ndim != 4 or len(value) != len(pixel_values):
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)} for {len(pixel_values)} images: give {shape} of these images."
             )

@@ -79,18 +79,20 @@ class PoaSwinConfig(SwinConfig):
         unit = self._width_unit
         if self.embed_dim_step is None:
             self.embed_dim_step = unit
-        check_width(self.embed_dim_step, "embed_dim_step", unit, "the head size")
+        what = "whole heads in every stage"
+        check_width(self.embed_dim_step, "embed_dim_step", unit, what)
         if self.min_embed_dim is None:
             self.min_embed_dim = self.embed_dim - self.embed_dim // 4 // self.embed_dim_step * self.embed_dim_step
-        check_width(self.min_embed_dim, "min_embed_dim", unit, "the head size", self.embed_dim, self.embed_dim_step)
+        check_width(self.min_embed_dim, "min_embed_dim", unit, what, self.embed_dim, self.embed_dim_step)
         if self.min_depths is None:
             deepest = self.depths.index(max(self.depths))
             self.min_depths = [math.ceil(d / 3) if i == deepest else d for i, d in enumerate(self.depths)]
         self.min_depths = check_depths(self.min_depths, self.depths)
-        if self.window_size > self.image_size // self.crop_multiple:
+        positions = -(-self.image_size // self.crop_multiple)
+        if self.window_size > positions:
             raise ValueError(
                 f"window_size {self.window_size} does not fit: the last feature map of images of {self.image_size} has "
-                f"{self.image_size // self.crop_multiple} positions a side; use at most as many."
+                f"{positions} positions a side; use at most as many."
             )
 
     @property
@@ -103,6 +105,12 @@ class PoaSwinConfig(SwinConfig):
     def crop_multiple(self) -> int:
         """Pixels of one side of the last feature map's positions; global crops must be a multiple."""
         return self.patch_size * 2 ** (len(self.depths) - 1)
+
+    @property
+    def min_crop_size(self) -> int:
+        """The smallest global crop, hence the smallest image of extracted models: stock Swin's window must fit the last
+        feature map."""
+        return self.window_size * self.crop_multiple
 
     @property
     def patch_grid(self) -> int:
@@ -132,7 +140,7 @@ class PoaSwinConfig(SwinConfig):
 
     def stock_config(self, sub_network: SubNetwork) -> SwinConfig:
         """The configuration of a sub-network as a stock `swin` model."""
-        return SwinConfig(**self._architecture(sub_network))
+        return SwinConfig(**self._architecture(sub_network), drop_path_rate=0.0)
 
     def _architecture(self, sub_network: SubNetwork) -> dict:
         fields = {name: getattr(self, name) for name in _ARCHITECTURE}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.initialization import no_init_weights
 
-from ..slicing import SlicedModel, slice_plan, sliced_tensors
+from ..slicing import SlicedModel, slice_plan, sliced_tensors, without_storage
 
 
 class Prototypes(nn.Module):
@@ -62,7 +61,7 @@ class ProjectionHeads(nn.ModuleList):
         """The heads for features of this width, as callables on these weights as they are now."""
         if in_features == self.in_features:
             return list(self)
-        with torch.device("meta"), no_init_weights():
+        with without_storage():
             plain = ProjectionHeads(in_features, *self._sizes)
         return [
             SlicedModel(small, sliced_tensors(head, slice_plan(head, small)))

@@ -168,7 +168,9 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
     @staticmethod
     def image_tokens(output: SwinModelOutput) -> tuple[Tensor, Tensor]:
         """What the heads read: the image's feature (B, D), and of square images (B, 4 * tokens, D), each token four
-        times, once for each square of the masks' grid."""
+        times, once for each square of the masks' grid. ValueError for images that are not square."""
         tokens = output.last_hidden_state
         side = round(tokens.shape[1] ** 0.5)
+        if side * side != tokens.shape[1]:
+            raise ValueError(f"{tokens.shape[1]} tokens are no square map: pre-training takes square crops.")
         return output.pooler_output, upsampled_tokens(tokens.transpose(1, 2).unflatten(2, (side, side)))

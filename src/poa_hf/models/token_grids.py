@@ -5,19 +5,24 @@ from torch.nn.functional import interpolate
 
 
 def mask_of_grid(masks: Tensor, height: int, width: int, times: int) -> Tensor:
-    """Masks of squares, bool (B, squares), as masks of the (height, width) positions of a map of which `times` make one
+    """Masks of squares, (B, squares), as masks of the (height, width) positions of a map of which `times` make one
     side of a square: bool (B, height, width).
 
     Raises:
         ValueError: If the squares do not cover the map.
     """
     rows, columns = height // times, width // times
-    if height % times or width % times or masks.shape[1:] != (rows * columns,):
+    if height % times or width % times:
+        raise ValueError(
+            "bool_masked_pos needs images whose sides are multiples of the masked squares (the configuration's "
+            f"patch_grid); these have {height / times:g} x {width / times:g} of them."
+        )
+    if masks.shape[1:] != (rows * columns,):
         raise ValueError(
             f"bool_masked_pos {tuple(masks.shape)} does not fit: these images have {rows} x {columns} squares to mask, "
             f"so give (B, {rows * columns})."
         )
-    return masks.unflatten(1, (rows, columns)).repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
+    return masks.bool().unflatten(1, (rows, columns)).repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
 
 
 def upsampled_tokens(feature_map: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import re
 
 import torch
 from transformers import Dinov2Model, ViTConfig, ViTModel
-from transformers.initialization import no_init_weights
+
+from ..slicing import without_storage
 
 
 def as_vit(model: Dinov2Model, image_size: int | None = None) -> ViTModel:
@@ -34,7 +35,7 @@ def as_vit(model: Dinov2Model, image_size: int | None = None) -> ViTModel:
         initializer_range=config.initializer_range,
     )
     source = model.state_dict()
-    with torch.device("meta"), no_init_weights():
+    with without_storage():
         vit = ViTModel(vit_config, add_pooling_layer=False)
     tensors = {name: _vit_tensor(name, source) for name in vit.state_dict()}
     with torch.no_grad():

@@ -17,16 +17,22 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
             architecture, trackers that are not installed.
     """
     backbone = config.backbone_config
-    # local crops are never masked: they only need whole patches
     multiples = {"global_crop_size": backbone.crop_multiple}
     if args.num_local_crops:
         multiples["local_crop_size"] = backbone.patch_grid
     for name, multiple in multiples.items():
         if (size := getattr(args, name)) % multiple:
+            nearest = sorted({max(multiple, size - size % multiple), size - size % multiple + multiple})
             raise ValueError(
-                f"{name} {size} is not a multiple of {multiple} (pixels of a patch, or of the last feature map): use "
-                f"{size - size % multiple or multiple} or {size + multiple - size % multiple}."
+                f"{name} {size} is not a multiple of {multiple} (pixels of a patch, masked square, or position "
+                f"of the last feature map): use {' or '.join(map(str, nearest))}."
             )
+    smallest = getattr(backbone, "min_crop_size", 0)
+    if args.global_crop_size < smallest:
+        raise ValueError(
+            f"global_crop_size {args.global_crop_size} is too small for window_size {backbone.window_size}, which must "
+            f"fit the last feature map: use at least {smallest}, or a smaller window."
+        )
     if backbone.num_channels != 3:
         raise ValueError(f"num_channels is {backbone.num_channels}, and the crops are RGB: use 3.")
     _check_trackers(args.trackers)
