@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         "extract": extract,
         "evaluate": evaluate,
         "select": select,
+        "report": report,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
@@ -143,6 +144,13 @@ def select(argv: list[str]) -> None:
     select(argv)
 
 
+def report(argv: list[str]) -> None:
+    """`poa report RUN [--output DIR] [--dataset_name D]`"""
+    from .evaluation.report_command import report
+
+    report(argv)
+
+
 def _refuse(message: str) -> NoReturn:
     raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
 
@@ -158,6 +166,7 @@ _USAGE = """usage: poa COMMAND ...
   poa extract RUN --size small|384x12|all --output DIR       write sizes as stock transformers checkpoints
   poa evaluate RUN --dataset_name D [--sizes all]            measure sizes: k-NN, linear probe, ...
   poa select RUN --max_params 30M --max_latency_ms 4         the best size within a budget
+  poa report RUN                                             one page on a run: quality, cost, losses, pictures
 
 poa COMMAND --help lists the options of a command."""
 
