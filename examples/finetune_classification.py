@@ -1,0 +1,150 @@
+"""Fine-tune an extracted size, of any family, for image classification with transformers' Trainer.
+
+    python examples/finetune_classification.py --model poa-vit-s --dataset_name my/images --output_dir runs/images
+    python examples/finetune_classification.py ... --from_scratch      # the same architecture, random weights
+    accelerate launch examples/finetune_classification.py ... --bf16   # any option of TrainingArguments
+
+The data: a folder or Hub dataset with an Image and a ClassLabel column. poa_hf is not needed; GroupNorm ResNets bring
+their code along (--trust_remote_code). Afterwards `pipeline("image-classification", model=OUTPUT_DIR)` works.
+
+Images come in at the size pre-trained at, which the checkpoint's image processor knows, whatever the data's size.
+--image_size takes another: ViTs interpolate their position embeddings, ResNets take any, Swins need maps no smaller
+than their windows. --drop_path_rate sets stochastic depth (ViT, Swin): an extracted Swin has the stock 0.1, a ViT 0.
+"""
+
+import random
+import sys
+from dataclasses import dataclass
+from math import exp, log, sqrt
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Image, load_dataset
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.hf_argparser import HfArg
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+@dataclass
+class Arguments:
+    model: str = HfArg(help="Folder or Hub name of an extracted model.")
+    dataset_name: str = HfArg(help="Folder or Hub name of a dataset.")
+    train_split: str = HfArg(default="train", help="Or a part, such as train[:45000].")
+    eval_split: str = "test"
+    image_size: int | None = HfArg(default=None, help="By default the image processor's.")
+    min_crop: float = HfArg(default=0.35, help="Smallest share of an image that a training crop shows.")
+    layer_decay: float = HfArg(default=0.75, help="Each block's learning rate over the next one's.")
+    drop_path_rate: float | None = HfArg(default=None, help="Stochastic depth; by default the model's.")
+    from_scratch: bool = HfArg(default=False, help="Random weights, and no layer-wise decay.")
+    trust_remote_code: bool = HfArg(default=False, help="Run the code that comes with the model.")
+
+
+def load_data(args):  # -> training data, evaluation data, names of the image and the label column
+    try:
+        train, evaluation = load_dataset(args.dataset_name, split=[args.train_split, args.eval_split])
+    except (ValueError, OSError) as error:  # of splits, see --train_split and --eval_split
+        sys.exit(f"{args.dataset_name} can't be loaded: {error}")
+    columns = {type(feature): name for name, feature in reversed(train.features.items())}  # the first of each type
+    if not {Image, ClassLabel} <= set(columns):
+        sys.exit(f"{args.dataset_name} needs an Image and a ClassLabel column, and has {train.features}.")
+    return train, evaluation, columns[Image], columns[ClassLabel]
+
+
+def load_model(args, classes):  # -> classifier, image processor
+    kwargs = {"trust_remote_code": args.trust_remote_code, "dtype": torch.float32}  # to train, whatever was saved
+    try:
+        changes = {} if args.drop_path_rate is None else {"drop_path_rate": args.drop_path_rate}
+        config = AutoConfig.from_pretrained(args.model, id2label=dict(enumerate(classes)), **changes, **kwargs)
+        config.label2id = {name: i for i, name in config.id2label.items()}
+        processor = AutoImageProcessor.from_pretrained(args.model)
+        if args.from_scratch:
+            return AutoModelForImageClassification.from_config(config, **kwargs), processor
+        model, info = AutoModelForImageClassification.from_pretrained(
+            args.model, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"{args.model} is no model to fine-tune (`poa extract` writes one): {str(error).splitlines()[0]}")
+    # transformers only warns of weights that it didn't find, and leaves them random
+    if lost := {name for name in info["missing_keys"] if not name.startswith("classifier.")}:
+        sys.exit(f"{args.model} lacks {len(lost)} weights of the model, {min(lost)} among them.")
+    return model, processor
+
+
+def layer_wise_groups(model, args, decay):
+    """Parameter groups for an optimizer: the classifier's learning rate, times `decay` for each block further down.
+
+    Blocks are what transformers recomputes one by one under activation checkpointing, in every family: the innermost
+    GradientCheckpointingLayers. Parameters outside of all blocks belong to the block before (Swin's patch merging), or
+    to the embeddings if there is none, or to the classifier (the final norm) after the last.
+    """
+    layers = [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
+    blocks = [name for name in layers if not any(other.startswith(name + ".") for other in layers)]  # first to last
+    groups, depth = {}, 0
+    for name, parameter in model.named_parameters():
+        inside = [i for i, block in enumerate(blocks, start=1) if name.startswith(block + ".")]
+        depth = inside[0] if inside else len(blocks) + 1 if depth >= len(blocks) else depth
+        key = (len(blocks) + 1 - depth, parameter.ndim > 1)  # no weight decay on biases, norms, LayerScale
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": params, "lr": args.learning_rate * decay**steps, "weight_decay": args.weight_decay * is_matrix}
+        for (steps, is_matrix), params in sorted(groups.items(), key=lambda group: group[0])  # Trainer logs the first
+    ]
+
+
+def random_crop(image, size, min_crop):
+    """A random part of the image (area from `min_crop` up, sides 3:4 to 4:3) at `size`, flipped half of the time."""
+    area, ratio = random.uniform(min_crop, 1) * image.width * image.height, exp(random.uniform(log(3 / 4), log(4 / 3)))
+    width, height = min(sqrt(area * ratio), image.width), min(sqrt(area / ratio), image.height)
+    left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
+    image = image.resize((size, size), resample=3, box=(left, top, left + width, top + height))
+    return image.transpose(0) if random.random() < 0.5 else image  # 0: left to right
+
+
+def main(argv=None):
+    parser = HfArgumentParser((Arguments, TrainingArguments))
+    parser.set_defaults(per_device_train_batch_size=64, per_device_eval_batch_size=64, learning_rate=1e-3,
+                        weight_decay=0.05, lr_scheduler_type="cosine", warmup_steps=0.05, save_total_limit=1,
+                        remove_unused_columns=False)  # fmt: skip
+    args, training = parser.parse_args_into_dataclasses(argv)
+    set_seed(training.seed)  # here, as Trainer seeds too late for weights that start random
+    train, evaluation, image_column, label_column = load_data(args)
+    model, processor = load_model(args, train.features[label_column].names)
+    if size := args.image_size:
+        processor.size, processor.crop_size = {"shortest_edge": round(size * 8 / 7)}, {"height": size, "width": size}
+    size = processor.crop_size["height"]
+    try:
+        model(torch.zeros(1, 3, size, size))
+    except RuntimeError as error:
+        sys.exit(f"{args.model} can't compute with --image_size {size}: {error}")
+
+    def prepare(rows, augment=False):
+        images = [image.convert("RGB") for image in rows[image_column]]
+        images = [random_crop(image, size, args.min_crop) if augment else image for image in images]
+        pixels = processor(images, do_resize=not augment, do_center_crop=not augment, return_tensors="pt").pixel_values
+        return {"pixel_values": list(pixels), "labels": rows[label_column]}
+
+    decay = 1 if args.from_scratch else args.layer_decay
+    trainer = Trainer(
+        model,
+        training,
+        train_dataset=train.with_transform(lambda rows: prepare(rows, augment=True)),
+        eval_dataset=evaluation.with_transform(prepare),
+        processing_class=processor,
+        compute_metrics=lambda output: {"accuracy": float(np.mean(output.predictions.argmax(1) == output.label_ids))},
+        optimizers=(torch.optim.AdamW(layer_wise_groups(model, training, decay)), None),
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model()  # with its image processor
+    trainer.save_metrics("eval", trainer.evaluate())  # eval_results.json
+
+
+if __name__ == "__main__":
+    main()
