@@ -9,7 +9,7 @@ their code along (--trust_remote_code). Afterwards `pipeline("image-classificati
 
 Images come in at the size pre-trained at, which the checkpoint's image processor knows, whatever the data's size.
 --image_size takes another: ViTs interpolate their position embeddings, ResNets take any, Swins need maps no smaller
-than their windows. --drop_path_rate sets stochastic depth (ViT, Swin): an extracted Swin has the stock 0.1, a ViT 0.
+than their windows. --drop_path_rate sets stochastic depth (ViT, Swin): extracted models have 0.
 """
 
 import random
@@ -43,7 +43,7 @@ class Arguments:
     min_crop: float = HfArg(default=0.35, help="Smallest share of an image that a training crop shows.")
     layer_decay: float = HfArg(default=0.75, help="Each block's learning rate over the next one's.")
     drop_path_rate: float | None = HfArg(default=None, help="Stochastic depth; by default the model's.")
-    from_scratch: bool = HfArg(default=False, help="Random weights, and no layer-wise decay.")
+    from_scratch: bool = HfArg(default=False, help="Start from random weights.")
     trust_remote_code: bool = HfArg(default=False, help="Run the code that comes with the model.")
 
 
@@ -131,7 +131,6 @@ def main(argv=None):
         pixels = processor(images, do_resize=not augment, do_center_crop=not augment, return_tensors="pt").pixel_values
         return {"pixel_values": list(pixels), "labels": rows[label_column]}
 
-    decay = 1 if args.from_scratch else args.layer_decay
     trainer = Trainer(
         model,
         training,
@@ -139,7 +138,7 @@ def main(argv=None):
         eval_dataset=evaluation.with_transform(prepare),
         processing_class=processor,
         compute_metrics=lambda output: {"accuracy": float(np.mean(output.predictions.argmax(1) == output.label_ids))},
-        optimizers=(torch.optim.AdamW(layer_wise_groups(model, training, decay)), None),
+        optimizers=(torch.optim.AdamW(layer_wise_groups(model, training, args.layer_decay)), None),
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model()  # with its image processor

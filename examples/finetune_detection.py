@@ -9,7 +9,7 @@ Shows how to set a detector up; it has not been measured on a real dataset. On t
 towards 0 if boxes, classes and gradients are what they should be. A dataset has the columns `image` and `objects`:
 {"bbox": [[left, top, width, height], ...] in pixels, "category": [class number, ...]}.
 
-DETR reads the backbone's last stage, so any family will do; its loss needs scipy (pip install scipy). Afterwards
+DETR reads the backbone's last stage, so any family will do; its loss needs scipy. Afterwards
 `pipeline("object-detection", OUTPUT_DIR)` works; of a GroupNorm ResNet after `import poa_hf`.
 """
 

@@ -106,10 +106,10 @@ def confusion(logits, labels):
 
 def main(argv=None):
     parser = HfArgumentParser((Arguments, TrainingArguments))
-    # drop_last: UPerNet's BatchNorm fails on a single image; masks to evaluate on may differ in size, so one at a time
-    parser.set_defaults(per_device_train_batch_size=8, per_device_eval_batch_size=1, learning_rate=1e-3,
-                        weight_decay=0.05, lr_scheduler_type="cosine", warmup_steps=0.05, save_total_limit=1,
-                        remove_unused_columns=False, dataloader_drop_last=True)  # fmt: skip
+    # drop_last: UPerNet's BatchNorm fails on a single image; masks to evaluate on may differ in size: one at a time
+    parser.set_defaults(per_device_train_batch_size=8, dataloader_drop_last=True, per_device_eval_batch_size=1,
+                        eval_do_concat_batches=False, learning_rate=1e-3, weight_decay=0.05, warmup_steps=0.05,
+                        lr_scheduler_type="cosine", save_total_limit=1, remove_unused_columns=False)  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(argv)
     set_seed(training.seed)  # here, as Trainer seeds too late for weights that start random
     train, evaluation = load_data(args)
@@ -126,7 +126,7 @@ def main(argv=None):
         return {"pixel_values": list(pixels), "labels": [x.where(x < len(args.labels), -100) for x in labels]}
 
     def mean_iou(output):
-        counts = output.predictions.sum(0).astype(float)
+        counts = np.concatenate(output.predictions).sum(0).astype(float)
         hits = counts.diagonal()
         union = counts.sum(0) + counts.sum(1) - hits
         iou = {f"iou_{args.labels[i]}": hits[i] / union[i] for i in union.nonzero()[0]}  # else in no mask or prediction
