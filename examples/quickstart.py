@@ -130,7 +130,7 @@ def plot(folder: Path, table: list[dict]) -> None:
         right.bar_label(bars, fmt="%.0f", fontsize=8)
     right.set_xticks(range(len(table)), [f"{row['size']}\n{row['parameters'] / 1e3:.0f} k" for row in table])
     right.set(ylabel="k-NN accuracy (%)", title="Each size, one run")
-    right.set_ylim(top=1.25 * max(row["knn"] for row in table))
+    right.set_ylim(top=1.25 * max(row[key] for row in table for key in names))  # room for the legend
     right.legend(frameon=False, ncols=3, loc="upper center")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)

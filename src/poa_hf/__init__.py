@@ -3,6 +3,7 @@
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification
 
 from .elastic import ElasticSpace, SubNetwork
+from .evaluation.callback import KnnEvaluationCallback
 from .models.configuration_gn_resnet import GnResNetConfig
 from .models.configuration_poa import PoaConfig
 from .models.configuration_poa_resnet import PoaResNetConfig
@@ -15,7 +16,6 @@ from .models.modeling_poa_swin import PoaSwinModel
 from .models.modeling_poa_vit import PoaViTModel
 from .official import load_official_checkpoint
 from .training.arguments import PoaTrainingArguments
-from .training.knn_callback import KnnEvaluationCallback
 from .training.trainer import PoaTrainer
 
 __version__ = "0.1.0.dev0"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
+from .command_line import CommandParser
 from .training.recipe import Recipe, parse_recipe
 
 
@@ -79,8 +78,8 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
     options = recipe.evaluation
     if options.eval_steps is None:
         return []
+    from .evaluation.callback import KnnEvaluationCallback
     from .evaluation.splits import open_splits
-    from .training.knn_callback import KnnEvaluationCallback
 
     own = options.eval_dataset_name is None
     data = open_splits(
@@ -108,9 +107,10 @@ class _SaveRecipe(TrainerCallback):
 
 def extract(argv: list[str]) -> None:
     """`poa extract RUN --size small|384x12|all --output DIR`"""
-    from .publishing.export import extract_all, load_run, run_processor
+    from .publishing.export import extract_all
+    from .training.runs import load_run, run_processor
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="poa extract", description="Write sizes of a run's teacher as stock transformers checkpoints."
     )
     parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or any saved PoaForPreTraining")
@@ -118,7 +118,6 @@ def extract(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder of the model; of several: of their folders")
     parser.add_argument("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm")
     parser.add_argument("--overwrite", action="store_true", help="replace models that are there already")
-    parser.error = _refuse
     args = parser.parse_args(argv)
     model = load_run(args.run)
     space = model.config.backbone_config.space
@@ -149,10 +148,6 @@ def report(argv: list[str]) -> None:
     from .evaluation.report_command import report
 
     report(argv)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -92,6 +92,16 @@ class ElasticSpace:
         return SubNetwork(self.widths[0], self.depths[0])
 
     @cached_property
+    def by_cost(self) -> tuple[SubNetwork, ...]:
+        """All sub-networks from cheap to dear, by width squared times blocks: good enough to pick a middle one."""
+        return tuple(sorted(self, key=lambda size: (size.width**2 * sum(size.depths), size)))
+
+    @property
+    def spread(self) -> tuple[SubNetwork, SubNetwork, SubNetwork]:
+        """The smallest, a middle and the full sub-network, which stand for all."""
+        return self.by_cost[0], self.by_cost[len(self) // 2], self.by_cost[-1]
+
+    @cached_property
     def bag(self) -> tuple[SubNetwork, ...]:
         """Every sub-network as often as it is weighted: `round(w_width * w_depth)` times."""
         return tuple(

@@ -19,8 +19,9 @@ from poa_hf.data.processor import evaluation_processor
 from poa_hf.data.textures import TextureDataset
 from poa_hf.evaluation import report_charts
 from poa_hf.evaluation.records import Evaluation, save_evaluations
-from poa_hf.evaluation.report import three_sizes, write_report
+from poa_hf.evaluation.report import write_report
 from poa_hf.evaluation.report_command import report
+from poa_hf.evaluation.report_pictures import three_sizes
 from poa_hf.models.configuration_poa_resnet import PoaResNetConfig
 
 from ..conftest import tiny_config

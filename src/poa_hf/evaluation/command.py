@@ -6,15 +6,14 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from ..command_line import CommandParser
 from .records import FILE_NAME, Evaluation, load_evaluations, save_evaluations
 
 
 def evaluate(argv: list[str]) -> None:
     """`poa evaluate RUN_OR_CHECKPOINT --dataset_name D`"""
     parser = _parser()
-    parser.error = _refuse
     args = parser.parse_args(argv)
     tasks, ks = args.tasks.split(","), _whole_numbers(args.k)
     from .evaluate import evaluate_sizes
@@ -97,7 +96,7 @@ def column_title(record: Evaluation) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="poa evaluate",
         description="Measure the frozen features of sizes of a run, or of a stock checkpoint, on labelled images.",
         epilog=f"Results are added to {FILE_NAME} in the run. Start it with accelerate launch for several GPUs.",
@@ -146,7 +145,3 @@ def _check_output(output: Path) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"{folder} is not a folder that can be written to: give another --output.")
     load_evaluations(output)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")

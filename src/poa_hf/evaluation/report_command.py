@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import NoReturn
+
+from ..command_line import CommandParser
 
 
 def report(argv: list[str]) -> None:
     """`poa report RUN [--output DIR] [--dataset_name D] [--images N] [--quality knn|linear]`"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="poa report",
         description="Write one HTML page on a run, which needs no network, and its charts and pictures as PNG files: "
         "quality over the sizes and against cost, losses, signs of collapse, crops, attention.",
@@ -23,7 +23,6 @@ def report(argv: list[str]) -> None:
     )
     parser.add_argument("--images", type=int, default=4, metavar="N", help="how many images (default: 4)")
     parser.add_argument("--quality", choices=["knn", "linear"], default="knn", help="which accuracy charts show")
-    parser.error = _refuse
     args = parser.parse_args(argv)
     from .report import make_report
 
@@ -33,7 +32,3 @@ def report(argv: list[str]) -> None:
             print(f"{section.title}: {sentence}" + (f"\n  {command}" if command else ""))
     pictures = sum(len(section.pictures) for section in sections)
     print(f"{page}: {pictures} pictures, {page.stat().st_size / 1e6:.1f} MB")
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")

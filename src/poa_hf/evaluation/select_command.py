@@ -7,11 +7,11 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from transformers import AutoConfig
 
+from ..command_line import CommandParser
 from ..elastic import ElasticSpace, SubNetwork
 from . import select as selecting
 from .costs import Costs, costs, elastic_config, image_shape
@@ -27,7 +27,7 @@ _CONFIRMATIONS = 5
 def select(argv: list[str]) -> None:
     """`poa select RUN [--max_params 30M] [--max_flops 5G] [--max_latency_ms 4 --device cpu]`"""
     args = _parse(argv)
-    from ..publishing.export import resolve_run
+    from ..training.runs import resolve_run
 
     budget = Budget(args.max_params, args.max_flops, args.max_latency_ms)
     folder = resolve_run(args.run)
@@ -60,7 +60,7 @@ def select(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="poa select", description="Find the best size of a run within a budget; without one, the Pareto front."
     )
     parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or any saved elastic model")
@@ -73,17 +73,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--measure_all", action="store_true", help="measure every size instead of a grid of them")
     parser.add_argument("--quality", choices=["knn", "linear"], default="knn", help="which accuracy ranks the sizes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to a file too, all sizes included")
-    parser.error = _refuse
     args = parser.parse_args(argv)
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise ValueError(f"{args.json} cannot be a file: give --json the name of one in a folder that exists.")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size {args.batch_size} must be at least 1.")
     return args
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
 
 
 def _summary(space: ElasticSpace, budget: Budget, selection: Selection, quality: Quality) -> str:

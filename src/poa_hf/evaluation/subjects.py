@@ -16,9 +16,9 @@ from transformers.utils import logging as transformers_logging
 from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
-from ..publishing.export import load_run, resolve_run, run_processor
 from ..slicing import ElasticModelMixin
 from ..training.checkpoints import checkpoints, step_of
+from ..training.runs import load_run, resolve_run, run_processor
 from .features import pooled_features
 from .records import evaluations_file
 
@@ -100,9 +100,8 @@ def load_subject(source: str | Path) -> Subject:
     model = load_run(path).teacher
     processor = run_processor(path)
     if processor is None:
-        size, crops = model.config.image_size, CropArguments()
-        size = size if isinstance(size, int) else size[0]
-        processor = evaluation_processor(size, crops.image_mean, crops.image_std)
+        crops = CropArguments()
+        processor = evaluation_processor(model.config.image_size, crops.image_mean, crops.image_std)
     results = evaluations_file(path)
     return Subject(results.parent.name, model, processor, _step(folder), results)
 

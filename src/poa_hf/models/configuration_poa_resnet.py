@@ -4,11 +4,11 @@ from huggingface_hub.dataclasses import strict
 
 from ..elastic import ElasticSpace, SubNetwork, stage_depths
 from .configuration_gn_resnet import GnResNetConfig
-from .elastic_checks import check_depths, check_range, check_width
+from .elastic_config import ElasticConfigMixin, check_depths, check_range, check_width
 
 
 @strict
-class PoaResNetConfig(GnResNetConfig):
+class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
     """An elastic ResNet: the full size in the fields of `GnResNetConfig`, the smallest size and the step in new ones.
 
     Only the middle channels of the blocks (`base_width` in stage 1, doubled at each stage) and the depths are elastic;
@@ -28,6 +28,10 @@ class PoaResNetConfig(GnResNetConfig):
     """
 
     model_type = "poa_resnet"
+    stock_config_class = GnResNetConfig
+    shared_fields = tuple(
+        "image_size num_channels embedding_size hidden_sizes num_groups hidden_act layer_norm_eps".split()
+    )
 
     depths: list[int] | tuple[int, ...] = (3, 8, 36, 3)
     base_width: int = 128
@@ -57,13 +61,7 @@ class PoaResNetConfig(GnResNetConfig):
 
     @property
     def crop_multiple(self) -> int:
-        """Pixels of one side of the last feature map's positions; global crops must be a multiple."""
         return 4 * 2 ** (len(self.depths) - 1)
-
-    @property
-    def patch_grid(self) -> int:
-        """Pixels of one side of the squares that masked prediction hides and predicts."""
-        return self.crop_multiple // 2
 
     @property
     def space(self) -> ElasticSpace:
@@ -77,22 +75,8 @@ class PoaResNetConfig(GnResNetConfig):
         )
         return ElasticSpace.of(widths, depths, 1, self.sampling_bias, named)
 
-    def plain_config(self, sub_network: SubNetwork) -> "PoaResNetConfig":
-        """The configuration of a sub-network as a model of this class with no other size."""
-        return PoaResNetConfig(
-            **self._architecture(sub_network), min_base_width=sub_network.width, min_depths=sub_network.depths
-        )
+    def _size(self, sub_network: SubNetwork) -> dict:
+        return {"base_width": sub_network.width, "depths": list(sub_network.depths)}
 
-    def stock_config(self, sub_network: SubNetwork) -> GnResNetConfig:
-        """The configuration of a sub-network as a plain `gn_resnet` model."""
-        return GnResNetConfig(**self._architecture(sub_network))
-
-    def _architecture(self, sub_network: SubNetwork) -> dict:
-        fields = {name: getattr(self, name) for name in _ARCHITECTURE}
-        fields["base_width"] = sub_network.width
-        fields["depths"] = list(sub_network.depths)
-        return fields
-
-
-# what a size shares with the others
-_ARCHITECTURE = "image_size num_channels embedding_size hidden_sizes num_groups hidden_act layer_norm_eps".split()
+    def _only_size(self, sub_network: SubNetwork) -> dict:
+        return {"min_base_width": sub_network.width, "min_depths": sub_network.depths}

@@ -4,14 +4,21 @@ import math
 
 from huggingface_hub.dataclasses import strict
 from transformers import SwinConfig
-from transformers.activations import ACT2FN
 
 from ..elastic import ElasticSpace, SubNetwork, stage_depths
-from .elastic_checks import check_depths, check_positive, check_range, check_width
+from .elastic_config import (
+    ElasticConfigMixin,
+    check_activation,
+    check_depths,
+    check_positive,
+    check_range,
+    check_square,
+    check_width,
+)
 
 
 @strict
-class PoaSwinConfig(SwinConfig):
+class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
     """An elastic Swin: the full size in the fields of `SwinConfig`, the smallest size and the step in new ones.
 
     The defaults are the published Swin-B supernet (arXiv 2408.01031): widths of the first stage 96 to 128 in steps of
@@ -34,6 +41,12 @@ class PoaSwinConfig(SwinConfig):
     """
 
     model_type = "poa_swin"
+    stock_config_class = SwinConfig
+    shared_fields = tuple(
+        "image_size patch_size num_channels window_size mlp_ratio qkv_bias hidden_dropout_prob hidden_act "
+        "attention_probs_dropout_prob use_absolute_embeddings initializer_range layer_norm_eps encoder_stride".split()
+    )
+    pretraining_fields = ("drop_path_rate",)
 
     embed_dim: int = 128
     depths: list[int] | tuple[int, ...] = (2, 2, 18, 2)
@@ -48,17 +61,8 @@ class PoaSwinConfig(SwinConfig):
     def __post_init__(self, **kwargs):
         check_positive(self, "embed_dim", "depths", "window_size", "mlp_ratio", "num_channels")
         check_range(self, drop_path_rate=(0, 1), sampling_bias=(1, 100))
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(
-                f"hidden_act {self.hidden_act!r} is not an activation of transformers, as gelu or silu are."
-            )
-        for name in ("image_size", "patch_size"):
-            size = getattr(self, name)
-            if not isinstance(size, int):
-                size = size[0] if len(set(size)) == 1 else 0
-            if size < 1:
-                raise ValueError(f"{name} must be one positive number (images and patches are square).")
-            setattr(self, name, size)
+        check_activation(self)
+        check_square(self, "image_size", "patch_size")
         if len(self.depths) < 2:
             raise ValueError(f"depths {list(self.depths)} has one stage: a Swin has at least 2.")
         self.depths = list(self.depths)
@@ -103,7 +107,6 @@ class PoaSwinConfig(SwinConfig):
 
     @property
     def crop_multiple(self) -> int:
-        """Pixels of one side of the last feature map's positions; global crops must be a multiple."""
         return self.patch_size * 2 ** (len(self.depths) - 1)
 
     @property
@@ -111,11 +114,6 @@ class PoaSwinConfig(SwinConfig):
         """The smallest global crop, hence the smallest image of extracted models: stock Swin's window must fit the last
         feature map."""
         return self.window_size * self.crop_multiple
-
-    @property
-    def patch_grid(self) -> int:
-        """Pixels of one side of the squares that masked prediction hides and predicts."""
-        return self.crop_multiple // 2
 
     @property
     def space(self) -> ElasticSpace:
@@ -129,29 +127,9 @@ class PoaSwinConfig(SwinConfig):
         )
         return ElasticSpace.of(widths, depths, self.sampling_bias, self.sampling_bias, named)
 
-    def plain_config(self, sub_network: SubNetwork) -> "PoaSwinConfig":
-        """The configuration of a sub-network as a model of this class with no other size."""
-        return PoaSwinConfig(
-            **self._architecture(sub_network),
-            drop_path_rate=self.drop_path_rate,
-            min_embed_dim=sub_network.width,
-            min_depths=sub_network.depths,
-        )
+    def _size(self, sub_network: SubNetwork) -> dict:
+        heads = [heads * sub_network.width // self.embed_dim for heads in self.num_heads]
+        return {"embed_dim": sub_network.width, "depths": list(sub_network.depths), "num_heads": heads}
 
-    def stock_config(self, sub_network: SubNetwork) -> SwinConfig:
-        """The configuration of a sub-network as a stock `swin` model."""
-        return SwinConfig(**self._architecture(sub_network), drop_path_rate=0.0)
-
-    def _architecture(self, sub_network: SubNetwork) -> dict:
-        fields = {name: getattr(self, name) for name in _ARCHITECTURE}
-        fields["embed_dim"] = sub_network.width
-        fields["depths"] = list(sub_network.depths)
-        fields["num_heads"] = [heads * sub_network.width // self.embed_dim for heads in self.num_heads]
-        return fields
-
-
-# What a size shares with the others and a stock configuration with ours. Stochastic depth belongs to pre-training.
-_ARCHITECTURE = (
-    "image_size patch_size num_channels window_size mlp_ratio qkv_bias hidden_dropout_prob "
-    "attention_probs_dropout_prob hidden_act use_absolute_embeddings initializer_range layer_norm_eps encoder_stride"
-).split()
+    def _only_size(self, sub_network: SubNetwork) -> dict:
+        return {"min_embed_dim": sub_network.width, "min_depths": sub_network.depths}

@@ -2,14 +2,20 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config
-from transformers.activations import ACT2FN
 
 from ..elastic import ElasticSpace, SubNetwork
-from .elastic_checks import check_positive, check_range, check_width
+from .elastic_config import (
+    ElasticConfigMixin,
+    check_activation,
+    check_positive,
+    check_range,
+    check_square,
+    check_width,
+)
 
 
 @strict
-class PoaViTConfig(Dinov2Config):
+class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
     """An elastic ViT: the full size in the fields of `Dinov2Config`, the smallest size and the steps in new ones.
 
     The defaults are the published ViT-L supernet (arXiv 2408.01031): widths 384 to 1024 in steps of one
@@ -30,6 +36,13 @@ class PoaViTConfig(Dinov2Config):
     """
 
     model_type = "poa_vit"
+    stock_config_class = Dinov2Config
+    shared_fields = tuple(
+        "mlp_ratio hidden_act hidden_dropout_prob attention_probs_dropout_prob initializer_range layer_norm_eps "
+        "image_size patch_size num_channels qkv_bias layerscale_value use_swiglu_ffn use_mask_token apply_layernorm "
+        "reshape_hidden_states".split()
+    )
+    pretraining_fields = ("drop_path_rate",)
 
     hidden_size: int = 1024
     num_hidden_layers: int = 24
@@ -48,18 +61,13 @@ class PoaViTConfig(Dinov2Config):
     def __post_init__(self, **kwargs):
         check_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "num_channels")
         check_range(self, drop_path_rate=(0, 1), sampling_bias=(1, 100))
-        for name in ("image_size", "patch_size"):
-            if len(set(_pair(getattr(self, name)))) > 1 or _pair(getattr(self, name))[0] < 1:
-                raise ValueError(f"{name} must be one positive number (images and patches are square).")
+        check_square(self, "image_size", "patch_size")
         if self.mlp_ratio != int(self.mlp_ratio):
             raise ValueError(f"mlp_ratio must be whole, as stock dinov2 has it, not {self.mlp_ratio}.")
         self.mlp_ratio = int(self.mlp_ratio)  # written 4.0
         if "head_dim" in kwargs:
             raise ValueError("head_dim cannot be given: the head size is hidden_size / num_attention_heads.")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(
-                f"hidden_act {self.hidden_act!r} is not an activation of transformers, as gelu or silu are."
-            )
+        check_activation(self)
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -82,7 +90,7 @@ class PoaViTConfig(Dinov2Config):
         ):
             smallest, full, step = (getattr(self, field) for field in (f"min_{name}", name, f"{name}_step"))
             check_width(smallest, f"min_{name}", unit, what, full, step)
-        image, patch = _pair(self.image_size)[0], _pair(self.patch_size)[0]
+        image, patch = self.image_size, self.patch_size
         if image % patch:
             raise ValueError(
                 f"image_size {image} is not a multiple of patch_size {patch}: "
@@ -94,14 +102,11 @@ class PoaViTConfig(Dinov2Config):
         return self.hidden_size // self.num_attention_heads
 
     @property
-    def patch_grid(self) -> int:
-        """Pixels of one side of the squares that masked prediction hides and predicts."""
-        return _pair(self.patch_size)[0]
-
-    @property
     def crop_multiple(self) -> int:
-        """What the side of global crops must be a multiple of."""
-        return self.patch_grid
+        """Pixels of one side of a patch, which masked prediction hides and predicts."""
+        return self.patch_size
+
+    patch_grid = crop_multiple
 
     @property
     def space(self) -> ElasticSpace:
@@ -117,34 +122,12 @@ class PoaViTConfig(Dinov2Config):
         bias = self.sampling_bias
         return ElasticSpace.of(widths, tuple((depth,) for depth in depths), bias, bias, named)
 
-    def plain_config(self, sub_network: SubNetwork) -> "PoaViTConfig":
-        """The configuration of a sub-network as a model of this class with no other size."""
-        return PoaViTConfig(
-            **self._architecture(sub_network),
-            drop_path_rate=self.drop_path_rate,
-            min_hidden_size=sub_network.width,
-            min_num_hidden_layers=sub_network.depths[0],
-        )
+    def _size(self, sub_network: SubNetwork) -> dict:
+        return {
+            "hidden_size": sub_network.width,
+            "num_hidden_layers": sub_network.depths[0],
+            "num_attention_heads": sub_network.width // self.head_size,
+        }
 
-    def stock_config(self, sub_network: SubNetwork) -> Dinov2Config:
-        """The configuration of a sub-network as a stock `dinov2` model."""
-        return Dinov2Config(**self._architecture(sub_network))
-
-    def _architecture(self, sub_network: SubNetwork) -> dict:
-        fields = {name: getattr(self, name) for name in _ARCHITECTURE}
-        fields["hidden_size"] = sub_network.width
-        fields["num_hidden_layers"] = sub_network.depths[0]
-        fields["num_attention_heads"] = sub_network.width // self.head_size
-        return fields
-
-
-# What a size shares with the others and a stock configuration with ours. Stochastic depth belongs to pre-training.
-_ARCHITECTURE = (
-    "mlp_ratio hidden_act hidden_dropout_prob attention_probs_dropout_prob initializer_range layer_norm_eps image_size "
-    "patch_size num_channels qkv_bias layerscale_value use_swiglu_ffn use_mask_token apply_layernorm "
-    "reshape_hidden_states"
-).split()
-
-
-def _pair(size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    def _only_size(self, sub_network: SubNetwork) -> dict:
+        return {"min_hidden_size": sub_network.width, "min_num_hidden_layers": sub_network.depths[0]}

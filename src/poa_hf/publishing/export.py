@@ -7,36 +7,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from transformers import AutoImageProcessor
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..models.configuration_poa import PoaConfig
-from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
-from ..training.checkpoints import checkpoints
+from ..models.modeling_poa_pretraining import PoaForPreTraining
 from .card import write_card
 from .formats import Artifact, Format, find_format
-
-
-def resolve_run(run: str | Path) -> Path:
-    """The folder with the model of a run: the run's own once it has ended, else its last checkpoint.
-
-    Also takes the folder of any saved `PoaForPreTraining`. ValueError if there is none.
-    """
-    run = Path(run)
-    if not run.is_dir():
-        raise ValueError(f"{run} does not exist: give the output_dir of a run or one of its checkpoints.")
-    for folder in (run, *reversed(checkpoints(run))):
-        if (folder / "config.json").exists():
-            return folder
-    raise ValueError(f"{run} holds no model yet: wait for the run's first checkpoint (save_steps).")
-
-
-def load_run(run: str | Path) -> PoaForPreTraining:
-    """The model of a run or saved folder, in evaluation mode. ValueError if it is not there or not whole."""
-    return load_complete(resolve_run(run))
 
 
 def extract_all(
@@ -120,15 +99,7 @@ _EXTRACTED_FILES = {
 }
 
 
-def run_processor(run: str | Path) -> ImageProcessor | None:
-    """The image processor that a run saved beside its model."""
-    folder = resolve_run(run)
-    return AutoImageProcessor.from_pretrained(folder) if (folder / "preprocessor_config.json").exists() else None
-
-
 def _default_processor(model: PoaForPreTraining) -> ImageProcessor:
     image_size = model.config.backbone_config.image_size
     crops = CropArguments()
-    return evaluation_processor(
-        image_size if isinstance(image_size, int) else image_size[0], crops.image_mean, crops.image_std
-    )
+    return evaluation_processor(image_size, crops.image_mean, crops.image_std)

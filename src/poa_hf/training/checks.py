@@ -27,11 +27,10 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
                 f"{name} {size} is not a multiple of {multiple} (pixels of a patch, masked square, or position "
                 f"of the last feature map): use {' or '.join(map(str, nearest))}."
             )
-    smallest = getattr(backbone, "min_crop_size", 0)
-    if args.global_crop_size < smallest:
+    if args.global_crop_size < backbone.min_crop_size:
         raise ValueError(
-            f"global_crop_size {args.global_crop_size} is too small for window_size {backbone.window_size}, which must "
-            f"fit the last feature map: use at least {smallest}, or a smaller window."
+            f"global_crop_size {args.global_crop_size} is too small for this model: use at least "
+            f"{backbone.min_crop_size} (Swin: or a smaller window_size, which must fit the last feature map)."
         )
     if backbone.num_channels != 3:
         raise ValueError(f"num_channels is {backbone.num_channels}, and the crops are RGB: use 3.")

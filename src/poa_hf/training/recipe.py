@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, HfArgumentParser
 
+from ..command_line import refuse
 from ..models.configuration_poa import PoaConfig
 from .arguments import PoaTrainingArguments
 
@@ -86,7 +87,7 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     parts = (DataArguments, EvaluationArguments, PoaTrainingArguments)
     parser = HfArgumentParser(parts, prog=prog, allow_abbrev=False)
     parser.add_argument("--config", type=Path, help="YAML file with any of these and the model's, under `model`.")
-    parser.error = _refuse  # argparse would print all options first
+    parser.error = refuse  # argparse would print all options first
     parser.epilog = "The model's own fields are given as --model.FIELD and --model.backbone_config.FIELD."
     content, argv = _config_file(_bare_resume(argv))
     model = content.pop("model", None) or {}
@@ -122,10 +123,6 @@ def _bare_resume(argv: list[str]) -> list[str]:
         if argument == "--resume_from_checkpoint" and following.startswith("--"):
             result.append("true")
     return result
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
 
 
 def _config_file(argv: list[str]) -> tuple[dict, list[str]]:

@@ -12,7 +12,7 @@ from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 
 if TYPE_CHECKING:
-    from ..evaluation.splits import EvaluationData
+    from .splits import EvaluationData
 
 
 class KnnEvaluationCallback(TrainerCallback):
@@ -49,22 +49,19 @@ class KnnEvaluationCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         # here, as they take half a second that only an evaluation should cost
-        from ..evaluation.tasks import TaskOptions, check_tasks
+        from .tasks import TaskOptions, check_tasks
 
         self.options = TaskOptions(k=(self.k,))
         check_tasks(["knn"], self.options, len(self.data.train))
         space = model.config.backbone_config.space
-        if self.sizes is None:
-            by_size = sorted(space, key=lambda size: (size.width * size.width * sum(size.depths), size))
-            self.sizes = [by_size[0], by_size[len(by_size) // 2], by_size[-1]]
-        self.sizes = list(dict.fromkeys(str(space.resolve(size)) for size in self.sizes))
+        self.sizes = list(dict.fromkeys(str(space.resolve(size)) for size in self.sizes or space.spread))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every_steps and state.global_step != state.max_steps:
             return
-        from ..evaluation.evaluate import evaluate_sizes
-        from ..evaluation.records import FILE_NAME, save_evaluations
-        from ..evaluation.subjects import Subject
+        from .evaluate import evaluate_sizes
+        from .records import FILE_NAME, save_evaluations
+        from .subjects import Subject
 
         processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std)
         subject = Subject(Path(args.output_dir).name, model.teacher, processor, state.global_step)

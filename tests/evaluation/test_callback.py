@@ -16,7 +16,7 @@ from poa_hf.evaluation.tasks import TaskOptions
 
 from ..conftest import ROOT, run_python
 from ..test_cli import QUICKSTART, TINY
-from .test_trainer import arguments, images, metrics, new_model
+from ..training.test_trainer import arguments, images, metrics, new_model
 
 
 def textures() -> EvaluationData:
