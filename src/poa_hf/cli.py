@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         "evaluate": evaluate,
         "select": select,
         "report": report,
+        "push": push,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
@@ -150,6 +151,13 @@ def report(argv: list[str]) -> None:
     report(argv)
 
 
+def push(argv: list[str]) -> None:
+    """`poa push RUN --size small|384x12,448x14|--all --namespace me`"""
+    from .publishing.push_command import push
+
+    push(argv)
+
+
 def _fail(message: str, status: int = 2) -> int:
     print(f"poa: {message}", file=sys.stderr)
     return status
@@ -162,6 +170,7 @@ _USAGE = """usage: poa COMMAND ...
   poa evaluate RUN --dataset_name D [--sizes all]            measure sizes: k-NN, linear probe, ...
   poa select RUN --max_params 30M --max_latency_ms 4         the best size within a budget
   poa report RUN                                             one page on a run: quality, cost, losses, pictures
+  poa push RUN --size small|--all --namespace me             publish sizes and the supernet on the Hub
 
 poa COMMAND --help lists the options of a command."""
 

@@ -1,5 +1,5 @@
-"""A small Hub on 127.0.0.1 for tests: the endpoints that `huggingface_hub`, `transformers` and `datasets` call to create,
-upload, list and download, with the Hub's status codes and error headers, in memory, able to fail as asked."""
+"""A small Hub on 127.0.0.1 for tests: the endpoints that `huggingface_hub`, `transformers` and `datasets` call to
+create, upload, list and download, with the Hub's status codes and error headers, in memory, able to fail as asked."""
 
 from .faults import Fault
 from .hub import LoopbackHub

@@ -100,14 +100,14 @@ def handler_of(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             path = urlsplit(self.path).path
             with hub.lock:
                 fault = next((fault for fault in hub.faults if fault.strikes(self.command, path)), None)
-            status = None
-            try:
-                status = self.answer(path, fault)
-            finally:
-                with hub.lock:
-                    hub.requests.append(Request(self.command, path, status, self.received))
+            self.answer(path, fault)
 
-        def answer(self, path: str, fault) -> int | None:
+        def record(self, status: int | None) -> None:
+            """Before the other end knows, so that it finds itself recorded."""
+            with hub.lock:
+                hub.requests.append(Request(self.command, urlsplit(self.path).path, status, self.received))
+
+        def answer(self, path: str, fault) -> None:
             if fault and fault.hold == "before":
                 fault.wait()
             if fault and fault.drop == "before":
@@ -163,7 +163,8 @@ def handler_of(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             self.received = len(body)
             return body if len(body) == length else None
 
-        def send(self, answer: Answer) -> int:
+        def send(self, answer: Answer) -> None:
+            self.record(answer.status)
             self.send_response(answer.status)
             for name, value in (answer.headers or {}).items():
                 self.send_header(name, value)
@@ -172,9 +173,9 @@ def handler_of(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(answer.body)
-            return answer.status
 
         def hang_up(self) -> None:
+            self.record(None)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 

@@ -18,6 +18,7 @@ from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..slicing import ElasticModelMixin
 from ..training.checkpoints import checkpoints, step_of
+from ..training.hub_runs import is_supernet_on_hub
 from ..training.runs import load_run, resolve_run, run_processor
 from .features import pooled_features
 from .records import evaluations_file
@@ -87,14 +88,15 @@ class Subject:
 
 def load_subject(source: str | Path) -> Subject:
     """A run, one of its checkpoints or any saved `PoaForPreTraining`, of which the teacher is taken; or a stock
-    checkpoint, as a folder or on the Hub.
+    checkpoint. The last two as a folder or on the Hub.
 
     Raises:
         ValueError: if there is no such thing, it is not whole, or has no image processor.
     """
     path = Path(source)
+    on_hub = not path.is_dir() and is_supernet_on_hub(path)
     config = path / "config.json"
-    if not path.is_dir() or config.exists() and _model_type(config) != "poa":
+    if not on_hub and (not path.is_dir() or config.exists() and _model_type(config) != "poa"):
         return _load_stock(str(source), path)
     folder = resolve_run(path)
     model = load_run(path).teacher
@@ -102,6 +104,8 @@ def load_subject(source: str | Path) -> Subject:
     if processor is None:
         crops = CropArguments()
         processor = evaluation_processor(model.config.image_size, crops.image_mean, crops.image_std)
+    if on_hub:
+        return Subject(str(source), model, processor, _step(folder))
     results = evaluations_file(path)
     return Subject(results.parent.name, model, processor, _step(folder), results)
 

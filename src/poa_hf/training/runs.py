@@ -9,13 +9,17 @@ from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from .checkpoints import checkpoints
+from .hub_runs import download_supernet, may_be_on_hub
 
 
 def resolve_run(run: str | Path) -> Path:
     """The folder with the model of a run: the run's own once it has ended, else its last checkpoint.
 
-    Also takes the folder of any saved `PoaForPreTraining`. ValueError if there is none.
+    Also takes the folder of any saved `PoaForPreTraining`, or the Hub id of one, which is downloaded; a folder of that
+    name comes first, and `namespace/name@revision` is another than the main branch. ValueError if there is none.
     """
+    if not Path(run).is_dir() and may_be_on_hub(run):
+        return download_supernet(str(run))
     run = Path(run)
     if not run.is_dir():
         raise ValueError(f"{run} does not exist: give the output_dir of a run or one of its checkpoints.")
