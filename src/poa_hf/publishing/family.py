@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import BitImageProcessorPil as ImageProcessor
@@ -20,7 +20,7 @@ from .card import write_card, write_supernet_card
 from .formats import Format, find_format
 from .names import NAME_TEMPLATE, repo_ids
 from .run_facts import RunFacts
-from .supernet import model_files, size_table, write_records, write_table
+from .supernet import model_files, public, size_table, write_records, write_table
 
 CARD = "README.md"
 _STAMP = re.compile(r"\n<!-- poa push ([0-9a-f]{32}) [0-9a-f]{32} -->\n$")
@@ -83,10 +83,12 @@ class Family:
         processor = run_processor(folder)
         if processor is None:
             processor = evaluation_processor(config.image_size, crops.image_mean, crops.image_std)
+        facts = RunFacts.of(model, folder, **owner)
+        evaluations = (replace(record, dataset=public(record.dataset)) for record in facts.evaluations)
         return cls(
             model=model,
             run=folder,
-            facts=RunFacts.of(model, folder, **owner),
+            facts=replace(facts, evaluations=tuple(evaluations)),
             format=find_format(model.teacher.stock_class.config_class.model_type, format),
             processor=processor,
             ids=ids,
@@ -110,7 +112,7 @@ class Family:
             model |= {path.name: path for path in folder.iterdir()}
         write_supernet_card(folder, self.facts, self.supernet, dict(published))
         write_records(folder, self.run)
-        write_table(folder, size_table(self.facts, self.run, self.supernet, published))
+        write_table(folder, size_table(self.facts, self.supernet, published))
         return self._with_records(folder, model)
 
     def _with_records(self, folder: Path, model: dict[str, Path]) -> Files:

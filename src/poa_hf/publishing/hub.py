@@ -27,24 +27,28 @@ _VOLATILE = {"transformers_version", "_name_or_path"}
 _AGAIN = "run the same command again, it goes on where it stopped"
 
 
+class HubError(ValueError):
+    """What the Hub refused or failed to do, in one sentence."""
+
+
 @dataclass
 class Hub:
-    """The Hub as one user sees it. Errors are ValueError, one sentence each."""
+    """The Hub as one user sees it. All methods raise `HubError`."""
 
     api: HfApi = field(default_factory=HfApi)
     patience: Patience = field(default_factory=Patience)
 
     def check_rights(self, namespace: str, collection: bool = True) -> None:
-        """ValueError if there is no token, or it is known not to write repos (and collections) in `namespace`."""
+        """Refuses if there is no token, or it is known not to write repos (and collections) in `namespace`."""
         try:
             me = self.patience(self.api.whoami)
         except LocalTokenNotFoundError as error:
-            raise ValueError(
+            raise HubError(
                 "There is no token for the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write."
             ) from error
         except Exception as error:
             if status_of(error) == 401:
-                raise ValueError(
+                raise HubError(
                     "The Hub does not accept this token: run `hf auth login`, or set HF_TOKEN to one that may write."
                 ) from error
             raise self._sentence(error, "The token could not be checked") from error
@@ -53,17 +57,17 @@ class Hub:
         scopes = [scope for scope in (token.get("fineGrained") or {}).get("scoped") or [] if scope.get("entity")]
         granted = {scope["entity"].get("name"): set(scope.get("permissions") or []) for scope in scopes}
         if namespace not in roles and namespace not in granted:
-            raise ValueError(
+            raise HubError(
                 f"{namespace!r} is not a namespace of {me['name']}, whose token this is: give --namespace one of "
                 f"{', '.join(roles)}."
             )
         if token.get("role") == "read" or roles.get(namespace) == "read":
-            raise ValueError(f"This token of {me['name']} may only read {namespace!r}: use one that may write.")
+            raise HubError(f"This token of {me['name']} may only read {namespace!r}: use one that may write.")
         if token.get("role") == "fineGrained":
             needed = {"repo.write"} | ({"collection.write"} if collection else set())
             if missing := needed - granted.get(namespace, set()):
                 advice = ", or give --no_collection" if missing == {"collection.write"} else ""
-                raise ValueError(
+                raise HubError(
                     f"This token of {me['name']} lacks the right {' and '.join(sorted(missing))} in {namespace!r}: add "
                     f"it at https://huggingface.co/settings/tokens{advice}."
                 )
@@ -123,7 +127,7 @@ class Hub:
     ) -> None:
         """Put files into a repo by one commit, after making the repo (`create`) and the branch `revision`.
 
-        ValueError if it was to be made, and has meanwhile got content from elsewhere.
+        Refuses if it was to be made, and has meanwhile got content from elsewhere.
         """
         try:
             if create:
@@ -131,7 +135,7 @@ class Hub:
             if revision:
                 self._branch(repo_id, revision)
             self.patience(self._commit, repo_id, files, message, revision, delete, also=CONFLICT)
-        except ValueError:
+        except HubError:
             raise
         except Exception as error:
             raise self._sentence(error, f"{repo_id} could not be published") from error
@@ -144,7 +148,7 @@ class Hub:
             if status_of(error) != 409:
                 raise
             if self.look(repo_id, revision):
-                raise ValueError(
+                raise HubError(
                     f"{repo_id} has got content while this was running: run the command again to compare it."
                 ) from error
 
@@ -201,7 +205,7 @@ class Hub:
         collection.items = added.items
 
     @staticmethod
-    def _sentence(error: Exception, what: str, way_out: str | None = None) -> ValueError:
+    def _sentence(error: Exception, what: str, way_out: str | None = None) -> HubError:
         status, why = status_of(error), reason(error)
         if status in (401, 402, 403, 404):
             advice = "check the rights of the token" + (f", or give {way_out}" if way_out else "")
@@ -209,7 +213,7 @@ class Hub:
             advice = f"put right what it says, then {_AGAIN}"
         else:
             advice = _AGAIN if status != 429 else f"later, {_AGAIN}"
-        return ValueError(f"{what}, as {why}: {advice}.")
+        return HubError(f"{what}, as {why}: {advice}.")
 
 
 def _sha256(content: Path | bytes) -> str:

@@ -80,8 +80,10 @@ class _Push:
         revision = self.options.revision
         for repo in self.repos:
             repo.remote = self.hub.look(repo.id, revision)
-            if not repo.remote:
-                continue
+        present = [repo for repo in self.repos if repo.remote]
+        if present:
+            self.tell(f"{len(present)} of {len(self.repos)} repos have content: comparing it with this run ...")
+        for repo in present:
             with self.files(repo) as files:
                 repo.other = self.different(repo, files.model)
                 if repo.other is None and repo.size is not None:

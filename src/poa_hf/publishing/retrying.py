@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx2
 from huggingface_hub import get_session, set_client_factory
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Patience:
     attempts: int = 8
     longest: float = 900.0
     longest_step: float = 60.0
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = field(default_factory=lambda: time.sleep)
 
     def __call__(self, function: Callable[..., Result], *args, also: frozenset[int] = frozenset(), **options) -> Result:
         """`also` are further HTTP statuses after which another attempt makes sense."""
@@ -55,6 +55,8 @@ class Patience:
 def is_passing(error: BaseException, also: frozenset[int] = frozenset()) -> bool:
     """Whether a later attempt may succeed: a status that says so, a time-out, a connection that broke."""
     for cause in _causes(error):
+        if isinstance(cause, OfflineModeIsEnabled):
+            return False
         if isinstance(cause, HfHubHTTPError):
             return cause.response.status_code in BUSY | also
         if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
@@ -93,6 +95,8 @@ def reason(error: BaseException) -> str:
         if isinstance(cause, HfHubHTTPError):
             said = cause.response.headers.get("x-error-message") or cause.server_message or ""
             return f"the Hub answered {cause.response.status_code}{f' ({_line(said)})' if said else ''}"
+        if isinstance(cause, OfflineModeIsEnabled):
+            return "huggingface_hub is offline by HF_HUB_OFFLINE"
         if isinstance(cause, httpx2.TimeoutException | TimeoutError):
             return "the Hub did not answer in time"
         if isinstance(cause, httpx2.TransportError | ConnectionError):

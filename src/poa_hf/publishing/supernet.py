@@ -12,7 +12,7 @@ import yaml
 
 from ..elastic import SubNetwork
 from ..evaluation.records import evaluations_file
-from ..evaluation.select import read_quality
+from ..evaluation.select import quality_of
 from .names import family_of
 from .run_facts import RunFacts
 
@@ -48,15 +48,15 @@ def write_records(folder: Path, model: Path) -> None:
             values = read(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        (folder / name).write_text(write(_public(values)), encoding="utf-8")
+        (folder / name).write_text(write(public(values)), encoding="utf-8")
 
 
-def _public(values: Any) -> Any:
-    """Without what belongs to this machine, and with paths cut to their last part."""
+def public(values: Any) -> Any:
+    """Without what belongs to this machine, with paths cut to their last part: where they lie is nobody's business."""
     if isinstance(values, dict):
-        return {key: _public(value) for key, value in values.items() if key not in _OWN}
+        return {key: public(value) for key, value in values.items() if key not in _OWN}
     if isinstance(values, list):
-        return [_public(value) for value in values]
+        return [public(value) for value in values]
     if isinstance(values, str) and (values.startswith(("/", "./", "../", "~", "\\")) or values[1:3] == ":\\"):
         return Path(values.replace("\\", "/")).name
     if isinstance(values, str) and values.count("/") > 1 and "://" not in values and "\n" not in values:
@@ -64,12 +64,12 @@ def _public(values: Any) -> Any:
     return values
 
 
-def size_table(facts: RunFacts, run: Path, supernet: str | None, repos: Mapping[SubNetwork, str]) -> dict[str, Any]:
+def size_table(facts: RunFacts, supernet: str | None, repos: Mapping[SubNetwork, str]) -> dict[str, Any]:
     """Every size of a family, as `sizes.json` holds it: parameters, FLOPs of one image (a multiplication and its
     addition once), what was measured (0 to 1), and the repo it is published in, None for those that are not."""
     config = facts.config.backbone_config
     names = {size: name for name, size in config.space.named.items()}
-    quality = {f"{task}_accuracy": read_quality(run, config.space, task) for task in ("knn", "linear")}
+    quality = {f"{task}_accuracy": quality_of(facts.evaluations, config.space, task) for task in ("knn", "linear")}
     rows = []
     for size, of in facts.costs.items():
         row = {"size": str(size), "name": names.get(size), "width": size.width, "depths": list(size.depths)}
@@ -80,7 +80,7 @@ def size_table(facts: RunFacts, run: Path, supernet: str | None, repos: Mapping[
         "family": family_of(config),
         "supernet": supernet,
         "image_size": getattr(config, "image_size", None),
-        "measured": {key: _public(measured.name) for key, measured in quality.items() if measured.values},
+        "measured": {key: measured.name for key, measured in quality.items() if measured.values},
         "sizes": rows,
     }
 
