@@ -46,8 +46,12 @@ def measure_name(record: Evaluation) -> str:
 def results_text(records: Sequence[Evaluation]) -> str:
     """A table for each dataset and number of images; all that was measured."""
     groups: dict[tuple, list[Evaluation]] = {}
-    for record in comparable(records):
-        key = (*_dataset_of(record), record.test_split, record.test_images, record.train_split, record.train_images)
+    # clustering uses no train images and goes with the others on the same test images
+    for record in sorted(comparable(records), key=lambda record: record.train_images is None):
+        test = (*_dataset_of(record), record.test_split, record.test_images)
+        key = (*test, record.train_split, record.train_images)
+        if record.train_images is None:
+            key = next((other for other in groups if other[: len(test)] == test), key)
         groups.setdefault(key, []).append(record)
     parts = []
     for (name, config, test_split, test_images, train_split, train_images), measured in groups.items():
@@ -56,7 +60,7 @@ def results_text(records: Sequence[Evaluation]) -> str:
         if train_images is not None:
             images += f", against {train_images:,} of {escape(train_split or 'train')}"
         rows = [(measure_name(record), f"{100 * record.value:.1f} %") for record in measured]
-        parts.append(f"{title}, {images}:\n\n" + table(("frozen features", "value"), rows, numbers=1))
+        parts.append(f"{title}, {images}:\n\n" + table(("frozen features", "value"), rows, right=[1]))
     return "\n\n".join(parts)
 
 

@@ -42,7 +42,7 @@ def training_text(facts: RunFacts) -> str:
     text = f"Pre-trained without labels{f' on {data}' if data else ''}, by {PAPER}: a full-size student and, at each "
     text += "step, a smaller one cut from its weights learn from a teacher, their moving average, "
     text += f"so that one run gives {len(space)} sizes. "
-    text += "The published weights are the teacher's."
+    text += "They are cut from the teacher."
     rows = [
         ("steps", _number(facts.steps)),
         ("images per step", _number(facts.batch_size)),
@@ -114,7 +114,7 @@ def family_text(facts: RunFacts, sub_network: SubNetwork, caption: str | None, p
         costs = facts.costs[size]
         row = [name, f"`{size}`", format_quantity(costs.parameters), format_quantity(costs.flops)]
         rows.append(row + [percent(quality.values.get(size))] * measured)
-    text = table(head, rows, numbers=2 + measured)
+    text = table(head, rows, right=range(2, len(head)))
     text += "\n\nFLOPs are those of one image, a multiplication and its addition counted once."
     if measured:
         text += f" {escape(quality.name)}."

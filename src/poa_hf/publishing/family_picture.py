@@ -12,6 +12,7 @@ from ..evaluation.report_section import png
 from .run_facts import RunFacts
 
 FILE_NAME = "family.png"
+DPI = 140  # 616 pixels wide: as wide as a column of text on the Hub
 logger = logging.getLogger(__name__)
 
 
@@ -41,5 +42,5 @@ def draw_family(folder: Path, facts: RunFacts, marked: SubNetwork | None = None)
         figure = charts.cost_chart(charts.LIGHT, flops, ("parameters", "FLOPs of one image"), names, marked)
         caption = f"FLOPs against parameters: each point is a size{this}"
     figure.set_facecolor("white")  # the Hub shows one picture on light and dark pages
-    (folder / FILE_NAME).write_bytes(png(figure, charts.DPI))
+    (folder / FILE_NAME).write_bytes(png(figure, DPI))
     return caption
