@@ -51,8 +51,8 @@ def write_card(
     count = f"{format_quantity(parameters)} parameters" if parameters >= 1e6 else f"{parameters:,} parameters"
     opening = (
         f"A {format.kind} of {count} that turns an image into features, pre-trained without labels. Its width is "
-        f"{sub_network.width}, its depth {depth} ({called}): one of {len(space)} sizes of one run of {text.PAPER}. It "
-        "has no classifier."
+        f"{sub_network.width}, its depth {depth} ({called}): {text.count_sizes(space)} of one run of {text.PAPER}. "
+        "It has no classifier."
     )
     if is_repo_id(supernet):
         opening += f" It was cut from {link(supernet, f'https://huggingface.co/{supernet}')}, which holds them all."

@@ -59,7 +59,7 @@ def results_text(records: Sequence[Evaluation]) -> str:
         images = f"{test_images:,} images of {escape(test_split)}"
         if train_images is not None:
             images += f", against {train_images:,} of {escape(train_split or 'train')}"
-        rows = [(measure_name(record), f"{100 * record.value:.1f} %") for record in measured]
+        rows = [(escape(measure_name(record)), f"{100 * record.value:.1f} %") for record in measured]
         parts.append(f"{title}, {images}:\n\n" + table(("frozen features", "value"), rows, right=[1]))
     return "\n\n".join(parts)
 

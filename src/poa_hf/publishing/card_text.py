@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..data.sources import TEXTURES
-from ..elastic import SubNetwork
+from ..elastic import ElasticSpace, SubNetwork
 from ..evaluation.select import format_quantity
 from ..training.compute import ComputePart
 from .markdown import escape, link, table
@@ -19,6 +19,10 @@ CITATION = """@inproceedings{zhang2024poa,
   booktitle = {European Conference on Computer Vision (ECCV)},
   year      = {2024}
 }"""
+
+
+def count_sizes(space: ElasticSpace) -> str:
+    return f"one of {len(space)} sizes" if len(space) > 1 else "the one size"
 
 
 def data_name(facts: RunFacts) -> str:
@@ -37,12 +41,11 @@ def data_name(facts: RunFacts) -> str:
 
 def training_text(facts: RunFacts) -> str:
     """What the model learnt from, how, and what that cost."""
-    space, config = facts.config.backbone_config.space, facts.config
+    config = facts.config
     data = data_name(facts)
     text = f"Pre-trained without labels{f' on {data}' if data else ''}, by {PAPER}: a full-size student and, at each "
     text += "step, a smaller one cut from its weights learn from a teacher, their moving average, "
-    text += f"so that one run gives {len(space)} sizes. "
-    text += "They are cut from the teacher."
+    text += "so that one run gives models of all sizes. They are cut from the teacher."
     rows = [
         ("steps", _number(facts.steps)),
         ("images per step", _number(facts.batch_size)),
