@@ -56,7 +56,7 @@ def test_a_run_knows_its_steps_batch_recipe_and_compute(trained):
 
 def test_a_checkpoint_has_its_own_steps(trained):
     facts = RunFacts.of(tiny_config(), trained / "checkpoint-2")
-    assert (facts.steps, facts.images_seen, facts.folder) == (2, 8, trained)
+    assert (facts.steps, facts.images_seen, facts.folder) == (2, 8, trained / "checkpoint-2")
     assert facts.compute[0].last_step == 2
 
 

@@ -26,7 +26,7 @@ def comparable(records: Sequence[Evaluation]) -> list[Evaluation]:
     """Of measurements that differ in the number of images, the seed or the day only, the one of the most images, then
     the latest; by dataset and measure."""
     best: dict[tuple, Evaluation] = {}
-    for record in sorted(records, key=lambda record: (record.test_images, record.train_images or 0, record.date)):
+    for record in sorted(records, key=_preference):
         best[_dataset_of(record), record.test_split, measure_name(record)] = record
     return [best[key] for key in sorted(best, key=lambda key: (key[:2], _order(best[key])))]
 
@@ -95,6 +95,10 @@ def eval_results(records: Sequence[Evaluation]) -> list[EvalResult]:
             )
         )
     return results
+
+
+def _preference(record: Evaluation) -> tuple:
+    return record.test_images, record.train_images or 0, record.date, record.key
 
 
 def _dataset_of(record: Evaluation) -> tuple[str, str]:

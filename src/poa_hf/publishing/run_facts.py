@@ -78,7 +78,7 @@ class RunFacts:
     """What is known of a run; None or empty is what is not.
 
     Args:
-        folder: The run's, which an extraction must not overwrite.
+        folder: The model's, the run's own or a checkpoint's, which an extraction must not overwrite.
         dataset: What the training images were called: a Hub id, the name of a folder, or "textures".
         dataset_id: The Hub id of the training images, where they have one.
         steps: Of the model that is described.
@@ -130,7 +130,7 @@ class RunFacts:
         name = recipe.get("dataset_name")
         return cls(
             config,
-            folder=folder,
+            folder=model,
             dataset=said.dataset or _shown(name),
             dataset_id=said.dataset or (name if _on_hub(name) else None),
             dataset_config=None if said.dataset else recipe.get("dataset_config_name"),
