@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from functools import cache
 from pathlib import Path
 
 from ..elastic import SubNetwork
@@ -26,7 +27,7 @@ def draw_family(folder: Path, facts: RunFacts, marked: SubNetwork | None = None)
     if len(space) < 2:
         return None
     if importlib.util.find_spec("matplotlib") is None:
-        logger.info("The card has no picture, which needs matplotlib: install poa_hf[plots].")
+        _say_what_is_missing()
         return None
     parameters = {size: of.parameters for size, of in facts.costs.items()}
     names = {size: f"{name} ({size})" for name, size in space.named.items()}
@@ -44,3 +45,8 @@ def draw_family(folder: Path, facts: RunFacts, marked: SubNetwork | None = None)
     figure.set_facecolor("white")  # the Hub shows one picture on light and dark pages
     (folder / FILE_NAME).write_bytes(png(figure, DPI))
     return caption
+
+
+@cache  # once for all cards
+def _say_what_is_missing() -> None:
+    logger.info("Cards have no picture, which needs matplotlib: install poa_hf[plots].")
