@@ -174,7 +174,7 @@ def pareto_chart(
 ) -> Figure:
     """Every measured size as a point, and a line through those that none beats in both; some of its sizes are named.
 
-    One that is `marked` has a ring around it, and it alone is named.
+    One that is `marked` has a ring around it, and it alone is named, above the chart.
     """
     figure, axes = _new(theme)
     others = [size for size in quality if size not in set(front)]
@@ -246,14 +246,10 @@ def _quantities(axes: Axes, axis, values: Sequence[float]) -> None:
 
 
 def _mark(theme: Theme, axes: Axes, point: tuple[float, float], name: str) -> None:
-    """A ring around a point, and its name on the side where there is room."""
+    """A ring around a point, and above the chart, where nothing is in its way, its name in the same colour."""
     color = theme.lines[1]
     axes.plot(*point, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.8)
-    right = axes.transLimits.transform(axes.transScale.transform(point))[0] > 0.6
-    axes.annotate(
-        name, point, (-9 if right else 9, -9), textcoords="offset points", ha="right" if right else "left", va="top",
-        fontsize=9, fontweight="bold", color=color,
-    )  # fmt: skip
+    axes.set_title(name, color=color, fontsize=9, fontweight="bold", loc="left")
 
 
 def _new(theme: Theme, height: float = HEIGHT) -> tuple[Figure, Axes]:

@@ -51,8 +51,8 @@ def write_card(
     count = f"{format_quantity(parameters)} parameters" if parameters >= 1e6 else f"{parameters:,} parameters"
     opening = (
         f"A {format.kind} of {count} that turns an image into features, pre-trained without labels. Its width is "
-        f"{sub_network.width}, its depth {depth} ({called}): one of {len(space)} sizes of one run of {text.PAPER}. It "
-        "has no classifier."
+        f"{sub_network.width}, its depth {depth} ({called}): {text.count_sizes(space)} of one run of {text.PAPER}. "
+        "It has no classifier."
     )
     if is_repo_id(supernet):
         opening += f" It was cut from {link(supernet, f'https://huggingface.co/{supernet}')}, which holds them all."
@@ -101,7 +101,7 @@ def write_supernet_card(folder: Path, facts: RunFacts, name: str, sizes: Mapping
     command = f"poa extract {shlex.quote(name)} --size {shlex.quote(size)} --output {shlex.quote(f'poa-{size}')}"
     extract = code(command, "shell") + "\n\nor\n\n"
     extract += code(_EXTRACT.format(name=shown, size=json.dumps(size)), "python")
-    train = code(_CONTINUE.format(name=shown, arguments=_crop_arguments(facts)), "python")
+    train = code(_CONTINUE.format(name=shown, arguments=_arguments(facts)), "python")
     train += "\n\nThe optimizer starts anew."
     caption = draw_family(folder, facts)
     sections = {
@@ -124,16 +124,20 @@ from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments
 
 images = load_dataset("my/images", split="train", streaming=True)
 model = PoaForPreTraining.from_pretrained({name})
-args = PoaTrainingArguments(output_dir="runs/more", max_steps=10_000{arguments})
+args = PoaTrainingArguments(
+{arguments}
+)
 PoaTrainer(model, args, train_dataset=images).train()"""
 
 
-def _crop_arguments(facts: RunFacts) -> str:
-    """The sides of crops, where they are not the usual ones."""
+def _arguments(facts: RunFacts) -> str:
+    """Those of further training; the sides of crops, where they are not the usual ones."""
     usual = CropArguments()
     sides = {name: facts.arguments.get(name) for name in ("global_crop_size", "local_crop_size")}
     sides["global_crop_size"] = sides["global_crop_size"] or image_shape(facts.config.backbone_config)[1]
-    return "".join(f", {name}={side}" for name, side in sides.items() if side and side != getattr(usual, name))
+    given = {"output_dir": '"runs/more"', "max_steps": "10_000"}
+    given |= {name: side for name, side in sides.items() if side and side != getattr(usual, name)}
+    return "\n".join(f"    {name}={value}," for name, value in given.items())
 
 
 def _sizes_text(facts: RunFacts, sizes: Mapping[SubNetwork, str], caption: str | None) -> str:
@@ -149,7 +153,7 @@ def _sizes_text(facts: RunFacts, sizes: Mapping[SubNetwork, str], caption: str |
             target = link(repo, f"https://huggingface.co/{repo}") if is_repo_id(repo) else escape(repo)
             rows.append([*row, target])
         head = ["size", "parameters", "FLOPs", *[quality.title] * measured, "model"]
-        parts.append(table(head, rows))
+        parts.append(table(head, rows, right=range(1, len(head) - 1)))
         parts.append("FLOPs are those of one image, a multiplication and its addition counted once.")
         if measured:
             parts[-1] += f" {escape(quality.name)}."

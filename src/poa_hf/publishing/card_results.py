@@ -26,7 +26,7 @@ def comparable(records: Sequence[Evaluation]) -> list[Evaluation]:
     """Of measurements that differ in the number of images, the seed or the day only, the one of the most images, then
     the latest; by dataset and measure."""
     best: dict[tuple, Evaluation] = {}
-    for record in sorted(records, key=lambda record: (record.test_images, record.train_images or 0, record.date)):
+    for record in sorted(records, key=_preference):
         best[_dataset_of(record), record.test_split, measure_name(record)] = record
     return [best[key] for key in sorted(best, key=lambda key: (key[:2], _order(best[key])))]
 
@@ -46,8 +46,12 @@ def measure_name(record: Evaluation) -> str:
 def results_text(records: Sequence[Evaluation]) -> str:
     """A table for each dataset and number of images; all that was measured."""
     groups: dict[tuple, list[Evaluation]] = {}
-    for record in comparable(records):
-        key = (*_dataset_of(record), record.test_split, record.test_images, record.train_split, record.train_images)
+    # clustering uses no train images and goes with the others on the same test images
+    for record in sorted(comparable(records), key=lambda record: record.train_images is None):
+        test = (*_dataset_of(record), record.test_split, record.test_images)
+        key = (*test, record.train_split, record.train_images)
+        if record.train_images is None:
+            key = next((other for other in groups if other[: len(test)] == test), key)
         groups.setdefault(key, []).append(record)
     parts = []
     for (name, config, test_split, test_images, train_split, train_images), measured in groups.items():
@@ -55,8 +59,8 @@ def results_text(records: Sequence[Evaluation]) -> str:
         images = f"{test_images:,} images of {escape(test_split)}"
         if train_images is not None:
             images += f", against {train_images:,} of {escape(train_split or 'train')}"
-        rows = [(measure_name(record), f"{100 * record.value:.1f} %") for record in measured]
-        parts.append(f"{title}, {images}:\n\n" + table(("frozen features", "value"), rows, numbers=1))
+        rows = [(escape(measure_name(record)), f"{100 * record.value:.1f} %") for record in measured]
+        parts.append(f"{title}, {images}:\n\n" + table(("frozen features", "value"), rows, right=[1]))
     return "\n\n".join(parts)
 
 
@@ -91,6 +95,10 @@ def eval_results(records: Sequence[Evaluation]) -> list[EvalResult]:
             )
         )
     return results
+
+
+def _preference(record: Evaluation) -> tuple:
+    return record.test_images, record.train_images or 0, record.date, record.key
 
 
 def _dataset_of(record: Evaluation) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..data.sources import TEXTURES
-from ..elastic import SubNetwork
+from ..elastic import ElasticSpace, SubNetwork
 from ..evaluation.select import format_quantity
 from ..training.compute import ComputePart
 from .markdown import escape, link, table
@@ -19,6 +19,10 @@ CITATION = """@inproceedings{zhang2024poa,
   booktitle = {European Conference on Computer Vision (ECCV)},
   year      = {2024}
 }"""
+
+
+def count_sizes(space: ElasticSpace) -> str:
+    return f"one of {len(space)} sizes" if len(space) > 1 else "the one size"
 
 
 def data_name(facts: RunFacts) -> str:
@@ -37,12 +41,11 @@ def data_name(facts: RunFacts) -> str:
 
 def training_text(facts: RunFacts) -> str:
     """What the model learnt from, how, and what that cost."""
-    space, config = facts.config.backbone_config.space, facts.config
+    config = facts.config
     data = data_name(facts)
     text = f"Pre-trained without labels{f' on {data}' if data else ''}, by {PAPER}: a full-size student and, at each "
     text += "step, a smaller one cut from its weights learn from a teacher, their moving average, "
-    text += f"so that one run gives {len(space)} sizes. "
-    text += "The published weights are the teacher's."
+    text += "so that one run gives models of all sizes. They are cut from the teacher."
     rows = [
         ("steps", _number(facts.steps)),
         ("images per step", _number(facts.batch_size)),
@@ -114,7 +117,7 @@ def family_text(facts: RunFacts, sub_network: SubNetwork, caption: str | None, p
         costs = facts.costs[size]
         row = [name, f"`{size}`", format_quantity(costs.parameters), format_quantity(costs.flops)]
         rows.append(row + [percent(quality.values.get(size))] * measured)
-    text = table(head, rows, numbers=2 + measured)
+    text = table(head, rows, right=range(2, len(head)))
     text += "\n\nFLOPs are those of one image, a multiplication and its addition counted once."
     if measured:
         text += f" {escape(quality.name)}."

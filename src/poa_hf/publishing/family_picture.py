@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from functools import cache
 from pathlib import Path
 
 from ..elastic import SubNetwork
@@ -12,6 +13,7 @@ from ..evaluation.report_section import png
 from .run_facts import RunFacts
 
 FILE_NAME = "family.png"
+DPI = 140  # 616 pixels wide: as wide as a column of text on the Hub
 logger = logging.getLogger(__name__)
 
 
@@ -25,7 +27,7 @@ def draw_family(folder: Path, facts: RunFacts, marked: SubNetwork | None = None)
     if len(space) < 2:
         return None
     if importlib.util.find_spec("matplotlib") is None:
-        logger.info("The card has no picture, which needs matplotlib: install poa_hf[plots].")
+        _say_what_is_missing()
         return None
     parameters = {size: of.parameters for size, of in facts.costs.items()}
     names = {size: f"{name} ({size})" for name, size in space.named.items()}
@@ -41,5 +43,10 @@ def draw_family(folder: Path, facts: RunFacts, marked: SubNetwork | None = None)
         figure = charts.cost_chart(charts.LIGHT, flops, ("parameters", "FLOPs of one image"), names, marked)
         caption = f"FLOPs against parameters: each point is a size{this}"
     figure.set_facecolor("white")  # the Hub shows one picture on light and dark pages
-    (folder / FILE_NAME).write_bytes(png(figure, charts.DPI))
+    (folder / FILE_NAME).write_bytes(png(figure, DPI))
     return caption
+
+
+@cache  # once for all cards
+def _say_what_is_missing() -> None:
+    logger.info("Cards have no picture, which needs matplotlib: install poa_hf[plots].")

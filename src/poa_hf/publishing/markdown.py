@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 # Within a word an underscore means nothing, so ids stay as they are.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|$]|(?<!\w)[_~]|[_~](?!\w)")
@@ -18,9 +18,9 @@ def link(text: str, address: str) -> str:
     return f"[{escape(text)}]({address})"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """Cells are Markdown already; the last `numbers` columns are set flush right."""
-    lines = ["---"] * (len(head) - numbers) + ["---:"] * numbers
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Container[int] = ()) -> str:
+    """Cells are Markdown already; the columns of these numbers are set flush right."""
+    lines = ["---:" if column in right else "---" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, lines, *rows))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -24,6 +25,7 @@ from ..training.runs import model_step, resolve_run
 from .metadata import check_license, is_hub_id, is_repo_id
 
 OWNER_FILE = "card.yaml"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class RunFacts:
     """What is known of a run; None or empty is what is not.
 
     Args:
-        folder: The run's, which an extraction must not overwrite.
+        folder: The model's, the run's own or a checkpoint's, which an extraction must not overwrite.
         dataset: What the training images were called: a Hub id, the name of a folder, or "textures".
         dataset_id: The Hub id of the training images, where they have one.
         steps: Of the model that is described.
@@ -110,7 +112,7 @@ class RunFacts:
             owner: Fields of `OwnerFacts` that go before those of the run's `card.yaml`; None leaves a field as it is.
 
         Raises:
-            ValueError: For a folder without a model, and for owner's facts or evaluations that can't be read.
+            ValueError: For a folder without a model, and for what its owner says where that can't be read.
         """
         config = getattr(model_or_config, "config", model_or_config)
         given = {name: value for name, value in owner.items() if value is not None}
@@ -128,7 +130,7 @@ class RunFacts:
         name = recipe.get("dataset_name")
         return cls(
             config,
-            folder=folder,
+            folder=model,
             dataset=said.dataset or _shown(name),
             dataset_id=said.dataset or (name if _on_hub(name) else None),
             dataset_config=None if said.dataset else recipe.get("dataset_config_name"),
@@ -137,7 +139,7 @@ class RunFacts:
             batch_size=compute.global_batch_size if compute else _saved_batch_size(model, folder),
             arguments=_mapping(folder / "training_args.json", json.loads),
             compute=tuple(compute.parts) if compute and compute.complete and compute.step == steps else (),
-            evaluations=_of_this_model(load_evaluations(folder), config, steps),
+            evaluations=_evaluations(folder, config, steps),
             owner=said,
         )
 
@@ -195,7 +197,13 @@ def _saved_batch_size(model: Path, folder: Path) -> int | None:
     return None
 
 
-def _of_this_model(records: list[Evaluation], config: PoaConfig, steps: int | None) -> tuple[Evaluation, ...]:
+def _evaluations(folder: Path, config: PoaConfig, steps: int | None) -> tuple[Evaluation, ...]:
+    """Those of this model, of sizes that it has."""
+    try:
+        records = load_evaluations(folder)
+    except ValueError:
+        logger.warning("%s can't be read as evaluations: cards give no results.", evaluations_file(folder))
+        return ()
     sizes = set(map(str, config.backbone_config.space))
     return tuple(
         record
