@@ -306,6 +306,15 @@ def test_cards_follow_what_was_measured_unless_someone_edited_them(vit_run, hub,
     assert "3 unchanged" in poa("push", run, *TWO)
 
 
+def test_a_licence_of_ones_own_goes_along(vit_run, hub, poa, tmp_path):
+    run = shutil.copytree(vit_run, tmp_path / "run")
+    (run / "card.yaml").write_text("license: other\nlicense_name: mine-1.0\nlicense_link: LICENSE\n")
+    (run / "LICENSE").write_text("Do what you like.\n")
+    poa("push", run, "--size", "small", "--namespace", "me")
+    assert hub.model(SMALL).files()["LICENSE"] == hub.model(SUPERNET).files()["LICENSE"] == b"Do what you like.\n"
+    assert ModelCard(hub.model(SMALL).files()["README.md"].decode()).data.license_link == "LICENSE"
+
+
 def test_without_supernet_and_collection(vit_run, hub, poa):
     poa("push", vit_run, *TWO, "--no_supernet", "--no_collection", "--name_template", "mine-{width}-{depth}")
     assert {repo_id for _, repo_id in hub.repos} == {"me/mine-16-1", "me/mine-24-2"} and not hub.collections

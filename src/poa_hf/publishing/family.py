@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +15,16 @@ from transformers import BitImageProcessorPil as ImageProcessor
 from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
+from ..evaluation.records import evaluations_file
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..training.runs import load_run, resolve_run, run_processor
-from .card import write_card, write_supernet_card
+from .card import CARD, write_card, write_supernet_card
 from .formats import Format, find_format
+from .metadata import card_problems
 from .names import NAME_TEMPLATE, repo_ids
 from .run_facts import RunFacts
 from .supernet import model_files, public, size_table, write_records, write_table
 
-CARD = "README.md"
 _STAMP = re.compile(r"\n<!-- poa push ([0-9a-f]{32}) [0-9a-f]{32} -->\n$")
 
 
@@ -116,6 +118,12 @@ class Family:
         return self._with_records(folder, model)
 
     def _with_records(self, folder: Path, model: dict[str, Path]) -> Files:
+        problems = card_problems((folder / CARD).read_text(encoding="utf-8"))
+        if problems:
+            raise ValueError(f"The Hub would refuse this card: {problems[0]}")
+        link = self.facts.owner.license_link
+        if link and "/" not in link and (evaluations_file(self.run).parent / link).is_file():
+            shutil.copyfile(evaluations_file(self.run).parent / link, folder / link)
         quality = [(str(size), value) for size, value in sorted(self.facts.quality.values.items())]
         _stamp(folder / CARD, json.dumps([self.facts.quality.name, quality]))
         return Files(model, {path.name: path for path in sorted(folder.iterdir()) if path.name not in model})

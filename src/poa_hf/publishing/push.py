@@ -15,7 +15,8 @@ from pathlib import Path
 from huggingface_hub.hf_api import RepoFile
 
 from ..elastic import SubNetwork
-from .family import CARD, Family, Files, is_unedited
+from .card import CARD
+from .family import Family, Files, is_unedited
 from .hub import Hub
 from .names import family_of, size_title
 from .supernet import TABLE, repos_in
