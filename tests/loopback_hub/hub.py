@@ -79,17 +79,17 @@ class LoopbackHub:
             thread.join()
             server.server_close()
 
-    def env(self, home: Path, token: str | None = "hf_me") -> dict[str, str]:
+    def env(self, home: Path, token: str = "hf_me") -> dict[str, str]:
         """The environment of a process that knows this Hub alone, with its cache in `home`."""
-        env = {
+        return {
             "HF_ENDPOINT": self.endpoint,
+            "HF_TOKEN": token,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
         }
-        return {**env, "HF_TOKEN": token} if token else {**env, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_TOKEN": ""}
 
     def inject(self, method: str, path: str, **options) -> Fault:
         """Add a `Fault`."""

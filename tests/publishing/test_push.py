@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 
@@ -233,6 +234,28 @@ def test_some_repos_at_a_time(vit_run, hub, expected, poa):
     assert "run the same command again for the 1 left" in printed
     poa(*limited)
     assert hub.state() == expected and len(hub.uploads) == len(set(hub.uploads))
+
+
+@pytest.mark.slow
+def test_as_many_sizes_as_were_published_on_a_bad_day(hub, poa, tmp_path):
+    """143 sizes, 50 repos a call, and for long every thirteenth call fails in some way."""
+    backbone = tiny_backbone(
+        hidden_size=64, num_attention_heads=16, min_hidden_size=24, num_hidden_layers=24, min_num_hidden_layers=12
+    )
+    run = save_run(PoaForPreTraining(tiny_config(backbone)), tmp_path / "run")
+    assert len(backbone.space) == 143
+    faults = [hub.inject(".", "/api/|/storage/|/lfs/", at=n, **FAULTS[kind])
+              for n, kind in zip(range(5, 1500, 13), itertools.cycle(FAULTS), strict=False)]  # fmt: skip
+    for left in (94, 44):
+        assert f"{left} left" in poa("push", run, "--all", "--namespace", "me", "--max_repos", "50")
+        assert len(hub.repos) == 144 - left
+    poa("push", run, "--all", "--namespace", "me")
+    assert len(hub.repos) == 144 and all(fault.struck for fault in faults)
+    table = json.loads(hub.model(SUPERNET).files()["sizes.json"])
+    assert all(row["repo"] in {repo_id for _, repo_id in hub.repos} for row in table["sizes"])
+    assert len(hub.state()["collections"].popitem()[1]) == 144
+    hub.clear()
+    assert "144 unchanged" in poa("push", run, "--all", "--namespace", "me") and not hub.uploads
 
 
 def test_private_repos_on_a_branch(vit_run, hub, poa, expected):
