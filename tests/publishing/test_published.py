@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from poa_hf import PoaForPreTraining
 from poa_hf.publishing.family import Family
 from poa_hf.publishing.hub import Hub
-from poa_hf.publishing.push import push
+from poa_hf.publishing.push import PushOptions, push
 
 from ..conftest import golden_model, run_python
 from ..loopback_hub import LoopbackHub
@@ -36,8 +36,11 @@ def published(runs):
     """A Hub with sizes of all families."""
     with pytest.MonkeyPatch.context() as patch, LoopbackHub() as hub:
         patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
+        patch.setattr("poa_hf.publishing.card.draw_family", lambda *arguments: None)  # pictures take time
+        api = HfApi(hub.endpoint, token="hf_me")
         for family, run in runs.items():
-            push(Family.of(run, SIZES[family], "me"), Hub(HfApi(hub.endpoint, token="hf_me")), tell=lambda line: None)
+            of = Family.of(run, SIZES[family], "me", supernet=family == "vit")
+            push(of, Hub(api), PushOptions(collection=family == "vit"), tell=lambda line: None)
         hub.clear()
         yield hub
 
@@ -155,7 +158,7 @@ def push_two(run, hub):
     ("end", "call", "at", "hold"),
     [
         (signal.SIGKILL, ("PUT", "/storage/me/poa-vit-s"), 1, "after"),
-        (signal.SIGINT, ("POST", "/commit/"), 2, "after"),
+        pytest.param(signal.SIGINT, ("POST", "/commit/"), 2, "after", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, ("PUT", "/storage/me/poa-vit-s"), 1, "before", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, ("POST", "/repos/create"), 3, "before", marks=pytest.mark.slow),
     ],
