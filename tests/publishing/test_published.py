@@ -34,13 +34,14 @@ def runs(vit_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def published(runs):
     """A Hub with sizes of all families."""
-    with pytest.MonkeyPatch.context() as patch, LoopbackHub() as hub:
-        patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
-        patch.setattr("poa_hf.publishing.card.draw_family", lambda *arguments: None)  # pictures take time
-        api = HfApi(hub.endpoint, token="hf_me")
-        for family, run in runs.items():
-            of = Family.of(run, SIZES[family], "me", supernet=family == "vit")
-            push(of, Hub(api), PushOptions(collection=family == "vit"), tell=lambda line: None)
+    with LoopbackHub() as hub:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
+            patch.setattr("poa_hf.publishing.card.draw_family", lambda *arguments: None)  # pictures take time
+            api = HfApi(hub.endpoint, token="hf_me")
+            for family, run in runs.items():
+                of = Family.of(run, SIZES[family], "me", supernet=family == "vit")
+                push(of, Hub(api), PushOptions(collection=family == "vit"), tell=lambda line: None)
         hub.clear()
         yield hub
 
