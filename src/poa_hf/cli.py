@@ -108,6 +108,7 @@ class _SaveRecipe(TrainerCallback):
 def extract(argv: list[str]) -> None:
     """`poa extract RUN --size small|384x12|all --output DIR`"""
     from .publishing.export import extract_all
+    from .publishing.run_facts import RunFacts
     from .training.runs import load_run, run_processor
 
     parser = CommandParser(
@@ -117,6 +118,7 @@ def extract(argv: list[str]) -> None:
     parser.add_argument("--size", required=True, help="a name (small), a size (384x12), several with commas, or all")
     parser.add_argument("--output", required=True, type=Path, help="folder of the model; of several: of their folders")
     parser.add_argument("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm")
+    parser.add_argument("--license", help="licence of the weights, for the card: an identifier of the Hub")
     parser.add_argument("--overwrite", action="store_true", help="replace models that are there already")
     args = parser.parse_args(argv)
     model = load_run(args.run)
@@ -124,7 +126,8 @@ def extract(argv: list[str]) -> None:
     several = args.size == "all" or "," in args.size
     sizes = list(space) if args.size == "all" else [space.resolve(name) for name in args.size.split(",")]
     outputs = {args.output / str(size) if several else args.output: size for size in sizes}
-    extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, keep=args.run)
+    facts = RunFacts.of(model, args.run, license=args.license)
+    extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, facts)
     for output, parameters in extracted:
         print(f"{outputs[output]}: {parameters:,} parameters -> {output}")
 

@@ -17,8 +17,7 @@ from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..slicing import ElasticModelMixin
-from ..training.checkpoints import checkpoints, step_of
-from ..training.runs import load_run, resolve_run, run_processor
+from ..training.runs import load_run, model_step, resolve_run, run_processor
 from .features import pooled_features
 from .records import evaluations_file
 
@@ -103,7 +102,7 @@ def load_subject(source: str | Path) -> Subject:
         crops = CropArguments()
         processor = evaluation_processor(model.config.image_size, crops.image_mean, crops.image_std)
     results = evaluations_file(path)
-    return Subject(results.parent.name, model, processor, _step(folder), results)
+    return Subject(results.parent.name, model, processor, model_step(folder), results)
 
 
 def _load_stock(source: str, path: Path) -> Subject:
@@ -151,15 +150,6 @@ def _model_type(config: Path) -> str | None:
         return json.loads(config.read_text()).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{config} can't be read ({error}): it is no model's configuration.") from error
-
-
-def _step(folder: Path) -> int | None:
-    """The step of a checkpoint, or that of the last one of a run that has ended; None if nothing tells."""
-    state = folder / "trainer_state.json"
-    if state.exists():
-        return json.loads(state.read_text()).get("global_step")
-    found = checkpoints(folder)
-    return step_of(found[-1]) if found else None
 
 
 def _sentence(error: Exception) -> str:

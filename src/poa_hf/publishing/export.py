@@ -12,10 +12,10 @@ from transformers import BitImageProcessorPil as ImageProcessor
 from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
-from ..models.configuration_poa import PoaConfig
 from ..models.modeling_poa_pretraining import PoaForPreTraining
-from .card import write_card
+from .card import CARD, PICTURE, write_card
 from .formats import Artifact, Format, find_format
+from .run_facts import RunFacts
 
 
 def extract_all(
@@ -24,31 +24,34 @@ def extract_all(
     format: str | None = None,
     processor: ImageProcessor | None = None,
     overwrite: bool = False,
-    keep: str | Path | None = None,
+    facts: RunFacts | None = None,
 ) -> Iterator[tuple[Path, int]]:
     """Write the teacher's sub-networks: weights, configuration, image processor and card. Gives each folder and its
     number of parameters as it is done.
 
     A folder is complete or absent; all are checked before the first is written. One size is cut while the one before
     goes to the disk. Without a format, it is the family's stock one; without a processor, the evaluation processor of
-    the model's image size is made.
+    the model's image size is made; without the facts of its run, the cards say what the model's configuration tells.
 
     Raises:
-        ValueError: If a folder exists and `overwrite` is not set, is no extracted model, or holds the run `keep`; for
-            a format that the family does not have or that cannot hold the model.
+        ValueError: If a folder exists and `overwrite` is not set, is no extracted model, or holds the run of `facts`;
+            for a format that the family does not have or that cannot hold the model.
     """
     format = find_format(model.teacher.stock_class.config_class.model_type, format)
+    facts = facts or RunFacts.of(model)
     for output in outputs:
-        check_output(output, overwrite, keep)
+        check_output(output, overwrite, facts.folder)
     processor = processor or _default_processor(model)
     # One thread that only writes: making models in several would upset how transformers switches initialisation off.
+    # So the costs, which the cards need, are counted here.
+    _ = facts.costs
     with ThreadPoolExecutor(max_workers=1) as pool:
         writing = None
         for output, sub_network in outputs.items():
             artifact = format.convert(model.teacher.extract(sub_network), processor)
             if writing is not None:
                 yield writing.result()
-            writing = pool.submit(_write, model.config, sub_network, artifact, output, format)
+            writing = pool.submit(_write, facts, sub_network, artifact, output, format)
         if writing is not None:
             yield writing.result()
 
@@ -60,14 +63,14 @@ def extract_to(model: PoaForPreTraining, sub_network: SubNetwork, output: str | 
 
 
 def _write(
-    config: PoaConfig, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
+    facts: RunFacts, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
 ) -> tuple[Path, int]:
     folder = output.absolute()
     aside = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     artifact.save(aside)
-    write_card(aside, config, sub_network, format, folder.name, artifact.num_parameters)
+    write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters)
     if folder.exists():
         shutil.rmtree(folder)
     aside.rename(folder)
@@ -94,7 +97,7 @@ def check_output(output: Path, overwrite: bool, keep: str | Path | None = None) 
 
 
 _EXTRACTED_FILES = {
-    *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "evaluations.json"),
+    *("config.json", "model.safetensors", "preprocessor_config.json", CARD, PICTURE, "evaluations.json"),
     *("configuration_gn_resnet.py", "modeling_gn_resnet.py"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ class Artifact:
 @dataclass(frozen=True)
 class Format:
     """`convert` raises ValueError where the format cannot hold the model. `load` is the code that loads it from
-    `{folder}` and takes the features of `image`."""
+    `{folder}` and takes the features of `image`: see `snippet`."""
 
     name: str
     kind: str
@@ -33,6 +34,11 @@ class Format:
     load: str
     convert: Callable[[PreTrainedModel, ImageProcessor], Artifact]
     needs: str = "Stock `transformers` loads it; poa_hf is not needed."
+
+    def snippet(self, name: str) -> str:
+        """The code that loads the model called `name`: the id of a repository, `namespace/name`, or else a folder."""
+        place = "hf-hub" if "/" in name else "local-dir"
+        return self.load.format(folder=json.dumps(name, ensure_ascii=False)[1:-1], place=place)
 
 
 def find_format(stock_type: str, name: str | None) -> Format:
@@ -70,7 +76,7 @@ model = AutoModel.from_pretrained("{folder}"%s)
 features = model(**processor(image, return_tensors="pt")).%s"""
 _TIMM = """import timm
 
-model = timm.create_model("local-dir:{folder}", pretrained=True)
+model = timm.create_model("{place}:{folder}", pretrained=True)
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 features = model(transform(image).unsqueeze(0))"""
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, HfArgumentParser
 
 from ..command_line import refuse
+from ..data.sources import TEXTURES
 from ..models.configuration_poa import PoaConfig
 from .arguments import PoaTrainingArguments
 
@@ -69,6 +70,9 @@ class Recipe:
         flat = {
             name: value for part in (self.data, self.evaluation, self.training) for name, value in vars(part).items()
         }
+        name = flat["dataset_name"]
+        if name != TEXTURES and not name.startswith((".", "/", "~")) and Path(name).is_dir():
+            flat["dataset_name"] = f"./{name}"  # from elsewhere it would look like a dataset of the Hub
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
         return yaml.safe_dump({**flat, "model": model}, sort_keys=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from transformers import AutoImageProcessor
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
-from .checkpoints import checkpoints
+from .checkpoints import checkpoints, step_of
+from .compute import read_compute
 
 
 def resolve_run(run: str | Path) -> Path:
@@ -34,3 +36,14 @@ def run_processor(run: str | Path) -> ImageProcessor | None:
     """The image processor that a run saved beside its model."""
     folder = resolve_run(run)
     return AutoImageProcessor.from_pretrained(folder) if (folder / "preprocessor_config.json").exists() else None
+
+
+def model_step(folder: Path) -> int | None:
+    """The step of the model in a checkpoint, or in the folder of a run that has ended; None if nothing tells."""
+    state = folder / "trainer_state.json"
+    if state.exists():
+        return json.loads(state.read_text()).get("global_step")
+    if (compute := read_compute(folder)) and compute.parts:
+        return compute.step
+    found = checkpoints(folder)
+    return step_of(found[-1]) if found else None
