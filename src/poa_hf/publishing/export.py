@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,11 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining
 from .card import write_card
 from .formats import Artifact, Format, find_format
 
+_EXTRACTED_FILES = {
+    *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "evaluations.json"),
+    *("configuration_gn_resnet.py", "modeling_gn_resnet.py", "model.onnx", "model.onnx.data"),
+}
+
 
 def extract_all(
     model: PoaForPreTraining,
@@ -25,19 +30,20 @@ def extract_all(
     processor: ImageProcessor | None = None,
     overwrite: bool = False,
     keep: str | Path | None = None,
+    **options,
 ) -> Iterator[tuple[Path, int]]:
     """Write the teacher's sub-networks: weights, configuration, image processor and card. Gives each folder and its
     number of parameters as it is done.
 
     A folder is complete or absent; all are checked before the first is written. One size is cut while the one before
     goes to the disk. Without a format, it is the family's stock one; without a processor, the evaluation processor of
-    the model's image size is made.
+    the model's image size is made. `options` are the format's, as `onnx_batch`.
 
     Raises:
         ValueError: If a folder exists and `overwrite` is not set, is no extracted model, or holds the run `keep`; for
             a format that the family does not have or that cannot hold the model.
     """
-    format = find_format(model.teacher.stock_class.config_class.model_type, format)
+    format = find_format(model.teacher.stock_class.config_class.model_type, format, **options)
     for output in outputs:
         check_output(output, overwrite, keep)
     processor = processor or _default_processor(model)
@@ -74,8 +80,14 @@ def _write(
     return output, artifact.num_parameters
 
 
-def check_output(output: Path, overwrite: bool, keep: str | Path | None = None) -> None:
-    """Refuse to replace a folder that is not empty, unless asked to and it is nothing but an extracted model."""
+def check_output(
+    output: Path,
+    overwrite: bool,
+    keep: str | Path | None = None,
+    files: Collection[str] = _EXTRACTED_FILES,
+    what: str = "an extracted model",
+) -> None:
+    """Refuse to replace a folder that is not empty, unless asked to and it is nothing but `what`, made of `files`."""
     output = output.absolute()
     if keep is not None and output.resolve() in (Path(keep).resolve(), *Path(keep).resolve().parents):
         raise ValueError(f"{output} holds the run itself: give another --output.")
@@ -89,14 +101,8 @@ def check_output(output: Path, overwrite: bool, keep: str | Path | None = None) 
     found = {path.name for path in output.iterdir()}
     if found and not overwrite:
         raise ValueError(f"{output} exists: give another --output, or --overwrite to replace it.")
-    if found - _EXTRACTED_FILES:
-        raise ValueError(f"{output} exists and holds more than an extracted model: give another --output.")
-
-
-_EXTRACTED_FILES = {
-    *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "evaluations.json"),
-    *("configuration_gn_resnet.py", "modeling_gn_resnet.py"),
-}
+    if found - set(files):
+        raise ValueError(f"{output} exists and holds more than {what}: give another --output.")
 
 
 def _default_processor(model: PoaForPreTraining) -> ImageProcessor:
