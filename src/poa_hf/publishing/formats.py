@@ -26,7 +26,7 @@ class Artifact:
 @dataclass(frozen=True)
 class Format:
     """`convert` raises ValueError where the format cannot hold the model. `load` is the code that loads it from
-    `{folder}` and takes the features of `image`. `with_options`, where there are options, makes the format with these set."""
+    `{folder}` and takes the features of `image`. `with_options`, where there are options, gives it with these set."""
 
     name: str
     kind: str
