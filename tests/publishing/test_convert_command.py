@@ -48,7 +48,7 @@ def same(a: PoaForPreTraining, b: PoaForPreTraining) -> bool:
 
 def test_extracted_sizes_give_the_recorded_features(convert, folder, family):
     printed = convert(f"{family}.pth")
-    assert "2 read (24, 40 prototypes)" in printed and "next: poa extract model --size" in printed
+    assert "2 read (24 + 40 prototypes)" in printed and "next: poa extract model --size" in printed
     tensors, _ = golden(family)
     steps = {golden_sub_network(family, step): step for step in range(3)}
     assert len(steps) > 1

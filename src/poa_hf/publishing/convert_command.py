@@ -119,7 +119,7 @@ def _summary(args, tensors: dict[str, Tensor], config: PoaConfig, has_heads: boo
     }
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
     said_by = args.config or "the published configuration, as weights do not show it (else give --config)"
-    prototypes = ", ".join(f"{count:,}" for count in config.num_prototypes)
+    prototypes = " + ".join(map(str, config.num_prototypes))
     lines = [
         f"{args.checkpoint}: {args.family} of {counts['backbone.']:,} parameters ({', '.join(sorted(dtypes))})",
         f"sizes: {len(space)}, from {space.smallest} to {space.full}; smallest size and steps are those of {said_by}",
