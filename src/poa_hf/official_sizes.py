@@ -43,7 +43,7 @@ def checkpoint_config(
     backbone = fields.pop("backbone_config")
     given = given or {}
     given_backbone = dict(given.get("backbone_config") or {})
-    if given and (named := given_backbone.get("model_type", "poa_vit")) != model_type:
+    if (named := given_backbone.get("model_type", model_type)) != model_type:
         raise ValueError(f"{given_by} has model_type {named}, and the checkpoint is a {model_type}: make them alike.")
     for part, prefix, read in ((given, "model.", fields), (given_backbone, "model.backbone_config.", backbone)):
         for name, value in part.items():

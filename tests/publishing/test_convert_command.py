@@ -163,7 +163,9 @@ def changed(family: str, **tensors) -> dict:
         (lambda: {"_fsdp_wrapped_module._flat_param": torch.ones(9)}, "one process's part of a training state"),
         (lambda: changed("vit", backbone__extra=torch.ones(1)), "1 keys .* would not be read: backbone.extra."),
         (lambda: changed("vit", module__backbone__cls_token=torch.ones(1)), "holds backbone.cls_token twice"),
-        (lambda: changed("vit", backbone__cls_token=torch.full((1, 1, 64), torch.nan)), "not finite"),
+        (lambda: changed("vit", backbone__cls_token=torch.full((1, 1, 64), torch.nan)), "1 weights .* finite numbers"),
+        (lambda: changed("vit", backbone__cls_token=torch.ones(1, 1, 64).to_sparse()), "not plain tensors"),
+        (lambda: changed("vit", backbone__cls_token=torch.ones(1, 1, 64, device="meta")), "not plain tensors"),
         (lambda: changed("vit", backbone__cls_token=torch.ones(1, 1, 64).int()), "not floating-point"),
         (lambda: changed("vit", backbone__cls_token=torch.ones(1, 1, 32)), r"cls_token has shape \(1, 1, 32\) where"),
         (lambda: changed("vit", backbone__pos_embed=torch.ones(1, 16, 64)), "15 positions, which make no square"),
@@ -199,6 +201,8 @@ def test_configurations_that_do_not_fit_are_refused(convert, folder, capsys):
     assert "num_prototypes [24] where the checkpoint has [24, 40]" in convert(
         "vit.pth", "--config", "other.yaml", status=2
     )
+    (folder / "other.yaml").write_text("model: {backbone_config: {image_sise: 224}}")
+    assert "did you mean model.backbone_config.image_size?" in convert("swin.pth", "--config", "other.yaml", status=2)
     (folder / "other.yaml").write_text("dataset_name: textures")
     assert "no `model:` section" in convert("vit.pth", "--config", "other.yaml", status=2)
     assert main(["convert", "vit.pth", "--family", "vit", "--output", "model"]) == 2

@@ -8,6 +8,7 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..command_line import CommandParser
@@ -89,11 +90,18 @@ def _check(path: Path, tensors: dict[str, Tensor], beside: dict[str, str | None]
             f"{path} has {len(unknown)} keys that are not of the authors' {model_type.removeprefix('poa_')} and would "
             f"not be read: {', '.join(unknown)}."
         )
-    broken = [name for name, names in names_of.items() if names and not tensors[name].isfinite().all()]
-    if broken:
-        raise ValueError(f"{path} has {len(broken)} weights with numbers that are not finite ({broken[0]}, ...).")
+    if broken := [name for name, names in names_of.items() if names and not _is_sound(tensors[name])]:
+        raise ValueError(
+            f"{path} has {len(broken)} weights that are not plain tensors of finite numbers ({broken[0]}, ...): give "
+            "another checkpoint of that run."
+        )
     unused = {name: "no feature is computed with it" for name, names in names_of.items() if names == []}
     return {**{name: reason for name, reason in beside.items() if reason}, **unused}
+
+
+def _is_sound(tensor: Tensor) -> bool:
+    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
+    return plain and bool(tensor.float().isfinite().all())
 
 
 def _write(model: PoaForPreTraining, record: dict, output: Path) -> None:
