@@ -1,9 +1,10 @@
 """ONNX Runtime against PyTorch, on published sizes of random weights at 224 pixels, with one thread each.
 
 python benchmarks/onnx_export.py            # vit 384x12, swin 96x2-2-6-2, resnet 64x3-4-6-3
-python benchmarks/onnx_export.py vit large
+python benchmarks/onnx_export.py vit small vit large
 """
 
+import json
 import statistics
 import sys
 import tempfile
@@ -22,7 +23,7 @@ CONFIGS = {"vit": PoaViTConfig, "swin": PoaSwinConfig, "resnet": PoaResNetConfig
 OUTPUTS = ("last_hidden_state", "pooler_output")
 
 
-def measure(family: str, name: str, folder: Path) -> str:
+def measure(family: str, name: str, folder: Path) -> dict:
     torch.manual_seed(0)
     config = CONFIGS[family]()
     size = config.space.resolve(name)
@@ -50,22 +51,29 @@ def measure(family: str, name: str, folder: Path) -> str:
         session.run(OUTPUTS, {"pixel_values": pixels.numpy()})
         times.append(time.perf_counter())
         ratios.append((times[2] - times[1]) / (times[1] - times[0]))
-    megabytes = (folder / "model.onnx").stat().st_size / 1e6
-    ratio = statistics.median(ratios)
-    return f"| {family} | `{size}` | {difference:.1e} | {megabytes:.0f} MB | {ratio:.2f} | {seconds:.0f} s |"
+    return {
+        "family": family,
+        "size": str(size),
+        "difference": difference,
+        "megabytes": (folder / "model.onnx").stat().st_size / 1e6,
+        "time_ratio": statistics.median(ratios),
+        "export_seconds": seconds,
+    }
 
 
 def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     arguments = sys.argv[1:] or ["vit", "small", "swin", "tiny", "resnet", "50"]
-    print(
-        "| family | size | largest difference, of the largest output | file | time over PyTorch's | export and check |"
-    )
+    print("| family | size | largest difference / largest output | file | time / PyTorch's | export and check |")
     print("| --- | --- | --- | --- | --- | --- |")
+    rows = []
     for family, name in zip(arguments[::2], arguments[1::2], strict=True):
         with tempfile.TemporaryDirectory() as folder:
-            print(measure(family, name, Path(folder)), flush=True)
+            rows.append(row := measure(family, name, Path(folder)))
+        cells = f"| {family} | `{row['size']}` | {row['difference']:.1e} | {row['megabytes']:.0f} MB "
+        print(f"{cells}| {row['time_ratio']:.2f} | {row['export_seconds']:.0f} s |", flush=True)
+    print(json.dumps(rows))
 
 
 if __name__ == "__main__":

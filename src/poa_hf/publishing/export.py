@@ -72,7 +72,11 @@ def _write(
     aside = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    artifact.save(aside)
+    try:
+        artifact.save(aside)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     write_card(aside, config, sub_network, format, folder.name, artifact.num_parameters)
     if folder.exists():
         shutil.rmtree(folder)

@@ -41,7 +41,7 @@ def find_format(stock_type: str, name: str | None, **options) -> Format:
     """The format of that name for a family's stock model type, with its options set; None means its own. ValueError if
     it has no such one, or no such option."""
     own = Format(stock_type, stock_type, "transformers", _TRANSFORMERS % ("", "pooler_output"), _as_stock)
-    formats = {format.name: format for format in _FORMATS.get(stock_type, [own])}
+    formats = {format.name: format for format in _FORMATS.get(stock_type, [own, _onnx(stock_type)])}
     name = next(iter(formats)) if name is None else name
     if name not in formats:
         raise ValueError(f"{name!r} is not a format of this model: use {' or '.join(formats)}.")
