@@ -430,6 +430,7 @@ def test_rights_that_only_the_hub_knows_of(vit_run, hub, poa):
         ("--namespace me --size tiny", "is neither a named size"),
         ("--namespace me --all --name_template poa", "calls both"),
         ("--namespace me --all --format timm", "is not a format of this model"),
+        ("--namespace me --all --format onnx", "poa push publishes safetensors"),
         ("--namespace me --all --license gpl-9", "gpl-9"),
         ("--namespace me --all --max_repos 0", "--max_repos 0 must be at least 1"),
         ("--namespace me --all --revision refs/pr/1", "cannot be the name of a branch"),

@@ -76,6 +76,8 @@ class Family:
         Raises:
             ValueError: If there is no such run, size or format, or a repo would get a name that the Hub does not take.
         """
+        if format == "onnx":  # an export differs from one version of its libraries to the next, so cannot be compared
+            raise ValueError("poa push publishes safetensors: for ONNX, poa extract --format onnx and hf upload.")
         folder = resolve_run(run)
         model = load_run(folder)
         config = model.config.backbone_config

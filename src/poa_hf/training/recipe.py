@@ -116,7 +116,7 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
                 raise ValueError(f"{key} is null: give it a value, or leave it out for the default.")
             setattr(next(part for part in parsed if hasattr(part, key)), key, None)
     data, evaluation, training = parsed
-    return Recipe(model=_model_config(model), data=data, training=training, evaluation=evaluation)
+    return Recipe(model=model_config(model), data=data, training=training, evaluation=evaluation)
 
 
 def _bare_resume(argv: list[str]) -> list[str]:
@@ -194,7 +194,17 @@ def _as_arguments(content: dict, given: set[str]) -> list[str]:
     return arguments
 
 
-def _model_config(model: dict) -> PoaConfig:
+def read_model_section(path: str | Path) -> dict:
+    """What a configuration file has under `model`, for `model_config`. ValueError if it is not there."""
+    content, _ = _config_file(["--config", str(path)])
+    model = content.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("backbone_config", {}), dict):
+        raise ValueError(f"{path} has no `model:` section with the fields of PoaConfig.")
+    return model
+
+
+def model_config(model: dict) -> PoaConfig:
+    """The configuration that a `model` section describes. ValueError for unknown keys and values that do not fit."""
     backbone = dict(model.get("backbone_config") or {})
     model_type = backbone.pop("model_type", "poa_vit")
     elastic = [name for name in CONFIG_MAPPING if name.startswith("poa_")]
