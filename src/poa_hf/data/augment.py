@@ -70,5 +70,7 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
     change(parameters["blur"], blur, parameters["sigma"])
     change(parameters["solarize"], lambda selected: solarize(selected, SOLARIZE_THRESHOLD))
 
-    mean, std = (torch.tensor(list(v), dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (mean, std))
+    mean, std = (
+        torch.tensor(list(v), dtype=torch.float32).view(1, 3, 1, 1).to(device, non_blocking=True) for v in (mean, std)
+    )
     return images.sub_(mean).div_(std)

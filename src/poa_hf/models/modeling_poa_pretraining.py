@@ -89,11 +89,17 @@ class PoaForPreTraining(PreTrainedModel):
         return self
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Teacher = momentum * teacher + (1 - momentum) * student, heads included."""
+    def update_teacher(self, momentum: float, skip: Tensor | None = None) -> None:
+        """Teacher = momentum * teacher + (1 - momentum) * student, heads included; unchanged where the flag `skip`, a
+        bool on the device, is true."""
         teacher = [*self.teacher.parameters(), *self.teacher_head.parameters()]
         student = [*self.student.parameters(), *self.student_head.parameters()]
-        torch._foreach_mul_(teacher, momentum)
+        factor: float | Tensor = momentum
+        if skip is not None:
+            # not a factor of 0 for the student: it may hold what is not finite
+            factor = torch.where(skip, 1.0, momentum)
+            student = [torch.where(skip, 0, parameter) for parameter in student]
+        torch._foreach_mul_(teacher, factor)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
 
     def forward(
