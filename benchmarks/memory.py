@@ -6,24 +6,22 @@
 
 Ours is measured beside two references (plain_losses.py), which give the same loss and gradient: `all heads at once`,
 straightforward, as the authors have it, and `head by head`. `heads` are the heads' and losses' forward and backward
-passes on given features, `step` is a whole step without the optimizer. Memory is what a step needs on top of
-parameters and inputs: the most that was allocated on a GPU; on a CPU the peak of the resident set, in a process of its
-own for each variant. Times are taken in turn in one process; ratios are medians over the pairs, to the first
-reference. The last line is one JSON object.
+passes on given features, `step` is a whole step without the optimizer. Memory is what PyTorch's allocator has given out
+at the fullest moment, on top of parameters and inputs. Times (on a CPU, of the CPU) are taken in turn; ratios are
+medians over the pairs, to the first reference. The last line is one JSON object.
 """
 
 import argparse
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+from itertools import accumulate
 
 import numpy as np
 import torch
 from plain_losses import all_heads_at_once, head_by_head
+from torch.profiler import ProfilerActivity, profile
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
 from poa_hf.data.masks import block_masks
@@ -60,14 +58,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", default=["heads", "step"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--peak-of", nargs=2, metavar=("PART", "VARIANT"), help="print one peak; used by this program")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     benchmark = Benchmark(options, device)
-    if options.peak_of:
-        print(benchmark.peak(*options.peak_of))
-        return
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} threads"
     print(f"{name}; torch {torch.__version__}, Python {platform.python_version()}; {options.repeats} repeats, medians")
     print(
@@ -97,6 +91,8 @@ def main() -> None:
 class Benchmark:
     def __init__(self, options, device):
         self.options, self.device = options, device
+        # on a CPU that others use too, what this process got of it says more than what time passed
+        self.clock = time.perf_counter if device.type == "cuda" else time.process_time
         preset = PRESETS[options.preset]
         torch.manual_seed(0)
         config = PoaConfig(
@@ -142,12 +138,12 @@ class Benchmark:
         """One step; returns seconds. Gradients are freed when it ends."""
         tokens = self.random_tokens() if part == "heads" else None
         self.synchronize()
-        start = time.perf_counter()
+        start = self.clock()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16):
             loss = VARIANTS[variant](self.model, *(tokens or self.tokens()), self.patch_weights, 0.07)
         loss.backward()
         self.synchronize()
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         self.model.zero_grad()
         return seconds
 
@@ -156,36 +152,24 @@ class Benchmark:
             torch.cuda.synchronize()
 
     def peak(self, part, variant) -> int:
-        """Bytes of one step on top of parameters and inputs."""
+        """Bytes that PyTorch's allocator has given out at the fullest moment of a step, beyond those before it."""
         if self.device.type == "cuda":
             self.run(part, variant)
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             self.run(part, variant)
             return torch.cuda.max_memory_allocated() - before
-        before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        self.run(part, variant)
-        return resident("VmHWM") - before
-
-    def peak_of_a_fresh_process(self, part, variant) -> int:
-        if self.device.type == "cuda":
-            return self.peak(part, variant)
-        options = self.options
-        argv = ["--preset", options.preset, "--batch", str(self.batch), "--threads", str(options.threads)]
-        argv += ["--prototypes", *map(str, options.prototypes), *(["--bf16"] if options.bf16 else [])]
-        argv += ["--peak-of", part, variant]
-        output = subprocess.run([sys.executable, __file__, *argv], capture_output=True, text=True, check=True)
-        return int(output.stdout)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            self.run(part, variant)
+        events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+        return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
     def measured(self, part) -> dict:
-        peaks = {variant: self.peak_of_a_fresh_process(part, variant) for variant in VARIANTS}
+        peaks = {variant: self.peak(part, variant) for variant in VARIANTS}  # also warms up
         seconds = {variant: [] for variant in VARIANTS}
-        for repeat in range(self.options.repeats + 1):
+        for _ in range(self.options.repeats):
             for variant in VARIANTS:
-                taken = self.run(part, variant)
-                if repeat:  # the first is for warming up
-                    seconds[variant].append(taken)
+                seconds[variant].append(self.run(part, variant))
         reference, figures = next(iter(VARIANTS)), {}
         for variant in VARIANTS:
             pairs = zip(seconds[variant], seconds[reference], strict=True)
@@ -202,14 +186,6 @@ class Benchmark:
                 flush=True,
             )
         return figures
-
-
-def resident(field: str) -> int:
-    """VmRSS or VmHWM (its peak) of this process, in bytes (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"/proc/self/status has no {field}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The heads and losses of a step written down straightforwardly, for comparison: what `PoaForPreTraining._loss` gives."""
+"""The heads and losses of a step written down straightforwardly: what `PoaForPreTraining._loss` is compared with."""
 
 import torch
 from torch.nn.functional import log_softmax

@@ -41,13 +41,13 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
     device = crops.device
     images = crops.to(torch.float32).div_(255)
 
-    def change(mask: Tensor, operation, *values: Tensor):
-        """Replace the images that `mask` selects by `operation(images, *values of these images)`."""
+    def change(mask: Tensor, operation, *values: Tensor, device=device):
+        """Replace the images that `mask` selects by `operation(images, *values of these images on the device)`."""
         index = mask.nonzero().squeeze(1)
         if len(index) == 0:
             return
         values = [value[index].to(device, non_blocking=True) for value in values]
-        index = index.to(device, non_blocking=True)
+        index = index.to(images.device, non_blocking=True)
         images.index_copy_(0, index, operation(images.index_select(0, index), *values))
 
     def blur(selected: Tensor, sigma: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
             due = parameters["jitter"] & (parameters["order"][:, place] == number)
             change(due & (parameters[name] != neutral), operation, parameters[name])
     change(parameters["grayscale"], lambda selected: rgb_to_grayscale(selected).expand(-1, 3, -1, -1))
-    change(parameters["blur"], blur, parameters["sigma"])
+    # kornia looks at these values, for which it would have to wait if they were on a GPU
+    change(parameters["blur"], blur, parameters["sigma"], device="cpu")
     change(parameters["solarize"], lambda selected: solarize(selected, SOLARIZE_THRESHOLD))
 
     mean, std = (

@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 class NonfiniteSteps:
     """Counts skipped steps from flags on the device, of which it reads each only when another step is queued there.
 
-    So the host never waits for the step that it has just queued, and is never more than one ahead; a GPU has work at any
-    time. Processes, whose flags are the same, see them at the same step.
+    So the host never waits for the step that it has just queued, and is never more than one ahead: a GPU always has
+    work. Processes, whose flags are the same, see them at the same step.
     """
 
     def __init__(self, is_main: bool):
