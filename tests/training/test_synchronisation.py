@@ -83,7 +83,7 @@ def test_a_step_waits_for_nothing_on_the_device(tmp_path, monkeypatch, meta_devi
     trainer = PoaTrainer(new_model(drop_path_rate=0.3), args, images())
     trainer.model.to(meta_device).train()
     trainer.optimizer = build_optimizer(trainer.model, args)
-    trainer.accelerator.state.device = meta_device
+    monkeypatch.setattr(type(trainer.accelerator), "device", meta_device)
     trainer.image_ids = JsonLines(tmp_path / "unused", 0, enabled=False)
     flags = []
     monkeypatch.setattr(trainer.nonfinite, "add", lambda step, flag: flags.append(flag))  # a copy to the host

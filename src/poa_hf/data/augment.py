@@ -34,7 +34,6 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
         adjust_contrast_with_mean_subtraction,
         adjust_hue,
         adjust_saturation_with_gray_subtraction,
-        solarize,
     )
     from kornia.filters import gaussian_blur2d
 
@@ -55,6 +54,10 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
         kernel = tuple(min(BLUR_KERNEL, 2 * side - 1) for side in selected.shape[-2:])
         return gaussian_blur2d(selected, kernel, sigma[:, None].expand(-1, 2))
 
+    def solarize(selected: Tensor) -> Tensor:
+        # not kornia's, which takes the threshold to the device and waits for that
+        return torch.where(selected < SOLARIZE_THRESHOLD, selected, 1 - selected)
+
     jitter = {  # operation, and the value that changes nothing
         "brightness": (adjust_brightness_accumulative, 1),
         "contrast": (adjust_contrast_with_mean_subtraction, 1),
@@ -69,7 +72,7 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
     change(parameters["grayscale"], lambda selected: rgb_to_grayscale(selected).expand(-1, 3, -1, -1))
     # kornia looks at these values, for which it would have to wait if they were on a GPU
     change(parameters["blur"], blur, parameters["sigma"], device="cpu")
-    change(parameters["solarize"], lambda selected: solarize(selected, SOLARIZE_THRESHOLD))
+    change(parameters["solarize"], solarize)
 
     mean, std = (
         torch.tensor(list(v), dtype=torch.float32).view(1, 3, 1, 1).to(device, non_blocking=True) for v in (mean, std)
