@@ -168,7 +168,10 @@ class _LossWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, compute: Callable, intact: Tensor, elastic: Tensor, *parameters: Tensor):
         students = [tensor.detach().requires_grad_() for tensor in (intact, elastic)]
-        (loss, terms), roots, gradients = compute(*students, with_gradient=True)
+        # not the leaves themselves, as hooks on a module's inputs, such as a FLOP counter's, may not sit on leaves here
+        with torch.enable_grad():
+            inputs = [student.view_as(student) for student in students]
+        (loss, terms), roots, gradients = compute(*inputs, with_gradient=True)
         with torch.autocast(loss.device.type, enabled=False):
             gradients = [gradient.to(root.dtype) for gradient, root in zip(gradients, roots, strict=True)]
             ctx.save_for_backward(*torch.autograd.grad(roots, [*students, *parameters], gradients))

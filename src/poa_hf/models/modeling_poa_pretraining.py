@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class PoaForPreTraining(PreTrainedModel):
 
     def __init__(self, config: PoaConfig):
         super().__init__(config)
+        self._compiled: dict[str, Callable] = {}
         self.student = AutoModel.from_config(config.backbone_config)
         self.teacher = AutoModel.from_config(config.backbone_config)
         self.student_head = self._new_heads()
@@ -102,6 +104,15 @@ class PoaForPreTraining(PreTrainedModel):
         torch._foreach_mul_(teacher, factor)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
 
+    def compile_full_size(self) -> None:
+        """From now on run compiled what has the same shapes at every step: teacher and intact student. The elastic
+        student is left as it is, as each of its sizes would have to be compiled."""
+        # not as attributes of their own: modules would be registered, and saved under other names
+        self._compiled = {
+            name: torch.compile(module, dynamic=False)
+            for name, module in (("teacher", self.teacher), ("student", self.student))
+        }
+
     def forward(
         self,
         global_crops: Tensor,
@@ -134,8 +145,10 @@ class PoaForPreTraining(PreTrainedModel):
         # an image's masked patches count as one together, whatever their number
         patch_weights = (1 / masks.sum(dim=1).clamp(min=1))[masked_patches // masks.shape[1]]
         with torch.no_grad():
-            teacher = self._tokens(self.teacher, global_crops, global_crops[:0], None, masked_patches)
-        intact = self._tokens(self.student, global_crops, local_crops, masks, masked_patches)
+            backbone = self._compiled.get("teacher", self.teacher)
+            teacher = self._tokens(backbone, global_crops, global_crops[:0], None, masked_patches)
+        backbone = self._compiled.get("student", self.student)
+        intact = self._tokens(backbone, global_crops, local_crops, masks, masked_patches)
         elastic = self._tokens(self.student.sliced(sub_network), global_crops, local_crops, masks, masked_patches)
         return self._loss(teacher, intact, elastic, patch_weights, teacher_temperature, return_statistics)
 

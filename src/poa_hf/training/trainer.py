@@ -111,6 +111,8 @@ class PoaTrainer:
         )
         if args.gradient_checkpointing:
             model.student.activation_checkpointing_enable()
+        if args.torch_compile:
+            model.compile_full_size()
         model.train()
         optimizer = build_optimizer(model, args)
         self.wrapped_model, self.optimizer = self.accelerator.prepare(model, optimizer)
