@@ -141,10 +141,18 @@ class Step:
             crops = [torch.randn(count * self.batch, 3, side, side) for count, side in ((2, 224), (8, 96))]
             hidden = [torch.empty_like(t) if fake else t for t in (masks, masked_patches, weights)]
             *self.inputs, self.patch_weights = (tensor.to(device) for tensor in (*crops, *hidden))
-            rows = 2 * self.batch, 8 * self.batch, self.num_masked
+            widths, num_local = (
+                (space.full.width, space.full.width, self.size.width),
+                (0, 8 * self.batch, 8 * self.batch),
+            )
             self.features = [
-                Tokens(*(torch.randn(count, width, device=device, requires_grad=True) for count in rows))
-                for width in (space.full.width, space.full.width, self.size.width)
+                Tokens(
+                    *(
+                        torch.randn(rows, width, device=device, requires_grad=True)
+                        for rows in (2 * self.batch, local, self.num_masked)
+                    )
+                )
+                for width, local in zip(widths, num_local, strict=True)
             ]
 
     def run(self, part, variant) -> float:

@@ -58,7 +58,8 @@ class HeadLosses:
         teacher_temperature: float,
     ):
         self.student_temperature, self.teacher_temperature = config.student_temperature, teacher_temperature
-        self.teacher, self.students = teacher.joined(), (intact.joined(), elastic.joined())
+        self.teacher = torch.cat([teacher.global_, teacher.masked])
+        self.students = intact.joined(), elastic.joined()
         self.num_global, num_local = len(intact.global_), len(intact.local)
         self.num_class_tokens = self.num_global + num_local
         batch_size, device = self.num_global // 2, self.teacher.device
