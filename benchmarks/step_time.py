@@ -6,6 +6,8 @@
 Each of our parts and its plain counterpart are timed in turn, so that a machine that slows down slows both; a ratio is
 the median over the pairs. The plain step is the sum of: the stock teacher's forward, the stock full model's and the
 stock sub-network's forward and backward, our heads and losses on given features, AdamW and the moving average.
+Utilisation is the FLOPs of the matrix products in a step (recomputation not counted) over its time, as a share of the
+rate of one large matrix product, measured in the same run.
 The last line is one JSON object.
 """
 
@@ -19,11 +21,12 @@ import time
 
 import psutil
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, PoaViTConfig
 from poa_hf.data import PretrainingLoader, augment
 from poa_hf.data.textures import TextureDataset
-from poa_hf.models.modeling_poa_pretraining import _Tokens
+from poa_hf.models.head_losses import Tokens
 from poa_hf.training.optimization import build_optimizer, hyperparameters_at, set_hyperparameters
 
 PRESETS = {
@@ -31,6 +34,12 @@ PRESETS = {
         backbone=dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=112),
         heads=dict(num_prototypes=[1024, 2048], head_hidden_size=512),
         batch=16, crops=dict(global_crop_size=112, local_crop_size=48, num_local_crops=4), size="192x6",
+    ),
+    "tiny": dict(
+        backbone=dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=32,
+                      min_num_hidden_layers=1, image_size=32),
+        heads=dict(num_prototypes=[64, 128], head_hidden_size=64, head_bottleneck_size=32),
+        batch=4, crops=dict(global_crop_size=32, local_crop_size=16, num_local_crops=8), size="32x1",
     ),
     "vit_large": dict(
         backbone={}, heads={}, batch=50, crops={}, size="small",
@@ -46,6 +55,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--torch_compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     preset = PRESETS[options.preset]
@@ -56,6 +67,13 @@ def main() -> None:
     size = config.backbone_config.space.resolve(options.size or preset["size"])
     args = PoaTrainingArguments(per_device_train_batch_size=options.batch or preset["batch"], **preset["crops"])
     step = Step(model, size, args, device, options.bf16)
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        step.ours()
+    flops, rate = counter.get_total_flops(), matmul_rate(device, torch.bfloat16 if options.bf16 else torch.float32)
+    if options.gradient_checkpointing:
+        model.student.activation_checkpointing_enable()
+    if options.torch_compile:
+        model.compile_full_size()
     for _ in range(3):
         step.ours(), step.plain()
     ours, plain = [], []
@@ -64,7 +82,7 @@ def main() -> None:
     for _ in range(options.repeats):
         ours.append(step.ours())
         plain.append(step.plain())
-    report(step, ours, plain, peak.bytes, options)
+    report(step, ours, plain, peak.bytes, flops, rate, options)
 
 
 class Step:
@@ -90,7 +108,8 @@ class Step:
             augment(batch[f"{kind}_crops"].to(self.device), batch[f"{kind}_augmentation"], self.args.image_mean,
                     self.args.image_std) for kind in ("global", "local")
         ]  # fmt: skip
-        return *crops, batch["masks"].to(self.device)
+        masked_patches = batch["masks"].flatten().nonzero().squeeze(1).to(self.device)
+        return *crops, batch["masks"].to(self.device), masked_patches
 
     def timed(self, function, seconds, part):
         self.synchronize()
@@ -108,20 +127,29 @@ class Step:
     def ours(self) -> dict[str, float]:
         """The step as the trainer runs it; backward passes split at the features."""
         model, seconds = self.model, {}
-        global_crops, local_crops, masks = self.timed(self.load, seconds, "data")
+        teacher, student = (model._compiled.get(name, getattr(model, name)) for name in ("teacher", "student"))
+        global_crops, local_crops, masks, masked_patches = self.timed(self.load, seconds, "data")
         start = sum(seconds.values())
         with torch.no_grad():
-            teacher = self.timed(
-                lambda: model._tokens(model.teacher, global_crops, global_crops[:0], masks, hide=False),
+            teacher_tokens = self.timed(
+                lambda: model._tokens(teacher, global_crops, global_crops[:0], None, masked_patches),
                 seconds,
                 "teacher",
             )
-        intact = self.timed(lambda: model._tokens(model.student, global_crops, local_crops, masks), seconds, "intact")
+        intact = self.timed(
+            lambda: model._tokens(student, global_crops, local_crops, masks, masked_patches), seconds, "intact"
+        )
         elastic = self.timed(
-            lambda: model._tokens(model.student.sliced(self.size), global_crops, local_crops, masks), seconds, "elastic"
+            lambda: model._tokens(model.student.sliced(self.size), global_crops, local_crops, masks, masked_patches),
+            seconds,
+            "elastic",
         )
         leaves = [leaf_tokens(tokens) for tokens in (intact, elastic)]
-        self.timed(lambda: self.heads_and_losses(model, teacher, *leaves, masks), seconds, "heads and losses")
+        self.timed(
+            lambda: self.heads_and_losses(model, teacher_tokens, *leaves, masks, masked_patches),
+            seconds,
+            "heads and losses",
+        )
         self.timed(lambda: backward(elastic, leaves[1]), seconds, "elastic")
         self.timed(lambda: backward(intact, leaves[0]), seconds, "intact")
         self.timed(lambda: self.optimise(model, self.optimizer), seconds, "optimiser and teacher update")
@@ -130,12 +158,12 @@ class Step:
 
     def plain(self) -> dict[str, float]:
         """The same passes by stock models of those sizes."""
-        seconds, (global_crops, local_crops, masks) = {}, self.crops
+        seconds, (global_crops, local_crops, masks, masked_patches) = {}, self.crops
 
         def run(backbone, with_local=True):
             output = backbone(global_crops, bool_masked_pos=masks if with_local else None)
             local = backbone(local_crops).pooler_output if with_local else output.pooler_output[:0]
-            return _Tokens(output.pooler_output, local, output.last_hidden_state[:, 1:][masks])
+            return Tokens(output.pooler_output, local, output.last_hidden_state[:, 1:][masks])
 
         with torch.no_grad():
             teacher = self.timed(lambda: run(self.teacher, with_local=False), seconds, "teacher")
@@ -144,7 +172,11 @@ class Step:
             self.timed(lambda: run(self.elastic), seconds, "elastic"),
         ]
         leaves = [leaf_tokens(branch) for branch in tokens]
-        self.timed(lambda: self.heads_and_losses(self.heads, teacher, *leaves, masks), seconds, "heads and losses")
+        self.timed(
+            lambda: self.heads_and_losses(self.heads, teacher, *leaves, masks, masked_patches),
+            seconds,
+            "heads and losses",
+        )
         self.timed(lambda: backward(tokens[1], leaves[1]), seconds, "elastic")
         self.timed(lambda: backward(tokens[0], leaves[0]), seconds, "intact")
         for module in (self.intact, self.elastic, self.heads):
@@ -155,8 +187,9 @@ class Step:
         seconds["step"] = sum(seconds.values())
         return seconds
 
-    def heads_and_losses(self, model, teacher, intact, elastic, masks):
-        model._loss(teacher, intact, elastic, masks, 0.07, False).loss.backward()
+    def heads_and_losses(self, model, teacher, intact, elastic, masks, masked_patches):
+        patch_weights = (1 / masks.sum(dim=1).clamp(min=1))[masked_patches // masks.shape[1]]
+        model._loss(teacher, [intact, elastic], patch_weights, 0.07, False).loss.backward()
 
     def optimise(self, model, optimizer):
         for module in (model.student, model.student_head):
@@ -166,11 +199,11 @@ class Step:
         optimizer.zero_grad()
 
 
-def leaf_tokens(tokens: _Tokens) -> _Tokens:
-    return _Tokens(*(t.detach().requires_grad_() for t in (tokens.global_, tokens.local, tokens.masked)))
+def leaf_tokens(tokens: Tokens) -> Tokens:
+    return Tokens(*(t.detach().requires_grad_() for t in (tokens.global_, tokens.local, tokens.masked)))
 
 
-def backward(tokens: _Tokens, leaves: _Tokens) -> None:
+def backward(tokens: Tokens, leaves: Tokens) -> None:
     torch.autograd.backward(
         [tokens.global_, tokens.local, tokens.masked], [leaves.global_.grad, leaves.local.grad, leaves.masked.grad]
     )
@@ -201,7 +234,36 @@ class PeakMemory:
             self.bytes = torch.cuda.max_memory_allocated()
 
 
-def report(step, ours, plain, peak, options) -> None:
+def matmul_rate(device, dtype) -> float:
+    """FLOPs per second of one large matrix product, the median of several."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(7):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds[2:])
+
+
+def attention_flops(query, key, value, *args, **kwargs) -> int:
+    return 2 * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
+
+
+# what PyTorch's counter does not know; the backward pass has five matrix products to the forward pass's two
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda gradient, *shapes, **kwargs: (
+        5 * attention_flops(*shapes[:3]) // 2
+    ),
+}
+
+
+def report(step, ours, plain, peak, flops, rate, options) -> None:
     device = torch.cuda.get_device_name() if step.device.type == "cuda" else f"CPU, {options.threads} threads"
     print(
         f"{device}; torch {torch.__version__}, Python {platform.python_version()}; {options.repeats} repeats, medians"
@@ -225,15 +287,24 @@ def report(step, ours, plain, peak, options) -> None:
         else:
             figures[part] = {"seconds": mine}
             print(f"{part:<30} {mine:>9.3f}")
-    print(f"\npeak memory {peak / 2**20:,.0f} MiB ('step' is without data)\n")
+    seconds, batch = figures["step"]["seconds"], args.per_device_train_batch_size
+    utilisation = flops / seconds / rate
+    print(
+        f"\n{batch / seconds:,.1f} images/s, peak memory {peak / 2**30:.2f} GB, {flops / 1e12:.3f} TFLOP a step, "
+        f"utilisation {utilisation:.1%} of a measured {rate / 1e12:.2f} TFLOP/s ('step' is without data)\n"
+    )
     print(
         json.dumps(
             {
                 "ratio": figures["step"]["ratio"],
                 "elastic_ratio": figures["elastic"]["ratio"],
                 "step_ratio": figures["step"]["ratio"],
-                "seconds": figures["step"]["seconds"],
+                "seconds": seconds,
+                "images_per_second": batch / seconds,
                 "peak_memory_bytes": peak,
+                "flops": flops,
+                "matmul_flops_per_second": rate,
+                "utilisation": utilisation,
                 "device": device,
                 "torch": torch.__version__,
                 "size": str(step.size),

@@ -176,3 +176,25 @@ def test_default_configuration_is_the_published_one():
     assert config.num_prototypes == [8192, 16384, 32768, 65536] and len(config.backbone_config.space) == 143
     assert (config.intact_weight, config.koleo_weight, config.student_temperature) == (0.8, 0.1, 0.1)
     assert tiny_config().to_dict()["backbone_config"]["model_type"] == "poa_vit"
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_branches_give_the_same_losses_and_gradients(monkeypatch, backend):
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **options: compile_(module, backend=backend, **options))
+    model, batch = PoaForPreTraining(tiny_config()).train(), random_batch()
+    arguments = dict(**batch, sub_network=SIZE, teacher_temperature=0.05)
+    names = list(model.state_dict())
+
+    def step():
+        model.zero_grad()
+        output = model(**arguments)
+        output.loss.backward()
+        return output.losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    losses, gradients = step()
+    model.compile_full_size()
+    compiled_losses, compiled_gradients = step()
+    torch.testing.assert_close(compiled_losses, losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-4, atol=1e-6)
+    assert list(model.state_dict()) == names == list(dict.fromkeys(names))

@@ -353,3 +353,17 @@ def test_waiting_for_data_is_said_once(tmp_path, caplog):
     assert [record.message for record in caplog.records if "waiting for data" in record.message] == [
         "More than a fifth of the time goes into waiting for data: raise dataloader_num_workers."
     ]
+
+
+def test_a_compiled_run_is_saved_and_resumed_without_compiling(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_(module, **options):
+        compiled.append(type(module).__name__)
+        return lambda *args, **kwargs: module(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    PoaTrainer(new_model(), arguments(tmp_path, torch_compile=True, save_steps=2), images()).train()
+    assert compiled == ["PoaViTModel"] * 2
+    args = arguments(tmp_path, max_steps=5)
+    assert PoaTrainer(new_model(), args, images()).train(resume_from_checkpoint=True).global_step == 5

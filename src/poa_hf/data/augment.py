@@ -34,26 +34,29 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
         adjust_contrast_with_mean_subtraction,
         adjust_hue,
         adjust_saturation_with_gray_subtraction,
-        solarize,
     )
     from kornia.filters import gaussian_blur2d
 
     device = crops.device
     images = crops.to(torch.float32).div_(255)
 
-    def change(mask: Tensor, operation, *values: Tensor):
-        """Replace the images that `mask` selects by `operation(images, *values of these images)`."""
+    def change(mask: Tensor, operation, *values: Tensor, device=device):
+        """Replace the images that `mask` selects by `operation(images, *values of these images on the device)`."""
         index = mask.nonzero().squeeze(1)
         if len(index) == 0:
             return
         values = [value[index].to(device, non_blocking=True) for value in values]
-        index = index.to(device, non_blocking=True)
+        index = index.to(images.device, non_blocking=True)
         images.index_copy_(0, index, operation(images.index_select(0, index), *values))
 
     def blur(selected: Tensor, sigma: Tensor) -> Tensor:
         # reflection at the border needs a kernel less than twice the size of the image
         kernel = tuple(min(BLUR_KERNEL, 2 * side - 1) for side in selected.shape[-2:])
         return gaussian_blur2d(selected, kernel, sigma[:, None].expand(-1, 2))
+
+    def solarize(selected: Tensor) -> Tensor:
+        # not kornia's, which takes the threshold to the device and waits for that
+        return torch.where(selected < SOLARIZE_THRESHOLD, selected, 1 - selected)
 
     jitter = {  # operation, and the value that changes nothing
         "brightness": (adjust_brightness_accumulative, 1),
@@ -67,8 +70,11 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
             due = parameters["jitter"] & (parameters["order"][:, place] == number)
             change(due & (parameters[name] != neutral), operation, parameters[name])
     change(parameters["grayscale"], lambda selected: rgb_to_grayscale(selected).expand(-1, 3, -1, -1))
-    change(parameters["blur"], blur, parameters["sigma"])
-    change(parameters["solarize"], lambda selected: solarize(selected, SOLARIZE_THRESHOLD))
+    # kornia looks at these values, for which it would have to wait if they were on a GPU
+    change(parameters["blur"], blur, parameters["sigma"], device="cpu")
+    change(parameters["solarize"], solarize)
 
-    mean, std = (torch.tensor(list(v), dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (mean, std))
+    mean, std = (
+        torch.tensor(list(v), dtype=torch.float32).view(1, 3, 1, 1).to(device, non_blocking=True) for v in (mean, std)
+    )
     return images.sub_(mean).div_(std)

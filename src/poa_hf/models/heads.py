@@ -20,12 +20,17 @@ class Prototypes(nn.Module):
         self.weight_g = nn.Parameter(torch.ones(num_prototypes, 1))
         self.weight_v = nn.Parameter(torch.empty(num_prototypes, in_features))
 
+    @property
+    def weight(self) -> Tensor:
+        return self.weight_g * F.normalize(self.weight_v, dim=1, eps=0.0)
+
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight_g * F.normalize(self.weight_v, dim=1, eps=0.0))
+        return F.linear(features, self.weight)
 
 
 class ProjectionHead(nn.Module):
-    """MLP, L2 normalisation, prototypes: (N, width) -> logits (N, K), not yet divided by a temperature."""
+    """MLP, L2 normalisation, prototypes: (N, width) -> logits (N, K), not yet divided by a temperature, or
+    (N, bottleneck), what the prototypes are multiplied with, if `project` is False."""
 
     def __init__(self, in_features: int, num_layers: int, hidden_size: int, bottleneck_size: int, num_prototypes: int):
         super().__init__()
@@ -36,11 +41,12 @@ class ProjectionHead(nn.Module):
         self.mlp = nn.Sequential(*layers[:-1])
         self.prototypes = Prototypes(bottleneck_size, num_prototypes)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, project: bool = True) -> Tensor:
         # 1e-6 keeps half precision from dividing by zero, as in DINO's head
         features = self.mlp(features)
         eps = 1e-6 if features.dtype == torch.float16 else 1e-12
-        return self.prototypes(F.normalize(features, dim=-1, eps=eps))
+        features = F.normalize(features, dim=-1, eps=eps)
+        return self.prototypes(features) if project else features
 
 
 class ProjectionHeads(nn.ModuleList):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
-from ..losses import cross_entropy, koleo, sinkhorn_knopp
+from ..losses import koleo
 from .configuration_poa import PoaConfig
+from .head_losses import HeadLosses, Tokens
 from .heads import ProjectionHeads, Prototypes
 
 
@@ -33,21 +33,6 @@ class PoaForPreTrainingOutput(ModelOutput):
     losses: dict[str, Tensor] | None = None
     teacher_features: Tensor | None = None
     statistics: dict[str, Tensor] | None = None
-
-
-@dataclass
-class _Tokens:
-    """What a branch makes of a batch: image features `global_` (2B, D) and `local` (V*B, D), and features of the masked
-    patches, `masked` (M, D); or the logits of these."""
-
-    global_: Tensor
-    local: Tensor
-    masked: Tensor
-
-    def map(self, head: Callable[[Tensor], Tensor]) -> _Tokens:
-        """The head's logits of all tokens, from one call."""
-        sizes = [len(self.global_), len(self.local), len(self.masked)]
-        return _Tokens(*head(torch.cat([self.global_, self.local, self.masked])).split(sizes))
 
 
 class PoaForPreTraining(PreTrainedModel):
@@ -68,6 +53,7 @@ class PoaForPreTraining(PreTrainedModel):
 
     def __init__(self, config: PoaConfig):
         super().__init__(config)
+        self._compiled: dict[str, Callable] = {}
         self.student = AutoModel.from_config(config.backbone_config)
         self.teacher = AutoModel.from_config(config.backbone_config)
         self.student_head = self._new_heads()
@@ -105,12 +91,27 @@ class PoaForPreTraining(PreTrainedModel):
         return self
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Teacher = momentum * teacher + (1 - momentum) * student, heads included."""
+    def update_teacher(self, momentum: float, skip: Tensor | None = None) -> None:
+        """Teacher = momentum * teacher + (1 - momentum) * student, heads included; unchanged where the flag `skip`, a
+        bool on the device, is true."""
         teacher = [*self.teacher.parameters(), *self.teacher_head.parameters()]
         student = [*self.student.parameters(), *self.student_head.parameters()]
-        torch._foreach_mul_(teacher, momentum)
+        factor: float | Tensor = momentum
+        if skip is not None:
+            # not a factor of 0 for the student: it may hold what is not finite
+            factor = torch.where(skip, 1.0, momentum)
+            student = [torch.where(skip, 0, parameter) for parameter in student]
+        torch._foreach_mul_(teacher, factor)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
+
+    def compile_full_size(self) -> None:
+        """From now on run compiled what has the same shapes at every step: teacher and intact student. The elastic
+        student is left as it is, as each of its sizes would have to be compiled."""
+        # not as attributes of their own: modules would be registered, and saved under other names
+        self._compiled = {
+            name: torch.compile(module, dynamic=False)
+            for name, module in (("teacher", self.teacher), ("student", self.student))
+        }
 
     def forward(
         self,
@@ -121,6 +122,7 @@ class PoaForPreTraining(PreTrainedModel):
         teacher_temperature: float,
         predict_masked_patches: bool = True,
         return_statistics: bool = False,
+        masked_patches: Tensor | None = None,
     ) -> PoaForPreTrainingOutput:
         """The loss of one batch of B images.
 
@@ -132,116 +134,61 @@ class PoaForPreTraining(PreTrainedModel):
             teacher_temperature: Softmax temperature of the teacher's targets.
             predict_masked_patches: Whether patches are hidden and predicted.
             return_statistics: Whether to add the teacher's entropy and prototype use per head, each from 0 to 1.
+            masked_patches: `masks.flatten().nonzero().squeeze(1)`. Give it if the masks were made on the host: to find
+                it on a GPU, the host must wait for that.
         """
+        if masked_patches is None:
+            masked_patches = masks.flatten().nonzero().squeeze(1)
         if not predict_masked_patches:
             # still given to the students: every parameter then takes part in every step, as DDP wants it
-            masks = torch.zeros_like(masks)
+            masks, masked_patches = torch.zeros_like(masks), masked_patches[:0]
+        # an image's masked patches count as one together, whatever their number
+        patch_weights = (1 / masks.sum(dim=1).clamp(min=1))[masked_patches // masks.shape[1]]
         with torch.no_grad():
-            teacher = self._tokens(self.teacher, global_crops, global_crops[:0], masks, hide=False)
-        intact = self._tokens(self.student, global_crops, local_crops, masks)
-        elastic = None
+            backbone = self._compiled.get("teacher", self.teacher)
+            teacher = self._tokens(backbone, global_crops, global_crops[:0], None, masked_patches)
+        backbone = self._compiled.get("student", self.student)
+        students = [self._tokens(backbone, global_crops, local_crops, masks, masked_patches)]
         if self.config.intact_weight < 1:
-            elastic = self._tokens(self.student.sliced(sub_network), global_crops, local_crops, masks)
-        return self._loss(teacher, intact, elastic, masks, teacher_temperature, return_statistics)
+            sliced = self.student.sliced(sub_network)
+            students.append(self._tokens(sliced, global_crops, local_crops, masks, masked_patches))
+        return self._loss(teacher, students, patch_weights, teacher_temperature, return_statistics)
 
     def _loss(
         self,
-        teacher: _Tokens,
-        intact: _Tokens,
-        elastic: _Tokens | None,
-        masks: Tensor,
+        teacher: Tokens,
+        students: list[Tokens],
+        patch_weights: Tensor,
         teacher_temperature: float,
         return_statistics: bool,
     ) -> PoaForPreTrainingOutput:
         """Heads and every loss term, from the branches' features."""
-        if elastic is None:
-            # the intact student alone: every term of the other one has weight 0
-            elastic_heads = [None] * len(self.student_head)
-        else:
-            elastic_heads = self.student_head.sliced(elastic.global_.shape[-1])
-        # an image's masked patches count as one together, whatever their number
-        patch_weights = (masks / masks.sum(dim=1, keepdim=True).clamp(min=1))[masks]
-        total = intact.global_.new_zeros((), dtype=torch.float32)
+        head_losses = HeadLosses(self.config, teacher, students, patch_weights, teacher_temperature)
+        student_heads = [self.student_head.sliced(student.global_.shape[-1]) for student in students]
+        total = teacher.global_.new_zeros((), dtype=torch.float32)
         logged, statistics = {}, {}
-        for index, (student_head, elastic_head) in enumerate(zip(self.student_head, elastic_heads, strict=True)):
-            with torch.no_grad():
-                logits = teacher.map(self.teacher_head[index])
-                targets = _Tokens(
-                    sinkhorn_knopp(logits.global_, teacher_temperature),
-                    logits.local,
-                    sinkhorn_knopp(logits.masked, teacher_temperature),
-                )
-            losses = self._head_losses(
-                targets, intact.map(student_head), elastic and elastic.map(elastic_head), patch_weights
-            )
-            for name, loss in losses.items():
-                total = total + self._weight(name) * loss / len(self.student_head)
-                logged[f"{name}_{index}"] = loss.detach()
-            if return_statistics:
-                for name, value in assignment_statistics(targets.global_).items():
-                    statistics[f"{name}_{index}"] = value
+        for index, (teacher_head, *heads) in enumerate(zip(self.teacher_head, *student_heads, strict=True)):
+            loss, terms, head_statistics = head_losses(teacher_head, heads, return_statistics)
+            total = total + loss / len(self.student_head)
+            logged |= {f"{name}_{index}": term for name, term in terms.items()}
+            statistics |= {f"{name}_{index}": value for name, value in head_statistics.items()}
         if self.config.koleo_weight:
-            students = [intact] if elastic is None else [intact, elastic]
             views = [view for student in students for view in student.global_.chunk(2)]
             loss = self.config.koleo_weight * sum(koleo(view) for view in views) / len(students)
             total = total + loss
             logged["koleo_loss"] = loss.detach() / 2
         return PoaForPreTrainingOutput(total, logged, teacher.global_, statistics)
 
-    def _tokens(self, backbone, global_crops: Tensor, local_crops: Tensor, masks: Tensor, hide: bool = True) -> _Tokens:
-        """One branch's features; `backbone` is a model or its slices."""
-        features, patches = self.student.image_tokens(backbone(global_crops, bool_masked_pos=masks if hide else None))
+    def _tokens(
+        self, backbone, global_crops: Tensor, local_crops: Tensor, masks: Tensor | None, masked_patches: Tensor
+    ) -> Tokens:
+        """One branch's features; `backbone` is a model or its slices, `masks` what is hidden from it."""
+        features, patches = self.student.image_tokens(backbone(global_crops, bool_masked_pos=masks))
         local = features[:0]
         if len(local_crops):
             local, _ = self.student.image_tokens(backbone(local_crops))
-        return _Tokens(features, local, patches[masks])
-
-    def _head_losses(
-        self, targets: _Tokens, intact: _Tokens, elastic: _Tokens | None, patch_weights: Tensor
-    ) -> dict[str, Tensor]:
-        """The terms of one head from the teacher's assignments and both students' logits."""
-        temperature = self.config.student_temperature
-        first, second = targets.global_.chunk(2)
-        other_view = torch.cat([second, first])
-        batch_size = len(first)
-        num_local = len(intact.local) // batch_size
-        num_terms = 2 + 2 * num_local
-
-        def cross_view_local(student: _Tokens) -> Tensor:
-            views = student.local.unflatten(0, (num_local, batch_size))
-            return cross_entropy(first + second, views, temperature).mean(dim=1).sum() / num_terms
-
-        def cross_view_global(student: _Tokens) -> Tensor:
-            return 2 * cross_entropy(other_view, student.global_, temperature).mean() / num_terms
-
-        def masked(student: _Tokens) -> Tensor:
-            losses = cross_entropy(targets.masked, student.masked, temperature)
-            return (losses * patch_weights).sum() / (2 * batch_size)
-
-        def same_view(intact: Tensor, elastic: Tensor) -> Tensor:
-            targets = (intact.detach().float() / temperature).softmax(dim=-1)
-            return cross_entropy(targets, elastic, temperature).sum() / max(1, len(elastic))
-
-        def both(term) -> Tensor:
-            if elastic is None:
-                return term(intact)
-            return self.config.intact_weight * term(intact) + (1 - self.config.intact_weight) * term(elastic)
-
-        losses = {
-            "dino_local_crops_loss": both(cross_view_local),
-            "dino_global_crops_loss": both(cross_view_global),
-            "ibot_loss": both(masked) / 2,
-        }
-        if elastic is not None:
-            losses["distill_local_crops_loss"] = same_view(intact.local, elastic.local)
-            losses["distill_global_crops_loss"] = same_view(intact.global_, elastic.global_)
-        return losses
-
-    def _weight(self, name: str) -> float:
-        """What a logged term counts in the total (golden values' README: `ibot_loss` is logged at half)."""
-        if name.startswith("distill"):
-            return 1 - self.config.intact_weight
-        return 2.0 if name == "ibot_loss" else 1.0
+        view, patch = masked_patches // patches.shape[1], masked_patches % patches.shape[1]
+        return Tokens(features, local, patches[view, patch])
 
 
 def load_complete(folder: str | Path) -> PoaForPreTraining:
@@ -260,12 +207,3 @@ def load_complete(folder: str | Path) -> PoaForPreTraining:
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{folder} lacks {len(missing)} parameters ({missing[0]}, ...): it is not a whole checkpoint.")
     return model
-
-
-def assignment_statistics(assignments: Tensor) -> dict[str, Tensor]:
-    """How the teacher uses its prototypes for assignments (N, K): mean entropy of a row over its maximum log K, and the
-    distinct prototypes that come first in some row over the most that could, min(N, K)."""
-    count, num_prototypes = assignments.shape
-    entropy = torch.special.entr(assignments).sum(dim=1).mean() / math.log(num_prototypes)
-    used = torch.bincount(assignments.argmax(dim=1), minlength=num_prototypes).count_nonzero()
-    return {"teacher_entropy": entropy, "prototype_use": used / min(count, num_prototypes)}

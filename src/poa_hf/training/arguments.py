@@ -27,6 +27,7 @@ class PoaTrainingArguments(CropArguments):
     seed: int = _argument(0, "Seed of everything random; a step depends on nothing but it and its number.")
     bf16: bool = _argument(False, "Compute in bfloat16 (autocast); parameters stay float32.")
     gradient_checkpointing: bool = _argument(False, "Recompute activations in the backward pass to save memory.")
+    torch_compile: bool = _argument(False, "Compile teacher and intact student, whose shapes never change.")
     same_sub_network: bool = _argument(False, "All processes train the same sub-network at a step.")
 
     # Steps

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from ..models.modeling_poa_pretraining import PoaForPreTraining
@@ -119,3 +120,14 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, values: StepHyperparam
         rate = values.last_layer_learning_rate if multipliers.is_last_layer else values.learning_rate
         group["lr"] = rate * multipliers.learning_rate
         group["weight_decay"] = values.weight_decay * multipliers.weight_decay
+
+
+def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer's step, which changes neither parameters nor state where `skip`, a bool on the device, is true.
+
+    Fused optimizers read such a flag on the device, where gradient scalers put it: no host waits for it.
+    """
+    fused = getattr(optimizer, "optimizer", optimizer)  # in Accelerate's wrapper
+    fused.found_inf = skip.float()
+    optimizer.step()
+    del fused.found_inf

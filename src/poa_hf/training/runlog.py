@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..elastic import SubNetwork
@@ -45,16 +46,22 @@ class Window:
     def __init__(self):
         self.started = time.perf_counter()
         self.sums: dict[str, Tensor] = {}
-        self.steps = self.images = 0
+        self.steps: Tensor | int = 0
+        self.images = 0
         self.data_wait = 0.0
         self.statistics: dict[str, float] = {}
         self.values: StepHyperparameters | None = None
         self.sub_network: SubNetwork | None = None
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        self.steps += 1
+    def add(self, losses: dict[str, Tensor], skipped: Tensor) -> None:
+        """Sum up a step's losses on their device, unless the flag there says that it is skipped."""
+        self.steps = self.steps + ~skipped
         for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value
+            self.sums[name] = self.sums.get(name, 0) + torch.where(skipped, 0, value)
 
     def means(self) -> dict[str, float]:
-        return {name: (total / self.steps).item() for name, total in self.sums.items()}
+        """Means over the steps that count; none if there is none."""
+        if not int(self.steps):
+            return {}
+        means = torch.stack(list(self.sums.values())) / self.steps
+        return dict(zip(self.sums, means.tolist(), strict=True))

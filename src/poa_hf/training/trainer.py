@@ -33,7 +33,8 @@ from .checkpoints import check_architecture, find_checkpoint, prune, start_folde
 from .checks import check_run
 from .compute import ComputeLog
 from .monitoring import collapse_warning, feature_statistics
-from .optimization import StepHyperparameters, build_optimizer, hyperparameters_at, set_hyperparameters
+from .nonfinite import NonfiniteSteps
+from .optimization import StepHyperparameters, build_optimizer, hyperparameters_at, set_hyperparameters, step_unless
 from .runlog import JsonLines, Window
 
 logger = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ class PoaTrainer:
         )
         if args.gradient_checkpointing:
             model.student.activation_checkpointing_enable()
+        if args.torch_compile:
+            model.compile_full_size()
         model.train()
         optimizer = build_optimizer(model, args)
         self.wrapped_model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -124,7 +127,8 @@ class PoaTrainer:
         self.control = TrainerControl()
         self.callbacks = CallbackHandler([_OwnFlow(), *callbacks], self.model, None, self.optimizer, None)
         self.callbacks.train_dataloader = self.loader
-        self.nonfinite_steps = self.nonfinite_steps_in_a_row = self.skipped_images = 0
+        self.nonfinite = NonfiniteSteps(self.is_main)
+        self.skipped_images = 0
 
     # -- the loop
 
@@ -176,11 +180,9 @@ class PoaTrainer:
                 if state.global_step % args.save_steps == 0 or last or self.control.should_save:
                     self._save()
                 self.control.should_log = self.control.should_save = False
-                if self.nonfinite_steps_in_a_row >= args.max_nonfinite_steps:
-                    raise TrainingDivergedError(
-                        f"The loss was not finite for {self.nonfinite_steps_in_a_row} steps in a row, up to step "
-                        f"{state.global_step}: lower learning_rate and resume from a checkpoint before that."
-                    )
+                self._stop_if_diverged()
+            self.nonfinite.settle()
+            self._stop_if_diverged()
         self.save_model()
         self.control = self.callbacks.on_train_end(args, state, self.control)
         for tracker in self.accelerator.trackers:
@@ -217,23 +219,25 @@ class PoaTrainer:
             for module in (self.model.student, self.model.student_head)
         ]
         losses["grad_norm"] = torch.stack(norms).norm()
-        # Both are the same on all processes: losses are reduced, gradients too.
-        if torch.isfinite(losses["loss"] + losses["grad_norm"]):
-            self.optimizer.step()
-            self.model.update_teacher(values.teacher_momentum)
-            self.nonfinite_steps_in_a_row = 0
-            window.add(losses)
-        else:
-            self.nonfinite_steps += 1
-            self.nonfinite_steps_in_a_row += 1
-            if self.is_main:
-                logger.warning("Step %d is skipped: its loss or gradient is not finite.", step + 1)
+        # Both are the same on all processes: losses are reduced, gradients too. The host does not wait for the flag.
+        skip = ~torch.isfinite(losses["loss"] + losses["grad_norm"])
+        step_unless(skip, self.optimizer)
+        self.model.update_teacher(values.teacher_momentum, skip)
+        window.add(losses, skip)
+        self.nonfinite.add(step + 1, skip)
         self.optimizer.zero_grad()
         window.images += self.global_batch_size
         if will_log:
             window.statistics = {name: value.item() for name, value in output.statistics.items()}
             if torch.isfinite(output.teacher_features).all():
                 window.statistics |= feature_statistics(output.teacher_features)
+
+    def _stop_if_diverged(self) -> None:
+        if self.nonfinite.in_a_row >= self.args.max_nonfinite_steps:
+            raise TrainingDivergedError(
+                f"The loss was not finite for {self.nonfinite.in_a_row} steps in a row, up to step "
+                f"{self.nonfinite.last_step}: lower learning_rate and resume from a checkpoint before that."
+            )
 
     def _forward(self, batch: dict, values: StepHyperparameters, sub_network, return_statistics: bool):
         device = self.accelerator.device
@@ -243,6 +247,7 @@ class PoaTrainer:
             # the parameters stay on the CPU, where they say which crops an operation is for
             parameters = batch[f"{kind}_augmentation"]
             crops[kind] = augment(pixels, parameters, self.args.image_mean, self.args.image_std)
+        masked_patches = batch["masks"].flatten().nonzero().squeeze(1)
         with self.accelerator.autocast():
             return self.wrapped_model(
                 crops["global"],
@@ -252,6 +257,7 @@ class PoaTrainer:
                 values.teacher_temperature,
                 predict_masked_patches=values.predict_masked_patches,
                 return_statistics=return_statistics,
+                masked_patches=masked_patches.to(device, non_blocking=True),
             )
 
     # -- logs
@@ -265,7 +271,8 @@ class PoaTrainer:
         logs["data_wait"] = window.data_wait / elapsed
         counts = torch.tensor([self.skipped_images], device=self.accelerator.device)
         logs["skipped_images"] = int(self.accelerator.reduce(counts, "sum"))
-        logs["nonfinite_steps"] = self.nonfinite_steps
+        self.nonfinite.settle()
+        logs["nonfinite_steps"] = self.nonfinite.count
         # first, so that a callback may add to the line
         self.control = self.callbacks.on_log(self.args, self.state, self.control, logs)
         if self.is_main:
@@ -339,14 +346,15 @@ class PoaTrainer:
 
     def _save(self) -> None:
         target = self.output_dir / f"checkpoint-{self.state.global_step}"
+        self.nonfinite.settle()
         with written_aside(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
             self.accelerator.save_state(str(folder))
             (folder / f"data_state_{self.rank}.json").write_text(json.dumps(self.loader.state_dict()))
             if self.is_main:
                 counts = {
                     "global_batch_size": self.global_batch_size,
-                    "nonfinite_steps": self.nonfinite_steps,
-                    "in_a_row": self.nonfinite_steps_in_a_row,
+                    "nonfinite_steps": self.nonfinite.count,
+                    "in_a_row": self.nonfinite.in_a_row,
                 }
                 (folder / "counts.json").write_text(json.dumps(counts))
                 if self.state.best_global_step == self.state.global_step:
@@ -374,7 +382,7 @@ class PoaTrainer:
         self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
         for name in ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint"):
             setattr(self.state, name, getattr(saved, name))
-        self.nonfinite_steps, self.nonfinite_steps_in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
+        self.nonfinite.count, self.nonfinite.in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
 
 
 class _OwnFlow(DefaultFlowCallback):

@@ -1,0 +1,163 @@
+"""A step is queued on the device without waiting for it, and one that is not finite is undone there."""
+
+import importlib
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from poa_hf import PoaTrainer
+from poa_hf.training.nonfinite import NonfiniteSteps
+from poa_hf.training.optimization import build_optimizer, step_unless
+from poa_hf.training.runlog import JsonLines, Window
+
+from .test_trainer import arguments, images, new_model
+
+
+class Queue(TorchDispatchMode):
+    """Stands in for the queue of a GPU, as tensors on the meta device stand in for those there: whatever would have to
+    wait for their values raises there, and copies from the host must not wait either."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._fused_adamw_.default:
+            return None  # PyTorch has it for GPUs, and for CPUs, but not for the meta device
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and result.device != args[0].device:
+            assert kwargs.get("non_blocking"), f"a copy of {tuple(args[0].shape)} waits for the device"
+        return result
+
+
+@pytest.fixture
+def meta_device(monkeypatch):
+    """The meta device as one to train on: with autocast, and without values that come from Python numbers by a copy."""
+    autocast, is_autocast_enabled = torch.autocast, torch.is_autocast_enabled
+    monkeypatch.setattr(
+        torch, "autocast", lambda device, *a, **k: nullcontext() if device == "meta" else autocast(device, *a, **k)
+    )
+    monkeypatch.setattr(
+        torch, "is_autocast_enabled", lambda device=None: device != "meta" and is_autocast_enabled(device or "cpu")
+    )
+    monkeypatch.setattr(
+        importlib.import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda parameter: None
+    )
+    monkeypatch.setattr(  # does so for CUDA devices alone
+        importlib.import_module("kornia.filters.gaussian"),
+        "_to_device_nonblocking",
+        lambda tensor, device: tensor.to(device, non_blocking=True),
+    )
+    for module, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
+        original = getattr(module, name)
+
+        def refusing(*args, original=original, **kwargs):
+            result = original(*args, **kwargs)
+            source = args[-1] if args else None
+            if result.device.type == "meta" and not isinstance(source, torch.Tensor):
+                raise AssertionError("a tensor of Python numbers is copied to the device, which waits for it")
+            return result
+
+        monkeypatch.setattr(module, name, refusing)
+    return torch.device("meta")
+
+
+@pytest.mark.parametrize("part", ["item", "mask", "nonzero", "numbers", "copy"])
+def test_what_waits_for_the_device_is_noticed(meta_device, part):
+    values = torch.ones(3, device=meta_device)
+    waits = {
+        "item": lambda: bool((values > 0).any()),
+        "mask": lambda: values[values > 0],
+        "nonzero": lambda: values.nonzero(),
+        "numbers": lambda: torch.tensor([1.0], device=meta_device),
+        "copy": lambda: torch.ones(2).to(meta_device),
+    }
+    with Queue(), pytest.raises((RuntimeError, NotImplementedError, AssertionError)):
+        waits[part]()
+
+
+@pytest.mark.parametrize("options", [dict(), dict(num_local_crops=0), dict(gradient_accumulation_steps=2)])
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_step_waits_for_nothing_on_the_device(tmp_path, monkeypatch, meta_device, step, options):
+    """The trainer's own step, from crops on the host to the new parameters, with everything on a device whose values
+    cannot be read."""
+    args = arguments(tmp_path, max_steps=9, logging_steps=9, **options)
+    trainer = PoaTrainer(new_model(drop_path_rate=0.3), args, images())
+    trainer.model.to(meta_device).train()
+    trainer.optimizer = build_optimizer(trainer.model, args)
+    monkeypatch.setattr(type(trainer.accelerator), "device", meta_device)
+    trainer.image_ids = JsonLines(tmp_path / "unused", 0, enabled=False)
+    flags = []
+    monkeypatch.setattr(trainer.nonfinite, "add", lambda step, flag: flags.append(flag))  # a copy to the host
+    trainer.state.global_step = step
+    window = Window()
+    batches = iter(trainer.loader)
+    with Queue():
+        trainer._step(batches, window)
+    assert flags[0].device == meta_device and all(total.device == meta_device for total in window.sums.values())
+    assert "ibot_loss_1" in window.sums
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: nothing to wait for")
+def test_a_step_waits_for_nothing_on_a_gpu(tmp_path):
+    args = arguments(tmp_path, max_steps=9, logging_steps=9, bf16=True)
+    trainer = PoaTrainer(new_model(drop_path_rate=0.3), args, images())
+    trainer.image_ids = JsonLines(tmp_path / "unused", 0, enabled=False)
+    batches, window = iter(trainer.loader), Window()
+    for step in range(4):  # the first steps set libraries up
+        trainer.state.global_step = step
+        if step == 2:
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            trainer._step(batches, window)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    trainer.nonfinite.settle()
+    assert trainer.nonfinite.count == 0 and trainer.nonfinite.last_step == 4
+
+
+def test_a_skipped_step_changes_nothing_to_the_last_bit():
+    model = new_model()
+    optimizer = build_optimizer(model, arguments("unused"))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    for value, skip in ((1.0, False), (float("nan"), True), (1.0, False)):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, value) if parameter.requires_grad else None
+        before = [p.clone() for p in model.parameters()]
+        state = {p: {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
+        step_unless(torch.tensor(skip), optimizer)
+        model.update_teacher(0.9, torch.tensor(skip))
+        same = [torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+        assert all(same) if skip else not any(same)
+        for parameter, kept in state.items():
+            assert all(torch.equal(optimizer.state[parameter][k], v) == skip for k, v in kept.items())
+    assert {float(s["step"]) for s in optimizer.state.values()} == {2.0}
+
+
+def test_the_teacher_is_kept_from_a_student_that_is_not_finite():
+    model = new_model()
+    before = [p.clone() for p in model.teacher.parameters()]
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.fill_(float("nan"))
+    model.update_teacher(0.9, torch.tensor(True))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.teacher.parameters(), strict=True))
+
+
+def test_flags_of_a_device_are_read_one_step_later(caplog):
+    class Event:
+        waited = 0
+
+        def synchronize(self):
+            self.waited += 1
+
+    steps, events = NonfiniteSteps(is_main=True), [Event() for _ in range(4)]
+    for number, (skipped, event) in enumerate(zip([True, True, False, True], events, strict=True), start=1):
+        steps._unread.append((number, torch.tensor(skipped), event))
+        steps.settle(unread=1)
+        assert steps.last_step == number - 1 and event.waited == 0
+    assert (steps.count, steps.in_a_row) == (2, 0)
+    steps.settle()
+    assert (steps.count, steps.in_a_row, steps.last_step) == (3, 1, 4)
+    assert [record.args[0] for record in caplog.records] == [1, 2, 4] and all(event.waited == 1 for event in events)
