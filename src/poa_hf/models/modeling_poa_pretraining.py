@@ -105,10 +105,12 @@ class PoaForPreTraining(PreTrainedModel):
         return self
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
+    def update_teacher(self, momentum: float, heads_only: bool = False) -> None:
         """Teacher = momentum * teacher + (1 - momentum) * student, heads included."""
-        teacher = [*self.teacher.parameters(), *self.teacher_head.parameters()]
-        student = [*self.student.parameters(), *self.student_head.parameters()]
+        teacher, student = list(self.teacher_head.parameters()), list(self.student_head.parameters())
+        if not heads_only:
+            teacher += self.teacher.parameters()
+            student += self.student.parameters()
         torch._foreach_mul_(teacher, momentum)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
 
@@ -121,6 +123,7 @@ class PoaForPreTraining(PreTrainedModel):
         teacher_temperature: float,
         predict_masked_patches: bool = True,
         return_statistics: bool = False,
+        freeze_backbone: bool = False,
     ) -> PoaForPreTrainingOutput:
         """The loss of one batch of B images.
 
@@ -132,15 +135,21 @@ class PoaForPreTraining(PreTrainedModel):
             teacher_temperature: Softmax temperature of the teacher's targets.
             predict_masked_patches: Whether patches are hidden and predicted.
             return_statistics: Whether to add the teacher's entropy and prototype use per head, each from 0 to 1.
+            freeze_backbone: Whether only the heads learn: the backbone's gradients are then 0.
         """
         if not predict_masked_patches:
             # still given to the students: every parameter then takes part in every step, as DDP wants it
             masks = torch.zeros_like(masks)
         with torch.no_grad():
             teacher = self._tokens(self.teacher, global_crops, global_crops[:0], masks, hide=False)
-        intact = self._tokens(self.student, global_crops, local_crops, masks)
-        elastic = self._tokens(self.student.sliced(sub_network), global_crops, local_crops, masks)
-        return self._loss(teacher, intact, elastic, masks, teacher_temperature, return_statistics)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_backbone):
+            intact = self._tokens(self.student, global_crops, local_crops, masks)
+            elastic = self._tokens(self.student.sliced(sub_network), global_crops, local_crops, masks)
+        output = self._loss(teacher, intact, elastic, masks, teacher_temperature, return_statistics)
+        if freeze_backbone:
+            # no part in the loss, but in the step, as above
+            output.loss = output.loss + 0 * sum(parameter.sum() for parameter in self.student.parameters())
+        return output
 
     def _loss(
         self,
