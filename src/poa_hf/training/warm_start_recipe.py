@@ -59,8 +59,8 @@ def recorded_name(init_from: str, source: Source, checkpoint: Path | None) -> st
     if recorded is None or recorded not in (init_from, shown_name(path)):
         start = f"started from {recorded}" if recorded else "did not start from another model"
         raise ValueError(
-            f"{checkpoint} is of a run that {start}, and would go on without reading {init_from}: leave out --init_from, "
-            "or give another output_dir."
+            f"{checkpoint} is of a run that {start}, and would go on without reading {init_from}: leave out "
+            "--init_from, or give another output_dir."
         )
     return recorded
 
