@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -142,12 +143,11 @@ def _take_backbone(
     resized = None
     name = "embeddings.position_embeddings"
     if name in ours and ours[name].shape != theirs[name].shape:
-        class_tokens = loaded.config.model_type != "swin" and loaded.config.model_type != "poa_swin"
-        side = model.config.backbone_config.image_size
-        patches = (side // model.config.backbone_config.patch_size) ** 2
-        empty = theirs[name].new_empty(1, patches + class_tokens, theirs[name].shape[2])
-        resized = tuple(round((t - class_tokens) ** 0.5) for t in (theirs[name].shape[1], empty.shape[1]))
-        theirs[name] = loaded.embeddings.interpolate_pos_encoding(empty, side, side)
+        side = model.config.backbone_config.image_size // model.config.backbone_config.patch_size
+        class_tokens = ours[name].shape[1] - side**2  # 1 in a ViT, 0 in a Swin
+        before = round((theirs[name].shape[1] - class_tokens) ** 0.5)
+        resized = before, side
+        theirs[name] = _resized(theirs[name], class_tokens, before, side)
     new = tuple(name for name in ours if name not in theirs)
     for name in new:
         if "layer_scale" in name:
@@ -165,6 +165,13 @@ def _take_backbone(
     for name, tensor in theirs.items():
         ours[name].copy_(tensor.reshape(ours[name].shape))
     return new, resized
+
+
+def _resized(embeddings: Tensor, class_tokens: int, before: int, after: int) -> Tensor:
+    """Position embeddings (1, class tokens + before², D) for `after` patches a side, as DINOv2 makes them."""
+    grid = embeddings[:, class_tokens:].unflatten(1, (before, before)).permute(0, 3, 1, 2)
+    grid = interpolate(grid, size=(after, after), mode="bicubic", align_corners=False)
+    return torch.cat([embeddings[:, :class_tokens], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _our_name(name: str) -> str:

@@ -66,7 +66,7 @@ def find_source(source: str | Path) -> Source:
     Raises:
         ValueError: If nothing is there, it cannot be read, or is a model that no elastic family can hold.
     """
-    path = Path(source).expanduser()
+    path = Path(source).expanduser() if str(source).strip() else Path("/nowhere")
     if path.is_file():
         return Source(shown_name(path), "official", path)
     if path.is_dir():
