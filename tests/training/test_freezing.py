@@ -31,7 +31,8 @@ def test_the_backbone_is_unchanged_to_the_last_bit_and_the_heads_learn(tmp_path)
 def test_afterwards_the_backbone_moves_and_adamw_begins_with_it(tmp_path):
     model = new_model()
     start = backbones(model)
-    args = dict(max_steps=5, freeze_backbone_steps=3, warmup_steps=2, learning_rate=0.05, teacher_momentum=0.9)
+    args = dict(max_steps=5, freeze_backbone_steps=3, warmup_steps=2, learning_rate=0.05, teacher_momentum=0.9,
+                gradient_checkpointing=True, gradient_accumulation_steps=2)  # fmt: skip
     trainer = PoaTrainer(model, arguments(tmp_path, **args), images())
     trainer.train()
     assert all(not torch.equal(tensor, start[name]) for name, tensor in backbones(model).items())

@@ -5,11 +5,14 @@ import json
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, SwinConfig, ViTConfig
 
 from poa_hf import PoaConfig, PoaForPreTraining
 from poa_hf.cli import main
 from poa_hf.training.recipe import parse_recipe
+
+from ..conftest import golden_config, golden_weights, tiny_config
 
 TINY = (
     "--model.num_prototypes [12,20] --model.head_hidden_size 24 --model.head_bottleneck_size 8 --disable_tqdm "
@@ -72,6 +75,41 @@ def test_what_is_given_is_kept(source, tmp_path):
     again.write_text(recipe.to_yaml())
     read = parse_recipe(["--config", str(again)])
     assert (read.training, read.init_from) == (training, source) and read.model.to_dict() == recipe.model.to_dict()
+
+
+def test_a_run_brings_its_heads_and_space_and_a_file_needs_its_configuration(tmp_path):
+    PoaForPreTraining(tiny_config(intact_weight=0.6)).save_pretrained(tmp_path / "run")
+    recipe = parse_recipe(["--init_from", str(tmp_path / "run"), "--model.koleo_weight", "0"])
+    model = recipe.model
+    assert model.num_prototypes == [12, 20] and model.intact_weight == 0.6 and model.koleo_weight == 0
+    assert model.backbone_config.space == tiny_config().backbone_config.space
+    file = tmp_path / "teacher.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in golden_weights("vit").items()}, file)
+    fields = golden_config("vit").backbone_config.to_dict()
+    names = "hidden_size num_hidden_layers num_attention_heads image_size patch_size min_hidden_size".split()
+    given = [f"--model.backbone_config.{name}={fields[name]}" for name in names]
+    given += [
+        "--model.num_prototypes",
+        "[24,40]",
+        "--model.head_hidden_size",
+        "32",
+        "--model.head_bottleneck_size",
+        "16",
+    ]
+    run = str(tmp_path / "new")
+    limits = [
+        "--max_steps",
+        "1",
+        "--per_device_train_batch_size",
+        "2",
+        "--dataloader_num_workers",
+        "0",
+        "--disable_tqdm",
+    ]
+    argv = ["--init_from", str(file), *given, *limits, "--freeze_backbone_steps", "1", "--output_dir", run]
+    assert main(["pretrain", *argv]) == 0
+    teacher = PoaForPreTraining.from_pretrained(run).teacher
+    assert torch.equal(teacher.embeddings.cls_token, golden_weights("vit")["backbone.cls_token"])
 
 
 def test_it_runs_says_what_it_does_and_resumes_without_the_source(tmp_path, source, caplog, capsys):
