@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import AutoModel, PreTrainedModel
@@ -118,7 +117,7 @@ def _load(source: Source, model_class, **options) -> tuple[PreTrainedModel, list
         model, report = model_class.from_pretrained(
             source.location, dtype=torch.float32, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a damaged file can raise almost anything
         raise ValueError(f"The weights of {source.name} cannot be loaded ({sentence(error)}).") from error
     finally:
         transformers_logging.set_verbosity(verbosity)

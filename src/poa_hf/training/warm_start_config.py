@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers import BitImageProcessorPil as ImageProcessor
 
@@ -66,16 +67,17 @@ def find_source(source: str | Path) -> Source:
     Raises:
         ValueError: If nothing is there, it cannot be read, or is a model that no elastic family can hold.
     """
-    path = Path(source).expanduser() if str(source).strip() else Path("/nowhere")
+    path = Path(source).expanduser()
+    named = str(source).strip()
     if path.is_file():
         return Source(shown_name(path), "official", path)
-    if path.is_dir():
+    if named and path.is_dir():
         if not (path / "config.json").exists() and not checkpoints(path):
             raise ValueError(f"{source} holds neither a model (config.json) nor a run's checkpoints.")
         location = resolve_run(path)
         return _from_config(shown_name(path), location, "cannot be loaded")
-    looks_local = str(source).startswith((".", "/", "~")) or str(source).count("/") > 1
-    if looks_local or path.suffix in _WEIGHT_FILES or not str(source).strip():
+    looks_local = named.startswith((".", "/", "~")) or named.count("/") > 1
+    if not named or looks_local or path.suffix in _WEIGHT_FILES:
         raise ValueError(
             f"There is nothing at {str(source)!r} to start from: give a model's folder or Hub id, a run, or a file of "
             "the authors'."
@@ -99,7 +101,7 @@ def _from_config(name: str, location: str | Path, failure: str) -> Source:
         if model_type not in _ARCHITECTURE:
             _refuse(name, model_type)
         config = CONFIG_MAPPING[model_type].from_pretrained(location)
-    except (OSError, TypeError, AttributeError) as error:
+    except (OSError, StrictDataclassError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} {failure} ({sentence(error)}): give another model to start from.") from error
     return Source(name, "stock", location, config)
 
@@ -179,18 +181,12 @@ def backbone_fields(source: Source, given: Mapping) -> dict:
     if fixed["model_type"] == "poa_vit":
         defaults["layerscale_value"] = getattr(config, "layerscale_value", 1.0)
     given = {name: value for name, value in given.items() if value is not None}
-    fields = {**defaults, **fixed, **given}
-    if config.model_type == "swin" and not {"min_embed_dim", "embed_dim_step"} & given.keys():
-        _narrower(fields)
-    return fields
-
-
-def _narrower(fields: dict) -> None:
-    """Swins of few heads: the published 3/4 of the width would leave only the full one, hence one step less."""
-    plain = {name: value for name, value in fields.items() if name not in ("model_type", "min_depths")}
-    config = CONFIG_MAPPING["poa_swin"](**plain)
-    if config.min_embed_dim == config.embed_dim > config.embed_dim_step:
-        fields["min_embed_dim"] = config.embed_dim - config.embed_dim_step
+    if config.model_type == "swin" and "embed_dim_step" not in given:
+        # of few heads: the published 3/4 of the width would leave only the full one, hence one step less
+        plain = CONFIG_MAPPING["poa_swin"](**defaults, **{n: v for n, v in fixed.items() if n != "model_type"})
+        if plain.min_embed_dim == plain.embed_dim > plain.embed_dim_step:
+            defaults["min_embed_dim"] = plain.embed_dim - plain.embed_dim_step
+    return {**defaults, **fixed, **given}
 
 
 def warm_start_config(source: str | Path, **fields) -> PreTrainedConfig:
