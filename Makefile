@@ -21,10 +21,10 @@ quickstart: install
 	$(VENV)/bin/python examples/quickstart.py --family $(MODEL) --overwrite_output_dir $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "slow or not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "slow or not slow" $(ARGS)
 
 lint: install
 	$(VENV)/bin/ruff check .

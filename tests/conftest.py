@@ -30,7 +30,7 @@ def _fresh_process_state():
 
 
 FAMILIES = ["vit", "swin", "resnet"]
-_GOLDEN_BACKBONES = {
+GOLDEN_BACKBONES = {
     "vit": dict(
         model_type="poa_vit", hidden_size=64, num_hidden_layers=4, num_attention_heads=4, min_hidden_size=32,
         min_num_hidden_layers=2, image_size=32, patch_size=8, drop_path_rate=0.0,
@@ -61,7 +61,7 @@ def golden(family: str) -> tuple[dict[str, torch.Tensor], dict]:
 
 def golden_config(family: str) -> PoaConfig:
     return PoaConfig(
-        backbone_config=_GOLDEN_BACKBONES[family], head_hidden_size=32, head_bottleneck_size=16, num_prototypes=[24, 40]
+        backbone_config=GOLDEN_BACKBONES[family], head_hidden_size=32, head_bottleneck_size=16, num_prototypes=[24, 40]
     )
 
 

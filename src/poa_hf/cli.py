@@ -23,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
         "evaluate": evaluate,
         "select": select,
         "report": report,
+        "convert": convert,
+        "push": push,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
@@ -113,6 +115,7 @@ class _SaveRecipe(TrainerCallback):
 def extract(argv: list[str]) -> None:
     """`poa extract RUN --size small|384x12|all --output DIR`"""
     from .publishing.export import extract_all
+    from .publishing.run_facts import RunFacts
     from .training.runs import load_run, run_processor
 
     parser = CommandParser(
@@ -121,7 +124,13 @@ def extract(argv: list[str]) -> None:
     parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or any saved PoaForPreTraining")
     parser.add_argument("--size", required=True, help="a name (small), a size (384x12), several with commas, or all")
     parser.add_argument("--output", required=True, type=Path, help="folder of the model; of several: of their folders")
-    parser.add_argument("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm")
+    parser.add_argument(
+        "--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm, any as onnx"
+    )
+    parser.add_argument(
+        "--onnx_batch", type=int, help="images that an ONNX model takes at a time (default: any number)"
+    )
+    parser.add_argument("--license", help="licence of the weights, for the card: an identifier of the Hub")
     parser.add_argument("--overwrite", action="store_true", help="replace models that are there already")
     args = parser.parse_args(argv)
     model = load_run(args.run)
@@ -129,7 +138,9 @@ def extract(argv: list[str]) -> None:
     several = args.size == "all" or "," in args.size
     sizes = list(space) if args.size == "all" else [space.resolve(name) for name in args.size.split(",")]
     outputs = {args.output / str(size) if several else args.output: size for size in sizes}
-    extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, keep=args.run)
+    options = {} if args.onnx_batch is None else {"onnx_batch": args.onnx_batch}
+    facts = RunFacts.of(model, args.run, license=args.license)
+    extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, facts, **options)
     for output, parameters in extracted:
         print(f"{outputs[output]}: {parameters:,} parameters -> {output}")
 
@@ -155,6 +166,20 @@ def report(argv: list[str]) -> None:
     report(argv)
 
 
+def convert(argv: list[str]) -> None:
+    """`poa convert teacher_checkpoint.pth --family vit|swin|resnet --output DIR`"""
+    from .publishing.convert_command import convert
+
+    convert(argv)
+
+
+def push(argv: list[str]) -> None:
+    """`poa push RUN --size small|384x12,448x14|--all --namespace me`"""
+    from .publishing.push_command import push
+
+    push(argv)
+
+
 def _fail(message: str, status: int = 2) -> int:
     print(f"poa: {message}", file=sys.stderr)
     return status
@@ -167,6 +192,8 @@ _USAGE = """usage: poa COMMAND ...
   poa evaluate RUN --dataset_name D [--sizes all]            measure sizes: k-NN, linear probe, ...
   poa select RUN --max_params 30M --max_latency_ms 4         the best size within a budget
   poa report RUN                                             one page on a run: quality, cost, losses, pictures
+  poa convert CHECKPOINT.pth --family vit --output DIR       the authors' weights as the model of a finished run
+  poa push RUN --size small|--all --namespace me             publish sizes and the supernet on the Hub
 
 poa COMMAND --help lists the options of a command."""
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .models.configuration_poa import PoaConfig
 from .models.modeling_poa_pretraining import PoaForPreTraining
+from .official_files import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,17 @@ _HEADS = [
 ]
 
 
+# Parts that wrappers of PyTorch put into names: DDP, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_BRANCHES = ("teacher.", "student.")
+# What a file may hold beside the weights of one branch, and why it is not needed.
+_NOT_NEEDED = [
+    (r"student(\..*)?", "the teacher's weights are taken"),
+    (r"(dino_loss|ibot_patch_loss)\..*", "statistics of a loss, which start anew"),
+    (r"optimizer|.*scheduler|.*scaler|epoch|iteration|step|args|config|cfg", "of their training, no weights"),
+]
+
+
 def _resnet_name(match: re.Match, kind: str) -> str:
     stage, block, number, parameter = match.groups()
     layer = "shortcut" if "downsample" in match.string else f"layer.{int(number) - 1}"
@@ -91,6 +104,85 @@ def parameter_names(official_name: str, model_type: str) -> list[str] | None:
                 if "{q,k,v}" not in name:
                     return [name]
                 return [name.replace("{q,k,v}", part) for part in "qkv"]
+    return None
+
+
+@dataclass(frozen=True)
+class OfficialWeights:
+    """One branch's weights under the authors' names (`backbone.*`, `dino_head.*`), and what a file held beside them,
+    each with the reason why it is not needed; None where there is none."""
+
+    tensors: dict[str, Tensor]
+    not_needed: dict[str, str | None]
+
+
+def select_weights(weights: Mapping[str, Tensor], beside: Iterable[str] = ()) -> OfficialWeights:
+    """The teacher's weights, or else the student's: what wrappers put into names is removed, and the names of a
+    backbone alone get their `backbone.`. `beside` are other keys of the file. ValueError if two names become one."""
+    named: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if name in named:
+            raise ValueError(
+                f"The checkpoint holds {name} twice, with and without a wrapper's prefix: give one of them."
+            )
+        named[name] = tensor
+    # a training checkpoint holds both branches
+    branch = next((branch for branch in _BRANCHES if any(name.startswith(branch) for name in named)), "")
+    tensors = {name.removeprefix(branch): tensor for name, tensor in named.items() if name.startswith(branch)}
+    beside = [*beside, *(name for name in named if not name.startswith(branch))]
+    bare = not any(name.startswith(("backbone.", "dino_head.")) for name in tensors)
+    if bare and any(_known(f"backbone.{name}") for name in tensors):
+        tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+    reasons = {
+        name: next((reason for pattern, reason in _NOT_NEEDED if re.fullmatch(pattern, name)), None) for name in beside
+    }
+    return OfficialWeights(tensors, reasons)
+
+
+def _known(name: str) -> bool:
+    return any(parameter_names(name, model_type) is not None for model_type in _BACKBONES)
+
+
+def likely_family(names: Iterable[str]) -> str | None:
+    """The model type whose backbone has most of these names, also in the plainer ones of an extracted sub-network."""
+    names = list(names)
+    found = {kind: sum(_plain_name(name, kind) is not None for name in names) for kind in _BACKBONES}
+    family = max(found, key=found.get)
+    return family if found[family] else None
+
+
+def check_is_elastic(names: Iterable[str], model_type: str) -> None:
+    """ValueError if the names are those of one sub-network that the authors' extractor wrote.
+
+    It leaves out the final LayerNorm, which ViT and Swin compute their features with. (A ResNet has none: its file is
+    told by its names, where they are the plain ones.)
+    """
+    names = list(names)
+    if any(name.startswith("dino_head.") for name in names):
+        return
+    ours = [_plain_name(name, model_type) for name in names]
+    if None in ours:
+        return
+    instead = "convert the teacher_checkpoint.pth that it was cut from, and take sizes from that with poa extract."
+    if model_type != "poa_resnet" and not any(name.startswith("layernorm.") for name in ours):
+        raise ValueError(
+            "This is one sub-network as the authors' extractor writes it, without the final LayerNorm, and its "
+            f"features cannot be had without that: {instead}"
+        )
+    if any(parameter_names(name, model_type) is None for name in names):
+        raise ValueError(f"This is one network under plain names, not an elastic one that holds many sizes: {instead}")
+
+
+def _plain_name(name: str, model_type: str) -> str | None:
+    """The first of our names for one of theirs, with or without `backbone.` and the names of their elastic layers."""
+    for pattern, replacement in _BACKBONES[model_type]:
+        for part in ("linear", "norm", "conv", "(?:norm|linear)"):
+            pattern = pattern.replace(rf"\.{part}\.", rf"\.(?:{part}\.)?")
+        if match := re.fullmatch(pattern.replace(r"backbone\.", r"(?:backbone\.)?"), name):
+            if callable(replacement):
+                return replacement(match)
+            return match.expand(replacement or "")
     return None
 
 
@@ -116,20 +208,19 @@ def load_official_checkpoint(
     slightly different from what was trained; a warning says so.
 
     Raises:
-        ValueError: If a name is unknown, a parameter of the backbone is missing, or a shape is not the configuration's.
+        ValueError: If a name is unknown, a parameter of the backbone is missing or given twice, a shape is not the
+            configuration's, or a file cannot be read (`read_weights`).
     """
     weights = path_or_state_dict
     if isinstance(weights, str | Path):
-        weights = _read(Path(weights))
+        weights = read_weights(weights).weights
     if not isinstance(weights, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
     ):
         raise ValueError(
             "The checkpoint is not a mapping of names to tensors: give the teacher's or student's weights."
         )
-    # a training checkpoint holds both branches under one key
-    branch = next((b for b in ("teacher.", "student.") if any(name.startswith(b) for name in weights)), "")
-    weights = {n.removeprefix(branch): tensor for n, tensor in weights.items() if n.startswith(branch)}
+    weights = select_weights(weights).tensors
     model_type = config.backbone_config.model_type
     names_of = {name: parameter_names(name, model_type) for name in weights}
     if unknown := [name for name, ours in names_of.items() if ours is None]:
@@ -137,9 +228,16 @@ def load_official_checkpoint(
             f"{len(unknown)} names are not those of the authors' {model_type} ({_some(unknown)}): "
             "give the teacher's or the student's weights from a checkpoint of this family."
         )
+    if twice := [name for name, count in Counter(n for names in names_of.values() for n in names).items() if count > 1]:
+        raise ValueError(f"The checkpoint gives {len(twice)} parameters twice ({_some(twice)}).")
+    if integers := [name for name, names in names_of.items() if names and not weights[name].is_floating_point()]:
+        raise ValueError(
+            f"{len(integers)} weights are not floating-point numbers ({_some(integers)}): give a checkpoint that is "
+            "not quantised."
+        )
     model = PoaForPreTraining(config)
     ours = dict(model.named_parameters())
-    given = {part for names in names_of.values() for part in names or ()}
+    given = {part for names in names_of.values() for part in names}
     started = tuple(f"student_head.{index}." for index in {n.split(".")[1] for n in given if "_head." in n})
     missing = {name for name in ours if name.startswith(("student.", *started))}
     with torch.no_grad():
@@ -167,25 +265,6 @@ def load_official_checkpoint(
             space.full.width,
         )
     return model
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"The checkpoint {path} does not exist.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise almost anything
-        raise ValueError(
-            f"{path} holds more than tensors, or is damaged: give a checkpoint that torch.load reads with "
-            "weights_only=True."
-        ) from error
-    for key in ("teacher", "student", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    return content
 
 
 def _some(names: list[str]) -> str:

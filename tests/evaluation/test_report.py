@@ -206,16 +206,20 @@ def test_grids():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-def test_in_a_browser(trained, tmp_path, width):
-    """Nothing but the boxes made for it is wider than the page, and a click sorts the table."""
+def test_in_a_browser(trained, tmp_path, width, dark):
+    """Nothing but the boxes made for it is wider than the page, a click sorts the table, and text and charts are those
+    of the reader's colour scheme."""
     page = write_report(trained, tmp_path / "out", num_images=2)
     script = (
         "<script>document.querySelectorAll('thead button')[2].click();"
         "const all = document.documentElement, rows = [...document.querySelectorAll('tbody th')];"
         "document.title = JSON.stringify([all.scrollWidth, innerWidth, rows.map(row => row.textContent),"
         "document.querySelectorAll('thead th')[2].getAttribute('aria-sort'),"
-        "[...document.images].every(image => image.naturalWidth > 0)])</script>"
+        "[...document.images].every(image => image.naturalWidth > 0),"
+        "[...document.images].some(image => image.currentSrc != image.src),"
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]])</script>"
     )
     page.write_text(page.read_text().replace("</body>", f"{script}</body>"))
     # a window of Chromium is never as narrow as a phone, a frame can be
@@ -227,10 +231,14 @@ def test_in_a_browser(trained, tmp_path, width):
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     options += ["--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 500)},900"]
+    options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
     options += ["--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]
     result = subprocess.run([CHROMIUM, *options], capture_output=True, text=True, timeout=100)
     found = re.search(r"<title>(.*?)</title>", result.stdout)
     assert found, result.stderr[-2000:]
-    wide, window, rows, sorted_, loaded = json.loads(found[1])
+    wide, window, rows, sorted_, loaded, dark_charts, colors = json.loads(found[1])
     assert window == width and wide <= width and sorted_ == "descending" and loaded
     assert rows[0] == "32x3" and rows[-1] == "16x1"
+    ink, page_color = (sum(map(int, re.findall(r"\d+", color)[:3])) / 765 for color in colors)
+    assert (ink > 0.8 and page_color < 0.2) if dark else (ink < 0.2 and page_color > 0.8)
+    assert dark_charts == dark

@@ -120,6 +120,19 @@ def test_bfloat16_autocast_is_close_to_float32(tiny_model):
     torch.testing.assert_close(rounded.loss, exact.loss, rtol=0.02, atol=0.02)
 
 
+def test_the_intact_student_alone_has_the_gradients_of_itself_as_elastic_student(tiny_model):
+    """An elastic student of the full size repeats the intact one, and learns nothing from agreeing with itself."""
+    batch, gradients = random_batch(), []
+    for intact_weight in (0.8, 1.0):
+        tiny_model.config.intact_weight = intact_weight
+        tiny_model.zero_grad()
+        output = tiny_model(**batch, sub_network=SubNetwork(32, 3), teacher_temperature=0.05)
+        output.loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in tiny_model.named_parameters() if p.requires_grad})
+    assert not any(name.startswith("distill") for name in output.losses)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
 def test_statistics_are_shares(tiny_model):
     output = tiny_model(**random_batch(), sub_network=SIZE, teacher_temperature=0.05, return_statistics=True)
     assert output.statistics.keys() == {"teacher_entropy_0", "teacher_entropy_1", "prototype_use_0", "prototype_use_1"}

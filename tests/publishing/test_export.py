@@ -126,6 +126,9 @@ def test_the_run_itself_is_never_overwritten(run_folder, tmp_path, capsys):
     for output in (run_folder, run_folder.parent):
         assert main(["extract", str(run_folder), "--size", "small", "--output", str(output), "--overwrite"]) == 2
         assert "holds the run itself" in capsys.readouterr().err
+    run_folder = run_folder.rename(tmp_path / "checkpoint-5")  # called as a part of the folder above it
+    argv = ["extract", str(run_folder), "--size", "small", "--output", str(run_folder), "--overwrite"]
+    assert main(argv) == 2 and "holds the run itself" in capsys.readouterr().err
     output = tmp_path / "small"
     for _ in range(2):  # an extracted model is
         assert main(["extract", str(run_folder), "--size", "small", "--output", str(output), "--overwrite"]) == 0

@@ -110,9 +110,11 @@ def _count(config: PreTrainedConfig, sub_network: SubNetwork) -> tuple[int, int,
         return tensor
 
     flop_counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    with FakeTensorMode(), torch.device("cpu"), torch.enable_grad():
+    with torch.device("meta"):  # not yet as such tensors: some models look at values while they are made
         # in evaluation mode: autograd records the same, and neither dropout nor stochastic depth takes part
         model = stock_model(config, sub_network)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), torch.enable_grad():
+        model = model.to_empty(device="cpu")
         pixel_values = torch.empty(1, *image_shape(config))
         with flop_counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(pixel_values)

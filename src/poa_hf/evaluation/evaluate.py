@@ -115,9 +115,8 @@ def _own_records(
     train, test = found if len(found) == 2 else (None, found[0])
     train_labels, test_labels, num_classes = encode_labels(data, train.labels if train else [], test.labels)
     records = []
-    with tqdm(
-        total=len(test.features) * len(tasks), unit="task", leave=False, disable=not processes.is_main
-    ) as progress:
+    hidden = None if processes.is_main else True  # None: where the output is no terminal
+    with tqdm(total=len(test.features) * len(tasks), unit="task", leave=False, disable=hidden) as progress:
         for name in test.features:
             memory = LabelledFeatures(train.features[name], train_labels) if train else None
             queries = LabelledFeatures(test.features[name], test_labels)

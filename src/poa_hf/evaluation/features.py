@@ -162,7 +162,7 @@ def _own_batches(
         generator=torch.Generator(),  # else a number is drawn from the global generator
     )
     done = {"features": {name: [] for name in models}, "labels": {}, "bad": [], "error": None}
-    shown = {"desc": images.name, "unit": "image", "leave": False, "disable": not processes.is_main}
+    shown = {"desc": images.name, "unit": "image", "leave": False, "disable": None if processes.is_main else True}
     with tqdm(total=images.known_length, **shown) as progress:
         for batch in loader:
             if "error" in batch:

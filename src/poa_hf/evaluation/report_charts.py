@@ -170,8 +170,12 @@ def pareto_chart(
     cost_name: str,
     quality_name: str,
     names: Mapping[SubNetwork, str],
+    marked: SubNetwork | None = None,
 ) -> Figure:
-    """Every measured size as a point, and a line through those that none beats in both; some of its sizes are named."""
+    """Every measured size as a point, and a line through those that none beats in both; some of its sizes are named.
+
+    One that is `marked` has a ring around it, and it alone is named, above the chart.
+    """
     figure, axes = _new(theme)
     others = [size for size in quality if size not in set(front)]
     color = theme.lines[0]
@@ -185,13 +189,11 @@ def pareto_chart(
         markersize=4 if len(line) <= MARKED / 2 else 2.5,
     )  # fmt: skip
     axes.margins(x=0.16, y=0.14)
-    if max(cost[size] for size in quality) > 8 * min(cost[size] for size in quality):
-        axes.set_xscale("log")
-        from matplotlib.ticker import LogLocator, NullFormatter
-
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(lambda value, _: format_quantity(value) if value > 0 else "0")
+    _quantities(axes, axes.xaxis, [cost[size] for size in quality])
+    axes.set(xlabel=cost_name, ylabel=f"{quality_name}, %")
+    if marked is not None:
+        _mark(theme, axes, (cost[marked], 100 * quality[marked]), names.get(marked, str(marked)))
+        return figure
     kept = np.linspace(0, len(line) - 1, min(len(line), MOST_LABELS if len(quality) < CROWD else 2)).round().astype(int)
     for index in dict.fromkeys(kept.tolist()):
         size = line[index]
@@ -200,8 +202,54 @@ def pareto_chart(
             names.get(size, str(size)), (cost[size], 100 * quality[size]), (-2, 5) if last else (6, -11),
             textcoords="offset points", ha="right" if last else "left", fontsize=7.5, color=theme.ink,
         )  # fmt: skip
-    axes.set(xlabel=cost_name, ylabel=f"{quality_name}, %")
     return figure
+
+
+def pareto_front(quality: Mapping[SubNetwork, float], cost: Mapping[SubNetwork, float]) -> list[SubNetwork]:
+    """The sizes that are better than all that cost no more, from cheap to dear."""
+    front: list[SubNetwork] = []
+    for size in sorted(quality, key=lambda size: (cost[size], -quality[size])):
+        if not front or quality[size] > quality[front[-1]]:
+            front.append(size)
+    return front
+
+
+def cost_chart(
+    theme: Theme,
+    costs: Mapping[SubNetwork, tuple[float, float]],
+    cost_names: tuple[str, str],
+    names: Mapping[SubNetwork, str],
+    marked: SubNetwork | None = None,
+) -> Figure:
+    """Every size as a point between two costs; one may be marked."""
+    figure, axes = _new(theme)
+    points = list(costs.values())
+    axes.scatter(*zip(*points, strict=True), s=18, color=theme.lines[0], alpha=0.6, linewidths=0)
+    axes.margins(x=0.16, y=0.14)
+    for axis, values in zip((axes.xaxis, axes.yaxis), zip(*points, strict=True), strict=True):
+        _quantities(axes, axis, values)
+    axes.set(xlabel=cost_names[0], ylabel=cost_names[1])
+    if marked is not None:
+        _mark(theme, axes, costs[marked], names.get(marked, str(marked)))
+    return figure
+
+
+def _quantities(axes: Axes, axis, values: Sequence[float]) -> None:
+    """Ticks such as 20M, far apart where the values are."""
+    if max(values) > 8 * min(values):
+        (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(lambda value, _: format_quantity(value) if value > 0 else "0")
+
+
+def _mark(theme: Theme, axes: Axes, point: tuple[float, float], name: str) -> None:
+    """A ring around a point, and above the chart, where nothing is in its way, its name in the same colour."""
+    color = theme.lines[1]
+    axes.plot(*point, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.8)
+    axes.set_title(name, color=color, fontsize=9, fontweight="bold", loc="left")
 
 
 def _new(theme: Theme, height: float = HEIGHT) -> tuple[Figure, Axes]:

@@ -55,7 +55,7 @@ def pareto_section(
             caption = f"{measured.title} accuracy against {title}"
             if len(quality) < len(measured.values):
                 caption += f": the {len(quality)} sizes whose latency was measured (poa select --measure_all: all)"
-            front = _front(quality, cost)
+            front = charts.pareto_front(quality, cost)
             options = (cost, quality, front, title, f"{measured.title} accuracy", named)
             section.chart(f"pareto-{name}", f"{caption}.", charts.pareto_chart, *options)
     else:
@@ -64,14 +64,6 @@ def pareto_section(
         command = records.command("select", "--device", "cpu")
         section.missing.append(("No latency has been measured (--device cuda: on a GPU):", command))
     return section
-
-
-def _front(quality: Mapping[SubNetwork, float], cost: Mapping[SubNetwork, float]) -> list[SubNetwork]:
-    front: list[SubNetwork] = []
-    for size in sorted(quality, key=lambda size: (cost[size], -quality[size])):
-        if not front or quality[size] > quality[front[-1]]:
-            front.append(size)
-    return front
 
 
 def loss_section(records: RunRecords) -> Section:

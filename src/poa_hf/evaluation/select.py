@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -125,12 +125,17 @@ def select(
 
 
 def read_quality(run: str | Path, space: ElasticSpace, task: str = "knn") -> Quality:
-    """The accuracies of `task` (`knn` or `linear`) in a run's `evaluations.json`, of one set of records that compare:
-    the same data, step and settings. Of several sets, k-NN with k = 20 comes first, then the latest step, then the one
-    with the most sizes, then the most test images. Empty where nothing was measured; ValueError for a broken file.
+    """What `quality_of` finds in a run's `evaluations.json`. ValueError for a broken file."""
+    return quality_of(load_evaluations(evaluations_file(run)), space, task)
+
+
+def quality_of(evaluations: Iterable[Evaluation], space: ElasticSpace, task: str = "knn") -> Quality:
+    """The accuracies of `task` (`knn` or `linear`) in one set of records that compare: the same data, step and
+    settings. Of several sets, k-NN with k = 20 comes first, then the latest step, then the one with the most sizes,
+    then the most test images. Empty where nothing was measured.
     """
     sets: dict[str, list[Evaluation]] = {}
-    for record in load_evaluations(evaluations_file(run)):
+    for record in evaluations:
         if record.metric == f"{task}_accuracy" and record.size in map(str, space):
             sets.setdefault(replace(record, size="", model="").key, []).append(record)
 

@@ -17,8 +17,8 @@ from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..slicing import ElasticModelMixin
-from ..training.checkpoints import checkpoints, step_of
-from ..training.runs import load_run, resolve_run, run_processor
+from ..training.hub_runs import is_supernet_on_hub
+from ..training.runs import load_run, model_step, resolve_run, run_processor
 from .features import pooled_features
 from .records import evaluations_file
 
@@ -87,14 +87,15 @@ class Subject:
 
 def load_subject(source: str | Path) -> Subject:
     """A run, one of its checkpoints or any saved `PoaForPreTraining`, of which the teacher is taken; or a stock
-    checkpoint, as a folder or on the Hub.
+    checkpoint. The last two as a folder or on the Hub.
 
     Raises:
         ValueError: if there is no such thing, it is not whole, or has no image processor.
     """
     path = Path(source)
+    on_hub = not path.is_dir() and is_supernet_on_hub(path)
     config = path / "config.json"
-    if not path.is_dir() or config.exists() and _model_type(config) != "poa":
+    if not on_hub and (not path.is_dir() or config.exists() and _model_type(config) != "poa"):
         return _load_stock(str(source), path)
     folder = resolve_run(path)
     model = load_run(path).teacher
@@ -102,8 +103,10 @@ def load_subject(source: str | Path) -> Subject:
     if processor is None:
         crops = CropArguments()
         processor = evaluation_processor(model.config.image_size, crops.image_mean, crops.image_std)
+    if on_hub:
+        return Subject(str(source), model, processor, model_step(folder))
     results = evaluations_file(path)
-    return Subject(results.parent.name, model, processor, _step(folder), results)
+    return Subject(results.parent.name, model, processor, model_step(folder), results)
 
 
 def _load_stock(source: str, path: Path) -> Subject:
@@ -151,15 +154,6 @@ def _model_type(config: Path) -> str | None:
         return json.loads(config.read_text()).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{config} can't be read ({error}): it is no model's configuration.") from error
-
-
-def _step(folder: Path) -> int | None:
-    """The step of a checkpoint, or that of the last one of a run that has ended; None if nothing tells."""
-    state = folder / "trainer_state.json"
-    if state.exists():
-        return json.loads(state.read_text()).get("global_step")
-    found = checkpoints(folder)
-    return step_of(found[-1]) if found else None
 
 
 def _sentence(error: Exception) -> str:

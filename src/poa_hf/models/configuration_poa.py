@@ -16,7 +16,8 @@ class PoaConfig(PreTrainedConfig):
         head_hidden_size: Width of the MLP.
         head_bottleneck_size: Features that are compared with the prototypes.
         num_prototypes: Prototypes of each head; as many heads as numbers.
-        intact_weight: Lambda, the share of the intact student in the loss; the rest is the elastic student's.
+        intact_weight: Lambda, the share of the intact student in the loss; the rest is the elastic student's. At 1 the
+            intact student trains alone, and no elastic one is computed.
         koleo_weight: Weight of the KoLeo regulariser; 0 leaves it out.
         student_temperature: Softmax temperature of both students.
     """

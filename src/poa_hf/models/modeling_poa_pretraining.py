@@ -144,7 +144,9 @@ class PoaForPreTraining(PreTrainedModel):
             teacher = self._tokens(self.teacher, global_crops, global_crops[:0], masks, hide=False)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_backbone):
             intact = self._tokens(self.student, global_crops, local_crops, masks)
-            elastic = self._tokens(self.student.sliced(sub_network), global_crops, local_crops, masks)
+            elastic = None
+            if self.config.intact_weight < 1:
+                elastic = self._tokens(self.student.sliced(sub_network), global_crops, local_crops, masks)
         output = self._loss(teacher, intact, elastic, masks, teacher_temperature, return_statistics)
         if freeze_backbone:
             # no part in the loss, but in the step, as above
@@ -155,13 +157,17 @@ class PoaForPreTraining(PreTrainedModel):
         self,
         teacher: _Tokens,
         intact: _Tokens,
-        elastic: _Tokens,
+        elastic: _Tokens | None,
         masks: Tensor,
         teacher_temperature: float,
         return_statistics: bool,
     ) -> PoaForPreTrainingOutput:
         """Heads and every loss term, from the branches' features."""
-        elastic_heads = self.student_head.sliced(elastic.global_.shape[-1])
+        if elastic is None:
+            # the intact student alone: every term of the other one has weight 0
+            elastic_heads = [None] * len(self.student_head)
+        else:
+            elastic_heads = self.student_head.sliced(elastic.global_.shape[-1])
         # an image's masked patches count as one together, whatever their number
         patch_weights = (masks / masks.sum(dim=1, keepdim=True).clamp(min=1))[masks]
         total = intact.global_.new_zeros((), dtype=torch.float32)
@@ -174,7 +180,9 @@ class PoaForPreTraining(PreTrainedModel):
                     logits.local,
                     sinkhorn_knopp(logits.masked, teacher_temperature),
                 )
-            losses = self._head_losses(targets, intact.map(student_head), elastic.map(elastic_head), patch_weights)
+            losses = self._head_losses(
+                targets, intact.map(student_head), elastic and elastic.map(elastic_head), patch_weights
+            )
             for name, loss in losses.items():
                 total = total + self._weight(name) * loss / len(self.student_head)
                 logged[f"{name}_{index}"] = loss.detach()
@@ -182,8 +190,9 @@ class PoaForPreTraining(PreTrainedModel):
                 for name, value in assignment_statistics(targets.global_).items():
                     statistics[f"{name}_{index}"] = value
         if self.config.koleo_weight:
-            views = [*intact.global_.chunk(2), *elastic.global_.chunk(2)]
-            loss = self.config.koleo_weight * sum(koleo(view) for view in views) / 2
+            students = [intact] if elastic is None else [intact, elastic]
+            views = [view for student in students for view in student.global_.chunk(2)]
+            loss = self.config.koleo_weight * sum(koleo(view) for view in views) / len(students)
             total = total + loss
             logged["koleo_loss"] = loss.detach() / 2
         return PoaForPreTrainingOutput(total, logged, teacher.global_, statistics)
@@ -197,7 +206,7 @@ class PoaForPreTraining(PreTrainedModel):
         return _Tokens(features, local, patches[masks])
 
     def _head_losses(
-        self, targets: _Tokens, intact: _Tokens, elastic: _Tokens, patch_weights: Tensor
+        self, targets: _Tokens, intact: _Tokens, elastic: _Tokens | None, patch_weights: Tensor
     ) -> dict[str, Tensor]:
         """The terms of one head from the teacher's assignments and both students' logits."""
         temperature = self.config.student_temperature
@@ -223,15 +232,19 @@ class PoaForPreTraining(PreTrainedModel):
             return cross_entropy(targets, elastic, temperature).sum() / max(1, len(elastic))
 
         def both(term) -> Tensor:
+            if elastic is None:
+                return term(intact)
             return self.config.intact_weight * term(intact) + (1 - self.config.intact_weight) * term(elastic)
 
-        return {
+        losses = {
             "dino_local_crops_loss": both(cross_view_local),
             "dino_global_crops_loss": both(cross_view_global),
-            "distill_local_crops_loss": same_view(intact.local, elastic.local),
-            "distill_global_crops_loss": same_view(intact.global_, elastic.global_),
             "ibot_loss": both(masked) / 2,
         }
+        if elastic is not None:
+            losses["distill_local_crops_loss"] = same_view(intact.local, elastic.local)
+            losses["distill_global_crops_loss"] = same_view(intact.global_, elastic.global_)
+        return losses
 
     def _weight(self, name: str) -> float:
         """What a logged term counts in the total (golden values' README: `ibot_loss` is logged at half)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +12,15 @@ from transformers import BitImageProcessorPil as ImageProcessor
 from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
-from ..models.configuration_poa import PoaConfig
 from ..models.modeling_poa_pretraining import PoaForPreTraining
-from .card import write_card
+from .card import CARD, PICTURE, write_card
 from .formats import Artifact, Format, find_format
+from .run_facts import RunFacts
+
+_EXTRACTED_FILES = {
+    *("config.json", "model.safetensors", "preprocessor_config.json", CARD, PICTURE, "evaluations.json"),
+    *("configuration_gn_resnet.py", "modeling_gn_resnet.py", "model.onnx", "model.onnx.data"),
+}
 
 
 def extract_all(
@@ -24,31 +29,36 @@ def extract_all(
     format: str | None = None,
     processor: ImageProcessor | None = None,
     overwrite: bool = False,
-    keep: str | Path | None = None,
+    facts: RunFacts | None = None,
+    **options,
 ) -> Iterator[tuple[Path, int]]:
     """Write the teacher's sub-networks: weights, configuration, image processor and card. Gives each folder and its
     number of parameters as it is done.
 
     A folder is complete or absent; all are checked before the first is written. One size is cut while the one before
     goes to the disk. Without a format, it is the family's stock one; without a processor, the evaluation processor of
-    the model's image size is made.
+    the model's image size is made; without the facts of its run, the cards say what the model's configuration tells.
+    `options` are the format's, as `onnx_batch`.
 
     Raises:
-        ValueError: If a folder exists and `overwrite` is not set, is no extracted model, or holds the run `keep`; for
-            a format that the family does not have or that cannot hold the model.
+        ValueError: If a folder exists and `overwrite` is not set, is no extracted model, or holds the run of `facts`;
+            for a format that the family does not have or that cannot hold the model.
     """
-    format = find_format(model.teacher.stock_class.config_class.model_type, format)
+    format = find_format(model.teacher.stock_class.config_class.model_type, format, **options)
+    facts = facts or RunFacts.of(model)
     for output in outputs:
-        check_output(output, overwrite, keep)
+        check_output(output, overwrite, facts.folder)
     processor = processor or _default_processor(model)
     # One thread that only writes: making models in several would upset how transformers switches initialisation off.
+    # So the costs, which the cards need, are counted here.
+    _ = facts.costs
     with ThreadPoolExecutor(max_workers=1) as pool:
         writing = None
         for output, sub_network in outputs.items():
             artifact = format.convert(model.teacher.extract(sub_network), processor)
             if writing is not None:
                 yield writing.result()
-            writing = pool.submit(_write, model.config, sub_network, artifact, output, format)
+            writing = pool.submit(_write, facts, sub_network, artifact, output, format)
         if writing is not None:
             yield writing.result()
 
@@ -60,22 +70,32 @@ def extract_to(model: PoaForPreTraining, sub_network: SubNetwork, output: str | 
 
 
 def _write(
-    config: PoaConfig, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
+    facts: RunFacts, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
 ) -> tuple[Path, int]:
     folder = output.absolute()
     aside = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    artifact.save(aside)
-    write_card(aside, config, sub_network, format, folder.name, artifact.num_parameters)
+    try:
+        artifact.save(aside)
+        write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     if folder.exists():
         shutil.rmtree(folder)
     aside.rename(folder)
     return output, artifact.num_parameters
 
 
-def check_output(output: Path, overwrite: bool, keep: str | Path | None = None) -> None:
-    """Refuse to replace a folder that is not empty, unless asked to and it is nothing but an extracted model."""
+def check_output(
+    output: Path,
+    overwrite: bool,
+    keep: str | Path | None = None,
+    files: Collection[str] = _EXTRACTED_FILES,
+    what: str = "an extracted model",
+) -> None:
+    """Refuse to replace a folder that is not empty, unless asked to and it is nothing but `what`, made of `files`."""
     output = output.absolute()
     if keep is not None and output.resolve() in (Path(keep).resolve(), *Path(keep).resolve().parents):
         raise ValueError(f"{output} holds the run itself: give another --output.")
@@ -89,14 +109,8 @@ def check_output(output: Path, overwrite: bool, keep: str | Path | None = None) 
     found = {path.name for path in output.iterdir()}
     if found and not overwrite:
         raise ValueError(f"{output} exists: give another --output, or --overwrite to replace it.")
-    if found - _EXTRACTED_FILES:
-        raise ValueError(f"{output} exists and holds more than an extracted model: give another --output.")
-
-
-_EXTRACTED_FILES = {
-    *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "evaluations.json"),
-    *("configuration_gn_resnet.py", "modeling_gn_resnet.py"),
-}
+    if found - set(files):
+        raise ValueError(f"{output} exists and holds more than {what}: give another --output.")
 
 
 def _default_processor(model: PoaForPreTraining) -> ImageProcessor:

@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 _UNFINISHED = ".unfinished-"  # being written or deleted: never looked at, removed when a run starts
 _ABANDONED = "abandoned-"  # a checkpoint after the one that a run went back to
 _RUN_FILES = ("config.json", "config.yaml", "training_args.json", "metrics.jsonl", "evaluations.json",
-              "latency-*.json", "image_ids-*.jsonl", "model*.safetensors*", "preprocessor_config.json")  # fmt: skip
+              "latency-*.json", "compute.json", "conversion.json", "image_ids-*.jsonl", "model*.safetensors*",
+              "preprocessor_config.json")  # fmt: skip
 _PARTS_OF_A_CHECKPOINT = ("config.json", "model*.safetensors", "trainer_state.json", "data_state_0.json")
 # What may change from one part of a run to the next: the rest decides what parameters there are and what they compute.
 _NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "koleo_weight",

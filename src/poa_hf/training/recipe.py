@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, HfArgumentParser
 
 from ..command_line import refuse
+from ..data.sources import TEXTURES
 from ..models.configuration_poa import PoaConfig
 from .arguments import PoaTrainingArguments
 from .checkpoints import find_checkpoint
@@ -88,6 +89,9 @@ class Recipe:
         flat = {
             name: value for part in (self.data, self.evaluation, self.training) for name, value in vars(part).items()
         }
+        name = flat["dataset_name"]
+        if name != TEXTURES and not name.startswith((".", "/", "~")) and Path(name).is_dir():
+            flat["dataset_name"] = f"./{name}"  # from elsewhere it would look like a dataset of the Hub
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
         start = {"init_from": self.init_from} if self.init_from else {}
@@ -136,11 +140,11 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
             setattr(next(part for part in parsed if hasattr(part, key)), key, None)
     start, data, evaluation, training = parsed
     if start.init_from is None:
-        return Recipe(model=_model_config(model), data=data, training=training, evaluation=evaluation)
+        return Recipe(model=model_config(model), data=data, training=training, evaluation=evaluation)
     checkpoint = find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, overwrite=True)
     source = find_source(start.init_from if checkpoint is None else checkpoint)
     model["backbone_config"] = _numbers(model.get("backbone_config") or {})
-    config = _model_config(with_source(model, source))
+    config = model_config(with_source(model, source))
     config.warm_started_from = recorded_name(start.init_from, source, checkpoint)
     changed = changed_arguments(config, source, training, given={*given, *content})
     training = dataclasses.replace(training, **changed)
@@ -222,7 +226,17 @@ def _as_arguments(content: dict, given: set[str]) -> list[str]:
     return arguments
 
 
-def _model_config(model: dict) -> PoaConfig:
+def read_model_section(path: str | Path) -> dict:
+    """What a configuration file has under `model`, for `model_config`. ValueError if it is not there."""
+    content, _ = _config_file(["--config", str(path)])
+    model = content.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("backbone_config", {}), dict):
+        raise ValueError(f"{path} has no `model:` section with the fields of PoaConfig.")
+    return model
+
+
+def model_config(model: dict) -> PoaConfig:
+    """The configuration that a `model` section describes. ValueError for unknown keys and values that do not fit."""
     backbone = dict(model.get("backbone_config") or {})
     model_type = backbone.pop("model_type", "poa_vit")
     elastic = [name for name in CONFIG_MAPPING if name.startswith("poa_")]

@@ -31,6 +31,7 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from .arguments import PoaTrainingArguments
 from .checkpoints import check_architecture, find_checkpoint, prune, start_folder, written_aside
 from .checks import check_run
+from .compute import ComputeLog
 from .monitoring import collapse_warning, feature_statistics
 from .optimization import StepHyperparameters, build_optimizer, hyperparameters_at, set_hyperparameters
 from .runlog import JsonLines, Window
@@ -99,6 +100,8 @@ class PoaTrainer:
         self.global_batch_size = (
             args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
         )
+        processes = self.accelerator.num_processes
+        self.compute = ComputeLog(self.accelerator.device, processes, self.global_batch_size)
         self.loader = PretrainingLoader(
             train_dataset,
             args,
@@ -157,6 +160,7 @@ class PoaTrainer:
         self._start_logs()
         self.control = self.callbacks.on_train_begin(args, state, self.control)
         self.wrapped_model.train()
+        self.compute.start(state.global_step)
         window = Window()
         with tqdm(
             total=args.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or not self.is_main
@@ -328,6 +332,7 @@ class PoaTrainer:
         args = self.args
         self.model.save_pretrained(folder)
         evaluation_processor(args.global_crop_size, args.image_mean, args.image_std).save_pretrained(folder)
+        self.compute.write(folder, self.state.global_step)
 
     def _save_model_hook(self, models, weights, folder: str) -> None:
         weights.clear()  # Accelerate would write them a second time
@@ -370,6 +375,7 @@ class PoaTrainer:
                 f"{checkpoint} lies after max_steps {self.args.max_steps}: raise it, or name an earlier checkpoint."
             )
         self.accelerator.load_state(str(checkpoint))
+        self.compute.resume(checkpoint)
         states = sorted(checkpoint.glob("data_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
         self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
         for name in ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint"):
