@@ -3,7 +3,7 @@
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification
 
 from .elastic import ElasticSpace, SubNetwork
-from .evaluation.callback import KnnEvaluationCallback
+from .evaluation.callback import KnnEvaluationCallback, WarmStartGuard
 from .models.configuration_gn_resnet import GnResNetConfig
 from .models.configuration_poa import PoaConfig
 from .models.configuration_poa_resnet import PoaResNetConfig
@@ -17,6 +17,8 @@ from .models.modeling_poa_vit import PoaViTModel
 from .official import load_official_checkpoint
 from .training.arguments import PoaTrainingArguments
 from .training.trainer import PoaTrainer
+from .training.warm_start import init_from
+from .training.warm_start_config import warm_start_config
 
 __version__ = "0.1.0.dev0"
 
@@ -52,5 +54,8 @@ __all__ = [
     "PoaViTConfig",
     "PoaViTModel",
     "SubNetwork",
+    "WarmStartGuard",
+    "init_from",
     "load_official_checkpoint",
+    "warm_start_config",
 ]

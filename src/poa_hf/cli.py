@@ -71,6 +71,10 @@ def pretrain(argv: list[str]) -> None:
     callbacks = [_SaveRecipe(recipe), *_evaluation(recipe)]
     set_seed(recipe.training.seed)
     model = PoaForPreTraining(recipe.model)
+    if recipe.init_from:
+        from .training.warm_start_recipe import begin
+
+        begin(model, recipe)
     trainer = PoaTrainer(model, recipe.training, train_dataset=dataset, callbacks=callbacks)
     trainer.train()
     trainer.accelerator.state.destroy_process_group()
@@ -80,7 +84,7 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
     options = recipe.evaluation
     if options.eval_steps is None:
         return []
-    from .evaluation.callback import KnnEvaluationCallback
+    from .evaluation.callback import KnnEvaluationCallback, WarmStartGuard
     from .evaluation.splits import open_splits
 
     own = options.eval_dataset_name is None
@@ -93,7 +97,8 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
         max_test_images=options.eval_max_test_images,
     )
     sizes = options.eval_sizes.split(",") if options.eval_sizes else None
-    return [KnnEvaluationCallback(data, options.eval_steps, sizes, options.eval_k)]
+    callback = WarmStartGuard if recipe.init_from else KnnEvaluationCallback
+    return [callback(data, options.eval_steps, sizes, options.eval_k)]
 
 
 class _SaveRecipe(TrainerCallback):

@@ -1,4 +1,5 @@
 import pytest
+from transformers import Dinov2Config
 
 from poa_hf.training.recipe import parse_recipe
 
@@ -111,8 +112,14 @@ def test_trackers_as_a_list(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_configuration_file_is_a_recipe(path):
-    recipe = parse_recipe(["--config", str(path)])
+def test_every_configuration_file_is_a_recipe(path, tmp_path):
+    argv = ["--config", str(path)]
+    if path.stem == "dinov2_large_warm_start":  # a model of the Hub, of which a recipe reads no more than this
+        Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=518).save_pretrained(
+            tmp_path / "dinov2-large"
+        )
+        argv += ["--init_from", str(tmp_path / "dinov2-large")]
+    recipe = parse_recipe(argv)
     sizes = {"vit_large": 143, "swin_base": 39, "resnet152": 465}
     family = next((name for name in sizes if path.stem.startswith(name)), None)
     if family:
@@ -123,4 +130,7 @@ def test_every_configuration_file_is_a_recipe(path):
         published = {"vit_large": 1600, "swin_base": 2048, "resnet152": 1280}[family]
         assert per_step == {"": published // 32, "_single_gpu": published}.get(path.stem.removeprefix(family), 64)
         assert args.output_dir == f"runs/{path.stem}"
+    if recipe.init_from:
+        assert len(recipe.model.backbone_config.space) == 143 and recipe.training.freeze_backbone_steps == 800
+        assert recipe.training.local_crop_size == 98
     assert recipe.training.global_crop_size % recipe.model.backbone_config.crop_multiple == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from ..elastic import SubNetwork
 
 if TYPE_CHECKING:
     from .splits import EvaluationData
+
+logger = logging.getLogger(__name__)
 
 
 class KnnEvaluationCallback(TrainerCallback):
@@ -59,6 +62,15 @@ class KnnEvaluationCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every_steps and state.global_step != state.max_steps:
             return
+        self._fresh = self._measure(args, state, model)
+        self._fresh["knn_mean"] = sum(self._fresh.values()) / len(self._fresh)
+        if state.best_metric is None or self._fresh["knn_mean"] > state.best_metric:
+            state.best_metric, state.best_global_step = self._fresh["knn_mean"], state.global_step
+            control.should_save = True
+        control.should_log = True
+
+    def _measure(self, args, state, model) -> dict[str, float]:
+        """Accuracies of the teacher as it is now, by their names in the log; the records go to the run's folder."""
         from .evaluate import evaluate_sizes
         from .records import FILE_NAME, save_evaluations
         from .subjects import Subject
@@ -70,13 +82,73 @@ class KnnEvaluationCallback(TrainerCallback):
         )
         if state.is_world_process_zero:
             save_evaluations(Path(args.output_dir) / FILE_NAME, records)
-        self._fresh = {f"knn_{record.size}": record.value for record in records}
-        self._fresh["knn_mean"] = sum(self._fresh.values()) / len(records)
-        if state.best_metric is None or self._fresh["knn_mean"] > state.best_metric:
-            state.best_metric, state.best_global_step = self._fresh["knn_mean"], state.global_step
-            control.should_save = True
-        control.should_log = True
+        self.num_test_images = records[0].test_images
+        return {f"knn_{record.size}": record.value for record in records}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         logs |= self._fresh
         self._fresh = {}
+
+
+class WarmStartGuard(KnnEvaluationCallback):
+    """Also measures the model that the run starts with, and warns when the full size falls below it: a warm start is to
+    add sizes to a pre-trained model, not to spoil it.
+
+    It warns when the full size has lost more than `margin` beyond two standard errors of the difference, once for as
+    long as that lasts, also across a resume. The accuracies of step 0 are in the trainer's `log_history`, in
+    `evaluations.json`, and the full size's as `knn_start` in every line of the log with an evaluation.
+
+    Args:
+        margin: of the accuracy, from 0 to 1; by default a point.
+    """
+
+    def __init__(self, data, every_steps, sizes=None, k=20, batch_size=64, num_workers=0, margin: float = 0.01):
+        super().__init__(data, every_steps, sizes, k, batch_size, num_workers)
+        if not 0 <= margin < 1:
+            raise ValueError(f"margin is {margin}: it must be at least 0 and below 1.")
+        self.margin = margin
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        super().on_train_begin(args, state, control, model=model, **kwargs)
+        full = str(model.config.backbone_config.space.full)
+        self.sizes = list(dict.fromkeys([*self.sizes, full]))
+        self.full, self.start, self.falling = f"knn_{full}", None, False
+        if state.global_step == 0:
+            values = self._measure(args, state, model)
+            state.log_history.append(
+                {"step": 0, **values, "knn_start": values[self.full], "test_images": self.num_test_images}
+            )
+        for line in state.log_history:
+            if "knn_start" in line and line["step"] == 0:
+                self.start, self.num_test_images = line["knn_start"], line["test_images"]
+            elif self.full in line and self.start is not None:
+                self.falling = self._has_fallen(line[self.full])
+        if self.start is None and state.is_world_process_zero:
+            logger.warning("The run began without being measured: nothing tells whether its full size falls.")
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        super().on_step_end(args, state, control, model=model, **kwargs)
+        if not self._fresh or self.start is None:
+            return
+        now = self._fresh[self.full]
+        self._fresh["knn_start"] = self.start
+        falling = self._has_fallen(now)
+        if falling and not self.falling and state.is_world_process_zero:
+            logger.warning(
+                "The full size has lost %.1f points of k-NN accuracy since its start (%.1f %% to %.1f %% at step %d; "
+                "standard error of the difference %.1f): lower learning_rate, or raise freeze_backbone_steps, "
+                "teacher_momentum or intact_weight.",
+                100 * (self.start - now),
+                100 * self.start,
+                100 * now,
+                state.global_step,
+                100 * self._standard_error(now),
+            )
+        self.falling = falling
+
+    def _has_fallen(self, now: float) -> bool:
+        return self.start - now > self.margin + 2 * self._standard_error(now)
+
+    def _standard_error(self, now: float) -> float:
+        """Of the difference to the start, as if of other test images: they are the same, so it is rather less."""
+        return (sum(p * (1 - p) for p in (self.start, now)) / self.num_test_images) ** 0.5

@@ -91,11 +91,13 @@ class PoaForPreTraining(PreTrainedModel):
         return self
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float, skip: Tensor | None = None) -> None:
-        """Teacher = momentum * teacher + (1 - momentum) * student, heads included; unchanged where the flag `skip`, a
-        bool on the device, is true."""
-        teacher = [*self.teacher.parameters(), *self.teacher_head.parameters()]
-        student = [*self.student.parameters(), *self.student_head.parameters()]
+    def update_teacher(self, momentum: float, skip: Tensor | None = None, heads_only: bool = False) -> None:
+        """Teacher = momentum * teacher + (1 - momentum) * student, heads included or alone; unchanged where the flag
+        `skip`, a bool on the device, is true."""
+        teacher, student = list(self.teacher_head.parameters()), list(self.student_head.parameters())
+        if not heads_only:
+            teacher += self.teacher.parameters()
+            student += self.student.parameters()
         factor: float | Tensor = momentum
         if skip is not None:
             # not a factor of 0 for the student: it may hold what is not finite
@@ -123,6 +125,7 @@ class PoaForPreTraining(PreTrainedModel):
         predict_masked_patches: bool = True,
         return_statistics: bool = False,
         masked_patches: Tensor | None = None,
+        freeze_backbone: bool = False,
     ) -> PoaForPreTrainingOutput:
         """The loss of one batch of B images.
 
@@ -136,6 +139,7 @@ class PoaForPreTraining(PreTrainedModel):
             return_statistics: Whether to add the teacher's entropy and prototype use per head, each from 0 to 1.
             masked_patches: `masks.flatten().nonzero().squeeze(1)`. Give it if the masks were made on the host: to find
                 it on a GPU, the host must wait for that.
+            freeze_backbone: Whether only the heads learn: the backbone's gradients are then 0.
         """
         if masked_patches is None:
             masked_patches = masks.flatten().nonzero().squeeze(1)
@@ -148,11 +152,16 @@ class PoaForPreTraining(PreTrainedModel):
             backbone = self._compiled.get("teacher", self.teacher)
             teacher = self._tokens(backbone, global_crops, global_crops[:0], None, masked_patches)
         backbone = self._compiled.get("student", self.student)
-        students = [self._tokens(backbone, global_crops, local_crops, masks, masked_patches)]
-        if self.config.intact_weight < 1:
-            sliced = self.student.sliced(sub_network)
-            students.append(self._tokens(sliced, global_crops, local_crops, masks, masked_patches))
-        return self._loss(teacher, students, patch_weights, teacher_temperature, return_statistics)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_backbone):
+            students = [self._tokens(backbone, global_crops, local_crops, masks, masked_patches)]
+            if self.config.intact_weight < 1:
+                sliced = self.student.sliced(sub_network)
+                students.append(self._tokens(sliced, global_crops, local_crops, masks, masked_patches))
+        output = self._loss(teacher, students, patch_weights, teacher_temperature, return_statistics)
+        if freeze_backbone:
+            # no part in the loss, but in the step, as above
+            output.loss = output.loss + 0 * sum(parameter.sum() for parameter in self.student.parameters())
+        return output
 
     def _loss(
         self,

@@ -48,6 +48,9 @@ class PoaTrainingArguments(CropArguments):
     layerwise_decay: float = _argument(0.9, "Factor of the learning rate per block below the last.")
     patch_embed_lr_mult: float = _argument(0.2, "Factor of the learning rate of the patch embedding.")
     freeze_last_layer_steps: int = _argument(800, "First steps, in which prototypes do not move (1 epoch).")
+    freeze_backbone_steps: int = _argument(
+        0, "First steps, in which only the heads train; then the backbone's rate warms up. For pre-trained backbones."
+    )
     schedule_stretch: float = _argument(0.78, "Cosines are planned for max_steps divided by this, and cut off.")
 
     # Teacher
@@ -85,6 +88,7 @@ class PoaTrainingArguments(CropArguments):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be positive.")
         for name in ("warmup_steps", "dataloader_num_workers", "seed", "freeze_last_layer_steps", "min_learning_rate",
+                     "freeze_backbone_steps",
                      "masked_prediction_start_step", "teacher_temperature_warmup_steps", "weight_decay",
                      "final_weight_decay", "patch_embed_lr_mult"):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:

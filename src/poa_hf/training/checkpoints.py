@@ -24,7 +24,8 @@ _PARTS_OF_A_CHECKPOINT = ("config.json", "model*.safetensors", "trainer_state.js
 # What may change from one part of a run to the next: the rest decides what parameters there are and what they compute.
 _NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "koleo_weight",
                      "intact_weight", "student_temperature", "drop_path_rate", "hidden_dropout_prob", "sampling_bias",
-                     "attention_probs_dropout_prob", "initializer_range", "layerscale_value"}  # fmt: skip
+                     "attention_probs_dropout_prob", "initializer_range", "layerscale_value",
+                     "warm_started_from"}  # fmt: skip
 
 
 def step_of(checkpoint: Path) -> int:

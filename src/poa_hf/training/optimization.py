@@ -40,27 +40,36 @@ class StepHyperparameters:
 
     learning_rate: float
     last_layer_learning_rate: float
+    backbone_learning_rate: float
     weight_decay: float
     teacher_momentum: float
     teacher_temperature: float
     predict_masked_patches: bool
+    freeze_backbone: bool
 
 
 def hyperparameters_at(step: int, args: PoaTrainingArguments, global_batch_size: int) -> StepHyperparameters:
     """All schedules at `step`. Cosines are stretched to `max_steps / schedule_stretch` and truncated at `max_steps`;
-    the learning rate grows with the square root of the batch (1024 images: as given)."""
+    the learning rate grows with the square root of the batch (1024 images: as given). A backbone that was frozen at
+    first, and whose AdamW starts then, gets a linear warm-up of its own, as long as the first one."""
     total = int(args.max_steps / args.schedule_stretch)
     peak = args.learning_rate * math.sqrt(global_batch_size / 1024)
     learning_rate = cosine_schedule(step, peak, args.min_learning_rate, total, args.warmup_steps)
+    since_frozen = step - args.freeze_backbone_steps
+    thawed = 1.0
+    if args.freeze_backbone_steps:
+        thawed = min(1.0, max(0, since_frozen + 1) / max(1, args.warmup_steps))
     return StepHyperparameters(
         learning_rate=learning_rate,
         last_layer_learning_rate=0.0 if step < args.freeze_last_layer_steps else learning_rate,
+        backbone_learning_rate=learning_rate * thawed,
         weight_decay=cosine_schedule(step, args.weight_decay, args.final_weight_decay, total),
         teacher_momentum=cosine_schedule(step, args.teacher_momentum, args.final_teacher_momentum, total),
         teacher_temperature=linear_schedule(
             step, args.teacher_temperature, args.final_teacher_temperature, args.teacher_temperature_warmup_steps
         ),
         predict_masked_patches=step >= args.masked_prediction_start_step,
+        freeze_backbone=since_frozen < 0,
     )
 
 
@@ -97,11 +106,13 @@ def parameter_multipliers(
 
 
 def parameter_groups(model: PoaForPreTraining, layerwise_decay: float, patch_embed_lr_mult: float) -> list[dict]:
-    """Optimizer groups, one per distinct `Multipliers` (kept in the group as `multipliers`)."""
+    """Optimizer groups, one per distinct `Multipliers` (kept in the group as `multipliers`) of backbone and heads."""
     parameters = dict(model.named_parameters())
-    groups: dict[Multipliers, dict] = {}
+    groups: dict[tuple[bool, Multipliers], dict] = {}
     for name, multipliers in parameter_multipliers(model, layerwise_decay, patch_embed_lr_mult).items():
-        group = groups.setdefault(multipliers, {"params": [], "multipliers": tuple(multipliers)})
+        is_backbone = name.startswith("student.")
+        group = {"params": [], "multipliers": tuple(multipliers), "is_backbone": is_backbone}
+        group = groups.setdefault((is_backbone, multipliers), group)
         group["params"].append(parameters[name])
     return list(groups.values())
 
@@ -117,7 +128,8 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, values: StepHyperparam
     """Give every group of the optimizer its learning rate and weight decay of this step."""
     for group in optimizer.param_groups:
         multipliers = Multipliers(*group["multipliers"])
-        rate = values.last_layer_learning_rate if multipliers.is_last_layer else values.learning_rate
+        rate = values.backbone_learning_rate if group["is_backbone"] else values.learning_rate
+        rate = values.last_layer_learning_rate if multipliers.is_last_layer else rate
         group["lr"] = rate * multipliers.learning_rate
         group["weight_decay"] = values.weight_decay * multipliers.weight_decay
 

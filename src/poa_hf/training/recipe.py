@@ -16,6 +16,22 @@ from ..command_line import refuse
 from ..data.sources import TEXTURES
 from ..models.configuration_poa import PoaConfig
 from .arguments import PoaTrainingArguments
+from .checkpoints import find_checkpoint
+from .warm_start_config import find_source
+from .warm_start_recipe import changed_arguments, recorded_name, with_source
+
+
+@dataclass
+class ModelArguments:
+    """What the model starts from."""
+
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from a pre-trained model: folder or Hub id of a dinov2, vit, swin or gn_resnet checkpoint, "
+            "a run, or a file of the authors'. Its architecture is the full size."
+        },
+    )
 
 
 @dataclass
@@ -56,12 +72,15 @@ class EvaluationArguments:
 
 @dataclass
 class Recipe:
-    """A whole run: `model` is a `PoaConfig`."""
+    """A whole run: `model` is a `PoaConfig`. `checkpoint` is what it goes on from, if anything; then `init_from` is not
+    read."""
 
     model: PoaConfig
     data: DataArguments
     training: PoaTrainingArguments
     evaluation: EvaluationArguments
+    init_from: str | None = None
+    checkpoint: Path | None = None
 
     def to_yaml(self) -> str:
         """The resolved recipe, which `--config` reads back."""
@@ -75,7 +94,8 @@ class Recipe:
             flat["dataset_name"] = f"./{name}"  # from elsewhere it would look like a dataset of the Hub
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
-        return yaml.safe_dump({**flat, "model": model}, sort_keys=False)
+        start = {"init_from": self.init_from} if self.init_from else {}
+        return yaml.safe_dump({**flat, **start, "model": model}, sort_keys=False)
 
 
 def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
@@ -85,10 +105,13 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     of `PoaConfig` under `model` (the elastic backbone's under `backbone_config`). On the command line the latter are
     written with dots, as in `--model.backbone_config.hidden_size 96`.
 
+    With `init_from`, what is not given comes from the source: the backbone's full size, image normalisation, crops that
+    fit its patches; and the schedules are a tenth of the published ones.
+
     Raises:
         ValueError: For an unknown key (with the nearest known one) or a value that does not fit.
     """
-    parts = (DataArguments, EvaluationArguments, PoaTrainingArguments)
+    parts = (ModelArguments, DataArguments, EvaluationArguments, PoaTrainingArguments)
     parser = HfArgumentParser(parts, prog=prog, allow_abbrev=False)
     parser.add_argument("--config", type=Path, help="YAML file with any of these and the model's, under `model`.")
     parser.error = refuse  # argparse would print all options first
@@ -115,8 +138,17 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
             if key not in nullable:
                 raise ValueError(f"{key} is null: give it a value, or leave it out for the default.")
             setattr(next(part for part in parsed if hasattr(part, key)), key, None)
-    data, evaluation, training = parsed
-    return Recipe(model=model_config(model), data=data, training=training, evaluation=evaluation)
+    start, data, evaluation, training = parsed
+    if start.init_from is None:
+        return Recipe(model=model_config(model), data=data, training=training, evaluation=evaluation)
+    checkpoint = find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, overwrite=True)
+    source = find_source(start.init_from if checkpoint is None else checkpoint)
+    model["backbone_config"] = _numbers(model.get("backbone_config") or {})
+    config = model_config(with_source(model, source))
+    config.warm_started_from = recorded_name(start.init_from, source, checkpoint)
+    changed = changed_arguments(config, source, training, given={*given, *content})
+    training = dataclasses.replace(training, **changed)
+    return Recipe(config, data, training, evaluation, start.init_from, checkpoint)
 
 
 def _bare_resume(argv: list[str]) -> list[str]:

@@ -88,7 +88,9 @@ class PoaTrainer:
             raise ValueError("fp16 is not supported, as targets of small temperatures overflow in it: use bf16.")
         self.is_main = self.accelerator.is_main_process
         resizes = any("position_embeddings" in name for name, _ in model.student.named_parameters())
-        if self.is_main and resizes and model.config.backbone_config.image_size != args.global_crop_size:
+        # a warm start keeps its source's grid, and so its function at every size
+        meant = hasattr(model.config, "warm_started_from")
+        if self.is_main and resizes and not meant and model.config.backbone_config.image_size != args.global_crop_size:
             logger.warning(
                 "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each "
                 "step; set both alike unless this is meant.",
@@ -219,10 +221,13 @@ class PoaTrainer:
             for module in (self.model.student, self.model.student_head)
         ]
         losses["grad_norm"] = torch.stack(norms).norm()
+        if values.freeze_backbone:
+            # AdamW must not see its zeros: its moments would be behind its count of steps when the backbone sets off
+            self.model.student.zero_grad()
         # Both are the same on all processes: losses are reduced, gradients too. The host does not wait for the flag.
         skip = ~torch.isfinite(losses["loss"] + losses["grad_norm"])
         step_unless(skip, self.optimizer)
-        self.model.update_teacher(values.teacher_momentum, skip)
+        self.model.update_teacher(values.teacher_momentum, skip, heads_only=values.freeze_backbone)
         window.add(losses, skip)
         self.nonfinite.add(step + 1, skip)
         self.optimizer.zero_grad()
@@ -258,6 +263,7 @@ class PoaTrainer:
                 predict_masked_patches=values.predict_masked_patches,
                 return_statistics=return_statistics,
                 masked_patches=masked_patches.to(device, non_blocking=True),
+                freeze_backbone=values.freeze_backbone,
             )
 
     # -- logs
