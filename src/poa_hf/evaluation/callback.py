@@ -59,15 +59,17 @@ class KnnEvaluationCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every_steps and state.global_step != state.max_steps:
             return
+        from ..training.engines import whole_parameters
         from .evaluate import evaluate_sizes
         from .records import FILE_NAME, save_evaluations
         from .subjects import Subject
 
         processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std)
         subject = Subject(Path(args.output_dir).name, model.teacher, processor, state.global_step)
-        records = evaluate_sizes(
-            subject, self.data, self.sizes, ["knn"], self.options, self.batch_size, self.num_workers, args.bf16
-        )
+        with whole_parameters(model):
+            records = evaluate_sizes(
+                subject, self.data, self.sizes, ["knn"], self.options, self.batch_size, self.num_workers, args.bf16
+            )
         if state.is_world_process_zero:
             save_evaluations(Path(args.output_dir) / FILE_NAME, records)
         self._fresh = {f"knn_{record.size}": record.value for record in records}
