@@ -26,7 +26,7 @@ class Processes:
         self.state = PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
         self.rank, self.count = self.state.process_index, self.state.num_processes
         device = self.state.device
-        # Accelerate's "cpu:0" is another device than "cpu" to PyTorch, which would copy every tensor that is moved to it
+        # to PyTorch, Accelerate's "cpu:0" is another device than "cpu": it would copy every tensor that is moved there
         self.device = torch.device("cpu") if device.type == "cpu" else device
         self.is_main = self.state.is_main_process
         self._group: dist.ProcessGroup | None = None

@@ -77,7 +77,7 @@ def _sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None
     plugin = getattr(accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2:
         raise ValueError(
-            "FSDP of version 1 is not supported: set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml."
+            "FSDP 1 is not supported: set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml."
         )
     if plugin.auto_wrap_policy is not None:
         raise ValueError(
