@@ -205,7 +205,9 @@ def report(name: str, count: int, found: dict[str, float]) -> None:
         ("decoding at full size, in both", found["full_decoding_milliseconds"]),
     ):
         print(f"{label:<40} {value:>13.2f} {1000 / value:>13.0f}")
-    print(f"ratio {found['ratio']:.2f}; decoding large JPEGs at a reduced size: {found['draft_gain']:.2f} times as fast\n")
+    print(
+        f"ratio {found['ratio']:.2f}; decoding large JPEGs at a reduced size: {found['draft_gain']:.2f} times as fast\n"
+    )
 
 
 if __name__ == "__main__":

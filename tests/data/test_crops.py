@@ -51,7 +51,7 @@ def test_crops_are_those_of_pillow_up_to_rounding(size):
         for box, crop in zip(draw_boxes(rng, *size, low, high).tolist(), [*crops[0], *crops[1]], strict=True):
             expected = image.crop(box).resize(crop.shape[1:], Image.Resampling.BICUBIC)
             difference = np.abs(np.asarray(expected).transpose(2, 0, 1).astype(int) - crop)
-            assert difference.max() <= 1
+            assert difference.max() <= 2  # of 255
             differing = max(differing, (difference > 0).mean())
     assert differing < 0.02
 

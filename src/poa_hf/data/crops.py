@@ -193,7 +193,7 @@ def multi_crop(
 def _cut_whole(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) -> None:
     """Resize boxes of whole pixels into `crops` (3, side, side), as `image.crop(box).resize` does.
 
-    By PyTorch, which computes what Pillow does (bicubic, antialiased; 1 of 255 apart at most, from rounding) with vector
+    By PyTorch, which computes what Pillow does (bicubic, antialiased; rounding may differ by 1 or 2 of 255) with vector
     instructions, in a fraction of the time.
     """
     import torch

@@ -76,9 +76,7 @@ def _sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None
     # Accelerate leaves them out where there is no GPU, and would go on with DDP
     plugin = getattr(accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2:
-        raise ValueError(
-            "FSDP 1 is not supported: set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml."
-        )
+        raise ValueError("FSDP 1 is not supported: set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml.")
     if plugin.auto_wrap_policy is not None:
         raise ValueError(
             "fsdp_auto_wrap_policy must be NO_WRAP: sub-networks are cut from whole weights, so the model is sharded "
