@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 
 from poa_hf import KnnEvaluationCallback, PoaForPreTraining, PoaTrainer
 from poa_hf.training.checkpoints import checkpoints
-from poa_hf.training.engines import new_accelerator, whole_parameters
+from poa_hf.training.engines import _configure_deepspeed, new_accelerator, prepare, whole_parameters
 
 from .processes import global_batches, in_processes, losses, metrics, train
 from .test_trainer import arguments, images, new_model
 
 GLOBAL_BATCH = 8
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 KOLEO_ROWS = 2  # what each of 4 processes has: KoLeo is of a process's own images
 slow = pytest.mark.slow
 
@@ -130,6 +131,73 @@ def test_shards_with_bfloat16_accumulation_checkpointing_and_knn(tmp_path):
         assert a["dino_global_crops_loss_0"] == pytest.approx(b["dino_global_crops_loss_0"], rel=0.05), a["step"]
 
 
+def train_poisoned(folder: str, options: dict) -> None:
+    """As `train`, with a loss that is not finite at the third step, on the second process only."""
+    forward, calls = PoaForPreTraining.forward, []
+
+    def poisoned(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        calls.append(output)
+        if len(calls) == 3 and torch.distributed.get_rank() == 1:
+            output.loss = output.loss * float("nan")
+        return output
+
+    PoaForPreTraining.forward = poisoned
+    train(folder, {}, options)
+
+
+@slow
+@pytest.mark.parametrize("engine", ["fsdp2", "zero2"])
+def test_a_step_that_is_not_finite_is_skipped_by_all(engine, tmp_path):
+    if engine == "zero2":
+        pytest.importorskip("deepspeed")
+    environment = FSDP2 if engine == "fsdp2" else ZERO2
+    options = dict(per_device_train_batch_size=4, max_steps=6, save_steps=2)
+    in_processes(2, train_poisoned, str(tmp_path), options, environment=environment)
+    found = metrics(tmp_path)
+    assert [line["nonfinite_steps"] for line in found] == [0, 0, 1, 1, 1, 1] and "loss" not in found[2]
+    weights = load_file(tmp_path / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+@slow
+def test_deepspeed_gives_the_losses_of_one_process_and_resumes(tmp_path):
+    """DeepSpeed clips backbone and heads together: without clipping, all is the same."""
+    pytest.importorskip("deepspeed")
+    options = dict(max_grad_norm=1e9, save_steps=5, gradient_accumulation_steps=2)
+    one = run(tmp_path / "one", 1, per_device_train_batch_size=4, **options)
+    options["per_device_train_batch_size"] = 2
+    two = run(tmp_path / "two", 2, ZERO2, **options)
+    assert_same_run(two, 2, one)
+    resumed = run(tmp_path / "resumed", 2, ZERO2, resume_from_checkpoint=str(two / "checkpoint-5"), **options)
+    assert losses(resumed) == {
+        step: pytest.approx(values, rel=1e-5) for step, values in losses(two).items() if step > 5
+    }
+    with pytest.raises(ValueError, match="was written with DeepSpeed: go on with it"):
+        args = arguments(tmp_path / "other", per_device_train_batch_size=8, max_steps=10)
+        PoaTrainer(new_model(), args, images()).train(resume_from_checkpoint=str(two / "checkpoint-5"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"zero_optimization": {"stage": 3}}, "ZeRO-3 is not supported"),
+        ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "casts the teacher too"),
+    ],
+)
+def test_deepspeed_settings_that_do_not_fit_are_refused(config, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        _configure_deepspeed(config, arguments(tmp_path))
+
+
+def test_deepspeed_is_told_what_the_arguments_say(tmp_path):
+    config = {"zero_optimization": {"stage": 2}, "bf16": {"enabled": "auto"}, "gradient_accumulation_steps": 4}
+    _configure_deepspeed(config, arguments(tmp_path, max_grad_norm=2.5, bf16=True, gradient_accumulation_steps=3))
+    assert config["gradient_clipping"] == 2.5 and config["train_micro_batch_size_per_gpu"] == 4
+    assert config["gradient_accumulation_steps"] == 1, "the loop accumulates by itself"
+    assert config["torch_autocast"]["enabled"] and config["bf16"] == {"enabled": "auto"}
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -144,8 +212,6 @@ def test_settings_that_do_not_fit_sub_networks_are_refused(environment, message,
     model, args = new_model(), arguments(tmp_path)
     accelerator = new_accelerator(args)
     monkeypatch.setattr(type(accelerator), "num_processes", 2)
-    from poa_hf.training.engines import prepare
-
     with pytest.raises(ValueError, match=message):
         prepare(accelerator, model, args)
 

@@ -191,17 +191,14 @@ class PoaTrainer:
             self.skipped_images += batch["skipped"]
             self.image_ids.write({"step": step + 1, "image_ids": batch["image_ids"]})
             is_last = part + 1 == args.gradient_accumulation_steps
-            with self.accelerator.no_sync(self.wrapped_model) if not is_last else nullcontext():
+            with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
                 output = self._forward(batch, values, window.sub_network, will_log and is_last)
                 self.accelerator.backward(output.loss / args.gradient_accumulation_steps)
             for name, loss in {"loss": output.loss.detach(), **output.losses}.items():
                 losses[name] = losses[name] + loss / args.gradient_accumulation_steps
         losses = dict(zip(losses, self.accelerator.reduce(torch.stack(list(losses.values())), "mean"), strict=True))
-        norms = [
-            engines.clip_grad_norm(self.accelerator, module, args.max_grad_norm)
-            for module in (self.model.student, self.model.student_head)
-        ]
-        losses["grad_norm"] = torch.stack(norms).norm()
+        modules = self.model.student, self.model.student_head
+        losses["grad_norm"] = engines.clip_grad_norm(self.accelerator, modules, args.max_grad_norm)
         # Both are the same on all processes: losses are reduced, gradients too.
         if torch.isfinite(losses["loss"] + losses["grad_norm"]):
             self.optimizer.step()
