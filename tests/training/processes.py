@@ -20,6 +20,25 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.training.processes", "poa_hf.data.augment", "kornia.enhance", "kornia.filters"])
 
 
+LAUNCH_CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+
+
+def launch_environment(config: str) -> dict[str, str]:
+    """What `accelerate launch --config_file` sets for this file of configs/accelerate, but for the precision."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    command = ["--config_file", str(LAUNCH_CONFIGS / config), "examples/pretrain.py"]
+    args, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
+    args.deepspeed_fields_from_accelerate_config = ""  # set by the launcher itself, for its messages
+    environment = prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(("FSDP_", "ACCELERATE_")) and name != "ACCELERATE_MIXED_PRECISION"
+    }
+
+
 def images(count: int = 24) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)) for _ in range(count)]

@@ -11,12 +11,11 @@ from poa_hf import KnnEvaluationCallback, PoaForPreTraining, PoaTrainer
 from poa_hf.training.checkpoints import checkpoints
 from poa_hf.training.engines import _configure_deepspeed, new_accelerator, prepare, whole_parameters
 
-from .processes import global_batches, in_processes, losses, metrics, train
+from .processes import global_batches, in_processes, launch_environment, losses, metrics, train
 from .test_trainer import arguments, images, new_model
 
 GLOBAL_BATCH = 8
-FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+FSDP2, ZERO2 = (launch_environment(config) for config in ("fsdp2.yaml", "deepspeed_zero2.yaml"))
 KOLEO_ROWS = 2  # what each of 4 processes has: KoLeo is of a process's own images
 slow = pytest.mark.slow
 
@@ -207,7 +206,7 @@ def test_deepspeed_is_told_what_the_arguments_say(tmp_path):
     ],
 )
 def test_settings_that_do_not_fit_sub_networks_are_refused(environment, message, tmp_path, monkeypatch):
-    for name, value in {"ACCELERATE_USE_FSDP": "true", **environment}.items():
+    for name, value in {**FSDP2, **environment}.items():
         monkeypatch.setenv(name, value)
     model, args = new_model(), arguments(tmp_path)
     accelerator = new_accelerator(args)
