@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +75,9 @@ def _write(
     return output, artifact.num_parameters
 
 
+_PART_OF_THE_WEIGHTS = re.compile(r"^(model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json)$")
+
+
 def check_output(output: Path, overwrite: bool, keep: str | Path | None = None) -> None:
     """Refuse to replace a folder that is not empty, unless asked to and it is nothing but an extracted model."""
     output = output.absolute()
@@ -86,7 +90,7 @@ def check_output(output: Path, overwrite: bool, keep: str | Path | None = None) 
         return
     if not output.is_dir() or output == Path.cwd():
         raise ValueError(f"{output} is a file or the current folder: give another --output.")
-    found = {path.name for path in output.iterdir()}
+    found = {_PART_OF_THE_WEIGHTS.sub("model.safetensors", path.name) for path in output.iterdir()}
     if found and not overwrite:
         raise ValueError(f"{output} exists: give another --output, or --overwrite to replace it.")
     if found - _EXTRACTED_FILES:
