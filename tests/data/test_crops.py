@@ -36,6 +36,26 @@ def test_shapes_and_reproducibility():
     assert not np.array_equal(other[0], global_crops)
 
 
+@pytest.mark.parametrize("size", [(500, 375), (90, 120), (20, 30), (3, 200), (1, 1)])
+def test_crops_are_those_of_pillow_up_to_rounding(size):
+    """Noise and hard edges, made smaller and larger: what is cut is `crop(box).resize`, as torchvision does it."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    noise[: size[1] // 2] = np.where(noise[: size[1] // 2] > 127, 255, 0)
+    image = Image.fromarray(noise)
+    differing = 0.0
+    for seed in range(5):
+        crops = multi_crop(image, np.random.default_rng(seed), ARGS)
+        rng = np.random.default_rng(seed)
+        draw_augmentation(rng, ARGS)
+        low, high = np.array([ARGS.global_crop_scale] * 2 + [ARGS.local_crop_scale] * 4).T
+        for box, crop in zip(draw_boxes(rng, *size, low, high).tolist(), [*crops[0], *crops[1]], strict=True):
+            expected = image.crop(box).resize(crop.shape[1:], Image.Resampling.BICUBIC)
+            difference = np.abs(np.asarray(expected).transpose(2, 0, 1).astype(int) - crop)
+            assert difference.max() <= 2  # of 255
+            differing = max(differing, (difference > 0).mean())
+    assert differing < 0.02
+
+
 def test_no_local_crops():
     args = CropArguments(global_crop_size=32, local_crop_size=16, num_local_crops=0)
     _, local_crops, augmentation = multi_crop(smooth_image(60, 40), np.random.default_rng(0), args)

@@ -175,7 +175,6 @@ def multi_crop(
     Raises `UndecodableImage` when the pixels cannot be read.
     """
     augmentation = draw_augmentation(rng, args)
-    count = 2 + args.num_local_crops
     scales = np.array([args.global_crop_scale] * 2 + [args.local_crop_scale] * args.num_local_crops)
     sizes = [args.global_crop_size] * 2 + [args.local_crop_size] * args.num_local_crops
     width, height = oriented_size(image)
@@ -184,14 +183,32 @@ def multi_crop(
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     shrink_while_decoding(image, needed=float(np.max(sizes / sides)))
     image = as_rgb(image)
-    boxes = boxes * np.array([image.width / width, image.height / height] * 2)
-
+    cut = _cut_whole if image.size == (width, height) else _cut_shrunk
     global_crops = np.empty((2, 3, args.global_crop_size, args.global_crop_size), dtype=np.uint8)
     local_crops = np.empty((args.num_local_crops, 3, args.local_crop_size, args.local_crop_size), dtype=np.uint8)
-    for i in range(count):
-        # float error may put a scaled edge a hair outside the image, which Pillow refuses
-        left, top, right, bottom = boxes[i]
-        box = (float(left), float(top), min(float(right), image.width), min(float(bottom), image.height))
-        crop = image.resize((sizes[i], sizes[i]), Image.Resampling.BICUBIC, box=box)
-        (global_crops if i < 2 else local_crops)[i if i < 2 else i - 2] = np.asarray(crop).transpose(2, 0, 1)
+    cut(image, boxes * np.array([image.width / width, image.height / height] * 2), [*global_crops, *local_crops])
     return global_crops, local_crops, augmentation
+
+
+def _cut_whole(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) -> None:
+    """Resize boxes of whole pixels into `crops` (3, side, side), as `image.crop(box).resize` does.
+
+    By PyTorch, which computes what Pillow does (bicubic, antialiased; rounding may differ by 1 or 2 of 255) with vector
+    instructions, in a fraction of the time.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    # (1, 3, height, width) with the channels innermost, as they lie in memory
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    for (left, top, right, bottom), crop in zip(boxes.astype(int).tolist(), crops, strict=True):
+        box = pixels[:, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+        torch.from_numpy(crop).copy_(interpolate(box, crop.shape[1:], mode="bicubic", antialias=True)[0])
+
+
+def _cut_shrunk(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) -> None:
+    """The same for an image that was decoded at a reduced size, whose boxes may begin and end within a pixel."""
+    for box, crop in zip(boxes.tolist(), crops, strict=True):
+        # float error may put a scaled edge a hair outside the image, which Pillow refuses
+        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
+        crop[:] = np.asarray(image.resize(crop.shape[1:], Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)

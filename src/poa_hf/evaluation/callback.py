@@ -71,15 +71,17 @@ class KnnEvaluationCallback(TrainerCallback):
 
     def _measure(self, args, state, model) -> dict[str, float]:
         """Accuracies of the teacher as it is now, by their names in the log; the records go to the run's folder."""
+        from ..training.engines import whole_parameters
         from .evaluate import evaluate_sizes
         from .records import FILE_NAME, save_evaluations
         from .subjects import Subject
 
         processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std)
         subject = Subject(Path(args.output_dir).name, model.teacher, processor, state.global_step)
-        records = evaluate_sizes(
-            subject, self.data, self.sizes, ["knn"], self.options, self.batch_size, self.num_workers, args.bf16
-        )
+        with whole_parameters(model):
+            records = evaluate_sizes(
+                subject, self.data, self.sizes, ["knn"], self.options, self.batch_size, self.num_workers, args.bf16
+            )
         if state.is_world_process_zero:
             save_evaluations(Path(args.output_dir) / FILE_NAME, records)
         self.num_test_images = records[0].test_images

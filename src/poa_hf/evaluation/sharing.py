@@ -25,7 +25,9 @@ class Processes:
         # on a GPU where there is one; without `cpu`, processes on CPUs would each take themselves for the only one
         self.state = PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
         self.rank, self.count = self.state.process_index, self.state.num_processes
-        self.device = self.state.device
+        device = self.state.device
+        # to PyTorch, Accelerate's "cpu:0" is another device than "cpu": it would copy every tensor that is moved there
+        self.device = torch.device("cpu") if device.type == "cpu" else device
         self.is_main = self.state.is_main_process
         self._group: dist.ProcessGroup | None = None
 

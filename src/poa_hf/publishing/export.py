@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,9 @@ def _write(
     return output, artifact.num_parameters
 
 
+_PART_OF_THE_WEIGHTS = re.compile(r"^(model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json)$")
+
+
 def check_output(
     output: Path,
     overwrite: bool,
@@ -106,7 +110,7 @@ def check_output(
         return
     if not output.is_dir() or output == Path.cwd():
         raise ValueError(f"{output} is a file or the current folder: give another --output.")
-    found = {path.name for path in output.iterdir()}
+    found = {_PART_OF_THE_WEIGHTS.sub("model.safetensors", path.name) for path in output.iterdir()}
     if found and not overwrite:
         raise ValueError(f"{output} exists: give another --output, or --overwrite to replace it.")
     if found - set(files):

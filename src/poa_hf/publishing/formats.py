@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import BitImageProcessorPil as ImageProcessor
 from transformers import PreTrainedModel
 
+from ..training.checkpoints import MAX_SHARD_SIZE
 from .onnx_format import as_onnx
 from .timm_format import as_timm, save_as_timm
 from .vit_format import as_vit
@@ -67,7 +68,7 @@ def find_format(stock_type: str, name: str | None, **options) -> Format:
 
 def _as_stock(model: PreTrainedModel, processor: ImageProcessor) -> Artifact:
     def save(folder: Path) -> None:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
         processor.save_pretrained(folder)
 
     return Artifact(model.num_parameters(), save)

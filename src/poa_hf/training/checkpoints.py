@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ _ABANDONED = "abandoned-"  # a checkpoint after the one that a run went back to
 _RUN_FILES = ("config.json", "config.yaml", "training_args.json", "metrics.jsonl", "evaluations.json",
               "latency-*.json", "compute.json", "conversion.json", "image_ids-*.jsonl", "model*.safetensors*",
               "preprocessor_config.json")  # fmt: skip
-_PARTS_OF_A_CHECKPOINT = ("config.json", "model*.safetensors", "trainer_state.json", "data_state_0.json")
+_PARTS_OF_A_CHECKPOINT = ("config.json", "trainer_state.json", "data_state_0.json")
+MAX_SHARD_SIZE = "5GB"  # of a file of weights; larger models are written as several, with an index
 # What may change from one part of a run to the next: the rest decides what parameters there are and what they compute.
 _NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "koleo_weight",
                      "intact_weight", "student_temperature", "drop_path_rate", "hidden_dropout_prob", "sampling_bias",
@@ -39,7 +41,33 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    return all(any(checkpoint.glob(part)) for part in _PARTS_OF_A_CHECKPOINT)
+    return all((checkpoint / part).exists() for part in _PARTS_OF_A_CHECKPOINT) and _has_weights(checkpoint)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether the weights are there: one file, or every file that an index lists."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.exists():
+        return (folder / SAFE_WEIGHTS_NAME).exists()
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError):
+        return False
+    return all((folder / name).exists() for name in names)
+
+
+def replace_model(folder: Path, aside: Path) -> None:
+    """Move a saved model from `aside` into `folder`, in the place of another one that may be there.
+
+    The configuration goes first and comes last, as without it weights are not looked at. Files of the other model's
+    weights go too: those of a model in one file would be loaded in the place of several.
+    """
+    (folder / "config.json").unlink(missing_ok=True)
+    for path in [*folder.glob("model*.safetensors"), folder / SAFE_WEIGHTS_INDEX_NAME]:
+        path.unlink(missing_ok=True)
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(folder / path.name)
+    aside.rmdir()
 
 
 @contextmanager

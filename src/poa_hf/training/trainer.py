@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import os
 import shutil
 import time
 from collections import defaultdict
@@ -16,9 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -28,13 +24,22 @@ from ..data.augment import augment
 from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
+from . import engines
 from .arguments import PoaTrainingArguments
-from .checkpoints import check_architecture, find_checkpoint, prune, start_folder, written_aside
+from .checkpoints import (
+    MAX_SHARD_SIZE,
+    check_architecture,
+    find_checkpoint,
+    prune,
+    replace_model,
+    start_folder,
+    written_aside,
+)
 from .checks import check_run
 from .compute import ComputeLog
 from .monitoring import collapse_warning, feature_statistics
 from .nonfinite import NonfiniteSteps
-from .optimization import StepHyperparameters, build_optimizer, hyperparameters_at, set_hyperparameters, step_unless
+from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
 from .runlog import JsonLines, Window
 
 logger = logging.getLogger(__name__)
@@ -70,22 +75,7 @@ class PoaTrainer:
         self.args = args
         self.output_dir = Path(args.output_dir)
         check_run(model.config, args)
-        # Accelerate shares one state among all of a process's accelerators: a run before must not decide for this one.
-        for shared in (AcceleratorState, GradientState):
-            shared._reset_state()
-        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-        self.accelerator = Accelerator(
-            # else several processes without a GPU would each take themselves for the only one
-            cpu=several and not torch.accelerator.is_available(),
-            mixed_precision="bf16" if args.bf16 else None,
-            # the loop accumulates by itself; a number in the environment would only divide the loss
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            log_with=args.trackers or None,
-            project_dir=args.output_dir,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-        )
-        if self.accelerator.mixed_precision == "fp16":
-            raise ValueError("fp16 is not supported, as targets of small temperatures overflow in it: use bf16.")
+        self.accelerator = engines.new_accelerator(args)
         self.is_main = self.accelerator.is_main_process
         resizes = any("position_embeddings" in name for name, _ in model.student.named_parameters())
         # a warm start keeps its source's grid, and so its function at every size
@@ -119,8 +109,7 @@ class PoaTrainer:
         if args.torch_compile:
             model.compile_full_size()
         model.train()
-        optimizer = build_optimizer(model, args)
-        self.wrapped_model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
         self.accelerator.register_save_state_pre_hook(self._save_model_hook)
         self.accelerator.register_load_state_pre_hook(self._load_model_hook)
@@ -210,17 +199,14 @@ class PoaTrainer:
             self.skipped_images += batch["skipped"]
             self.image_ids.write({"step": step + 1, "image_ids": batch["image_ids"]})
             is_last = part + 1 == args.gradient_accumulation_steps
-            with self.accelerator.no_sync(self.wrapped_model) if not is_last else nullcontext():
+            with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
                 output = self._forward(batch, values, window.sub_network, will_log and is_last)
                 self.accelerator.backward(output.loss / args.gradient_accumulation_steps)
             for name, loss in {"loss": output.loss.detach(), **output.losses}.items():
                 losses[name] = losses[name] + loss / args.gradient_accumulation_steps
         losses = dict(zip(losses, self.accelerator.reduce(torch.stack(list(losses.values())), "mean"), strict=True))
-        norms = [
-            self.accelerator.clip_grad_norm_(module.parameters(), args.max_grad_norm)
-            for module in (self.model.student, self.model.student_head)
-        ]
-        losses["grad_norm"] = torch.stack(norms).norm()
+        modules = self.model.student, self.model.student_head
+        losses["grad_norm"] = engines.clip_grad_norm(self.accelerator, modules, args.max_grad_norm)
         if values.freeze_backbone:
             # AdamW must not see its zeros: its moments would be behind its count of steps when the backbone sets off
             self.model.student.zero_grad()
@@ -325,36 +311,34 @@ class PoaTrainer:
     def save_model(self, folder: str | Path | None = None) -> None:
         """Write teacher, student and heads, and the image processor, for `from_pretrained`."""
         folder = Path(folder or self.output_dir)
+        aside = folder / ".unfinished-model"
         if self.is_main:
-            aside = folder / ".unfinished-model"
             shutil.rmtree(aside, ignore_errors=True)
-            self._save_pretrained(aside)
-            # the configuration last: without it the weights are not looked at
-            for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
-                path.replace(folder / path.name)
-            aside.rmdir()
+        self._save_pretrained(aside)
+        if self.is_main:
+            replace_model(folder, aside)
         self.accelerator.wait_for_everyone()
 
     def _save_pretrained(self, folder: Path) -> None:
-        args = self.args
-        self.model.save_pretrained(folder)
-        evaluation_processor(args.global_crop_size, args.image_mean, args.image_std).save_pretrained(folder)
-        self.compute.write(folder, self.state.global_step)
+        args, state_dict = self.args, engines.whole_state_dict(self.model)
+        if self.is_main:
+            self.model.save_pretrained(folder, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
+            evaluation_processor(args.global_crop_size, args.image_mean, args.image_std).save_pretrained(folder)
+            self.compute.write(folder, self.state.global_step)
 
     def _save_model_hook(self, models, weights, folder: str) -> None:
         weights.clear()  # Accelerate would write them a second time
-        if self.is_main:
-            self._save_pretrained(Path(folder))
+        self._save_pretrained(Path(folder))
 
     def _load_model_hook(self, models, folder: str) -> None:
         models.clear()
-        self.model.load_state_dict(load_complete(folder).state_dict())
+        engines.load_whole_state_dict(self.model, load_complete(folder).state_dict())
 
     def _save(self) -> None:
         target = self.output_dir / f"checkpoint-{self.state.global_step}"
         self.nonfinite.settle()
         with written_aside(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
-            self.accelerator.save_state(str(folder))
+            engines.save_state(self.accelerator, self.model, self.optimizer, folder)
             (folder / f"data_state_{self.rank}.json").write_text(json.dumps(self.loader.state_dict()))
             if self.is_main:
                 counts = {
@@ -382,7 +366,7 @@ class PoaTrainer:
             raise ValueError(
                 f"{checkpoint} lies after max_steps {self.args.max_steps}: raise it, or name an earlier checkpoint."
             )
-        self.accelerator.load_state(str(checkpoint))
+        engines.load_state(self.accelerator, self.model, self.optimizer, checkpoint)
         self.compute.resume(checkpoint)
         states = sorted(checkpoint.glob("data_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
         self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
