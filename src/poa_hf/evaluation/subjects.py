@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..slicing import ElasticModelMixin
@@ -101,8 +100,7 @@ def load_subject(source: str | Path) -> Subject:
     model = load_run(path).teacher
     processor = run_processor(path)
     if processor is None:
-        crops = CropArguments()
-        processor = evaluation_processor(model.config.image_size, crops.image_mean, crops.image_std)
+        processor = evaluation_processor(model.config.image_size)
     if on_hub:
         return Subject(str(source), model, processor, model_step(folder))
     results = evaluations_file(path)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..command_line import CommandParser
-from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..models.configuration_poa import PoaConfig
 from ..models.modeling_poa_pretraining import PoaForPreTraining
@@ -106,12 +105,11 @@ def _is_sound(tensor: Tensor) -> bool:
 
 def _write(model: PoaForPreTraining, record: dict, output: Path) -> None:
     output = output.absolute()
-    crops = CropArguments()
     try:
         with written_aside(output, True, lambda: None) as folder:
             model.save_pretrained(folder)
             size = model.config.backbone_config.image_size
-            evaluation_processor(size, crops.image_mean, crops.image_std).save_pretrained(folder)
+            evaluation_processor(size).save_pretrained(folder)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     except BaseException:
         shutil.rmtree(output.with_name(f".unfinished-{output.name}"), ignore_errors=True)

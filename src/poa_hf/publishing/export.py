@@ -10,7 +10,6 @@ from pathlib import Path
 
 from transformers import BitImageProcessorPil as ImageProcessor
 
-from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
@@ -49,7 +48,7 @@ def extract_all(
     facts = facts or RunFacts.of(model)
     for output in outputs:
         check_output(output, overwrite, facts.folder)
-    processor = processor or _default_processor(model)
+    processor = processor or evaluation_processor(model.config.backbone_config.image_size)
     # One thread that only writes: making models in several would upset how transformers switches initialisation off.
     # So the costs, which the cards need, are counted here.
     _ = facts.costs
@@ -115,9 +114,3 @@ def check_output(
         raise ValueError(f"{output} exists: give another --output, or --overwrite to replace it.")
     if found - set(files):
         raise ValueError(f"{output} exists and holds more than {what}: give another --output.")
-
-
-def _default_processor(model: PoaForPreTraining) -> ImageProcessor:
-    image_size = model.config.backbone_config.image_size
-    crops = CropArguments()
-    return evaluation_processor(image_size, crops.image_mean, crops.image_std)

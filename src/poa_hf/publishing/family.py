@@ -12,7 +12,6 @@ from pathlib import Path
 
 from transformers import BitImageProcessorPil as ImageProcessor
 
-from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..evaluation.records import evaluations_file
@@ -83,10 +82,6 @@ class Family:
         config = model.config.backbone_config
         wanted = config.space if sizes == "all" else map(config.space.resolve, sizes.split(","))
         supernet_id, ids = repo_ids(config, dict.fromkeys(wanted), namespace, template)
-        crops = CropArguments()
-        processor = run_processor(folder)
-        if processor is None:
-            processor = evaluation_processor(config.image_size, crops.image_mean, crops.image_std)
         facts = RunFacts.of(model, folder, **owner)
         evaluations = (replace(record, dataset=public(record.dataset)) for record in facts.evaluations)
         return cls(
@@ -94,7 +89,7 @@ class Family:
             run=folder,
             facts=replace(facts, evaluations=tuple(evaluations)),
             format=find_format(model.teacher.stock_class.config_class.model_type, format),
-            processor=processor,
+            processor=run_processor(folder) or evaluation_processor(config.image_size),
             ids=ids,
             supernet=supernet_id if supernet else None,
         )

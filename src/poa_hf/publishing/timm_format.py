@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BitImageProcessorPil
 
-from ..data.crops import CropArguments
 from ..data.processor import evaluation_processor
 from ..models.modeling_gn_resnet import GnResNetModel
 
@@ -55,8 +54,7 @@ def as_timm(model: GnResNetModel, processor: BitImageProcessorPil | None = None)
                 "transformers' format."
             )
     if processor is None:
-        crops = CropArguments()
-        processor = evaluation_processor(config.image_size, crops.image_mean, crops.image_std)
+        processor = evaluation_processor(config.image_size)
     timm_config = {
         "architecture": "resnet50_gn",  # the only GroupNorm ResNet that timm names; model_args give the size
         "num_classes": 0,

@@ -91,8 +91,7 @@ class PoaTrainer:
         self.global_batch_size = (
             args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
         )
-        processes = self.accelerator.num_processes
-        self.compute = ComputeLog(self.accelerator.device, processes, self.global_batch_size)
+        self.compute = ComputeLog(self.accelerator.device, self.accelerator.num_processes, self.global_batch_size)
         self.loader = PretrainingLoader(
             train_dataset,
             args,
