@@ -231,6 +231,25 @@ def test_only_a_repository_is_a_base_model(tmp_path, supernet, base_model):
     assert card.data.base_model == base_model and ("cut from [" in card.text) == bool(base_model)
 
 
+@pytest.mark.parametrize(
+    ("source", "shown", "base_model"),
+    [
+        ("facebook/dinov2-large", "[facebook/dinov2-large](https://huggingface.co/facebook/dinov2-large)",
+         "facebook/dinov2-large"),
+        ("teacher_checkpoint.pth", "teacher_checkpoint.pth", None),
+    ],
+)  # fmt: skip
+def test_a_warm_start_is_told(tmp_path, source, shown, base_model):
+    facts = facts_of()
+    facts.config.warm_started_from = source
+    card = written(tmp_path / "size", facts, supernet="me/super")
+    assert card.text.count(f"tarted from {shown} and trained on without labels") == 2
+    assert "pre-trained without labels" not in card.text.lower() and card.data.base_model == "me/super"
+    (tmp_path / "supernet").mkdir()
+    write_supernet_card(tmp_path / "supernet", facts, "me/super", {})
+    assert loaded(tmp_path / "supernet").data.base_model == base_model
+
+
 def test_licences(tmp_path):
     assert "apache-2.0" in LICENSES and "Apache-2.0" not in LICENSES
     owner = OwnerFacts("other", "my-licence-1.0", "https://example.org/licence")

@@ -50,8 +50,8 @@ def write_card(
     depth = "-".join(map(str, sub_network.depths))
     count = f"{format_quantity(parameters)} parameters" if parameters >= 1e6 else f"{parameters:,} parameters"
     opening = (
-        f"A {format.kind} of {count} that turns an image into features, pre-trained without labels. Its width is "
-        f"{sub_network.width}, its depth {depth} ({called}): {text.count_sizes(space)} of one run of {text.PAPER}. "
+        f"A {format.kind} of {count} that turns an image into features, {text.how_trained(facts)}. Its width "
+        f"is {sub_network.width}, its depth {depth} ({called}): {text.count_sizes(space)} of one run of {text.PAPER}. "
         "It has no classifier."
     )
     if is_repo_id(supernet):
@@ -112,7 +112,9 @@ def write_supernet_card(folder: Path, facts: RunFacts, name: str, sizes: Mapping
         "Sizes": _sizes_text(facts, sizes, caption),
         **_last_sections(facts),
     }
-    _write(folder, _card_data(facts, name, "poa_hf", ["poa", "self-supervised", "elastic", "supernet"]), name, sections)
+    tags = ["poa", "self-supervised", "elastic", "supernet"]
+    source = facts.started_from if is_repo_id(facts.started_from) else None
+    _write(folder, _card_data(facts, name, "poa_hf", tags, base_model=source), name, sections)
 
 
 _EXTRACT = """from poa_hf import PoaForPreTraining

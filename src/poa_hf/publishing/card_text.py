@@ -9,6 +9,7 @@ from ..elastic import ElasticSpace, SubNetwork
 from ..evaluation.select import format_quantity
 from ..training.compute import ComputePart
 from .markdown import escape, link, table
+from .metadata import is_repo_id
 from .run_facts import RunFacts
 
 PAPER = "[POA](https://arxiv.org/abs/2408.01031)"
@@ -39,13 +40,25 @@ def data_name(facts: RunFacts) -> str:
     return f"{name} ({parts})" if parts else name
 
 
+def how_trained(facts: RunFacts) -> str:
+    """Without labels: from nothing, or from another model, whose training may have had them."""
+    source = facts.started_from
+    if source is None:
+        return "pre-trained without labels"
+    name = link(source, f"https://huggingface.co/{source}") if is_repo_id(source) else escape(source)
+    return f"started from {name} and trained on without labels"
+
+
 def training_text(facts: RunFacts) -> str:
     """What the model learnt from, how, and what that cost."""
     config = facts.config
     data = data_name(facts)
-    text = f"Pre-trained without labels{f' on {data}' if data else ''}, by {PAPER}: a full-size student and, at each "
+    how = how_trained(facts)
+    text = f"{how[0].upper()}{how[1:]}{f' on {data}' if data else ''}, by {PAPER}: a full-size student and, at each "
     text += "step, a smaller one cut from its weights learn from a teacher, their moving average, "
     text += "so that one run gives models of all sizes. They are cut from the teacher."
+    if facts.started_from:
+        text += " How the model that it started from was trained, and its licence, count too."
     rows = [
         ("steps", _number(facts.steps)),
         ("images per step", _number(facts.batch_size)),

@@ -101,6 +101,11 @@ class RunFacts:
     evaluations: tuple[Evaluation, ...] = ()
     owner: OwnerFacts = OwnerFacts()
 
+    @property
+    def started_from(self) -> str | None:
+        """The Hub id or file name of the pre-trained model that the run began with, if it did."""
+        return getattr(self.config, "warm_started_from", None)
+
     @classmethod
     def of(
         cls, model_or_config: PoaForPreTraining | PoaConfig, run: str | Path | None = None, **owner: str | None
