@@ -237,25 +237,25 @@ def test_some_repos_at_a_time(vit_run, hub, expected, poa):
 
 
 @pytest.mark.slow
-def test_dozens_of_sizes_on_a_bad_day(hub, poa, tmp_path):
-    """33 sizes, 12 repos a call, and for long every thirteenth request fails in some way."""
+def test_143_sizes_on_a_bad_day(hub, poa, tmp_path):
+    """143 sizes as of a ViT-L, 60 repos a call, and for long every thirteenth request fails in some way."""
     backbone = tiny_backbone(
-        hidden_size=64, num_attention_heads=16, min_hidden_size=24, num_hidden_layers=3, min_num_hidden_layers=1
+        hidden_size=32, num_attention_heads=16, min_hidden_size=12, num_hidden_layers=13, min_num_hidden_layers=1
     )
     run = save_run(PoaForPreTraining(tiny_config(backbone)), tmp_path / "run")
-    assert len(backbone.space) == 33
+    assert len(backbone.space) == 143
     faults = [hub.inject(".", "/api/|/storage/|/lfs/", at=n, **FAULTS[kind])
-              for n, kind in zip(range(5, 350, 13), itertools.cycle(FAULTS), strict=False)]  # fmt: skip
-    for left in (22, 10):
-        assert f"{left} left" in poa("push", run, "--all", "--namespace", "me", "--max_repos", "12")
-        assert len(hub.repos) == 34 - left
+              for n, kind in zip(range(5, 1400, 13), itertools.cycle(FAULTS), strict=False)]  # fmt: skip
+    for left in (84, 24):
+        assert f"{left} left" in poa("push", run, "--all", "--namespace", "me", "--max_repos", "60")
+        assert len(hub.repos) == 144 - left
     poa("push", run, "--all", "--namespace", "me")
-    assert len(hub.repos) == 34 and all(fault.struck for fault in faults)
+    assert len(hub.repos) == 144 and all(fault.struck for fault in faults)
     table = json.loads(hub.model(SUPERNET).files()["sizes.json"])
     assert all(row["repo"] in {repo_id for _, repo_id in hub.repos} for row in table["sizes"])
-    assert len(hub.state()["collections"].popitem()[1]) == 34
+    assert len(hub.state()["collections"].popitem()[1]) == 144
     hub.clear()
-    assert "34 unchanged" in poa("push", run, "--all", "--namespace", "me") and not hub.uploads
+    assert "144 unchanged" in poa("push", run, "--all", "--namespace", "me") and not hub.uploads
 
 
 def test_private_repos_on_a_branch(vit_run, hub, poa, expected):
