@@ -22,7 +22,10 @@ class LiveBytes(TorchDispatchMode):
         inputs = {tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if torch.is_tensor(tensor)}
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if torch.is_tensor(tensor) and tensor.untyped_storage()._cdata not in inputs:
+            # tensors of the meta device have no storage, though they say what it would measure
+            if not torch.is_tensor(tensor) or tensor.device.type == "meta":
+                continue
+            if tensor.untyped_storage()._cdata not in inputs:
                 self._add(tensor.untyped_storage())
         self.peak = max(self.peak, self.live)
         return result

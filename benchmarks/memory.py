@@ -5,7 +5,8 @@
     python benchmarks/memory.py --preset vit_large --bf16                # and times: for a GPU
 
 Ours is measured beside two references (plain_losses.py), which give the same loss and gradient: `all heads at once`,
-straightforward, as the authors have it, and `head by head`. `heads` are the heads' and losses' forward and backward
+straightforward, as the authors have it, and `head by head`; both keep the activations of all passes until the loss is
+complete. `heads` are the heads' and losses' forward and backward
 passes on given features, `step` is a whole step without the optimizer.
 
 Memory is what a step holds at its fullest moment beyond parameters and inputs: on a GPU the most that was allocated,
@@ -24,13 +25,12 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from live_bytes import LiveBytes
-from plain_losses import all_heads_at_once, head_by_head
+from plain_losses import Tokens, all_heads_at_once, head_by_head, ours
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
 from poa_hf.data.masks import block_masks
-from poa_hf.models.head_losses import Tokens
 
 PRESETS = {
     "cpu": dict(
@@ -50,7 +50,7 @@ PRESETS = {
 VARIANTS = {
     "all heads at once": all_heads_at_once,
     "head by head": head_by_head,
-    "ours": lambda model, teacher, intact, elastic, *rest: model._loss(teacher, [intact, elastic], *rest, False).loss,
+    "ours": ours,
 }
 
 
@@ -161,9 +161,15 @@ class Step:
             self.synchronize()
             start = self.clock()
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16):
-                tokens = self.features if part == "heads" else self.tokens()
-                loss = VARIANTS[variant](self.model, *tokens, self.patch_weights, 0.07)
-            del tokens
+                if part == "step" and variant == "ours":
+                    global_crops, local_crops, masks, masked_patches = self.inputs
+                    loss = self.model(
+                        global_crops, local_crops, masks, self.size, 0.07, masked_patches=masked_patches
+                    ).loss
+                else:
+                    tokens = self.features if part == "heads" else self.tokens()
+                    loss = VARIANTS[variant](self.model, *tokens, self.patch_weights, 0.07)
+                    del tokens
             loss.backward()
             self.synchronize()
             seconds = self.clock() - start
@@ -175,12 +181,18 @@ class Step:
     def tokens(self):
         """The features of teacher, intact and elastic student."""
         global_crops, local_crops, masks, masked_patches = self.inputs
-        model = self.model
+        model, image_tokens = self.model, self.model.student.image_tokens
+        view, patch = masked_patches // masks.shape[1], masked_patches % masks.shape[1]
+
+        def branch(backbone, masks, local_crops):
+            features, patches = image_tokens(backbone(global_crops, bool_masked_pos=masks))
+            local = image_tokens(backbone(local_crops))[0] if len(local_crops) else features[:0]
+            return Tokens(features, local, patches[view, patch])
+
         with torch.no_grad():
-            teacher = model._tokens(model.teacher, global_crops, global_crops[:0], None, masked_patches)
+            teacher = branch(model.teacher, None, local_crops[:0])
         return teacher, *(
-            model._tokens(backbone, global_crops, local_crops, masks, masked_patches)
-            for backbone in (model.student, model.student.sliced(self.size))
+            branch(student, masks, local_crops) for student in (model.student, model.student.sliced(self.size))
         )
 
     def synchronize(self):

@@ -1,9 +1,57 @@
-"""The heads and losses of a step written down straightforwardly: what `PoaForPreTraining._loss` is compared with."""
+"""The heads and losses of a step on given features: ours, and what they are compared with, written down
+straightforwardly. All give the same loss and gradient."""
+
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from poa_hf.losses import cross_entropy, koleo
+from poa_hf.models.early_gradients import differentiated
+from poa_hf.models.head_losses import HeadLosses
+
+
+@dataclass
+class Tokens:
+    """A branch's features of B images with V local views: `global_` (2B, D), `local` (V*B, D), and those of the masked
+    patches, `masked` (M, D)."""
+
+    global_: Tensor
+    local: Tensor
+    masked: Tensor
+
+    def joined(self) -> Tensor:
+        return torch.cat([self.global_, self.local, self.masked])
+
+
+def ours(model, teacher, intact, elastic, patch_weights, temperature):
+    def loss(gradients):
+        head_losses = HeadLosses(
+            model.config,
+            model.teacher_head,
+            model.student_head,
+            torch.cat([teacher.global_, teacher.masked]),
+            patch_weights,
+            2 * len(intact.local) // len(intact.global_),
+            temperature,
+            gradients,
+        )
+        total = 0
+        for is_elastic, tokens in enumerate([intact, elastic]):
+            heads = model.student_head.sliced(tokens.global_.shape[-1])
+            global_ = gradients.leaf(torch.cat([tokens.global_, tokens.masked]))
+            total = total + head_losses.global_crops(heads, global_, is_elastic)
+            gradients.pass_on(global_)
+            if len(tokens.local):
+                total = total + head_losses.local_crops(heads, tokens.local, is_elastic)
+        spread = koleo_loss(model.config, intact, elastic)
+        gradients.add([spread])
+        head_losses.finish()
+        return total + spread.detach()
+
+    features = [t for tokens in (intact, elastic) for t in (tokens.global_, tokens.local, tokens.masked)]
+    return differentiated(loss, [*features, *model.student_head.parameters()])
 
 
 def sinkhorn(logits, temperature):

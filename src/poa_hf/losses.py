@@ -15,11 +15,12 @@ from torch.nn import functional as F
 CHUNK_LOGITS = 2**23  # of one branch at a time: 32 MiB in float32, enough rows to keep matrix products efficient
 
 
-class SoftAssignments:
-    """Balanced soft assignments of N samples to K prototypes, whose rows are made when they are asked for.
+class SinkhornKnopp:
+    """Balanced soft assignments of samples to K prototypes.
 
-    Sinkhorn-Knopp only multiplies rows and columns of exp(logits / temperature) by factors. So what is kept is the
-    logits (N, K), in the precision that they have, and the factors; each pass over the rows makes exponentials anew.
+    The algorithm only multiplies rows and columns of exp(logits / temperature) by factors. So once the prototypes'
+    factors are found, from the logits (N, K) of all samples, the assignments of any of these are made from their logits
+    alone, whenever they are needed.
 
     The batch is that of all processes: each passes its own rows, possibly none (SwAV's Sinkhorn-Knopp, arXiv
     2006.09882, as DINOv2 distributes it).
@@ -27,7 +28,7 @@ class SoftAssignments:
 
     @torch.no_grad()
     def __init__(self, logits: Tensor, temperature: float, iterations: int = 3):
-        self.logits, self.temperature = logits, temperature
+        self.temperature = temperature
         num_samples, num_prototypes = logits.shape
         # A constant shift leaves the result as it is and keeps the exponential finite.
         peak = logits.float().max() if num_samples else logits.new_full((), -torch.inf, dtype=torch.float32)
@@ -36,34 +37,31 @@ class SoftAssignments:
         for iteration in range(iterations):
             masses = torch.zeros_like(self._prototype_factors)
             for rows in row_chunks(num_samples, num_prototypes):
-                scores = self._scores(rows)
+                scores = self._scores(logits[rows])
                 # the first time, samples count as they are
                 masses += self._sample_factors(scores) @ scores if iteration else scores.sum(dim=0)
             masses = _all_reduce(masses)
             # each prototype gets 1/K of the whole mass
             self._prototype_factors = _inverse(masses) * (self._prototype_factors @ masses / num_prototypes)
 
-    def __len__(self) -> int:
-        return len(self.logits)
-
     @torch.no_grad()
-    def __getitem__(self, rows: slice) -> Tensor:
-        """Rows of the assignments, float32; each sums to 1."""
-        scores = self._scores(rows)
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The assignments (n, K) of n of the samples, float32, from their logits; each row sums to 1."""
+        scores = self._scores(logits)
         factors = self._sample_factors(scores)
         return scores.mul_(self._prototype_factors).mul_(factors[:, None])
 
-    def _scores(self, rows: slice) -> Tensor:
-        return (self.logits[rows] - self._peak).float().div_(self.temperature).exp_()
+    def _scores(self, logits: Tensor) -> Tensor:
+        return (logits - self._peak).float().div_(self.temperature).exp_()
 
     def _sample_factors(self, scores: Tensor) -> Tensor:
         return _inverse(scores @ self._prototype_factors)
 
 
 def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """All rows of `SoftAssignments`: (N, K), float32."""
+    """The assignments (N, K) of all samples, float32."""
     with torch.autocast(logits.device.type, enabled=False):
-        return SoftAssignments(logits, temperature, iterations)[:]
+        return SinkhornKnopp(logits, temperature, iterations)(logits)
 
 
 def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -82,52 +80,50 @@ def prototype_losses(
     targets: Callable[[slice], Tensor],
     temperature: float,
     weights: Tensor,
-    same_view_weights: Tensor | None = None,
+    intact: tuple[Tensor, Tensor] | None = None,
     gradients: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Cross-entropies of the students' logits, `features @ prototypes.T`, of which a chunk of rows exists at a time.
+    """Cross-entropies of a student's logits, `features @ prototypes.T`, of which a chunk of rows exists at a time.
 
     Args:
-        features: (S, N, D), of the intact student and, if S is 2, the elastic one; in the precision of the logits.
+        features: (N, D), in the precision of the logits.
         prototypes: (K, D), likewise.
         targets: Gives the teacher's targets (n, K), float32, of a slice of n rows. They may sum to more than 1.
-        weights: (S, N), what each row counts in the total.
-        same_view_weights: (N,), what the elastic student's cross-entropy against the intact one's softmax counts.
+        weights: (N,), what each row counts in the total.
+        intact: For same-view losses, the intact student's features (N, D), and what each row's cross-entropy against
+            its softmax counts (N,).
         gradients: Of features and of prototypes, float32; the total's gradient is added to them.
 
     Returns:
-        The cross-entropies (S, N) against the targets, and those (N,) of the elastic student against the intact one, or
-        None; unweighted.
+        The cross-entropies (N,) against the targets, and those against the intact student, or None; unweighted.
     """
-    num_rows = features.shape[1]
-    losses = weights.new_zeros(len(features), num_rows)
-    same_view = None if same_view_weights is None else weights.new_zeros(num_rows)
-    for rows in row_chunks(num_rows, len(prototypes)):
-        chunk = features[:, rows].flatten(0, 1)
-        scores = torch.addmm(chunk.new_zeros(1), chunk, prototypes.T, beta=0, alpha=1 / temperature)
-        log_probabilities = scores.log_softmax(-1, dtype=torch.float32).unflatten(0, (len(features), -1))
-        intact, elastic = log_probabilities[0], log_probabilities[-1]
-        del scores
+
+    def scores(features: Tensor) -> Tensor:
+        return torch.addmm(features.new_zeros(1), features, prototypes.T, beta=0, alpha=1 / temperature)
+
+    losses = weights.new_zeros(len(features))
+    same_view = None if intact is None else weights.new_zeros(len(features))
+    for rows in row_chunks(len(features), len(prototypes)):
+        chunk = features[rows]
+        log_probabilities = scores(chunk).log_softmax(-1, dtype=torch.float32)
         target = targets(rows)
-        losses[:, rows] = -torch.einsum("nk,bnk->bn", target, log_probabilities)
-        # in place from here on: log-probabilities become probabilities, and these the gradient of the scores
-        if same_view is not None:
-            intact.exp_()
-            same_view[rows] = -torch.einsum("nk,nk->n", intact, elastic)
+        losses[rows] = -torch.einsum("nk,nk->n", target, log_probabilities)
+        weight = weights[rows, None]
+        masses = weight * target.sum(dim=-1, keepdim=True)
+        if intact is not None:
+            same_target, same_weight = scores(intact[0][rows]).softmax(-1, dtype=torch.float32), intact[1][rows, None]
+            same_view[rows] = -torch.einsum("nk,nk->n", same_target, log_probabilities)
+            masses = masses + same_weight
         if gradients is None:
             continue
-        masses = target.sum(dim=-1)
-        weight = weights[:, rows, None]
-        if same_view is None:
-            log_probabilities.exp_().mul_(weight * masses[:, None])
-        else:
-            same_weight = same_view_weights[rows, None]
-            elastic.exp_().mul_(weight[1] * masses[:, None] + same_weight).addcmul_(intact, same_weight, value=-1)
-            intact.mul_(weight[0] * masses[:, None])
-        log_probabilities.addcmul_(target, weight, value=-1)
-        slopes = log_probabilities.flatten(0, 1).to(chunk.dtype)
-        del intact, elastic, log_probabilities, target
-        gradients[0][:, rows] += (slopes @ prototypes).unflatten(0, (len(features), -1)) / temperature
+        # in place: log-probabilities become probabilities, and these the gradient of the scores
+        slopes = log_probabilities.exp_().mul_(masses).addcmul_(target, weight, value=-1)
+        if intact is not None:
+            slopes.addcmul_(same_target, same_weight, value=-1)
+            del same_target
+        del target, log_probabilities
+        slopes = slopes.to(chunk.dtype)
+        gradients[0][rows] += slopes @ prototypes / temperature
         if slopes.dtype == gradients[1].dtype:
             gradients[1].addmm_(slopes.T, chunk, alpha=1 / temperature)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -179,6 +179,10 @@ class SlicedModel:
 
     def __call__(self, *args, **kwargs):
         return functional_call(self.plain, self.tensors, args, kwargs, tie_weights=False)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> SlicedModel:
+        """The same with what `function` makes of the tensors."""
+        return SlicedModel(self.plain, {name: function(tensor) for name, tensor in self.tensors.items()})
 
 
 class ElasticModelMixin:

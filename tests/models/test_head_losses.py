@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import log_softmax, normalize
 
 from poa_hf import PoaForPreTraining, SubNetwork, losses
-from poa_hf.losses import SoftAssignments, sinkhorn_knopp
+from poa_hf.losses import SinkhornKnopp, sinkhorn_knopp
 
 from ..conftest import random_batch, tiny_config
 
@@ -109,25 +109,37 @@ def test_chunks_equal_the_plain_equations_in_value_and_gradient(monkeypatch, chu
 
 
 @pytest.mark.parametrize("chunk", [7, 2**23])
-def test_prototype_losses_equal_their_definition_to_a_millionth(monkeypatch, chunk):
+@pytest.mark.parametrize("is_elastic", [False, True])
+def test_prototype_losses_equal_their_definition_to_a_millionth(monkeypatch, chunk, is_elastic):
     monkeypatch.setattr(losses, "CHUNK_LOGITS", chunk)
     generator = torch.Generator().manual_seed(0)
-    features, prototypes = (
-        normalize(torch.randn(*shape, generator=generator), dim=-1) for shape in ((2, 23, 6), (19, 6))
+    features, intact, prototypes = (
+        normalize(torch.randn(*shape, generator=generator), dim=-1) for shape in ((23, 6), (23, 6), (19, 6))
     )
     targets = 2 * torch.rand(23, 19, generator=generator)
-    weights, same_view_weights = torch.rand(2, 23, generator=generator), torch.rand(23, generator=generator)
+    weights, same_view_weights = torch.rand(2, 23, generator=generator)
     found = torch.zeros_like(features), torch.zeros_like(prototypes)
     rows, same_view = losses.prototype_losses(
-        features, prototypes, lambda rows: targets[rows], 0.1, weights, same_view_weights, found
+        features,
+        prototypes,
+        lambda rows: targets[rows],
+        0.1,
+        weights,
+        (intact, same_view_weights) if is_elastic else None,
+        found,
     )
     features, prototypes = (tensor.double().requires_grad_() for tensor in (features, prototypes))
     scores = log_softmax(features @ prototypes.T / 0.1, dim=-1)
     exact = -(targets * scores).sum(dim=-1)
-    exact_same_view = -(scores[0].exp().detach() * scores[1]).sum(dim=-1)
     torch.testing.assert_close(rows.double(), exact, rtol=1e-6, atol=0)
-    torch.testing.assert_close(same_view.double(), exact_same_view, rtol=1e-6, atol=0)
-    total = (weights * exact).sum() + (same_view_weights * exact_same_view).sum()
+    total = (weights * exact).sum()
+    if is_elastic:
+        same_target = (intact.double() @ prototypes.detach().T / 0.1).softmax(dim=-1)
+        exact_same_view = -(same_target * scores).sum(dim=-1)
+        torch.testing.assert_close(same_view.double(), exact_same_view, rtol=1e-6, atol=0)
+        total = total + (same_view_weights * exact_same_view).sum()
+    else:
+        assert same_view is None
     for gradient, expected in zip(found, torch.autograd.grad(total, [features, prototypes]), strict=True):
         assert (gradient - expected).norm() < 1e-6 * expected.norm()
 
@@ -179,10 +191,9 @@ def test_assignments_in_chunks(monkeypatch, chunk):
     monkeypatch.setattr(losses, "CHUNK_LOGITS", chunk)
     logits = torch.randn(17, 11, generator=torch.Generator().manual_seed(0))
     exact = plain_sinkhorn(logits.double())
-    assignments = SoftAssignments(logits, TEMPERATURE)
-    torch.testing.assert_close(assignments[3:9].double(), exact[3:9], rtol=1e-5, atol=1e-9)
+    assignments = SinkhornKnopp(logits, TEMPERATURE)
+    torch.testing.assert_close(assignments(logits[3:9]).double(), exact[3:9], rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(sinkhorn_knopp(logits, TEMPERATURE).double(), exact, rtol=1e-5, atol=1e-9)
-    assert len(assignments) == 17 and torch.equal(assignments.logits, logits)
 
 
 def test_assignments_under_autocast_are_computed_in_float32():

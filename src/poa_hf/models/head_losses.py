@@ -1,195 +1,212 @@
-"""From the features of three branches to the loss terms of one head, without keeping its logits or activations.
+"""From features to the loss terms of all heads, without keeping logits or activations.
 
-Logits of all prototypes, of three branches and all heads, would be the largest tensors of a step. Nothing but the loss
-comes after them, so each head computes its gradient together with its loss, a chunk of rows at a time
-(`losses.prototype_losses`), and the backward pass only hands it on: no logits are kept, and none computed twice.
+Logits of all prototypes, of three branches and all heads, would be the largest tensors of a step. Here they exist a
+chunk of rows at a time: nothing but the loss comes after them, so their gradient is computed together with the loss
+(`losses.prototype_losses`). What stays between the branches is what a head multiplies its prototypes with.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ..losses import SoftAssignments, prototype_losses
+from ..losses import SinkhornKnopp, prototype_losses
 from ..slicing import SlicedModel
 from .configuration_poa import PoaConfig
+from .early_gradients import GradientSums
 from .heads import ProjectionHead
-
-TERMS = (
-    "dino_local_crops_loss",
-    "dino_global_crops_loss",
-    "ibot_loss",
-    # of the elastic student, if there is one
-    "distill_local_crops_loss",
-    "distill_global_crops_loss",
-)
-
-
-@dataclass
-class Tokens:
-    """What a branch makes of a batch of B images with V local views: image features `global_` (2B, D) and `local`
-    (V*B, D), and features of the masked patches, `masked` (M, D)."""
-
-    global_: Tensor
-    local: Tensor
-    masked: Tensor
-
-    def joined(self) -> Tensor:
-        return torch.cat([self.global_, self.local, self.masked])
 
 
 class HeadLosses:
-    """The loss of one head after another, from the same tokens.
+    """The losses of one step, of one student's features of one kind of crops after another.
 
-    `students` are the intact and the elastic one, or the intact one alone. `patch_weights` (M,) is what each masked
-    patch counts among those of its image.
+    Args:
+        teacher: Its image features of the global crops and its features of the masked patches (2B + M, D).
+        patch_weights: (M,), what each masked patch counts among those of its image.
+        num_local_views: V, how many local crops each image has.
+        gradients: Gets the gradients of students' features and of their heads' parameters.
     """
 
     def __init__(
         self,
         config: PoaConfig,
-        teacher: Tokens,
-        students: Sequence[Tokens],
+        teacher_heads: Sequence[ProjectionHead],
+        student_heads: Sequence[ProjectionHead],
+        teacher: Tensor,
         patch_weights: Tensor,
+        num_local_views: int,
         teacher_temperature: float,
+        gradients: GradientSums,
     ):
-        self.student_temperature, self.teacher_temperature = config.student_temperature, teacher_temperature
-        self.teacher = torch.cat([teacher.global_, teacher.masked])
-        self.students = [student.joined() for student in students]
-        self.num_global, num_local = len(students[0].global_), len(students[0].local)
-        self.num_class_tokens = self.num_global + num_local
-        batch_size, device = self.num_global // 2, self.teacher.device
+        self.config, self.gradients = config, gradients
+        self.num_global, self.patch_weights = len(teacher) - len(patch_weights), patch_weights.float()
+        # of all cross-view terms, global ones count twice
+        self.num_terms = 2 + 2 * num_local_views
+        self.heads = [
+            _HeadLoss(*heads, teacher, self.num_global, teacher_temperature, gradients)
+            for heads in zip(teacher_heads, student_heads, strict=True)
+        ]
+        names = ["dino_local_crops_loss", "dino_global_crops_loss", "ibot_loss"]
+        if config.intact_weight < 1:
+            names += ["distill_local_crops_loss", "distill_global_crops_loss"]
+        self.terms = {f"{name}_{index}": self._filled(1, 0.0)[0] for index in range(len(self.heads)) for name in names}
 
-        def filled(for_global: float, for_local: float) -> tuple[Tensor, Tensor]:
-            return tuple(
-                torch.full((count,), value, device=device)
-                for count, value in ((self.num_global, for_global), (num_local, for_local))
+    def statistics(self) -> dict[str, Tensor]:
+        """`assignment_statistics` of each head's targets of the global crops."""
+        of_heads = [assignment_statistics(head.class_targets()) for head in self.heads]
+        return {f"{name}_{index}": value for index, of_head in enumerate(of_heads) for name, value in of_head.items()}
+
+    def finish(self) -> None:
+        """To be called once, after the last student."""
+        while self.heads:
+            self.heads.pop().finish()
+
+    def global_crops(self, heads: Sequence[ProjectionHead | SlicedModel], tokens: Tensor, is_elastic: bool) -> Tensor:
+        """A student's loss on its image features of the global crops and those of the masked patches (2B + M, D),
+        detached. The intact student comes first: the elastic one learns from it too."""
+        count = self.num_global
+        shares = torch.cat([self._filled(count, 2 / (self.num_terms * count)), self.patch_weights / count])
+        return self._loss("global", heads, tokens, shares, self._filled(count, 1 / count), is_elastic)
+
+    def local_crops(self, heads: Sequence[ProjectionHead | SlicedModel], tokens: Tensor, is_elastic: bool) -> Tensor:
+        """Likewise, on its image features of the local crops (V * B, D)."""
+        count = len(tokens)
+        shares = self._filled(count, 2 / (self.num_terms * self.num_global))
+        return self._loss("local", heads, tokens, shares, self._filled(count, 1 / count), is_elastic)
+
+    def _filled(self, count: int, value: float) -> Tensor:
+        return torch.full((count,), value, device=self.patch_weights.device)
+
+    def _loss(
+        self, crops: str, heads: Sequence, tokens: Tensor, shares: Tensor, same_view_shares: Tensor, is_elastic: bool
+    ) -> Tensor:
+        """`shares` (N,) is what each row counts in a head's loss but for the student's weight, `same_view_shares` what
+        those of images count in the elastic student's same-view loss."""
+        weight = 1 - self.config.intact_weight if is_elastic else self.config.intact_weight
+        num_images, scale = len(same_view_shares), weight / len(self.heads)
+        total = self._filled(1, 0.0)[0]
+        for index, (head, loss) in enumerate(zip(heads, self.heads, strict=True)):
+            rows, same_view = loss(
+                crops,
+                head,
+                tokens,
+                scale * shares,
+                scale * same_view_shares,
+                is_elastic,
+                self.config.student_temperature,
             )
+            rows = weight * shares * rows
+            self.terms[f"dino_{crops}_crops_loss_{index}"] += rows[:num_images].sum()
+            if crops == "global":
+                self.terms[f"ibot_loss_{index}"] += rows[num_images:].sum() / 2
+            total += rows.sum() / len(self.heads)
+            if same_view is not None:
+                same_view = (same_view_shares * same_view).sum()
+                self.terms[f"distill_{crops}_crops_loss_{index}"] += same_view
+                total += scale * same_view
+        return total
 
-        # What each row counts: a part of the mean over images, and of all cross-view terms, of which global ones count
-        # twice; an image's masked patches count as one together, whatever their number.
-        num_terms = 2 + 2 * num_local // batch_size
-        shares = filled(2 / (num_terms * self.num_global), 1 / (num_terms * batch_size))
-        shares = torch.cat([*shares, patch_weights.float() / self.num_global])
-        self.elastic_weight = 1 - config.intact_weight
-        weights = [config.intact_weight, self.elastic_weight][: len(students)]
-        self.weights = torch.stack([weight * shares for weight in weights])
-        self.same_view_shares = torch.cat(filled(1 / self.num_global, 1 / max(1, num_local)))
-        # The target of a global view is that of the other one; the one of a local view is the sum of both, which
-        # follows them.
-        row = torch.arange(self.num_class_tokens, device=device)
-        other_view = (row[: self.num_global] + batch_size) % self.num_global
-        self.target_rows = torch.cat([other_view, self.num_global + row[:num_local] % batch_size])
+
+class _HeadLoss:
+    """One head's part: the teacher's targets, and the prototypes that are shared by all students and crops."""
+
+    def __init__(
+        self,
+        teacher_head: ProjectionHead,
+        student_head: ProjectionHead,
+        teacher: Tensor,
+        num_global: int,
+        temperature: float,
+        gradients: GradientSums,
+    ):
+        self.gradients = gradients
+        with torch.no_grad():
+            tokens = teacher_head(teacher, project=False)
+            prototypes = teacher_head.prototypes.weight
+        device = tokens.device.type
+        # Logits are in autocast's precision where that is on, all that comes after them in float32.
+        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+        self.class_tokens, self.patches = tokens.to(self.dtype).tensor_split([num_global])
+        self.teacher_prototypes = prototypes.to(self.dtype)
+        with torch.autocast(device, enabled=False):
+            self.class_assignments = SinkhornKnopp(self._teacher_logits(self.class_tokens), temperature)
+            self.patch_assignments = SinkhornKnopp(self._teacher_logits(self.patches), temperature)
+        self.student_head = student_head
+        with torch.no_grad():
+            self.prototypes = student_head.prototypes.weight.to(self.dtype)
+        self.prototypes_gradient: Tensor | None = None
+        self.intact: dict[str, Tensor] = {}
 
     def __call__(
         self,
-        teacher_head: ProjectionHead,
-        student_heads: Sequence[ProjectionHead | SlicedModel],
-        return_statistics: bool = False,
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The loss, differentiable in tokens and parameters; its terms (see `PoaForPreTrainingOutput`), detached; and
-        the teacher's statistics if asked for. The first of the students' heads is the full one."""
-        student_head = student_heads[0]
-        statistics: dict[str, Tensor] | None = {} if return_statistics else None
+        crops: str,
+        head: ProjectionHead | SlicedModel,
+        tokens: Tensor,
+        weights: Tensor,
+        same_view_weights: Tensor,
+        is_elastic: bool,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The losses of `losses.prototype_losses`; gradients of tokens and of the head's parameters are added up."""
+        root = head(tokens, project=False)
+        with_gradient = torch.is_grad_enabled()
+        num_images = len(same_view_weights)
+        with torch.no_grad(), torch.autocast(root.device.type, enabled=False):
+            features, gradients = root.to(self.dtype), None
+            if with_gradient:
+                if self.prototypes_gradient is None:
+                    self.prototypes_gradient = torch.zeros_like(self.prototypes, dtype=torch.float32)
+                gradients = torch.zeros_like(features, dtype=torch.float32), self.prototypes_gradient
+            if not is_elastic:
+                self.intact[crops] = features[:num_images]
+            intact = (self.intact[crops], same_view_weights) if is_elastic else None
 
-        def compute(*students: Tensor, with_gradient: bool):
-            """Loss and terms, what the loss is computed from, and its gradient of that."""
-            with torch.set_grad_enabled(with_gradient):
-                bottlenecks = [
-                    head(tokens, project=False) for head, tokens in zip(student_heads, students, strict=True)
-                ]
-                roots = [*bottlenecks, student_head.prototypes.weight]
-            with torch.no_grad():
-                teacher = [teacher_head(self.teacher, project=False), teacher_head.prototypes.weight]
-                losses, gradients = self._losses(teacher, roots, with_gradient, statistics)
-            return losses, roots, gradients
-
-        if torch.is_grad_enabled():
-            parameters = [parameter for parameter in student_head.parameters() if parameter.requires_grad]
-            loss, terms = _LossWithGradient.apply(compute, len(self.students), *self.students, *parameters)
-        else:
-            (loss, terms), _, _ = compute(*self.students, with_gradient=False)
-        return loss, dict(zip(TERMS, terms, strict=False)), statistics or {}
-
-    def _losses(
-        self, teacher: list[Tensor], roots: list[Tensor], with_gradient: bool, statistics: dict[str, Tensor] | None
-    ) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
-        """Loss and terms from bottleneck features and prototypes of the branches, and the loss's gradient of those of
-        the students. Logits are in autocast's precision where that is on, all that comes after them in float32."""
-        device = roots[0].device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else roots[0].dtype
-        with torch.autocast(device, enabled=False):
-            teacher, teacher_prototypes = (tensor.to(dtype) for tensor in teacher)
-            *bottlenecks, prototypes = (root.to(dtype) for root in roots)
-            features = torch.stack(bottlenecks)
-            gradients = [torch.zeros_like(t, dtype=torch.float32) for t in (features, prototypes) if with_gradient]
-
-            def losses(rows: slice, targets: Callable[[slice], Tensor], same_view_weights: Tensor | None = None):
+            def losses(rows: slice, targets: Callable[[slice], Tensor], intact: tuple[Tensor, Tensor] | None):
+                own = (gradients[0][rows], gradients[1]) if gradients else None
                 return prototype_losses(
-                    features[:, rows],
-                    prototypes,
-                    targets,
-                    self.student_temperature,
-                    self.weights[:, rows],
-                    same_view_weights,
-                    (gradients[0][:, rows], gradients[1]) if with_gradient else None,
+                    features[rows], self.prototypes, targets, temperature, weights[rows], intact, own
                 )
 
-            def assignments(rows: slice) -> SoftAssignments:
-                return SoftAssignments(teacher[rows] @ teacher_prototypes.T, self.teacher_temperature)
+            targets = self._targets_of(crops, num_images)
+            rows, same_view = losses(slice(num_images), targets, intact)
+            del targets
+            if crops == "global":
+                rows = torch.cat([rows, losses(slice(num_images, None), self._patch_targets, None)[0]])
+        if gradients:
+            self.gradients.add([root], [gradients[0].to(root.dtype)])
+        return rows, same_view
 
-            targets = assignments(slice(self.num_global))[:]
-            if statistics is not None:
-                statistics.update(assignment_statistics(targets))
-            targets = torch.cat([targets, sum(targets.chunk(2))])
-            class_tokens, same_view = losses(
-                slice(self.num_class_tokens),
-                lambda rows: targets[self.target_rows[rows]],
-                self.elastic_weight * self.same_view_shares if len(features) > 1 else None,
-            )
-            targets = assignments(slice(self.num_global, None))
-            masked, _ = losses(slice(self.num_class_tokens, None), lambda rows: targets[rows])
-            weighted = (torch.cat([class_tokens, masked], dim=1) * self.weights).sum(dim=0)
-            loss = weighted.sum()
-            global_, local, masked = (
-                weighted[: self.num_global],
-                weighted[self.num_global : self.num_class_tokens],
-                weighted[self.num_class_tokens :],
-            )
-            terms = [local.sum(), global_.sum(), masked.sum() / 2]
-            if same_view is not None:
-                same_view = same_view * self.same_view_shares
-                loss = loss + self.elastic_weight * same_view.sum()
-                terms += [same_view[self.num_global :].sum(), same_view[: self.num_global].sum()]
-        return (loss, torch.stack(terms)), [*gradients[0], gradients[1]] if with_gradient else []
+    def finish(self) -> None:
+        """Add the gradient of what the prototypes are made of."""
+        if self.prototypes_gradient is not None:
+            del self.teacher_prototypes, self.prototypes
+            weight = self.student_head.prototypes.weight
+            self.gradients.add([weight], [self.prototypes_gradient.to(weight.dtype)])
 
+    def _teacher_logits(self, tokens: Tensor) -> Tensor:
+        return tokens @ self.teacher_prototypes.T
 
-class _LossWithGradient(torch.autograd.Function):
-    """The loss of `compute`, whose gradient is taken at once, so that nothing on the way to it is kept."""
+    @torch.no_grad()
+    def class_targets(self) -> Tensor:
+        """Targets of the global crops (2B, K), float32."""
+        with torch.autocast(self.class_tokens.device.type, enabled=False):
+            return self.class_assignments(self._teacher_logits(self.class_tokens))
 
-    @staticmethod
-    def forward(ctx, compute: Callable, num_students: int, *tensors: Tensor):
-        students = [tensor.detach().requires_grad_() for tensor in tensors[:num_students]]
-        parameters = tensors[num_students:]
-        # not the leaves themselves, as hooks on a module's inputs, such as a FLOP counter's, may not sit on leaves here
-        with torch.enable_grad():
-            inputs = [student.view_as(student) for student in students]
-        (loss, terms), roots, gradients = compute(*inputs, with_gradient=True)
-        with torch.autocast(loss.device.type, enabled=False):
-            gradients = [gradient.to(root.dtype) for gradient, root in zip(gradients, roots, strict=True)]
-            ctx.save_for_backward(*torch.autograd.grad(roots, [*students, *parameters], gradients))
-        ctx.mark_non_differentiable(terms)
-        return loss, terms
+    def _targets_of(self, crops: str, num_images: int) -> Callable[[slice], Tensor]:
+        """A global crop's target is that of the other one, a local crop's the sum of both."""
+        first, second = self.class_targets().chunk(2)
+        if crops == "global":
+            targets = torch.cat([second, first])
+            return lambda rows: targets[rows]
+        targets = first + second
+        images = torch.arange(num_images, device=targets.device) % len(targets)
+        return lambda rows: targets[images[rows]]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor, _):
-        return None, None, *(saved * gradient for saved in ctx.saved_tensors)
+    def _patch_targets(self, rows: slice) -> Tensor:
+        return self.patch_assignments(self._teacher_logits(self.patches[rows]))
 
 
 def assignment_statistics(assignments: Tensor) -> dict[str, Tensor]:

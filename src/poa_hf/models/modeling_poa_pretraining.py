@@ -15,8 +15,10 @@ from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
 from ..losses import koleo
+from ..slicing import SlicedModel
 from .configuration_poa import PoaConfig
-from .head_losses import HeadLosses, Tokens
+from .early_gradients import GradientSums, differentiated
+from .head_losses import HeadLosses
 from .heads import ProjectionHeads, Prototypes
 
 
@@ -146,58 +148,104 @@ class PoaForPreTraining(PreTrainedModel):
         if not predict_masked_patches:
             # still given to the students: every parameter then takes part in every step, as DDP wants it
             masks, masked_patches = torch.zeros_like(masks), masked_patches[:0]
-        # an image's masked patches count as one together, whatever their number
-        patch_weights = (1 / masks.sum(dim=1).clamp(min=1))[masked_patches // masks.shape[1]]
+        crops = _Crops(global_crops, local_crops, masks, masked_patches)
         with torch.no_grad():
-            backbone = self._compiled.get("teacher", self.teacher)
-            teacher = self._tokens(backbone, global_crops, global_crops[:0], None, masked_patches)
-        backbone = self._compiled.get("student", self.student)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_backbone):
-            students = [self._tokens(backbone, global_crops, local_crops, masks, masked_patches)]
+            teacher = self._global_tokens(self._compiled.get("teacher", self.teacher), crops, masks=None)
+        output = PoaForPreTrainingOutput(losses={}, teacher_features=teacher[: len(global_crops)], statistics={})
+
+        def loss(gradients: GradientSums) -> Tensor:
+            head_losses = HeadLosses(
+                self.config,
+                self.teacher_head,
+                self.student_head,
+                teacher,
+                crops.patch_weights,
+                len(local_crops) // crops.num_images,
+                teacher_temperature,
+                gradients,
+            )
+            output.losses = head_losses.terms
+            if return_statistics:
+                output.statistics = head_losses.statistics()
+            students = [self._compiled.get("student", self.student)]
             if self.config.intact_weight < 1:
-                sliced = self.student.sliced(sub_network)
-                students.append(self._tokens(sliced, global_crops, local_crops, masks, masked_patches))
-        output = self._loss(teacher, students, patch_weights, teacher_temperature, return_statistics)
-        if freeze_backbone:
-            # no part in the loss, but in the step, as above
-            output.loss = output.loss + 0 * sum(parameter.sum() for parameter in self.student.parameters())
+                students.append(_on_leaves(self.student.sliced(sub_network), gradients))
+            if freeze_backbone:
+                students = [torch.no_grad()(student.__call__) for student in students]
+            koleo_weight = self.config.koleo_weight / len(students)
+            total = sum(
+                self._student_loss(student, crops, head_losses, gradients, koleo_weight, is_elastic=index > 0)
+                for index, student in enumerate(students)
+            )
+            head_losses.finish()
+            return total
+
+        inputs = [global_crops, local_crops, *self.student.parameters(), *self.student_head.parameters()]
+        output.loss = differentiated(loss, inputs)
         return output
 
-    def _loss(
+    def _student_loss(
         self,
-        teacher: Tokens,
-        students: list[Tokens],
-        patch_weights: Tensor,
-        teacher_temperature: float,
-        return_statistics: bool,
-    ) -> PoaForPreTrainingOutput:
-        """Heads and every loss term, from the branches' features."""
-        head_losses = HeadLosses(self.config, teacher, students, patch_weights, teacher_temperature)
-        student_heads = [self.student_head.sliced(student.global_.shape[-1]) for student in students]
-        total = teacher.global_.new_zeros((), dtype=torch.float32)
-        logged, statistics = {}, {}
-        for index, (teacher_head, *heads) in enumerate(zip(self.teacher_head, *student_heads, strict=True)):
-            loss, terms, head_statistics = head_losses(teacher_head, heads, return_statistics)
-            total = total + loss / len(self.student_head)
-            logged |= {f"{name}_{index}": term for name, term in terms.items()}
-            statistics |= {f"{name}_{index}": value for name, value in head_statistics.items()}
-        if self.config.koleo_weight:
-            views = [view for student in students for view in student.global_.chunk(2)]
-            loss = self.config.koleo_weight * sum(koleo(view) for view in views) / len(students)
-            total = total + loss
-            logged["koleo_loss"] = loss.detach() / 2
-        return PoaForPreTrainingOutput(total, logged, teacher.global_, statistics)
+        backbone,
+        crops: _Crops,
+        head_losses: HeadLosses,
+        gradients: GradientSums,
+        koleo_weight: float,
+        is_elastic: bool,
+    ) -> Tensor:
+        """One kind of crops after the other, so that the activations of one alone exist at a time."""
+        tokens = gradients.leaf(self._global_tokens(backbone, crops, crops.masks))
+        heads = [_on_leaves(head, gradients) for head in self.student_head.sliced(tokens.shape[-1])]
+        total = head_losses.global_crops(heads, tokens, is_elastic)
+        if koleo_weight:
+            spread = koleo_weight * sum(map(koleo, tokens[: len(crops.global_)].chunk(2)))
+            gradients.add([spread])
+            spread = spread.detach()
+            total = total + spread
+            head_losses.terms["koleo_loss"] = head_losses.terms.get("koleo_loss", 0) + spread / 2
+        gradients.pass_on(tokens)
+        if len(crops.local):
+            tokens = gradients.leaf(self._local_tokens(backbone, crops))
+            total = total + head_losses.local_crops(heads, tokens, is_elastic)
+            gradients.pass_on(tokens)
+        return total
 
-    def _tokens(
-        self, backbone, global_crops: Tensor, local_crops: Tensor, masks: Tensor | None, masked_patches: Tensor
-    ) -> Tokens:
-        """One branch's features; `backbone` is a model or its slices, `masks` what is hidden from it."""
-        features, patches = self.student.image_tokens(backbone(global_crops, bool_masked_pos=masks))
-        local = features[:0]
-        if len(local_crops):
-            local, _ = self.student.image_tokens(backbone(local_crops))
-        view, patch = masked_patches // patches.shape[1], masked_patches % patches.shape[1]
-        return Tokens(features, local, patches[view, patch])
+    def _global_tokens(self, backbone, crops: _Crops, masks: Tensor | None) -> Tensor:
+        """Image features of the global crops and features of their masked patches (2B + M, D); `backbone` is a model or
+        its slices, `masks` what is hidden from it."""
+        features, patches = self.student.image_tokens(backbone(crops.global_, bool_masked_pos=masks))
+        view, patch = crops.masked_patches // patches.shape[1], crops.masked_patches % patches.shape[1]
+        return torch.cat([features, patches[view, patch]])
+
+    def _local_tokens(self, backbone, crops: _Crops) -> Tensor:
+        """Image features of the local crops (V * B, D)."""
+        features, _ = self.student.image_tokens(backbone(crops.local))
+        return features
+
+
+@dataclass
+class _Crops:
+    """A batch as `PoaForPreTraining.forward` takes it."""
+
+    global_: Tensor
+    local: Tensor
+    masks: Tensor
+    masked_patches: Tensor
+
+    @property
+    def num_images(self) -> int:
+        return len(self.global_) // 2
+
+    @property
+    def patch_weights(self) -> Tensor:
+        """What each masked patch counts (M,): those of an image count as one together, whatever their number."""
+        return (1 / self.masks.sum(dim=1).clamp(min=1))[self.masked_patches // self.masks.shape[1]]
+
+
+def _on_leaves(module, gradients: GradientSums):
+    """The same on leaves, if it computes with slices: the gradients of several calls then reach the full weights as
+    one."""
+    return module.map(gradients.leaf) if isinstance(module, SlicedModel) else module
 
 
 def load_complete(folder: str | Path) -> PoaForPreTraining:
