@@ -29,23 +29,27 @@ from plain_losses import Tokens, all_heads_at_once, head_by_head, ours
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
-from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
+from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig
 from poa_hf.data.masks import block_masks
 
 PRESETS = {
     "cpu": dict(
         backbone=dict(
-            hidden_size=384, num_hidden_layers=3, num_attention_heads=6, min_hidden_size=192, min_num_hidden_layers=2
+            hidden_size=384, num_hidden_layers=3, num_attention_heads=6, min_hidden_size=192, min_num_hidden_layers=2,
+            drop_path_rate=0.0,
         ),
         size="256x2", batch=16,
     ),
     "tiny": dict(
         backbone=dict(
-            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=32, min_num_hidden_layers=1
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=32, min_num_hidden_layers=1,
+            drop_path_rate=0.0,
         ),
         size="32x1", batch=2,
     ),
     "vit_large": dict(backbone={}, size="base", batch=50),
+    "swin_base": dict(family=PoaSwinConfig, backbone={}, size="small", batch=64),
+    "resnet152": dict(family=PoaResNetConfig, backbone={}, size="101", batch=40),
 }  # fmt: skip
 VARIANTS = {
     "all heads at once": all_heads_at_once,
@@ -60,6 +64,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images")
     parser.add_argument("--size", help="sub-network of the elastic pass")
     parser.add_argument("--prototypes", type=int, nargs="+", default=[8192, 16384, 32768, 65536])
+    parser.add_argument("--drop_path_rate", type=float, help="stochastic depth, if not the published one")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--repeats", type=int, default=5, help="pairs that are timed; 0: memory only")
@@ -81,7 +86,10 @@ def main() -> None:
     print(f"{'part':<6} {'variant':<18} {'peak (MiB)':>10} {'ratio':>7} {'time (s)':>9} {'ratio':>7}")
     figures = {part: measured(part, counted, timed, options.repeats) for part in options.parts}
     last = figures[options.parts[-1]]["ours"]
+    held = counted.held_bytes()
+    print(f"\nweights and AdamW's moments: {held / 1e9:.1f} GB; with ours, {(held + last['peak_bytes']) / 1e9:.1f} GB")
     summary = {"ratio": last["memory_ratio"], "time_ratio": last.get("time_ratio"), "device": name}
+    summary |= {"python": platform.python_version(), "held_bytes": held, "total_bytes": held + last["peak_bytes"]}
     summary |= {"torch": torch.__version__, "batch": counted.batch, "bf16": options.bf16, "parts": figures}
     print("\n" + json.dumps(summary))
 
@@ -118,13 +126,16 @@ class Step:
         # on a CPU that others use too, what this process got of it says more than what time passed
         self.clock = time.perf_counter if device.type == "cuda" else time.process_time
         preset = PRESETS[options.preset]
+        family = preset.get("family", PoaViTConfig)
+        depth = {} if options.drop_path_rate is None else {"drop_path_rate": options.drop_path_rate}
         config = PoaConfig(
-            backbone_config=PoaViTConfig(drop_path_rate=0.0, **preset["backbone"]), num_prototypes=options.prototypes
+            backbone_config=family(**preset["backbone"], **depth),
+            num_prototypes=options.prototypes,
         )
         space = config.backbone_config.space
         self.full, self.size, self.batch = space.full, space.resolve(options.size or preset["size"]), options.batch
         self.batch = options.batch or preset["batch"]
-        grid = (224 // config.backbone_config.patch_size,) * 2
+        grid = (224 // config.backbone_config.patch_grid,) * 2
         masks = torch.from_numpy(block_masks(2 * self.batch, grid, np.random.default_rng(0)))
         masked_patches = masks.flatten().nonzero().squeeze(1)
         self.num_masked = len(masked_patches)
@@ -141,10 +152,8 @@ class Step:
             crops = [torch.randn(count * self.batch, 3, side, side) for count, side in ((2, 224), (8, 96))]
             hidden = [torch.empty_like(t) if fake else t for t in (masks, masked_patches, weights)]
             *self.inputs, self.patch_weights = (tensor.to(device) for tensor in (*crops, *hidden))
-            widths, num_local = (
-                (space.full.width, space.full.width, self.size.width),
-                (0, 8 * self.batch, 8 * self.batch),
-            )
+            full, own = (config.backbone_config.plain_config(size).hidden_size for size in (space.full, self.size))
+            widths, num_local = (full, full, own), (0, 8 * self.batch, 8 * self.batch)
             self.features = [
                 Tokens(
                     *(
@@ -194,6 +203,11 @@ class Step:
         return teacher, *(
             branch(student, masks, local_crops) for student in (model.student, model.student.sliced(self.size))
         )
+
+    def held_bytes(self) -> int:
+        """What lies in memory between steps: all weights, and two moments of each that learns."""
+        sizes = [(t.numel() * t.element_size(), t.requires_grad) for t in self.model.parameters()]
+        return sum(size * (3 if learns else 1) for size, learns in sizes)
 
     def synchronize(self):
         if self.device.type == "cuda":

@@ -18,15 +18,21 @@ import platform
 import statistics
 import threading
 import time
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import psutil
 import torch
+from plain_losses import Tokens
+from plain_losses import ours as heads_and_losses
 from torch.utils.flop_counter import FlopCounterMode
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, PoaViTConfig
 from poa_hf.data import PretrainingLoader, augment
 from poa_hf.data.textures import TextureDataset
-from poa_hf.models.head_losses import Tokens
+from poa_hf.models.early_gradients import GradientSums
+from poa_hf.models.head_losses import HeadLosses
+from poa_hf.slicing import SlicedModel
 from poa_hf.training.optimization import build_optimizer, hyperparameters_at, set_hyperparameters
 
 PRESETS = {
@@ -125,36 +131,51 @@ class Step:
             torch.cuda.synchronize()
 
     def ours(self) -> dict[str, float]:
-        """The step as the trainer runs it; backward passes split at the features."""
-        model, seconds = self.model, {}
-        teacher, student = (model._compiled.get(name, getattr(model, name)) for name in ("teacher", "student"))
+        """The step as the trainer runs it."""
+        seconds = {}
         global_crops, local_crops, masks, masked_patches = self.timed(self.load, seconds, "data")
-        start = sum(seconds.values())
-        with torch.no_grad():
-            teacher_tokens = self.timed(
-                lambda: model._tokens(teacher, global_crops, global_crops[:0], None, masked_patches),
-                seconds,
-                "teacher",
-            )
-        intact = self.timed(
-            lambda: model._tokens(student, global_crops, local_crops, masks, masked_patches), seconds, "intact"
-        )
-        elastic = self.timed(
-            lambda: model._tokens(model.student.sliced(self.size), global_crops, local_crops, masks, masked_patches),
-            seconds,
-            "elastic",
-        )
-        leaves = [leaf_tokens(tokens) for tokens in (intact, elastic)]
-        self.timed(
-            lambda: self.heads_and_losses(model, teacher_tokens, *leaves, masks, masked_patches),
-            seconds,
-            "heads and losses",
-        )
-        self.timed(lambda: backward(elastic, leaves[1]), seconds, "elastic")
-        self.timed(lambda: backward(intact, leaves[0]), seconds, "intact")
-        self.timed(lambda: self.optimise(model, self.optimizer), seconds, "optimiser and teacher update")
-        seconds["step"] = sum(seconds.values()) - start
+        start = time.perf_counter()
+        with self.timed_parts(seconds), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            loss = self.model(global_crops, local_crops, masks, self.size, 0.07, masked_patches=masked_patches).loss
+        self.timed(loss.backward, seconds, "optimiser and teacher update")  # only hands the gradient on
+        self.timed(lambda: self.optimise(self.model, self.optimizer), seconds, "optimiser and teacher update")
+        seconds["step"] = time.perf_counter() - start
         return seconds
+
+    @contextmanager
+    def timed_parts(self, seconds):
+        """Within, the parts of the model's forward pass, which has the students' backward passes in it, are timed."""
+        model, branch = self.model, ["teacher"]
+
+        def timed(function, part=None):
+            def call(*args, **kwargs):
+                return self.timed(lambda: function(*args, **kwargs), seconds, part or branch[0])
+
+            return call
+
+        def global_tokens(backbone, *args, **kwargs):
+            if kwargs.get("masks", args[-1]) is not None:
+                branch[0] = "elastic" if isinstance(backbone, SlicedModel) else "intact"
+            return timed(model_global_tokens)(backbone, *args, **kwargs)
+
+        model_global_tokens = model._global_tokens
+        heads = "heads and losses"
+        replaced = [
+            (model, "_global_tokens", global_tokens),
+            (model, "_local_tokens", timed(model._local_tokens)),
+            (model.student, "sliced", timed(model.student.sliced, "elastic")),
+            (GradientSums, "pass_on", timed(GradientSums.pass_on)),
+            (GradientSums, "put_on_leaves", timed(GradientSums.put_on_leaves, "elastic")),
+            (GradientSums, "finish", timed(GradientSums.finish, "elastic")),
+        ]
+        replaced += [
+            (HeadLosses, name, timed(getattr(HeadLosses, name), heads))
+            for name in ("__init__", "global_crops", "local_crops", "finish")
+        ]
+        with ExitStack() as stack:
+            for owner, name, function in replaced:
+                stack.enter_context(patch.object(owner, name, function))
+            yield
 
     def plain(self) -> dict[str, float]:
         """The same passes by stock models of those sizes."""
@@ -189,7 +210,7 @@ class Step:
 
     def heads_and_losses(self, model, teacher, intact, elastic, masks, masked_patches):
         patch_weights = (1 / masks.sum(dim=1).clamp(min=1))[masked_patches // masks.shape[1]]
-        model._loss(teacher, [intact, elastic], patch_weights, 0.07, False).loss.backward()
+        heads_and_losses(model, teacher, intact, elastic, patch_weights, 0.07).backward()
 
     def optimise(self, model, optimizer):
         for module in (model.student, model.student_head):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -83,8 +83,14 @@ class Slice:
         if self.shape is None:
             return tensor
         if self.scale != 1:
-            return _ScaledSlice.apply(tensor, self.shape, self.groups, self.scale)
+            return _ScaledSlice.apply(tensor, self)
         return _leading(tensor, self.shape, self.groups).flatten(*_grouped_axes(self.groups))
+
+    def add_gradient(self, total: Tensor, gradient: Tensor) -> None:
+        """Add the slice's gradient to that of the tensor that it is cut from, in place."""
+        if self.groups > 1:
+            gradient = gradient.unflatten(-1, (self.groups, -1))
+        (total if self.shape is None else _leading(total, self.shape, self.groups)).add_(gradient, alpha=self.scale)
 
 
 def slice_plan(
@@ -113,10 +119,15 @@ def sliced_tensors(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]
 
     An entry that needs no cut is the full model's own tensor, not a copy.
     """
+    source = _sources(full, plan)
+    return {name: cut.of(source) for name, cut in plan.items()}
+
+
+def _sources(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]:
     source = dict(full.named_parameters())
     if any(cut.source not in source for cut in plan.values()):
         source |= dict(full.named_buffers())
-    return {name: cut.of(source) for name, cut in plan.items()}
+    return source
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -140,23 +151,19 @@ class _ScaledSlice(torch.autograd.Function):
     for every axis that is cut."""
 
     @staticmethod
-    def forward(tensor: Tensor, shape: torch.Size, groups: int, scale: float) -> Tensor:
-        return (_leading(tensor, shape, groups) * scale).flatten(*_grouped_axes(groups))
+    def forward(tensor: Tensor, cut: Slice) -> Tensor:
+        return (_leading(tensor, cut.shape, cut.groups) * cut.scale).flatten(*_grouped_axes(cut.groups))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        tensor, _, ctx.groups, ctx.scale = inputs
+        tensor, ctx.cut = inputs
         ctx.full_shape = tensor.shape
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        part, full = gradient * ctx.scale, ctx.full_shape
-        if ctx.groups > 1:
-            part = part.unflatten(-1, (ctx.groups, -1))
-            full = (*full[:-1], ctx.groups, full[-1] // ctx.groups)
-        missing = [size - own for size, own in zip(full, part.shape, strict=True)]
-        padded = nn.functional.pad(part, [amount for size in reversed(missing) for amount in (0, size)])
-        return padded.reshape(ctx.full_shape), None, None, None
+        total = gradient.new_zeros(ctx.full_shape)
+        ctx.cut.add_gradient(total, gradient)
+        return total, None
 
 
 _BUILDING = threading.Lock()
@@ -171,18 +178,18 @@ def without_storage() -> Iterator[None]:
 
 
 class SlicedModel:
-    """A plain model that computes with the given tensors in place of its own: call it like the model."""
+    """A plain model that computes with slices of a full one in place of its own tensors: call it like the model.
 
-    def __init__(self, plain: nn.Module, tensors: dict[str, Tensor]):
-        self.plain = plain
-        self.tensors = tensors
+    `full` are the tensors that they are cut from, `tensors` the slices as they are now.
+    """
+
+    def __init__(self, plain: nn.Module, full: nn.Module, plan: dict[str, Slice]):
+        self.plain, self.plan = plain, plan
+        self.full = _sources(full, plan)
+        self.tensors = {name: cut.of(self.full) for name, cut in plan.items()}
 
     def __call__(self, *args, **kwargs):
         return functional_call(self.plain, self.tensors, args, kwargs, tie_weights=False)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> SlicedModel:
-        """The same with what `function` makes of the tensors."""
-        return SlicedModel(self.plain, {name: function(tensor) for name, tensor in self.tensors.items()})
 
 
 class ElasticModelMixin:
@@ -210,7 +217,7 @@ class ElasticModelMixin:
         if sub_network == self.config.space.full:
             return self
         plain, plan = self._plain_model(sub_network)
-        return SlicedModel(plain, sliced_tensors(self, plan))
+        return SlicedModel(plain, self, plan)
 
     def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
         """A stock model of its own with a copy of the sub-network's weights, in evaluation mode.

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..slicing import Slice, SlicedModel
+
 
 class GradientSums:
     """Gradients of `inputs`, to which each part of a loss adds its own.
@@ -23,7 +25,9 @@ class GradientSums:
     def __init__(self, inputs: Iterable[Tensor] = ()):
         self.inputs = list(inputs)
         self._sums: dict[Tensor, Tensor] = {}
+        self._owned: set[Tensor] = set()
         self._sources: dict[Tensor, Tensor] = {}
+        self._slices: dict[Tensor, tuple[Tensor, Slice]] = {}
 
     def leaf(self, source: Tensor) -> Tensor:
         """A tensor to use in place of `source` wherever that is needed: the graph is cut there, so that what lies
@@ -34,6 +38,15 @@ class GradientSums:
         self._sources[leaf] = source
         return leaf
 
+    def put_on_leaves(self, model) -> None:
+        """Cut the graph likewise at the slices that a `SlicedModel` computes with; other models are left as they are.
+        Their sums are added to the leading entries of full ones at the end, and no full-size gradient of a slice is
+        written."""
+        for name, tensor in model.tensors.items() if isinstance(model, SlicedModel) else ():
+            if tensor.requires_grad and not tensor.is_leaf:
+                leaf = model.tensors[name] = tensor.detach().requires_grad_()
+                self._slices[leaf] = model.full[model.plan[name].source], model.plan[name]
+
     def add(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
         """Add the gradients of inputs and leaves; `gradients` are those of the outputs, 1 for scalars if not given. The
         graph of the outputs is freed."""
@@ -42,31 +55,37 @@ class GradientSums:
         if not pairs:
             return
         outputs, gradients = zip(*pairs, strict=True)
-        targets = [*self.inputs, *self._sources]
+        targets = [*self.inputs, *self._sources, *self._slices]
         # a backward pass takes the precision of the forward pass by itself
         with torch.autocast(outputs[0].device.type, enabled=False):
             found = torch.autograd.grad(outputs, targets, gradients, allow_unused=True)
         found = {target: gradient for target, gradient in zip(targets, found, strict=True) if gradient is not None}
-        again = [target for target in found if target in self._sums]
+        owned, again = [t for t in found if t in self._owned], found.keys() & self._sums.keys() - self._owned
+        if owned:
+            torch._foreach_add_([self._sums[t] for t in owned], [found.pop(t) for t in owned])
         if again:
-            # not in place: autograd may hand out one tensor for several gradients
-            sums = torch._foreach_add([self._sums[target] for target in again], [found[target] for target in again])
+            # not in place: autograd may hand out one tensor, or parts of one, as several gradients
+            sums = torch._foreach_add([self._sums[t] for t in again], [found[t] for t in again])
             found |= dict(zip(again, sums, strict=True))
+            self._owned |= again
         self._sums |= found
 
-    def pass_on(self, *leaves: Tensor) -> None:
-        """Take the sums of leaves, of all if none is given, through the graph before them, and free both."""
-        leaves = [leaf for leaf in leaves or list(self._sources) if leaf in self._sources]
-        sources = [self._sources.pop(leaf) for leaf in leaves]
-        sums = [self._sums.pop(leaf, None) for leaf in leaves]
-        reached = [(source, total) for source, total in zip(sources, sums, strict=True) if total is not None]
-        if reached:
-            del sources, sums, leaves
-            self.add(*zip(*reached, strict=True))
+    def pass_on(self, leaf: Tensor) -> None:
+        """Take the sum of a leaf through the graph before it, and free both."""
+        source, total = self._sources.pop(leaf, None), self._sums.pop(leaf, None)
+        self._owned.discard(leaf)
+        if total is not None:
+            self.add([source], [total])
 
     def finish(self) -> list[Tensor]:
         """The gradients of the inputs: zeros where no part reached."""
-        self.pass_on()
+        for leaf, (full, cut) in self._slices.items():
+            if leaf not in self._sums:
+                continue
+            if full not in self._owned:
+                self._sums[full] = self._sums[full].clone() if full in self._sums else torch.zeros_like(full)
+                self._owned.add(full)
+            cut.add_gradient(self._sums[full], self._sums.pop(leaf))
         return [self._sums[t] if t in self._sums else torch.zeros_like(t) for t in self.inputs]
 
 

@@ -151,7 +151,8 @@ class _HeadLoss:
         temperature: float,
     ) -> tuple[Tensor, Tensor | None]:
         """The losses of `losses.prototype_losses`; gradients of tokens and of the head's parameters are added up."""
-        root = head(tokens, project=False)
+        # a view, as hooks on a module's inputs, such as a FLOP counter's, may not sit on leaves of autograd.grad
+        root = head(tokens.view_as(tokens), project=False)
         with_gradient = torch.is_grad_enabled()
         num_images = len(same_view_weights)
         with torch.no_grad(), torch.autocast(root.device.type, enabled=False):

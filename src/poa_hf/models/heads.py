@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..slicing import SlicedModel, slice_plan, sliced_tensors, without_storage
+from ..slicing import SlicedModel, slice_plan, without_storage
 
 
 class Prototypes(nn.Module):
@@ -69,7 +69,4 @@ class ProjectionHeads(nn.ModuleList):
             return list(self)
         with without_storage():
             plain = ProjectionHeads(in_features, *self._sizes)
-        return [
-            SlicedModel(small, sliced_tensors(head, slice_plan(head, small)))
-            for head, small in zip(self, plain, strict=True)
-        ]
+        return [SlicedModel(small, head, slice_plan(head, small)) for head, small in zip(self, plain, strict=True)]

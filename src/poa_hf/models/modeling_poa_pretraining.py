@@ -15,7 +15,6 @@ from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
 from ..losses import koleo
-from ..slicing import SlicedModel
 from .configuration_poa import PoaConfig
 from .early_gradients import GradientSums, differentiated
 from .head_losses import HeadLosses
@@ -169,7 +168,8 @@ class PoaForPreTraining(PreTrainedModel):
                 output.statistics = head_losses.statistics()
             students = [self._compiled.get("student", self.student)]
             if self.config.intact_weight < 1:
-                students.append(_on_leaves(self.student.sliced(sub_network), gradients))
+                students.append(self.student.sliced(sub_network))
+                gradients.put_on_leaves(students[-1])
             if freeze_backbone:
                 students = [torch.no_grad()(student.__call__) for student in students]
             koleo_weight = self.config.koleo_weight / len(students)
@@ -195,7 +195,9 @@ class PoaForPreTraining(PreTrainedModel):
     ) -> Tensor:
         """One kind of crops after the other, so that the activations of one alone exist at a time."""
         tokens = gradients.leaf(self._global_tokens(backbone, crops, crops.masks))
-        heads = [_on_leaves(head, gradients) for head in self.student_head.sliced(tokens.shape[-1])]
+        heads = self.student_head.sliced(tokens.shape[-1])
+        for head in heads:
+            gradients.put_on_leaves(head)
         total = head_losses.global_crops(heads, tokens, is_elastic)
         if koleo_weight:
             spread = koleo_weight * sum(map(koleo, tokens[: len(crops.global_)].chunk(2)))
@@ -240,12 +242,6 @@ class _Crops:
     def patch_weights(self) -> Tensor:
         """What each masked patch counts (M,): those of an image count as one together, whatever their number."""
         return (1 / self.masks.sum(dim=1).clamp(min=1))[self.masked_patches // self.masks.shape[1]]
-
-
-def _on_leaves(module, gradients: GradientSums):
-    """The same on leaves, if it computes with slices: the gradients of several calls then reach the full weights as
-    one."""
-    return module.map(gradients.leaf) if isinstance(module, SlicedModel) else module
 
 
 def load_complete(folder: str | Path) -> PoaForPreTraining:
