@@ -17,6 +17,7 @@ from contextlib import ExitStack, nullcontext
 from unittest.mock import patch
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -38,17 +39,17 @@ def main() -> None:
 
 def step_waits(device: torch.device) -> dict[str, int]:
     """What waits in a step that writes no line of the log, and how often; of a small ViT with all losses, stochastic
-    depth, four heads and eight local crops."""
+    depth, two heads and eight local crops."""
     config = PoaConfig(
         backbone_config=PoaViTConfig(
-            hidden_size=64, num_hidden_layers=4, num_attention_heads=4, min_hidden_size=32, min_num_hidden_layers=2,
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=32, min_num_hidden_layers=1,
             image_size=32, drop_path_rate=0.2,
-        ), num_prototypes=[64] * 4, head_hidden_size=64, head_bottleneck_size=32,
+        ), num_prototypes=[64, 128], head_hidden_size=64, head_bottleneck_size=32,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         args = PoaTrainingArguments(
             output_dir=folder, max_steps=99, logging_steps=99, per_device_train_batch_size=4, global_crop_size=32,
-            local_crop_size=16, dataloader_num_workers=0, masked_prediction_start_step=0,
+            local_crop_size=16, dataloader_num_workers=0, masked_prediction_start_step=0, bf16=device.type == "cuda",
         )  # fmt: skip
         trainer = PoaTrainer(PoaForPreTraining(config), args, TextureDataset(size=36))
         trainer.image_ids = JsonLines(f"{folder}/unused", 0, enabled=False)
@@ -64,7 +65,7 @@ def on_cuda(trainer: PoaTrainer) -> dict[str, int]:
             with record_function("step"):
                 trainer._step(batches, window)
     events = run.events()
-    step = next(event.time_range for event in events if event.name == "step")
+    step = next(event.time_range for event in events if event.name == "step" and event.device_type == DeviceType.CPU)
     for event in events:
         # not what the profiler itself waits for at its end
         if event.name in CUDA_WAITS and step.start <= event.time_range.start <= step.end:
@@ -159,8 +160,9 @@ def _stand_in_for_a_gpu(stack: ExitStack) -> None:
         lambda tensor, device: tensor.to(device, non_blocking=True),
     )
     for module, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
+        original = getattr(module, name)
 
-        def marking(*args, original=getattr(module, name), **kwargs):
+        def marking(*args, original=original, **kwargs):
             result = original(*args, **kwargs)
             if result.is_meta and not isinstance(args[-1] if args else None, torch.Tensor):
                 waits("a tensor of Python numbers")
