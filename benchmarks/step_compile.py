@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from step_pairs import PRESETS, Parts, check
-from step_parts import timed
+from step_pairs import BF16_TOLERANCE, PRESETS, Parts
+from step_parts import check, timed
 from torch.func import functional_call
 
 from poa_hf import SubNetwork
@@ -112,7 +112,7 @@ def compared(plain: Callable, compiled: Callable, repeats: int, device: torch.de
     start = time.perf_counter()
     found = compiled()
     usual = time.perf_counter() - start
-    check(expected, found, 2e-2, "plain and compiled results")
+    check(expected, found, BF16_TOLERANCE, "plain and compiled results")
     del expected, found
     seconds = [(timed(plain, device), timed(compiled, device)) for _ in range(repeats)]
     without, with_ = (statistics.median(column) for column in zip(*seconds, strict=True))

@@ -2,22 +2,26 @@
 
     python benchmarks/step_waits.py
 
-On a GPU these are the profiler's synchronising calls of CUDA during `PoaTrainer`'s step. Without one, the meta device
-stands in for it: model and crops are moved there as they would be to a GPU, whereas what is made on the host (masks,
-parameters of the augmentation) stays a CPU tensor. So the device of an operation's tensors says whether it would wait:
-reading a value, `nonzero` and boolean indexing of a device's tensors, copies that are not `non_blocking`, tensors of
-Python numbers made there. Each is a range of its own in the profile, named by operation and line of code.
+On a GPU these are the profiler's synchronising calls of CUDA during `PoaTrainer`'s step; one cudaEventSynchronize is
+for the flag of the step before, behind which this one is queued already.
+
+Without one, the meta device stands in for it: model and crops are moved there as they would be to a GPU, whereas what
+is made on the host (masks, parameters of the augmentation) stays a CPU tensor. So the device of an operation's tensors
+says whether it would wait: reading a value, `nonzero` and boolean indexing of a device's tensors, copies that are not
+`non_blocking`, tensors of Python numbers made there. Each is a range of its own in the profile, named by operation and
+line of code; what else needs values of a device raises there.
 """
 
 import importlib
 import json
 import sys
 import tempfile
+from collections import Counter
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,6 +33,7 @@ from poa_hf.training.runlog import JsonLines, Window
 WAIT = "waits: "
 CUDA_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 aten = torch.ops.aten
+SETTING = (aten.index_put.default, aten.index_put_.default)
 
 
 def main() -> None:
@@ -64,12 +69,12 @@ def on_cuda(trainer: PoaTrainer) -> dict[str, int]:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) if step == 3 else nullcontext() as run:
             with record_function("step"):
                 trainer._step(batches, window)
-    events = run.events()
-    step = next(event.time_range for event in events if event.name == "step" and event.device_type == DeviceType.CPU)
+    events = trace(run)
+    step = next(event for event in events if event["name"] == "step" and event["cat"] == "user_annotation")
     for event in events:
         # not what the profiler itself waits for at its end
-        if event.name in CUDA_WAITS and step.start <= event.time_range.start <= step.end:
-            found[event.name] = found.get(event.name, 0) + 1
+        if event["name"] in CUDA_WAITS and step["ts"] <= event["ts"] <= step["ts"] + step["dur"]:
+            found[event["name"]] = found.get(event["name"], 0) + 1
     return found
 
 
@@ -78,7 +83,7 @@ def on_meta(trainer: PoaTrainer) -> dict[str, int]:
     trainer.model.to(meta).train()
     trainer.optimizer = build_optimizer(trainer.model, trainer.args)
     trainer.state.global_step = 3
-    batches, window = iter(trainer.loader), Window()
+    batches, window = iter([next(iter(trainer.loader))]), Window()  # made before, not profiled
     with ExitStack() as stack:
         stack.enter_context(patch.object(type(trainer.accelerator), "device", meta))
         if hasattr(trainer, "nonfinite"):  # reads the flag of the step before from an event, which only GPUs have
@@ -87,8 +92,15 @@ def on_meta(trainer: PoaTrainer) -> dict[str, int]:
         run = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
         with Waits():
             trainer._step(batches, window)
-    averages = run.key_averages()
-    return {event.key.removeprefix(WAIT): event.count for event in averages if event.key.startswith(WAIT)}
+    return dict(Counter(e["name"].removeprefix(WAIT) for e in trace(run) if e["name"].startswith(WAIT)))
+
+
+def trace(run: profile) -> list[dict]:
+    """The events of a profile, as Chrome's tracing has them; the profiler's own summary takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        run.export_chrome_trace(str(path))
+        return json.loads(path.read_text())["traceEvents"]
 
 
 class Waits(TorchDispatchMode):
@@ -108,6 +120,8 @@ class Waits(TorchDispatchMode):
             waits("a boolean index")
             split = [_places(index).unbind(1) if _is_device_mask(index) else [index] for index in args[1]]
             return function(args[0], [index for indices in split for index in indices])
+        if function in SETTING and any(_is_device_mask(index) for index in args[1]) and args[2].numel() > 1:
+            waits("a boolean index")
         if function is aten._to_copy.default and (kwargs.get("device") or args[0].device) != args[0].device:
             if not kwargs.get("non_blocking"):
                 waits("a copy")
