@@ -2,9 +2,12 @@
 
 python benchmarks/onnx_export.py            # vit 384x12, swin 96x2-2-6-2, resnet 64x3-4-6-3
 python benchmarks/onnx_export.py vit small vit large
+
+The last line is one JSON object; `ratio` is the largest of the times over PyTorch's, `difference` that of the features.
 """
 
 import json
+import platform
 import statistics
 import sys
 import tempfile
@@ -64,6 +67,11 @@ def measure(family: str, name: str, folder: Path) -> dict:
 def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    device = "CPU, 1 thread"
+    print(
+        f"{device}; torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, "
+        f"Python {platform.python_version()}\n"
+    )
     arguments = sys.argv[1:] or ["vit", "small", "swin", "tiny", "resnet", "50"]
     print("| family | size | largest difference / largest output | file | time / PyTorch's | export and check |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -73,7 +81,11 @@ def main() -> None:
             rows.append(row := measure(family, name, Path(folder)))
         cells = f"| {family} | `{row['size']}` | {row['difference']:.1e} | {row['megabytes']:.0f} MB "
         print(f"{cells}| {row['time_ratio']:.2f} | {row['export_seconds']:.0f} s |", flush=True)
-    print(json.dumps(rows))
+    summary = {
+        name: max(row[column] for row in rows) for name, column in (("ratio", "time_ratio"), ("difference",) * 2)
+    }
+    summary |= {"device": device, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    print(json.dumps(summary | {"python": platform.python_version(), "sizes": rows}))
 
 
 if __name__ == "__main__":

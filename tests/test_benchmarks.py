@@ -4,6 +4,9 @@ import json
 import math
 
 import pytest
+import torch
+
+from poa_hf import PoaForPreTraining, PoaTrainer
 
 from .conftest import ROOT, run_python
 
@@ -41,3 +44,48 @@ def test_extraction(tmp_path):
     found = figures("extraction.py", "--scale", "tiny", "--folder", str(tmp_path))
     assert found["sizes"] == 9 and found["ratio"] == found["extraction_seconds"] / found["copy_seconds"]
     assert not list(tmp_path.iterdir())
+
+
+def test_step_parts():
+    """The program itself checks that both ways of each part compute the same."""
+    found = figures("step_parts.py", "--preset", "tiny", "--repeats", "1", "--threads", "1")
+    assert found["waits"] == {}
+    pairs = found["pairs"]
+    assert found["ratio"] == pairs["the whole step, not none of these"]["ratio"] < 1
+    assert all(pair["ratio"] > 0 for pair in pairs.values())
+    less_memory = {name for name, pair in pairs.items() if (pair["memory_ratio"] or 1) < 0.95}
+    assert {
+        "images dropped (0.2) left out, not computed, then zeroed",
+        "teacher: global crops, not all crops",
+        "heads: masked patches alone, not all patches",
+        "slices once per step, not once per call",
+        "activations computed again, not kept",
+        "the whole step, not none of these",
+    } <= less_memory
+
+
+def test_what_makes_the_host_wait_is_counted(monkeypatch):
+    """A step that reads its loss, and one that asks the device which patches are hidden, are noticed."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from step_waits import step_waits
+
+    forward, step = PoaForPreTraining.forward, PoaTrainer._step
+
+    def asking(self, *args, masked_patches=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    def reading(self, batches, window):
+        step(self, batches, window)
+        assert window.sums["loss"] > 0
+
+    monkeypatch.setattr(PoaForPreTraining, "forward", asking)
+    monkeypatch.setattr(PoaTrainer, "_step", reading)
+    found = step_waits(torch.device("cpu"))
+    assert {what.partition(" (")[0]: count for what, count in found.items()} == {"a value is read": 1, "nonzero": 1}
+
+
+@pytest.mark.slow
+def test_onnx_export():
+    pytest.importorskip("onnxruntime")
+    found = figures("onnx_export.py", "vit", "small", "resnet", "50")
+    assert found["ratio"] == max(size["time_ratio"] for size in found["sizes"]) and found["difference"] < 1e-4

@@ -28,6 +28,9 @@ class PoaTrainingArguments(CropArguments):
     bf16: bool = _argument(False, "Compute in bfloat16 (autocast); parameters stay float32.")
     gradient_checkpointing: bool = _argument(False, "Recompute activations in the backward pass to save memory.")
     torch_compile: bool = _argument(False, "Compile teacher and intact student, whose shapes never change.")
+    attn_implementation: str | None = _argument(
+        None, "Attention of transformers in all three branches: sdpa, eager, flash_attention_2, ...; sdpa if not given."
+    )
     same_sub_network: bool = _argument(False, "All processes train the same sub-network at a step.")
 
     # Steps

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from accelerate.tracking import get_available_trackers
+from transformers import AutoModel
+from transformers.utils.generic import is_flash_attention_requested
 
 from ..models.configuration_poa import PoaConfig
+from ..slicing import without_storage
 from .arguments import PoaTrainingArguments
 from .checkpoints import check_architecture, find_checkpoint
 
@@ -14,7 +17,7 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
 
     Raises:
         ValueError: For crops that do not fit the patches, an output folder that cannot be one, a checkpoint of another
-            architecture, trackers that are not installed.
+            architecture, trackers that are not installed, an attention that model or machine lack.
     """
     backbone = config.backbone_config
     multiples = {"global_crop_size": backbone.crop_multiple}
@@ -34,10 +37,31 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
         )
     if backbone.num_channels != 3:
         raise ValueError(f"num_channels is {backbone.num_channels}, and the crops are RGB: use 3.")
+    _check_attention(config, args)
     _check_trackers(args.trackers)
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
     if checkpoint is not None:
         check_architecture(config, checkpoint)
+
+
+def _check_attention(config: PoaConfig, args: PoaTrainingArguments) -> None:
+    name, backbone = args.attn_implementation, config.backbone_config
+    if name is None:
+        return
+    with without_storage():
+        smallest = AutoModel.from_config(backbone.plain_config(backbone.space.smallest))
+    if not smallest._supports_attention_backend:
+        raise ValueError(f"A {backbone.model_type} has no attention to choose: leave attn_implementation out.")
+    try:
+        smallest.set_attn_implementation(name)
+    except (ValueError, ImportError, OSError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise ValueError(
+            f"attn_implementation {name!r} does not work for {backbone.model_type} on this machine ({reason}): leave it "
+            "out for the default, or use sdpa or eager."
+        ) from error
+    if is_flash_attention_requested(requested_attention_implementation=name) and not args.bf16:
+        raise ValueError(f"attn_implementation {name!r} computes in half precision only: add --bf16, or leave it out.")
 
 
 def _check_trackers(names: list[str]) -> None:

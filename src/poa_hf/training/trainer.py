@@ -103,6 +103,9 @@ class PoaTrainer:
             seed=args.seed,
             image_column=args.image_column,
         )
+        if args.attn_implementation:
+            for backbone in (model.student, model.teacher):  # sub-networks go by the student's
+                backbone.set_attn_implementation(args.attn_implementation)
         if args.gradient_checkpointing:
             model.student.activation_checkpointing_enable()
         if args.torch_compile:

@@ -1,0 +1,127 @@
+"""What each saving in a training step is worth: with and without it, and a step with all of them beside one with none.
+
+    python benchmarks/step_parts.py                                   # a CPU scale
+    python benchmarks/step_parts.py --preset vit_large --bf16         # published sizes; for a GPU
+    python benchmarks/step_parts.py --compile                         # torch.compile too, which takes minutes
+
+Both ways of a pair compute the same, which is checked before they are timed in turn. Time ratios are medians over the
+pairs; memory is what one holds at its fullest moment beyond parameters and inputs, on a GPU the most that was
+allocated, else the bytes of all tensors (live_bytes.py). The table's last row and the headline `ratio` are a whole step
+(forward, backward, AdamW, moving average): as it is, over one in which the teacher sees all crops, every crop has its
+own pass, dropped images are computed, slices are taken per call, all heads' logits are kept (plain_losses.py), and
+AdamW and moving average are loops. Checkpointing, bfloat16 and compilation are options, and in neither.
+The host's waits for the device are counted in step_waits.py. The last line is one JSON object.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from live_bytes import LiveBytes
+from step_pairs import BF16_TOLERANCE, PRESETS, Pair, Parts
+from step_waits import step_waits
+from torch import Tensor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--batch", type=int, help="images")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs that are timed")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} threads"
+    print(f"{name}; torch {torch.__version__}, Python {platform.python_version()}; {options.repeats} pairs, medians")
+    parts = Parts(options.preset, options.batch, options.bf16, device)
+    print(
+        f"full {parts.full}, elastic {parts.size}, {parts.batch} images x (2 x {parts.sides[0]} px + "
+        f"{parts.num_local} x {parts.sides[1]} px), prototypes {parts.model.config.num_prototypes}, "
+        f"{'bfloat16' if options.bf16 else 'float32'}\n"
+    )
+    print(f"{'saving':<34} {'instead of':<30} {'without (s)':>11} {'with (s)':>9} {'time':>6} {'memory':>7}")
+    figures = {}
+    losses = [loss(parts.model).detach() for loss in (parts.plain_loss, parts.loss)]
+    check(losses[:1], losses[1:], BF16_TOLERANCE if options.bf16 else 1e-3, "losses of the whole step")
+    for pair in parts.pairs():
+        row = figures[f"{pair.saving}, not {pair.instead_of}"] = measured(pair, device, options.repeats, options.bf16)
+        memory = f"{row['memory_ratio']:>7.3f}" if row["memory_ratio"] is not None else f"{'-':>7}"
+        print(
+            f"{pair.saving:<34} {pair.instead_of:<30} {row['without_seconds']:>11.4f} {row['with_seconds']:>9.4f} "
+            f"{row['ratio']:>6.3f} {memory}",
+            flush=True,
+        )
+    waits = step_waits(device)
+    print(f"\na step waits for the device {sum(waits.values())} times {waits or ''}\n")
+    summary = {"ratio": row["ratio"], "memory_ratio": row["memory_ratio"], "device": name, "torch": torch.__version__}
+    summary |= {"python": platform.python_version(), "preset": options.preset, "batch": parts.batch}
+    summary |= {"bf16": options.bf16, "waits": waits, "pairs": figures}
+    if options.compile:
+        from step_compile import compile_report
+
+        summary["compile"] = compile_report(options.preset, parts.batch, options.bf16, options.repeats, options.threads)
+    print(json.dumps(summary))
+
+
+def measured(pair: Pair, device: torch.device, repeats: int, bf16: bool) -> dict:
+    """Seconds, bytes and ratios of both ways of a pair, after they were compared."""
+    expected, found = pair.without(), pair.with_()
+    if pair.tolerance is not None:
+        check(expected, found, BF16_TOLERANCE if bf16 else pair.tolerance, f"{pair.saving} and {pair.instead_of}")
+    del expected, found
+    ways = {"without": pair.without, "with": pair.with_}
+    peaks = {name: peak(run, device) for name, run in ways.items()}
+    seconds = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, run in ways.items():
+            seconds[name].append(timed(run, device))
+    ratios = [own / other for own, other in zip(seconds["with"], seconds["without"], strict=True)]
+    figures = {"ratio": statistics.median(ratios)}
+    figures["memory_ratio"] = peaks["with"] / peaks["without"] if peaks["without"] > 2**16 else None
+    for name in ways:
+        figures |= {f"{name}_seconds": statistics.median(seconds[name]), f"{name}_bytes": peaks[name]}
+    return figures
+
+
+def check(expected: list[Tensor], found: list[Tensor], tolerance: float, what: str) -> None:
+    """AssertionError where results differ by more than `tolerance` of their largest entry. Tensors that are rounding
+    alone, as the gradient of a key's bias is, are compared on the scale of the others."""
+    largest = max(tensor.abs().max().item() for tensor in expected)
+    for one, other in zip(expected, found, strict=True):
+        scale = max(one.abs().max().item(), 1e-3 * largest)
+        difference = (one.float() - other.float()).abs().max().item() / scale
+        assert difference <= tolerance, f"{what} differ by {difference:.1e}"
+
+
+def timed(run: Callable, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak(run: Callable, device: torch.device) -> int:
+    gc.collect()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with LiveBytes() as live:
+        run()
+    return live.peak
+
+
+if __name__ == "__main__":
+    main()
