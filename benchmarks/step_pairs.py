@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from plain_losses import all_heads_at_once
+from plain_losses import all_heads_at_once, ours
 from torch import Tensor, nn
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
@@ -123,6 +123,10 @@ class Parts:
             "bfloat16 autocast", "float32",
             lambda: self.trained(student, bf16=False), lambda: self.trained(student, bf16=True), BF16_TOLERANCE,
         )  # fmt: skip
+        yield Pair(
+            "activations of one pass at a time", "of all passes",
+            lambda: self.differentiated(self.kept_loss), lambda: self.differentiated(self.loss),
+        )  # fmt: skip
         loops, fused = adamw(self.dropping, fused=False, foreach=False), adamw(self.dropping, fused=True)
         yield Pair(
             "the whole step", "none of these",
@@ -228,6 +232,24 @@ class Parts:
             return model(
                 self.global_crops, self.local_crops, self.masks, self.size, 0.07, masked_patches=self.places
             ).loss
+
+    def kept_loss(self, model) -> Tensor:
+        """The same heads and losses on features of all passes."""
+        with self.autocast():
+            with torch.no_grad():
+                teacher = self.features(model.teacher, self.local_crops[:0])
+            students = [
+                self.features(backbone, self.local_crops, self.masks)
+                for backbone in (model.student, model.student.sliced(self.size))
+            ]
+            return ours(model, teacher, *students, self.patch_weights, 0.07)
+
+    def differentiated(self, loss: Callable[[nn.Module], Tensor]) -> list[Tensor]:
+        value = loss(self.model)
+        value.backward()
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.requires_grad]
+        self.model.zero_grad()
+        return [value.detach(), *gradients]
 
     def plain_loss(self, model) -> Tensor:
         student = model.student
