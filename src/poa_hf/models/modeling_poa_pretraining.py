@@ -99,13 +99,12 @@ class PoaForPreTraining(PreTrainedModel):
         if not heads_only:
             teacher += self.teacher.parameters()
             student += self.student.parameters()
-        factor: float | Tensor = momentum
-        if skip is not None:
-            # not a factor of 0 for the student: it may hold what is not finite
-            factor = torch.where(skip, 1.0, momentum)
-            student = [torch.where(skip, 0, parameter) for parameter in student]
-        torch._foreach_mul_(teacher, factor)
-        torch._foreach_add_(teacher, student, alpha=1 - momentum)
+        if skip is None:
+            torch._foreach_lerp_(teacher, student, 1 - momentum)
+        else:
+            # a share of 0 does not do alone: the student may hold what is not finite
+            share, student = torch.where(skip, 0.0, 1 - momentum), [torch.where(skip, 0, p) for p in student]
+            torch._foreach_lerp_(teacher, student, [share] * len(teacher))
 
     def compile_full_size(self) -> None:
         """From now on run compiled what has the same shapes at every step: teacher and intact student. The elastic

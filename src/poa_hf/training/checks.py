@@ -57,8 +57,8 @@ def _check_attention(config: PoaConfig, args: PoaTrainingArguments) -> None:
     except (ValueError, ImportError, OSError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise ValueError(
-            f"attn_implementation {name!r} does not work for {backbone.model_type} on this machine ({reason}): leave it "
-            "out for the default, or use sdpa or eager."
+            f"attn_implementation {name!r} does not work for {backbone.model_type} on this machine ({reason}): leave "
+            "it out for the default, or use sdpa or eager."
         ) from error
     if is_flash_attention_requested(requested_attention_implementation=name) and not args.bf16:
         raise ValueError(f"attn_implementation {name!r} computes in half precision only: add --bf16, or leave it out.")
