@@ -59,6 +59,14 @@ def test_total_from_the_equations(tiny_model):
     torch.testing.assert_close(output.loss, total, rtol=1e-5, atol=1e-5)
 
 
+def test_the_output_is_a_mapping_and_a_tuple_too(tiny_model):
+    """Engines look for the loss among its values."""
+    output = tiny_model(**random_batch(), sub_network=SIZE, teacher_temperature=0.05)
+    assert output["loss"] is output.loss is output[0] is list(output.values())[0]
+    assert output["losses"] is output.losses and list(output.losses)[-1] == "koleo_loss"
+    assert output.teacher_features.shape == (2 * 4, 32)
+
+
 def test_save_and_load_keeps_all_branches(tiny_model, tmp_path):
     with torch.no_grad():
         for parameter in tiny_model.teacher.parameters():

@@ -149,7 +149,7 @@ class PoaForPreTraining(PreTrainedModel):
         crops = _Crops(global_crops, local_crops, masks, masked_patches)
         with torch.no_grad():
             teacher = self._global_tokens(self._compiled.get("teacher", self.teacher), crops, masks=None)
-        output = PoaForPreTrainingOutput(losses={}, teacher_features=teacher[: len(global_crops)], statistics={})
+        terms, statistics = {}, {}
 
         def loss(gradients: GradientSums) -> Tensor:
             head_losses = HeadLosses(
@@ -162,9 +162,8 @@ class PoaForPreTraining(PreTrainedModel):
                 teacher_temperature,
                 gradients,
             )
-            output.losses = head_losses.terms
             if return_statistics:
-                output.statistics = head_losses.statistics()
+                statistics.update(head_losses.statistics())
             students = [self._compiled.get("student", self.student)]
             if self.config.intact_weight < 1:
                 students.append(self.student.sliced(sub_network))
@@ -177,11 +176,12 @@ class PoaForPreTraining(PreTrainedModel):
                 for index, student in enumerate(students)
             )
             head_losses.finish()
+            terms.update(head_losses.terms)
             return total
 
         inputs = [global_crops, local_crops, *self.student.parameters(), *self.student_head.parameters()]
-        output.loss = differentiated(loss, inputs)
-        return output
+        total = differentiated(loss, inputs)
+        return PoaForPreTrainingOutput(total, terms, teacher[: len(global_crops)], statistics)
 
     def _student_loss(
         self,
