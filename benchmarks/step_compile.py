@@ -23,11 +23,12 @@ from poa_hf import SubNetwork
 SIZES, STEPS = 143, 276_800  # sub-networks of the published ViT, and steps of its training
 
 
-def compile_report(preset: str, batch: int, bf16: bool, repeats: int, threads: int) -> dict:
+def compile_report(options: argparse.Namespace) -> dict:
     """Measures in a fresh cache and again, in another process, with what that has kept; prints a table and a verdict on
     the elastic pass."""
-    options = ["--preset", preset, "--batch", batch, "--repeats", repeats, "--threads", threads]
-    command = [sys.executable, __file__, *map(str, options), *["--bf16"][: int(bf16)]]
+    given = [f"--{name}={getattr(options, name)}" for name in ("preset", "batch", "repeats", "threads")]
+    given = [option for option in given if not option.endswith("None")] + ["--bf16"] * options.bf16
+    command = [sys.executable, __file__, *given]
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}
         cold, warm = (

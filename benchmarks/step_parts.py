@@ -41,6 +41,11 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} threads"
     print(f"{name}; torch {torch.__version__}, Python {platform.python_version()}; {options.repeats} pairs, medians")
+    if options.compile:
+        from step_compile import compile_report
+
+        # before there is a model here, as other processes do it, and may need the same GPU's memory
+        compiled = compile_report(options)
     parts = Parts(options.preset, options.batch, options.bf16, device)
     print(
         f"full {parts.full}, elastic {parts.size}, {parts.batch} images x (2 x {parts.sides[0]} px + "
@@ -64,10 +69,7 @@ def main() -> None:
     summary = {"ratio": row["ratio"], "memory_ratio": row["memory_ratio"], "device": name, "torch": torch.__version__}
     summary |= {"python": platform.python_version(), "preset": options.preset, "batch": parts.batch}
     summary |= {"bf16": options.bf16, "waits": waits, "pairs": figures}
-    if options.compile:
-        from step_compile import compile_report
-
-        summary["compile"] = compile_report(options.preset, parts.batch, options.bf16, options.repeats, options.threads)
+    summary |= {"compile": compiled} if options.compile else {}
     print(json.dumps(summary))
 
 

@@ -156,6 +156,8 @@ def waits(what: str) -> None:
 
 def _stand_in_for_a_gpu(stack: ExitStack) -> None:
     """Lets the meta device train: with autocast, fused AdamW and kornia's copies as on GPUs."""
+    with torch.device("meta"):  # which functions make tensors is looked up at the first use and kept
+        torch.empty(0)
     autocast, is_autocast_enabled = torch.autocast, torch.is_autocast_enabled
 
     def replace(where, name, value):

@@ -31,6 +31,8 @@ class Queue(TorchDispatchMode):
 @pytest.fixture
 def meta_device(monkeypatch):
     """The meta device as one to train on: with autocast, and without values that come from Python numbers by a copy."""
+    with torch.device("meta"):  # which functions make tensors is looked up at the first use and kept
+        torch.empty(0)
     autocast, is_autocast_enabled = torch.autocast, torch.is_autocast_enabled
     monkeypatch.setattr(
         torch, "autocast", lambda device, *a, **k: nullcontext() if device == "meta" else autocast(device, *a, **k)
