@@ -167,7 +167,8 @@ def report(results: dict, seconds: dict, sizes: list[SubNetwork], options) -> No
     print("".join(f", {name} {value:.0f}" for name, value in cost.items() if name != "poa"))
     print(f"one run over {len(sizes)} runs alone: {ratio:.2f}\n")
     print(json.dumps({"ratio": ratio, "scale": options.scale, "seeds": options.seeds, "device": device,
-                      "clock": clock, "cost": cost, "sizes": figures}))  # fmt: skip
+                      "torch": torch.__version__, "python": platform.python_version(), "clock": clock, "cost": cost,
+                      "sizes": figures}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -328,6 +328,7 @@ def report(step, ours, plain, peak, flops, rate, options) -> None:
                 "utilisation": utilisation,
                 "device": device,
                 "torch": torch.__version__,
+                "python": platform.python_version(),
                 "size": str(step.size),
                 "parts": figures,
             }

@@ -219,7 +219,8 @@ def report(results, seconds, options) -> None:
         full, start = (statistics.mean(results[name][SIZES[-1]]) for name in ("converted", "sliced"))
         figures["full_size_change"] = full - start
     shown = vars(options) | {"source": bool(options.source), "dataset_name": Path(options.dataset_name).name}
-    print(json.dumps(figures | {"knn": results, "cpu_seconds": seconds, "options": shown, "torch": torch.__version__}))
+    figures |= {"knn": results, "cpu_seconds": seconds, "options": shown}
+    print(json.dumps(figures | {"torch": torch.__version__, "python": platform.python_version()}))
 
 
 if __name__ == "__main__":
