@@ -26,7 +26,8 @@ class Tokens:
 
 
 def ours(model, teacher, intact, elastic, patch_weights, temperature):
-    def loss(gradients):
+    def loss(gradients, *features):
+        intact, elastic = Tokens(*features[:3]), Tokens(*features[3:])
         head_losses = HeadLosses(
             model.config,
             model.teacher_head,
@@ -51,7 +52,7 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
         return total + spread.detach()
 
     features = [t for tokens in (intact, elastic) for t in (tokens.global_, tokens.local, tokens.masked)]
-    return differentiated(loss, [*features, *model.student_head.parameters()])
+    return differentiated(loss, features, model.student_head.parameters())
 
 
 def sinkhorn(logits, temperature):

@@ -5,6 +5,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 from torch.utils.flop_counter import FlopCounterMode
 
 from poa_hf import PoaForPreTraining, SubNetwork
@@ -41,7 +42,9 @@ def parts_of(gradients, layers, inputs):
 def test_sums_are_the_gradient_of_the_sum(two_layers):
     inputs = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
     wanted = [inputs, *two_layers.parameters()]
-    loss = differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), wanted)
+    loss = differentiated(
+        lambda gradients, inputs: parts_of(gradients, two_layers, inputs), [inputs], two_layers.parameters()
+    )
     features = two_layers[:2](inputs)
     weight = two_layers[2].weight
     whole = two_layers[2](features).square().sum() + features.exp().mean() + weight.sin().sum()
@@ -54,11 +57,13 @@ def test_sums_are_the_gradient_of_the_sum(two_layers):
 
 def test_where_no_gradient_is_wanted_the_loss_is_the_same(two_layers):
     inputs = torch.randn(7, 6, dtype=torch.float64)
-    with_gradient = differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), two_layers.parameters())
+    with_gradient = differentiated(
+        lambda gradients: parts_of(gradients, two_layers, inputs), [], two_layers.parameters()
+    )
     with torch.no_grad():
-        without = differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), two_layers.parameters())
+        without = differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), [], two_layers.parameters())
     two_layers.requires_grad_(False)
-    frozen = differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), two_layers.parameters())
+    frozen = differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), [], two_layers.parameters())
     assert with_gradient.requires_grad and not without.requires_grad and not frozen.requires_grad
     assert with_gradient == without == frozen
 
@@ -70,7 +75,7 @@ def test_what_no_part_reaches_gets_zeros():
         gradients.add([reached.sum()])
         return reached.sum()
 
-    differentiated(loss, [reached, unreached]).backward()
+    differentiated(loss, [], [reached, unreached]).backward()
     assert torch.equal(reached.grad, torch.ones(3)) and torch.equal(unreached.grad, torch.zeros(2))
 
 
@@ -109,7 +114,7 @@ def test_gradients_of_slices_reach_the_leading_entries(two_layers, by_full_model
         return total
 
     whole = sum(terms(SlicedModel(small, two_layers, plan)))
-    found = differentiated(loss, parameters)
+    found = differentiated(loss, [], parameters)
     torch.testing.assert_close(found, whole)
     torch.testing.assert_close(torch.autograd.grad(found, parameters), torch.autograd.grad(whole, parameters))
 
@@ -149,9 +154,33 @@ def test_hooks_on_modules_see_the_backward_passes():
     assert counter.get_total_flops() > 0 and set(seen) == names
 
 
-def test_gradients_reach_the_crops():
+def test_hooks_on_parameters_get_the_whole_gradient_once():
+    batch, seen, gradients = random_batch(), [], []
+    for scale in (None, 2):
+        torch.manual_seed(0)
+        model = PoaForPreTraining(tiny_config()).train()
+        for parameter in model.parameters():
+            if scale and parameter.requires_grad:
+                parameter.register_hook(lambda gradient: seen.append(gradient) or 2 * gradient)
+        model(**batch, sub_network=SIZE, teacher_temperature=0.05).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters() if parameter.requires_grad])
+    assert len(seen) == len(gradients[0])
+    torch.testing.assert_close(gradients[1], [2 * gradient for gradient in gradients[0]])
+
+
+@pytest.mark.parametrize("made", [lambda x: x[..., :16, :16].clone(), lambda x: interpolate(x, size=(16, 16)).square()])
+def test_gradients_reach_the_crops_and_what_they_were_made_of(made):
+    torch.manual_seed(0)
     model, batch = PoaForPreTraining(tiny_config()).train(), random_batch()
-    for name in ("global_crops", "local_crops"):
-        batch[name].requires_grad_()
-    model(**batch, sub_network=SIZE, teacher_temperature=0.05).loss.backward()
-    assert all(batch[name].grad.abs().sum() > 0 for name in ("global_crops", "local_crops"))
+    image = batch["global_crops"].clone().requires_grad_()
+    crops = [image.detach().requires_grad_(), made(image).detach().requires_grad_()]
+
+    def loss(global_crops, local_crops):
+        batch.update(global_crops=global_crops, local_crops=local_crops)
+        return model(**batch, sub_network=SIZE, teacher_temperature=0.05).loss
+
+    for_global, for_local = torch.autograd.grad(loss(*crops), crops)
+    (chained,) = torch.autograd.grad(made(image), image, for_local)
+    assert for_global.abs().sum() > 0 and for_local.abs().sum() > 0
+    (found,) = torch.autograd.grad(loss(image, made(image)), image)
+    torch.testing.assert_close(found, for_global + chained)

@@ -7,7 +7,8 @@ none of this: the loss is a tensor as any other, whose backward pass hands on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -89,24 +90,43 @@ class GradientSums:
         return [self._sums[t] if t in self._sums else torch.zeros_like(t) for t in self.inputs]
 
 
-def differentiated(loss: Callable[[GradientSums], Tensor], inputs: Iterable[Tensor]) -> Tensor:
-    """The scalar that `loss` computes, differentiable in the inputs by the gradients that `loss` adds on its way."""
-    inputs = [tensor for tensor in inputs if tensor.requires_grad]
-    if torch.is_grad_enabled() and inputs:
-        return _Differentiated.apply(loss, *inputs)
-    return loss(GradientSums())
+def differentiated(loss: Callable[..., Tensor], inputs: Sequence[Tensor], parameters: Iterable[Tensor]) -> Tensor:
+    """The scalar that `loss(gradients, *inputs)` computes, differentiable in inputs and parameters by the gradients
+    that `loss` adds on its way. It gets the inputs cut off from the graph that made them."""
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in [*inputs, *parameters]):
+        return _Differentiated.apply(loss, len(inputs), *inputs, *parameters)
+    return loss(GradientSums(), *inputs)
 
 
 class _Differentiated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, loss: Callable[[GradientSums], Tensor], *inputs: Tensor):
-        gradients = GradientSums(inputs)
-        with torch.enable_grad():
-            total = loss(gradients).detach()
-        ctx.save_for_backward(*gradients.finish())
+    def forward(ctx, loss: Callable[..., Tensor], num_inputs: int, *tensors: Tensor):
+        leaves = [t.detach().requires_grad_() if t.requires_grad else t for t in tensors[:num_inputs]]
+        tensors = [*leaves, *tensors[num_inputs:]]
+        ctx.needed = [tensor.requires_grad for tensor in tensors]
+        gradients = GradientSums(tensor for tensor in tensors if tensor.requires_grad)
+        with torch.enable_grad(), _without_hooks(tensors):
+            total = loss(gradients, *leaves).detach()
+            ctx.save_for_backward(*gradients.finish())
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
-        return None, *torch._foreach_mul(ctx.saved_tensors, gradient)
+        found = iter(torch._foreach_mul(ctx.saved_tensors, gradient))
+        return None, None, *(next(found) if needed else None for needed in ctx.needed)
+
+
+@contextmanager
+def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Within, hooks of these tensors are not called: theirs is the whole gradient, which the backward pass brings."""
+    hooks = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
+    kept = [dict(own) for own in hooks]
+    for own in hooks:
+        own.clear()
+    try:
+        yield
+    finally:
+        for own, before in zip(hooks, kept, strict=True):
+            own.update(before)

@@ -146,12 +146,13 @@ class PoaForPreTraining(PreTrainedModel):
         if not predict_masked_patches:
             # still given to the students: every parameter then takes part in every step, as DDP wants it
             masks, masked_patches = torch.zeros_like(masks), masked_patches[:0]
-        crops = _Crops(global_crops, local_crops, masks, masked_patches)
         with torch.no_grad():
+            crops = _Crops(global_crops, local_crops, masks, masked_patches)
             teacher = self._global_tokens(self._compiled.get("teacher", self.teacher), crops, masks=None)
         terms, statistics = {}, {}
 
-        def loss(gradients: GradientSums) -> Tensor:
+        def loss(gradients: GradientSums, global_crops: Tensor, local_crops: Tensor) -> Tensor:
+            crops = _Crops(global_crops, local_crops, masks, masked_patches)
             head_losses = HeadLosses(
                 self.config,
                 self.teacher_head,
@@ -179,8 +180,8 @@ class PoaForPreTraining(PreTrainedModel):
             terms.update(head_losses.terms)
             return total
 
-        inputs = [global_crops, local_crops, *self.student.parameters(), *self.student_head.parameters()]
-        total = differentiated(loss, inputs)
+        parameters = [*self.student.parameters(), *self.student_head.parameters()]
+        total = differentiated(loss, [global_crops, local_crops], parameters)
         return PoaForPreTrainingOutput(total, terms, teacher[: len(global_crops)], statistics)
 
     def _student_loss(
