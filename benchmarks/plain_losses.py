@@ -1,7 +1,7 @@
 """The heads and losses of a step on given features: ours, and what they are compared with, written down
 straightforwardly. All give the same loss and gradient."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from poa_hf.models.early_gradients import differentiated
 from poa_hf.models.head_losses import HeadLosses
 
 
-@dataclass
-class Tokens:
+class Tokens(NamedTuple):
     """A branch's features of B images with V local views: `global_` (2B, D), `local` (V*B, D), and those of the masked
     patches, `masked` (M, D)."""
 
@@ -22,7 +21,7 @@ class Tokens:
     masked: Tensor
 
     def joined(self) -> Tensor:
-        return torch.cat([self.global_, self.local, self.masked])
+        return torch.cat(self)
 
 
 def ours(model, teacher, intact, elastic, patch_weights, temperature):
@@ -51,8 +50,7 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
         head_losses.finish()
         return total + spread.detach()
 
-    features = [t for tokens in (intact, elastic) for t in (tokens.global_, tokens.local, tokens.masked)]
-    return differentiated(loss, features, model.student_head.parameters())
+    return differentiated(loss, [*intact, *elastic], model.student_head.parameters())
 
 
 def sinkhorn(logits, temperature):

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from plain_losses import all_heads_at_once, ours
+from plain_losses import Tokens, all_heads_at_once, ours
 from torch import Tensor, nn
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
@@ -46,17 +46,6 @@ class Pair(NamedTuple):
     without: Callable[[], list[Tensor]]
     with_: Callable[[], list[Tensor]]
     tolerance: float | None = 1e-2
-
-
-class Features(NamedTuple):
-    """Of one branch, (rows, width) each, as plain_losses.py takes them."""
-
-    global_: Tensor
-    local: Tensor
-    masked: Tensor
-
-    def joined(self) -> Tensor:
-        return torch.cat(self)
 
 
 class Parts:
@@ -138,7 +127,7 @@ class Parts:
     def autocast(self, bf16: bool | None = None):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 if bf16 is None else bf16)
 
-    def features(self, backbone, local_crops: Tensor, masks: Tensor | None = None, per_crop=False) -> Features:
+    def features(self, backbone, local_crops: Tensor, masks: Tensor | None = None, per_crop=False) -> Tokens:
         def passes(crops: Tensor, masks: Tensor | None = None):
             rows = self.batch if per_crop else max(1, len(crops))
             for start in range(0, len(crops), rows):
@@ -148,7 +137,7 @@ class Parts:
 
         global_, patches = (torch.cat(outputs) for outputs in zip(*passes(self.global_crops, masks), strict=True))
         local = torch.cat([global_[:0], *(features for features, _ in passes(local_crops))])
-        return Features(global_, local, patches.flatten(0, 1)[self.places])
+        return Tokens(global_, local, patches.flatten(0, 1)[self.places])
 
     @torch.no_grad()
     def teacher(self, backbone=None, local=False) -> list[Tensor]:

@@ -221,7 +221,7 @@ class Step:
 
 
 def leaf_tokens(tokens: Tokens) -> Tokens:
-    return Tokens(*(t.detach().requires_grad_() for t in (tokens.global_, tokens.local, tokens.masked)))
+    return Tokens(*(tensor.detach().requires_grad_() for tensor in tokens))
 
 
 def backward(tokens: Tokens, leaves: Tokens) -> None:

@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from unittest.mock import patch
@@ -88,7 +89,7 @@ def on_meta(trainer: PoaTrainer) -> dict[str, int]:
         stack.enter_context(patch.object(type(trainer.accelerator), "device", meta))
         if hasattr(trainer, "nonfinite"):  # reads the flag of the step before from an event, which only GPUs have
             stack.enter_context(patch.object(trainer.nonfinite, "add"))
-        _stand_in_for_a_gpu(stack)
+        stand_in_for_a_gpu(stack, lambda: waits("a tensor of Python numbers"))
         run = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
         with Waits():
             trainer._step(batches, window)
@@ -154,8 +155,9 @@ def waits(what: str) -> None:
         pass
 
 
-def _stand_in_for_a_gpu(stack: ExitStack) -> None:
-    """Lets the meta device train: with autocast, fused AdamW and kornia's copies as on GPUs."""
+def stand_in_for_a_gpu(stack: ExitStack, from_numbers: Callable[[], None]) -> None:
+    """Lets the meta device train: with autocast, fused AdamW and kornia's copies as on GPUs. `from_numbers` is called
+    where a tensor there is made of Python numbers, by a copy that waits."""
     with torch.device("meta"):  # which functions make tensors is looked up at the first use and kept
         torch.empty(0)
     autocast, is_autocast_enabled = torch.autocast, torch.is_autocast_enabled
@@ -181,7 +183,7 @@ def _stand_in_for_a_gpu(stack: ExitStack) -> None:
         def marking(*args, original=original, **kwargs):
             result = original(*args, **kwargs)
             if result.is_meta and not isinstance(args[-1] if args else None, torch.Tensor):
-                waits("a tensor of Python numbers")
+                from_numbers()
             return result
 
         replace(module, name, marking)

@@ -1,7 +1,6 @@
 """A step is queued on the device without waiting for it, and one that is not finite is undone there."""
 
-import importlib
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from poa_hf.training.nonfinite import NonfiniteSteps
 from poa_hf.training.optimization import build_optimizer, step_unless
 from poa_hf.training.runlog import JsonLines, Window
 
+from ..conftest import ROOT
 from .test_trainer import arguments, images, new_model
 
 
@@ -30,36 +30,16 @@ class Queue(TorchDispatchMode):
 
 @pytest.fixture
 def meta_device(monkeypatch):
-    """The meta device as one to train on: with autocast, and without values that come from Python numbers by a copy."""
-    with torch.device("meta"):  # which functions make tensors is looked up at the first use and kept
-        torch.empty(0)
-    autocast, is_autocast_enabled = torch.autocast, torch.is_autocast_enabled
-    monkeypatch.setattr(
-        torch, "autocast", lambda device, *a, **k: nullcontext() if device == "meta" else autocast(device, *a, **k)
-    )
-    monkeypatch.setattr(
-        torch, "is_autocast_enabled", lambda device=None: device != "meta" and is_autocast_enabled(device or "cpu")
-    )
-    monkeypatch.setattr(
-        importlib.import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda parameter: None
-    )
-    monkeypatch.setattr(  # does so for CUDA devices alone
-        importlib.import_module("kornia.filters.gaussian"),
-        "_to_device_nonblocking",
-        lambda tensor, device: tensor.to(device, non_blocking=True),
-    )
-    for module, name in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
-        original = getattr(module, name)
+    """The meta device as one to train on, where values may not come from Python numbers, by a copy."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from step_waits import stand_in_for_a_gpu
 
-        def refusing(*args, original=original, **kwargs):
-            result = original(*args, **kwargs)
-            source = args[-1] if args else None
-            if result.device.type == "meta" and not isinstance(source, torch.Tensor):
-                raise AssertionError("a tensor of Python numbers is copied to the device, which waits for it")
-            return result
+    def refuse():
+        raise AssertionError("a tensor of Python numbers is copied to the device, which waits for it")
 
-        monkeypatch.setattr(module, name, refusing)
-    return torch.device("meta")
+    with ExitStack() as stack:
+        stand_in_for_a_gpu(stack, refuse)
+        yield torch.device("meta")
 
 
 @pytest.mark.parametrize("part", ["item", "mask", "nonzero", "numbers", "copy"])

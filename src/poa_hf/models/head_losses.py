@@ -153,8 +153,7 @@ class _HeadLoss:
         """The losses of `losses.prototype_losses`; gradients of tokens and of the head's parameters are added up."""
         # a view, as hooks on a module's inputs, such as a FLOP counter's, may not sit on leaves of autograd.grad
         root = head(tokens.view_as(tokens), project=False)
-        with_gradient = torch.is_grad_enabled()
-        num_images = len(same_view_weights)
+        with_gradient, num_images = torch.is_grad_enabled(), len(same_view_weights)
         with torch.no_grad(), torch.autocast(root.device.type, enabled=False):
             features, gradients = root.to(self.dtype), None
             if with_gradient:
