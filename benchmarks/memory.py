@@ -24,8 +24,8 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-from live_bytes import LiveBytes
-from plain_losses import Tokens, all_heads_at_once, head_by_head, ours
+from parts.live_bytes import LiveBytes
+from parts.plain_losses import Tokens, all_heads_at_once, head_by_head, ours
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 

@@ -26,11 +26,11 @@ from transformers.utils import logging as transformers_logging
 
 from poa_hf import PoaForPreTraining
 from poa_hf.elastic import SubNetwork
-from poa_hf.evaluation.costs import costs
-from poa_hf.evaluation.evaluate import evaluate_sizes
+from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.splits import open_splits
-from poa_hf.evaluation.subjects import load_subject
-from poa_hf.evaluation.tasks import TaskOptions
+from poa_hf.evaluation.subject import load_subject
+from poa_hf.evaluation.tasks.runner import TaskOptions
+from poa_hf.selection.costs import costs
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart_photos.yaml"
 # What differs from that configuration; the CPU scale takes about 12 minutes of 1 core per seed.

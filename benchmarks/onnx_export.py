@@ -20,7 +20,7 @@ from transformers import AutoModel
 
 from poa_hf import PoaResNetConfig, PoaSwinConfig, PoaViTConfig
 from poa_hf.data.processor import evaluation_processor
-from poa_hf.publishing.onnx_format import as_onnx
+from poa_hf.publishing.formats.onnx import as_onnx
 
 CONFIGS = {"vit": PoaViTConfig, "swin": PoaSwinConfig, "resnet": PoaResNetConfig}
 OUTPUTS = ("last_hidden_state", "pooler_output")

@@ -21,8 +21,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from poa_hf import ElasticSpace, PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
-from poa_hf.evaluation.costs import costs
-from poa_hf.evaluation.latency import Latency, estimate, grid
+from poa_hf.selection.costs import costs
+from poa_hf.selection.latency import Latency, estimate, grid
 
 PUBLISHED = dict(global_size=224, local_size=96, num_local=8, heads={})
 TINY_HEADS = dict(num_prototypes=[64], head_hidden_size=32, head_bottleneck_size=16)

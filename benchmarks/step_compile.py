@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from step_pairs import BF16_TOLERANCE, PRESETS, Parts
-from step_parts import check, timed
+from parts.step_pairs import BF16_TOLERANCE, PRESETS, Parts
+from parts.timing import check, timed
 from torch.func import functional_call
 
 from poa_hf import SubNetwork

@@ -14,18 +14,14 @@ The host's waits for the device are counted in step_waits.py. The last line is o
 """
 
 import argparse
-import gc
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
-from live_bytes import LiveBytes
-from step_pairs import BF16_TOLERANCE, PRESETS, Pair, Parts
+from parts.step_pairs import BF16_TOLERANCE, PRESETS, Pair, Parts
+from parts.timing import check, peak, timed
 from step_waits import step_waits
-from torch import Tensor
 
 
 def main() -> None:
@@ -91,38 +87,6 @@ def measured(pair: Pair, device: torch.device, repeats: int, bf16: bool) -> dict
     for name in ways:
         figures |= {f"{name}_seconds": statistics.median(seconds[name]), f"{name}_bytes": peaks[name]}
     return figures
-
-
-def check(expected: list[Tensor], found: list[Tensor], tolerance: float, what: str) -> None:
-    """AssertionError where results differ by more than `tolerance` of their largest entry. Tensors that are rounding
-    alone, as the gradient of a key's bias is, are compared on the scale of the others."""
-    largest = max(tensor.abs().max().item() for tensor in expected)
-    for one, other in zip(expected, found, strict=True):
-        scale = max(one.abs().max().item(), 1e-3 * largest)
-        difference = (one.float() - other.float()).abs().max().item() / scale
-        assert difference <= tolerance, f"{what} differ by {difference:.1e}"
-
-
-def timed(run: Callable, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak(run: Callable, device: torch.device) -> int:
-    gc.collect()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with LiveBytes() as live:
-        run()
-    return live.peak
 
 
 if __name__ == "__main__":

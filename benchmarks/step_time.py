@@ -23,15 +23,15 @@ from unittest.mock import patch
 
 import psutil
 import torch
-from plain_losses import Tokens
-from plain_losses import ours as heads_and_losses
+from parts.plain_losses import Tokens
+from parts.plain_losses import ours as heads_and_losses
 from torch.utils.flop_counter import FlopCounterMode
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, PoaViTConfig
 from poa_hf.data import PretrainingLoader, augment
 from poa_hf.data.textures import TextureDataset
-from poa_hf.models.early_gradients import GradientSums
-from poa_hf.models.head_losses import HeadLosses
+from poa_hf.objective.early_gradients import GradientSums
+from poa_hf.objective.head_losses import HeadLosses
 from poa_hf.slicing import SlicedModel
 from poa_hf.training.optimization import build_optimizer, hyperparameters_at, set_hyperparameters
 

@@ -7,7 +7,7 @@ torchrun --nproc-per-node 8 examples/pretrain.py --config configs/vit_large.yaml
 
 import sys
 
-from poa_hf.cli import pretrain, run
+from poa_hf.cli.main import pretrain, run
 
 if __name__ == "__main__":
     sys.exit(run(pretrain, sys.argv[1:]))

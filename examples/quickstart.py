@@ -19,12 +19,12 @@ import matplotlib
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
-from poa_hf.cli import main
+from poa_hf.cli.main import main
+from poa_hf.cli.recipe import parse_recipe
 from poa_hf.data import find_image_column, open_dataset, open_image
 from poa_hf.data.textures import TextureDataset
 from poa_hf.evaluation.features import class_features
-from poa_hf.evaluation.knn import KnnAccuracy
-from poa_hf.training.recipe import parse_recipe
+from poa_hf.evaluation.tasks.knn import KnnAccuracy
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -17,7 +17,7 @@ from poa_hf import (
     PoaViTConfig,
     SubNetwork,
 )
-from poa_hf.cli import main
+from poa_hf.cli.main import main
 from poa_hf.training.checks import check_run
 
 from .conftest import FAMILIES, ROOT, run_python

@@ -5,8 +5,7 @@ import datasets
 
 from poa_hf.data.textures import TextureDataset
 
-from .conftest import run_python
-from .test_cli import ROOT, TINY
+from .conftest import ROOT, TINY, run_python
 
 
 def check(folder: Path) -> None:

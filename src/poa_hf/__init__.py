@@ -14,11 +14,11 @@ from .models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainin
 from .models.modeling_poa_resnet import PoaResNetModel
 from .models.modeling_poa_swin import PoaSwinModel
 from .models.modeling_poa_vit import PoaViTModel
-from .official import load_official_checkpoint
+from .official.weights import load_official_checkpoint
 from .training.arguments import PoaTrainingArguments
 from .training.trainer import PoaTrainer
-from .training.warm_start import init_from
-from .training.warm_start_config import warm_start_config
+from .warm_start.config import warm_start_config
+from .warm_start.load import init_from
 
 __version__ = "0.1.0.dev0"
 

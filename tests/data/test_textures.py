@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from poa_hf.data.textures import TEXTURE_NAMES, TextureDataset
-from poa_hf.evaluation.knn import knn_predict
+from poa_hf.evaluation.tasks.knn import knn_predict
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,16 @@ import pytest
 import torch
 
 from poa_hf import KnnEvaluationCallback, PoaTrainer
-from poa_hf.cli import main
+from poa_hf.cli.main import main
 from poa_hf.data.textures import TextureDataset
-from poa_hf.evaluation.evaluate import evaluate_sizes
+from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.labelled import LabelledImages
-from poa_hf.evaluation.records import load_evaluations
 from poa_hf.evaluation.splits import EvaluationData, open_splits
-from poa_hf.evaluation.subjects import load_subject
-from poa_hf.evaluation.tasks import TaskOptions
+from poa_hf.evaluation.subject import load_subject
+from poa_hf.evaluation.tasks.runner import TaskOptions
+from poa_hf.runs.evaluations import load_evaluations
 
-from ..conftest import ROOT, run_python
-from ..test_cli import QUICKSTART, TINY
+from ..conftest import QUICKSTART, ROOT, TINY, run_python
 from ..training.test_trainer import arguments, images, metrics, new_model
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from poa_hf.official import parameter_names, to_our_layout
+from poa_hf.official.weights import parameter_names, to_our_layout
 
 from ..conftest import golden, golden_model, golden_sub_network
 

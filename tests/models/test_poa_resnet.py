@@ -147,7 +147,7 @@ def test_defaults_follow_the_full_size():
 
 def test_timm_format_of_every_published_width():
     """The elastic sizes are what timm holds; names and shapes are checked in publishing/test_timm_format.py."""
-    from poa_hf.publishing.timm_format import as_timm
+    from poa_hf.publishing.formats.timm import as_timm
 
     with torch.device("meta"):
         model = PoaResNetModel(PoaResNetConfig())

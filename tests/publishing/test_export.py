@@ -8,10 +8,10 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, Dinov2Backbone
 
 from poa_hf import PoaForPreTraining, SubNetwork
-from poa_hf.cli import main
+from poa_hf.cli.main import main
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.publishing.export import extract_to
-from poa_hf.publishing.vit_format import as_vit
+from poa_hf.publishing.formats.vit import as_vit
 
 from ..conftest import random_batch, run_python, tiny_backbone, tiny_config
 

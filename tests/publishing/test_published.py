@@ -12,13 +12,12 @@ import torch
 from huggingface_hub import HfApi
 
 from poa_hf import PoaForPreTraining
-from poa_hf.publishing.family import Family
-from poa_hf.publishing.hub import Hub
+from poa_hf.publishing.hub.client import Hub
 from poa_hf.publishing.push import PushOptions, push
+from poa_hf.publishing.release import Family
 
-from ..conftest import golden_model, run_python
+from ..conftest import golden_model, run_python, save_run
 from ..loopback_hub import LoopbackHub
-from .conftest import save_run
 
 SUPERNET = "me/poa-vit-l-supernet"
 SIZES = {"vit": "small,24x2,large", "swin": "tiny", "resnet": "8x1-1-2-1"}
@@ -37,7 +36,7 @@ def published(runs):
     with LoopbackHub() as hub:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
-            patch.setattr("poa_hf.publishing.card.draw_family", lambda *arguments: None)  # pictures take time
+            patch.setattr("poa_hf.publishing.card.cards.draw_family", lambda *arguments: None)  # pictures take time
             api = HfApi(hub.endpoint, token="hf_me")
             for family, run in runs.items():
                 of = Family.of(run, SIZES[family], "me", supernet=family == "vit")

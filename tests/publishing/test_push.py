@@ -7,17 +7,16 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 
 from poa_hf import PoaForPreTraining, SubNetwork
-from poa_hf.evaluation.costs import costs
-from poa_hf.evaluation.records import Evaluation, save_evaluations
-from poa_hf.evaluation.subjects import load_subject
-from poa_hf.publishing.family import Family
-from poa_hf.publishing.hub import Hub
+from poa_hf.evaluation.subject import load_subject
+from poa_hf.publishing.hub.client import Hub
 from poa_hf.publishing.push import PushOptions, push
+from poa_hf.publishing.release import Family
+from poa_hf.runs.evaluations import Evaluation, save_evaluations
+from poa_hf.selection.costs import costs
 
-from ..conftest import tiny_backbone, tiny_config
+from ..conftest import save_run, tiny_backbone, tiny_config
 from ..loopback_hub import LoopbackHub
 from ..loopback_hub.hub import Account
-from .conftest import save_run
 
 SPACE = tiny_backbone().space
 SUPERNET = "me/poa-vit-l-supernet"
@@ -45,9 +44,9 @@ def counted_once():
 
 
 def hasten(patch, counted_once, pictures=False):
-    patch.setattr("poa_hf.publishing.run_facts.costs", counted_once)
+    patch.setattr("poa_hf.runs.facts.costs", counted_once)
     if not pictures:
-        patch.setattr("poa_hf.publishing.card.draw_family", lambda *arguments: None)
+        patch.setattr("poa_hf.publishing.card.cards.draw_family", lambda *arguments: None)
     patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
 
 
@@ -55,7 +54,7 @@ def hasten(patch, counted_once, pictures=False):
 def haste(request, monkeypatch, counted_once):
     """Waiting between attempts takes no time, and little is done twice."""
     hasten(monkeypatch, counted_once, "pictures" in request.fixturenames)
-    monkeypatch.setattr("poa_hf.publishing.retrying.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("poa_hf.publishing.hub.retrying.time.sleep", lambda seconds: None)
 
 
 def pushed(run):

@@ -93,7 +93,7 @@ def train(output_dir: str, model: dict, options: dict, koleo_rows: int | None = 
 
 
 def _group_koleo(rows: int) -> None:
-    from poa_hf.losses import koleo
+    from poa_hf.objective.losses import koleo
 
     def grouped(features: torch.Tensor) -> torch.Tensor:
         groups = features.split(rows)

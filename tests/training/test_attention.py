@@ -8,8 +8,8 @@ from transformers import AttentionInterface, AutoModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from poa_hf import PoaForPreTraining, PoaTrainer
+from poa_hf.cli.recipe import parse_recipe
 from poa_hf.training.checks import check_run
-from poa_hf.training.recipe import parse_recipe
 
 from ..conftest import FAMILIES, GOLDEN_BACKBONES, tiny_config
 from .test_trainer import arguments, images, metrics, new_model

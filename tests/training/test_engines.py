@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from poa_hf import KnnEvaluationCallback, PoaForPreTraining, PoaTrainer
-from poa_hf.training.checkpoints import checkpoints
+from poa_hf.runs.checkpoints import checkpoints
 from poa_hf.training.engines import _configure_deepspeed, new_accelerator, prepare, whole_parameters
 
 from .processes import global_batches, in_processes, launch_environment, losses, metrics, train

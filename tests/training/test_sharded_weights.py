@@ -8,11 +8,11 @@ import torch
 
 from poa_hf import PoaForPreTraining, PoaTrainer
 from poa_hf.models.modeling_poa_pretraining import load_complete
-from poa_hf.publishing import formats
 from poa_hf.publishing.export import extract_to
+from poa_hf.publishing.formats import format as formats
+from poa_hf.runs.checkpoints import MAX_SHARD_SIZE, checkpoints
+from poa_hf.runs.load import load_run
 from poa_hf.training import trainer as trainer_module
-from poa_hf.training.checkpoints import MAX_SHARD_SIZE, checkpoints
-from poa_hf.training.runs import load_run
 
 from .test_trainer import arguments, images, metrics, new_model
 

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments
-from poa_hf.training.runs import resolve_run
+from poa_hf.runs.load import resolve_run
 from poa_hf.training.trainer import TrainingDivergedError
 
 from ..conftest import tiny_backbone, tiny_config

@@ -52,7 +52,7 @@ class KnnEvaluationCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         # here, as they take half a second that only an evaluation should cost
-        from .tasks import TaskOptions, check_tasks
+        from .tasks.runner import TaskOptions, check_tasks
 
         self.options = TaskOptions(k=(self.k,))
         check_tasks(["knn"], self.options, len(self.data.train))
@@ -71,10 +71,10 @@ class KnnEvaluationCallback(TrainerCallback):
 
     def _measure(self, args, state, model) -> dict[str, float]:
         """Accuracies of the teacher as it is now, by their names in the log; the records go to the run's folder."""
+        from ..runs.evaluations import FILE_NAME, save_evaluations
         from ..training.engines import whole_parameters
-        from .evaluate import evaluate_sizes
-        from .records import FILE_NAME, save_evaluations
-        from .subjects import Subject
+        from .evaluator import evaluate_sizes
+        from .subject import Subject
 
         processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std)
         subject = Subject(Path(args.output_dir).name, model.teacher, processor, state.global_step)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ..data.decoding import UndecodableImage, open_image
 from .labelled import LabelledImages
-from .sharing import Processes
+from .processes import Processes
 
 logger = logging.getLogger(__name__)
 

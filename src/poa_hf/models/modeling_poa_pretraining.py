@@ -14,11 +14,11 @@ from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
-from ..losses import koleo
+from ..objective.early_gradients import GradientSums, differentiated
+from ..objective.head_losses import HeadLosses
+from ..objective.heads import ProjectionHeads, Prototypes
+from ..objective.losses import koleo
 from .configuration_poa import PoaConfig
-from .early_gradients import GradientSums, differentiated
-from .head_losses import HeadLosses
-from .heads import ProjectionHeads, Prototypes
 
 
 @dataclass

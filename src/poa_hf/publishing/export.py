@@ -13,9 +13,9 @@ from transformers import BitImageProcessorPil as ImageProcessor
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
-from .card import CARD, PICTURE, write_card
-from .formats import Artifact, Format, find_format
-from .run_facts import RunFacts
+from ..runs.facts import RunFacts
+from .card.cards import CARD, PICTURE, write_card
+from .formats.format import Artifact, Format, find_format
 
 _EXTRACTED_FILES = {
     *("config.json", "model.safetensors", "preprocessor_config.json", CARD, PICTURE, "evaluations.json"),

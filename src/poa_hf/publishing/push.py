@@ -15,10 +15,10 @@ from pathlib import Path
 from huggingface_hub.hf_api import RepoFile
 
 from ..elastic import SubNetwork
-from .card import CARD
-from .family import Family, Files, is_unedited
-from .hub import Hub
-from .names import family_of, size_title
+from .card.cards import CARD
+from .hub.client import Hub
+from .hub.names import family_of, size_title
+from .release import Family, Files, is_unedited
 from .supernet import TABLE, repos_in
 
 SUPERNET = "supernet"

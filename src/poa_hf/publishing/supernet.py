@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from ..elastic import SubNetwork
-from ..evaluation.records import evaluations_file
-from ..evaluation.select import quality_of
-from .names import family_of
-from .run_facts import RunFacts
+from ..runs.evaluations import evaluations_file
+from ..runs.facts import RunFacts
+from ..selection.select import quality_of
+from .hub.names import family_of
 
 TABLE = "sizes.json"
 # files of a run that tell how it was trained and what came out, and how to read and write each

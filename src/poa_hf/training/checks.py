@@ -7,9 +7,9 @@ from transformers import AutoModel
 from transformers.utils.generic import is_flash_attention_requested
 
 from ..models.configuration_poa import PoaConfig
+from ..runs.checkpoints import check_architecture, find_checkpoint
 from ..slicing import without_storage
 from .arguments import PoaTrainingArguments
-from .checkpoints import check_architecture, find_checkpoint
 
 
 def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:

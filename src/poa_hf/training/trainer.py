@@ -24,9 +24,7 @@ from ..data.augment import augment
 from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
-from . import engines
-from .arguments import PoaTrainingArguments
-from .checkpoints import (
+from ..runs.checkpoints import (
     MAX_SHARD_SIZE,
     check_architecture,
     find_checkpoint,
@@ -35,8 +33,10 @@ from .checkpoints import (
     start_folder,
     written_aside,
 )
+from ..runs.training_time import ComputeLog
+from . import engines
+from .arguments import PoaTrainingArguments
 from .checks import check_run
-from .compute import ComputeLog
 from .monitoring import collapse_warning, feature_statistics
 from .nonfinite import NonfiniteSteps
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless

@@ -1,0 +1,131 @@
+"""The heads and losses of a step on given features: ours, and what they are compared with, written down
+straightforwardly. All give the same loss and gradient."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from poa_hf.objective.early_gradients import differentiated
+from poa_hf.objective.head_losses import HeadLosses
+from poa_hf.objective.losses import cross_entropy, koleo
+
+
+class Tokens(NamedTuple):
+    """A branch's features of B images with V local views: `global_` (2B, D), `local` (V*B, D), and those of the masked
+    patches, `masked` (M, D)."""
+
+    global_: Tensor
+    local: Tensor
+    masked: Tensor
+
+    def joined(self) -> Tensor:
+        return torch.cat(self)
+
+
+def ours(model, teacher, intact, elastic, patch_weights, temperature):
+    def loss(gradients, *features):
+        intact, elastic = Tokens(*features[:3]), Tokens(*features[3:])
+        head_losses = HeadLosses(
+            model.config,
+            model.teacher_head,
+            model.student_head,
+            torch.cat([teacher.global_, teacher.masked]),
+            patch_weights,
+            2 * len(intact.local) // len(intact.global_),
+            temperature,
+            gradients,
+        )
+        total = 0
+        for is_elastic, tokens in enumerate([intact, elastic]):
+            heads = model.student_head.sliced(tokens.global_.shape[-1])
+            global_ = gradients.leaf(torch.cat([tokens.global_, tokens.masked]))
+            total = total + head_losses.global_crops(heads, global_, is_elastic)
+            gradients.pass_on(global_)
+            if len(tokens.local):
+                total = total + head_losses.local_crops(heads, tokens.local, is_elastic)
+        spread = koleo_loss(model.config, intact, elastic)
+        gradients.add([spread])
+        head_losses.finish()
+        return total + spread.detach()
+
+    return differentiated(loss, [*intact, *elastic], model.student_head.parameters())
+
+
+def sinkhorn(logits, temperature):
+    """In float32, on one process."""
+    assignments = (logits.float() / temperature - logits.max() / temperature).exp()
+    assignments /= assignments.sum()
+    count, num_prototypes = assignments.shape
+    for _ in range(3):
+        assignments /= (assignments.sum(dim=0) * num_prototypes).clamp_(min=1e-30)
+        assignments /= (assignments.sum(dim=1, keepdim=True) * count).clamp_(min=1e-30)
+    return assignments.mul_(count)
+
+
+def log_softmax_cross_entropy(targets, logits, temperature):
+    return -(targets * log_softmax(logits / temperature, dim=-1, dtype=torch.float32)).sum(dim=-1)
+
+
+def all_heads_at_once(model, teacher, intact, elastic, patch_weights, temperature):
+    """As the authors have it: logits of all heads and branches, float32 targets and log-softmaxes, then the losses."""
+    with torch.no_grad():
+        teacher_logits = [split(head(teacher.joined()), teacher) for head in model.teacher_head]
+        targets = [
+            [sinkhorn(class_tokens, temperature), sinkhorn(masked, temperature)]
+            for class_tokens, _, masked in teacher_logits
+        ]
+    elastic_heads = model.student_head.sliced(elastic.global_.shape[-1])
+    intact_logits = [split(head(intact.joined()), intact) for head in model.student_head]
+    elastic_logits = [split(head(elastic.joined()), elastic) for head in elastic_heads]
+    losses = [
+        head_loss(model.config, *logits, patch_weights, log_softmax_cross_entropy)
+        for logits in zip(targets, intact_logits, elastic_logits, strict=True)
+    ]
+    return sum(losses) / len(losses) + koleo_loss(model.config, intact, elastic)
+
+
+def head_by_head(model, teacher, intact, elastic, patch_weights, temperature):
+    """One head after another, without log-softmaxes; autograd keeps the students' logits until the backward pass."""
+    losses = []
+    elastic_heads = model.student_head.sliced(elastic.global_.shape[-1])
+    for teacher_head, student_head, elastic_head in zip(
+        model.teacher_head, model.student_head, elastic_heads, strict=True
+    ):
+        with torch.no_grad():
+            class_tokens, _, masked = split(teacher_head(teacher.joined()), teacher)
+            targets = [sinkhorn(class_tokens, temperature), sinkhorn(masked, temperature)]
+        students = [
+            split(head(tokens.joined()), tokens) for head, tokens in ((student_head, intact), (elastic_head, elastic))
+        ]
+        losses.append(head_loss(model.config, targets, *students, patch_weights, cross_entropy))
+    return sum(losses) / len(losses) + koleo_loss(model.config, intact, elastic)
+
+
+def head_loss(config, targets, intact, elastic, patch_weights, cross_entropy):
+    """One head's loss from (class token, patch) targets and both students' (global, local, masked) logits."""
+    (first, second), temperature = targets[0].chunk(2), config.student_temperature
+    total, batch_size = 0.0, len(first)
+    views = len(intact[1]) // batch_size
+    for weight, (global_, local, masked) in ((config.intact_weight, intact), (1 - config.intact_weight, elastic)):
+        cross = 2 * cross_entropy(torch.cat([second, first]), global_, temperature).mean()
+        if views:
+            local = local.unflatten(0, (views, batch_size))
+            cross = cross + cross_entropy(first + second, local, temperature).mean(dim=1).sum()
+        patches = cross_entropy(targets[1], masked, temperature) * patch_weights
+        total = total + weight * (cross / (2 + 2 * views) + patches.sum() / (2 * batch_size))
+    for own, other in zip(intact[:2], elastic[:2], strict=True):
+        same_view = (own.detach().float() / temperature).softmax(dim=-1)
+        loss = cross_entropy(same_view, other, temperature).sum() / max(1, len(own))
+        total = total + (1 - config.intact_weight) * loss
+    return total
+
+
+def koleo_loss(config, intact, elastic):
+    views = [*intact.global_.chunk(2), *elastic.global_.chunk(2)]
+    return config.koleo_weight * sum(koleo(view) for view in views) / 2
+
+
+def split(logits, tokens):
+    return logits.split([len(tokens.global_), len(tokens.local), len(tokens.masked)])

@@ -1,0 +1,101 @@
+"""`poa push`: publish sizes of a run on the Hub."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+
+from huggingface_hub.utils import disable_progress_bars
+
+from ..publishing.hub.names import NAME_TEMPLATE
+from .parser import CommandParser
+
+
+def push(argv: list[str]) -> None:
+    """`poa push RUN --size small|384x12,448x14|--all --namespace me`"""
+    args = _parse(argv)
+    from ..publishing.hub.retrying import limit_time
+    from ..publishing.push import PushOptions, PushResult, format_bytes, rehearse
+    from ..publishing.push import push as push_family
+    from ..publishing.release import Family
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    sizes = "all" if args.all else args.size
+    family = Family.of(
+        args.run, sizes, args.namespace, args.name_template, args.format, not args.no_supernet, license=args.license
+    )
+    count = len(family.ids) + bool(family.supernet)
+    if args.dry_run:
+        total = rehearse(family, _say)
+        _say(f"{count} repos, {total:,} bytes ({format_bytes(total)}); nothing was sent.")
+        _say(f"next: {shlex.join(['poa', 'push', *(word for word in argv if word != '--dry_run')])}")
+        return
+    limit_time(args.timeout)
+    options = PushOptions(args.private, args.revision, args.max_repos, args.overwrite, not args.no_collection)
+    try:
+        result: PushResult = push_family(family, options=options, tell=_say)
+    except KeyboardInterrupt:
+        _say("stopped: what is published is whole; run the same command again, it goes on from here.")
+        raise
+    done = {name: len(getattr(result, name)) for name in ("published", "replaced", "renewed", "unchanged", "left")}
+    listed = ", ".join(f"{number} {name}" for name, number in done.items() if number)
+    _say(f"{count} repos: {listed}; {format_bytes(result.bytes)} of content.")
+    for repo_id in result.edited:
+        _say(f"{repo_id}: its card was edited on the Hub and is left as it is; --overwrite replaces it.")
+    if result.collection:
+        _say(f"collection: {result.collection}")
+    if result.left:
+        _say(f"next: run the same command again for the {len(result.left)} left.")
+    else:
+        first = next(iter(family.ids.values()))
+        _say(f"next: try one, as the card of {first} shows.")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(
+        prog="poa push",
+        description="Publish sizes of a run's teacher on the Hub: a repo with stock weights for each, one for the "
+        "supernet, a collection of all. Interrupted, the same command goes on where it stopped.",
+    )
+    parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or the Hub id of a supernet")
+    parser.add_argument("--size", help="a name (small), a size (384x12), several with commas, or all")
+    parser.add_argument("--all", action="store_true", help="every size")
+    parser.add_argument("--namespace", required=True, help="user or organisation that the repos belong to")
+    parser.add_argument(
+        "--name_template", default=NAME_TEMPLATE, help="of {family}, {size}, {width}, {depth}; %(default)s"
+    )
+    parser.add_argument("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm")
+    parser.add_argument("--license", "--licence", metavar="ID", help="licence of the weights: an identifier of the Hub")
+    parser.add_argument("--private", action="store_true", help="make repos and collection private")
+    parser.add_argument("--revision", metavar="BRANCH", help="publish on this branch instead of main")
+    parser.add_argument("--max_repos", type=int, metavar="N", help="publish at most N new repos, the rest another time")
+    parser.add_argument("--overwrite", action="store_true", help="replace repos that hold something else")
+    parser.add_argument("--dry_run", action="store_true", help="print repos, files and bytes, and send nothing")
+    parser.add_argument("--no_supernet", action="store_true", help="publish the sizes alone")
+    parser.add_argument("--no_collection", action="store_true", help="keep no collection of the repos")
+    parser.add_argument(
+        "--timeout", type=float, default=120, metavar="S", help="longest silence of the Hub; %(default)s"
+    )
+    args = parser.parse_args(argv)
+    if bool(args.size) == args.all:
+        raise ValueError("Say which sizes to publish: give either --size (small, or 384x12,448x14) or --all.")
+    if args.max_repos is not None and args.max_repos < 1:
+        raise ValueError(f"--max_repos {args.max_repos} must be at least 1.")
+    if args.timeout <= 0:
+        raise ValueError(f"--timeout {args.timeout:g} must be more than 0 seconds.")
+    if args.revision and not _is_branch(args.revision):
+        raise ValueError(f"--revision {args.revision!r} cannot be the name of a branch: write one as v1.")
+    return args
+
+
+def _is_branch(name: str) -> bool:
+    plain = re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[\w-][\w.-]*)*", name, re.ASCII) is not None
+    ends = name.endswith((".", ".lock")) or ".." in name or name.startswith("refs/")
+    return plain and not ends and not re.fullmatch(r"[0-9a-f]{40}", name)

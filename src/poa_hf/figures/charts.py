@@ -1,0 +1,288 @@
+"""The charts of a report: heat maps over the elastic space, Pareto curves, and lines over the steps of a run.
+
+Each function takes the `Theme` that it draws for and returns a `matplotlib.figure.Figure` of its own, transparent and
+small: shown on a phone at its width, the letters can still be read. `plots` loads matplotlib and says where it is
+missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..elastic import ElasticSpace, SubNetwork
+from ..selection.select import format_quantity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 4.4, 2.9  # inches
+DPI = 200
+COLORS = "viridis"
+MARKED = 40  # points a line may have for each to be marked
+MOST_LABELS, CROWD = 5, 100  # sizes that are named; points among which only the ends are
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours that can be read on a page's background; the lines are Okabe and Ito's, told apart by the colour-blind,
+    darker or lighter where the background asks for it."""
+
+    name: str
+    ink: str
+    faint: str
+    lines: tuple[str, ...]
+
+
+LIGHT = Theme("light", "#3d4148", "#c9ccd1", ("#0072b2", "#c44e00", "#00795a", "#a8447f", "#8a6d00", "#3a8fbf"))
+DARK = Theme("dark", "#c3c7ce", "#4a4f58", ("#56b4e9", "#f0934a", "#35c49a", "#e08fc0", "#e6c84f", "#9fd0f0"))
+THEMES = (LIGHT, DARK)
+
+
+def line_chart(
+    theme: Theme,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    limit: tuple[float, str] | None = None,
+    bottom: float | None = None,
+    top: float | None = None,
+    percent: bool = False,
+) -> Figure:
+    """Values over steps, one line per entry of `lines` (steps, values) by name; a single one has no legend.
+
+    `limit` is a value that should not be crossed, and what is drawn beside it; `bottom` and `top` are where the axis
+    begins and ends at most.
+    """
+    figure, axes = _new(theme)
+    for color, (name, (steps, values)) in zip(_cycled(theme, len(lines)), lines.items(), strict=True):
+        marker = "o" if len(steps) <= MARKED else None
+        axes.plot(steps, values, color=color, linewidth=1.4, marker=marker, markersize=2.5, label=name)
+    if limit is not None:
+        axes.axhline(limit[0], color=theme.lines[1], linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            limit[1], (1, limit[0]), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", va="bottom", color=theme.lines[1], fontsize=8,
+        )  # fmt: skip
+    axes.set_ylim(bottom, top)
+    axes.set_xlabel("step")
+    _plain_ticks(axes.xaxis)
+    if percent:
+        from matplotlib.ticker import PercentFormatter
+
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    if len(lines) > 1:
+        _legend(theme, axes)
+    return figure
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One panel of heat maps: `rows` and `columns` are the depths or widths along its sides, `values` (rows, columns)
+    have NaN where nothing was measured, and `exists` says which sizes there are."""
+
+    title: str
+    row_name: str
+    column_name: str
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    values: np.ndarray
+    exists: np.ndarray
+
+
+def grids(space: ElasticSpace, values: Mapping[SubNetwork, float]) -> list[Grid]:
+    """The space as panels: of one elastic stage, width x its depth; of two, a panel for each width with their depths.
+
+    Of more elastic stages the total depth is shown, with the best value of each.
+    """
+    stages = [stage for stage, depths in enumerate(zip(*space.depths, strict=True)) if len(set(depths)) > 1]
+    several = len(space.depths[0]) > 1
+    if len(stages) == 2:
+        names = [f"blocks of stage {stage + 1}" for stage in stages]
+        by_width = {width: {} for width in space.widths}
+        for size in space:
+            by_width[size.width][size.depths[stages[0]], size.depths[stages[1]]] = values.get(size, np.nan)
+        return [_grid(f"width {width}", *names, cells) for width, cells in by_width.items()]
+    cells: dict[tuple[int, int], float] = {}
+    for size in space:
+        depth = sum(size.depths) if len(stages) > 2 else size.depths[stages[0] if stages else 0]
+        value = values.get(size, np.nan)
+        cells[depth, size.width] = np.fmax(cells.get((depth, size.width), np.nan), value)
+    if len(stages) > 2:
+        return [_grid("the best of each total depth", "blocks of all stages", "width", cells)]
+    return [_grid("", f"blocks of stage {stages[0] + 1}" if several and stages else "blocks", "width", cells)]
+
+
+def _grid(title: str, row_name: str, column_name: str, cells: dict[tuple[int, int], float]) -> Grid:
+    rows, columns = (tuple(sorted(set(axis))) for axis in zip(*cells, strict=True))
+    values = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows], dtype=float)
+    exists = np.array([[(row, column) in cells for column in columns] for row in rows])
+    return Grid(title, row_name, column_name, rows, columns, values, exists)
+
+
+def heat_map(theme: Theme, grid: Grid, low: float, high: float, title: str) -> Figure:
+    """A grid in colours from `low` to `high`; numbers in the cells, in per cent, where they fit. The smallest row is
+    the lowest one; a cell that was not measured holds a dot."""
+    rows, columns = grid.values.shape
+    cell = min(0.55, (WIDTH - 1.2) / columns)  # inches
+    flat = max(0.14, min(cell, 0.36))
+    figure, axes = _new(theme, height=max(1.6, rows * flat + 0.85))
+    spread = (high - low) or 1
+    image = axes.imshow(
+        grid.values, origin="lower", cmap=COLORS, vmin=low, vmax=low + spread, aspect="auto", interpolation="nearest"
+    )
+    for row, column in np.argwhere(grid.exists & np.isnan(grid.values)):
+        axes.text(column, row, "·", color=theme.ink, ha="center", va="center", fontsize=8)
+    if cell >= 0.26 and flat >= 0.16:
+        for row, column in np.argwhere(~np.isnan(grid.values)):
+            value = grid.values[row, column]
+            # viridis is dark in its lower part
+            color = "white" if (value - low) / spread < 0.6 else "black"
+            size = min(8, 21 * cell, 34 * flat)
+            axes.text(column, row, f"{100 * value:.1f}", color=color, ha="center", va="center", fontsize=size)
+    for axis, ticks, name in ((axes.xaxis, grid.columns, grid.column_name), (axes.yaxis, grid.rows, grid.row_name)):
+        # each third tick, say, where all would run into each other
+        step = -(-len(ticks) // (12 if axis is axes.xaxis else max(2, int(rows * flat / 0.15))))
+        places = range(0, len(ticks), step)
+        axis.set_ticks(list(places), [str(ticks[place]) for place in places])
+        axis.set_label_text(name)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.03)
+    bar.ax.tick_params(colors=theme.ink, labelsize=8, length=2)
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    bar.outline.set_visible(False)
+    axes.set_title(
+        f"{title}{', ' if title and grid.title else ''}{grid.title}", color=theme.ink, fontsize=9, loc="left"
+    )
+    return figure
+
+
+def pareto_chart(
+    theme: Theme,
+    cost: Mapping[SubNetwork, float],
+    quality: Mapping[SubNetwork, float],
+    front: Sequence[SubNetwork],
+    cost_name: str,
+    quality_name: str,
+    names: Mapping[SubNetwork, str],
+    marked: SubNetwork | None = None,
+) -> Figure:
+    """Every measured size as a point, and a line through those that none beats in both; some of its sizes are named.
+
+    One that is `marked` has a ring around it, and it alone is named, above the chart.
+    """
+    figure, axes = _new(theme)
+    others = [size for size in quality if size not in set(front)]
+    color = theme.lines[0]
+    axes.scatter(
+        [cost[size] for size in others], [100 * quality[size] for size in others], s=18, color=color, alpha=0.6,
+        linewidths=0,
+    )  # fmt: skip
+    line = sorted(front, key=cost.__getitem__)
+    axes.plot(
+        [cost[size] for size in line], [100 * quality[size] for size in line], color=color, linewidth=1.2, marker="o",
+        markersize=4 if len(line) <= MARKED / 2 else 2.5,
+    )  # fmt: skip
+    axes.margins(x=0.16, y=0.14)
+    _quantities(axes, axes.xaxis, [cost[size] for size in quality])
+    axes.set(xlabel=cost_name, ylabel=f"{quality_name}, %")
+    if marked is not None:
+        _mark(theme, axes, (cost[marked], 100 * quality[marked]), names.get(marked, str(marked)))
+        return figure
+    kept = np.linspace(0, len(line) - 1, min(len(line), MOST_LABELS if len(quality) < CROWD else 2)).round().astype(int)
+    for index in dict.fromkeys(kept.tolist()):
+        size = line[index]
+        last = index == len(line) - 1 and len(line) > 1
+        axes.annotate(
+            names.get(size, str(size)), (cost[size], 100 * quality[size]), (-2, 5) if last else (6, -11),
+            textcoords="offset points", ha="right" if last else "left", fontsize=7.5, color=theme.ink,
+        )  # fmt: skip
+    return figure
+
+
+def pareto_front(quality: Mapping[SubNetwork, float], cost: Mapping[SubNetwork, float]) -> list[SubNetwork]:
+    """The sizes that are better than all that cost no more, from cheap to dear."""
+    front: list[SubNetwork] = []
+    for size in sorted(quality, key=lambda size: (cost[size], -quality[size])):
+        if not front or quality[size] > quality[front[-1]]:
+            front.append(size)
+    return front
+
+
+def cost_chart(
+    theme: Theme,
+    costs: Mapping[SubNetwork, tuple[float, float]],
+    cost_names: tuple[str, str],
+    names: Mapping[SubNetwork, str],
+    marked: SubNetwork | None = None,
+) -> Figure:
+    """Every size as a point between two costs; one may be marked."""
+    figure, axes = _new(theme)
+    points = list(costs.values())
+    axes.scatter(*zip(*points, strict=True), s=18, color=theme.lines[0], alpha=0.6, linewidths=0)
+    axes.margins(x=0.16, y=0.14)
+    for axis, values in zip((axes.xaxis, axes.yaxis), zip(*points, strict=True), strict=True):
+        _quantities(axes, axis, values)
+    axes.set(xlabel=cost_names[0], ylabel=cost_names[1])
+    if marked is not None:
+        _mark(theme, axes, costs[marked], names.get(marked, str(marked)))
+    return figure
+
+
+def _quantities(axes: Axes, axis, values: Sequence[float]) -> None:
+    """Ticks such as 20M, far apart where the values are."""
+    if max(values) > 8 * min(values):
+        (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(lambda value, _: format_quantity(value) if value > 0 else "0")
+
+
+def _mark(theme: Theme, axes: Axes, point: tuple[float, float], name: str) -> None:
+    """A ring around a point, and above the chart, where nothing is in its way, its name in the same colour."""
+    color = theme.lines[1]
+    axes.plot(*point, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.8)
+    axes.set_title(name, color=color, fontsize=9, fontweight="bold", loc="left")
+
+
+def _new(theme: Theme, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("Figures need matplotlib: install poa_hf[plots].") from error
+    figure = Figure(figsize=(WIDTH, height), facecolor="none", layout="constrained")
+    axes = figure.add_subplot(facecolor="none")
+    for name, side in axes.spines.items():
+        side.set(visible=name in ("left", "bottom"), color=theme.faint)
+    axes.tick_params(colors=theme.ink, labelsize=8, length=3, color=theme.faint)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=theme.ink, fontsize=9)
+    axes.grid(color=theme.faint, linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _plain_ticks(axis) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value < 1e4 else format_quantity(value))
+
+
+def _legend(theme: Theme, axes: Axes) -> None:
+    columns = 2 if len(axes.lines) > 3 else 3
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=8, labelcolor=theme.ink, frameon=False,
+        borderaxespad=0.2, handlelength=1.4, columnspacing=1.2,
+    )  # fmt: skip
+
+
+def _cycled(theme: Theme, count: int) -> list[str]:
+    return [theme.lines[index % len(theme.lines)] for index in range(count)]

@@ -1,0 +1,72 @@
+"""Text for messages: errors on one line, suggestions for misspelt names, quantities and durations."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """The text of an error on a single line, without a final full stop, cut to `limit` characters.
+
+    An error without text is named by its type.
+
+    >>> one_line(ValueError("first\\n  second."))
+    'first second'
+    """
+    return " ".join(str(error).split())[:limit].rstrip(".") or type(error).__name__
+
+
+def listed(values: Iterable[object], at_most: int = 16) -> str:
+    """Values separated by commas; of more than `at_most`, the first three and the last.
+
+    >>> listed(range(100), at_most=4)
+    '0, 1, 2, ..., 99'
+    """
+    texts = [str(value) for value in values]
+    return ", ".join(texts) if len(texts) <= at_most else f"{', '.join(texts[:3])}, ..., {texts[-1]}"
+
+
+def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """What to write instead of an unknown name: the nearest known ones or, when none is near, all that exist.
+
+    Every name is shown after `prefix`, such as `--`.
+
+    >>> suggest("max_step", ["max_steps", "seed"], "--")
+    'did you mean --max_steps?'
+    >>> suggest("colour", ["max_steps", "seed"])
+    'choose from max_steps, seed'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
+    if near:
+        return f"did you mean {' or '.join(prefix + each for each in near)}?"
+    return f"choose from {', '.join(prefix + each for each in known)}"
+
+
+def format_quantity(value: float) -> str:
+    """A number with three digits and a unit of thousands.
+
+    >>> format_quantity(21_665_000)
+    '21.7M'
+    """
+    # 999.5 and more are rounded up to the next unit
+    letter, unit = next(((letter, unit) for letter, unit in _UNITS.items() if value >= 0.9995 * unit), ("", 1))
+    return f"{value / unit:.3g}{letter}"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as a reader would say them.
+
+    >>> format_duration(5400)
+    '1 h 30 min'
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"

@@ -1,0 +1,52 @@
+"""A small picture of all sizes of a run: what each gives for what it costs, with one of them marked."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from functools import cache
+from pathlib import Path
+
+from ...elastic import SubNetwork
+from ...figures import charts
+from ...report.section import png
+from ...runs.facts import RunFacts
+
+FILE_NAME = "family.png"
+DPI = 140  # 616 pixels wide: as wide as a column of text on the Hub
+logger = logging.getLogger(__name__)
+
+
+def draw_family(folder: Path, facts: RunFacts, marked: SubNetwork | None = None) -> str | None:
+    """Write `family.png` and give its caption.
+
+    Quality against parameters of the measured sizes; or, where `marked` was not measured or fewer than two were, FLOPs
+    against parameters of all. None, and no picture, without matplotlib (`poa_hf[plots]`) or of one size alone.
+    """
+    space = facts.config.backbone_config.space
+    if len(space) < 2:
+        return None
+    if importlib.util.find_spec("matplotlib") is None:
+        _say_what_is_missing()
+        return None
+    parameters = {size: of.parameters for size, of in facts.costs.items()}
+    names = {size: f"{name} ({size})" for name, size in space.named.items()}
+    quality = facts.quality.values
+    this = "; the ring marks this one" if marked is not None else ""
+    if len(quality) > 1 and (marked is None or marked in quality):
+        title = f"{facts.quality.title} accuracy"
+        front = charts.pareto_front(quality, parameters)
+        figure = charts.pareto_chart(charts.LIGHT, parameters, quality, front, "parameters", title, names, marked)
+        caption = f"{title} against parameters: each point is a size that was measured{this}"
+    else:
+        flops = {size: (of.parameters, of.flops) for size, of in facts.costs.items()}
+        figure = charts.cost_chart(charts.LIGHT, flops, ("parameters", "FLOPs of one image"), names, marked)
+        caption = f"FLOPs against parameters: each point is a size{this}"
+    figure.set_facecolor("white")  # the Hub shows one picture on light and dark pages
+    (folder / FILE_NAME).write_bytes(png(figure, DPI))
+    return caption
+
+
+@cache  # once for all cards
+def _say_what_is_missing() -> None:
+    logger.info("Cards have no picture, which needs matplotlib: install poa_hf[plots].")

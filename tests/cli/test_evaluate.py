@@ -1,0 +1,176 @@
+"""`poa evaluate` from end to end, on folders made for it."""
+
+import json
+import re
+import socket
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from poa_hf.cli.evaluate import evaluate
+from poa_hf.cli.main import run
+from poa_hf.data.processor import evaluation_processor
+from poa_hf.evaluation.subject import load_subject
+from poa_hf.models.modeling_poa_pretraining import PoaForPreTraining
+from poa_hf.publishing.formats.vit import as_vit
+from poa_hf.runs.evaluations import load_evaluations
+
+from ..conftest import run_python, tiny_config
+from ..evaluation.images import parquet_folder, table
+
+PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+SCRIPT = """
+import sys
+from poa_hf.cli import run
+from poa_hf.cli.evaluate import evaluate
+sys.exit(run(evaluate, sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A saved model, and a dataset of 60 train and 30 test images of which one can't be decoded."""
+    root = tmp_path_factory.mktemp("command")
+    torch.manual_seed(0)
+    PoaForPreTraining(tiny_config()).save_pretrained(root / "run")
+    PROCESSOR.save_pretrained(root / "run")
+    parquet_folder(root / "images", table(60), table(30, seed=6, broken=(4,)))
+    return root
+
+
+def command(capsys, *argv) -> tuple[int, str, str]:
+    """Exit status, output and errors, without progress bars."""
+    status = run(evaluate, [str(argument) for argument in argv])
+    captured = capsys.readouterr()
+    lines = [line for line in re.split(r"[\r\n]", captured.err) if line.strip() and not re.search(r"\d/\d+ \[", line)]
+    return status, captured.out, "\n".join(lines)
+
+
+def test_a_table_and_a_file_of_a_run(folders, capsys, tmp_path):
+    argv = [folders / "run", "--dataset_name", folders / "images", "--num_workers", 0, "--output", tmp_path / "e.json"]
+    status, out, err = command(
+        capsys, *argv, "--tasks", "knn,linear,lowshot,clustering,retrieval", "--k", "5,20", "--sizes", "small,32x3"
+    )
+    assert status == 0, err
+    lines = out.splitlines()
+    assert lines[0] == "run on images (60 images of train and 29 of test), %"
+    assert lines[2].split("  ")[0] == "size" and lines[2].endswith("mAP     P@1    P@10")
+    assert [line.split()[0] for line in lines[3:5]] == ["16x1", "32x3"] and len(lines[3].split()) == 12
+    assert lines[-1] == f"Written to {tmp_path / 'e.json'}"
+    records = load_evaluations(tmp_path / "e.json")
+    assert len(records) == 22 and {record.test_images for record in records} == {29}
+    shown = [float(cell) for cell in lines[3].split()[1:]]
+    assert shown == [round(100 * record.value, 1) for record in records[:11]]
+    assert {record.skipped_images for record in records} == {1}
+    # once more, and another size: the old numbers are replaced, the others kept
+    assert command(capsys, *argv, "--k", "5", "--tasks", "knn", "--sizes", "16x1,16x2")[0] == 0
+    assert len(load_evaluations(tmp_path / "e.json")) == 23
+
+
+def test_textures_and_the_run_s_own_file(folders, capsys):
+    argv = ["--dataset_name", "textures", "--max_train_images", 40, "--max_test_images", 10, "--num_workers", 0]
+    status, out, err = command(capsys, folders / "run", *argv, "--tasks", "clustering", "--batch_size", 8)
+    assert status == 0, err
+    assert out.startswith("run on textures (10 of test), %")
+    records = json.loads((folders / "run" / "evaluations.json").read_text())
+    assert {record["dataset"] for record in records} == {"textures"} and "train_split" not in records[0]
+
+
+@pytest.mark.parametrize("format", ["dinov2", "vit"])
+def test_a_stock_checkpoint_has_the_numbers_of_its_size(folders, capsys, tmp_path, format):
+    extracted = load_subject(folders / "run").model.extract("16x2")
+    extracted = as_vit(extracted) if format == "vit" else extracted
+    extracted.save_pretrained(tmp_path / "stock")
+    argv = ["--dataset_name", folders / "images", "--k", "5,10", "--tasks", "knn", "--num_workers", 0]
+    status, _, err = command(capsys, tmp_path / "stock", *argv)
+    assert status == 2 and "has no image processor" in err
+    PROCESSOR.save_pretrained(tmp_path / "stock")
+    status, out, err = command(capsys, tmp_path / "stock", *argv)
+    assert status == 0 and "MISSING" not in err, err
+    found = load_evaluations(tmp_path / "stock" / "evaluations.json")
+    assert [record.size for record in found] == ["-", "-"] and "\n-  " in out
+    command(capsys, folders / "run", *argv, "--sizes", "16x2", "--output", tmp_path / "e.json")
+    assert [r.value for r in found] == [r.value for r in load_evaluations(tmp_path / "e.json")]
+
+
+def test_subjects(folders, tmp_path):
+    run_ = load_subject(folders / "run")
+    assert run_.name == "run" and run_.step is None and run_.results == folders / "run" / "evaluations.json"
+    run_.model.save_pretrained(tmp_path / "teacher")
+    PROCESSOR.save_pretrained(tmp_path / "teacher")
+    assert load_subject(tmp_path / "teacher").sizes("16x1") == ["16x1"]  # elastic, without heads and student
+    checkpoint = tmp_path / "mine" / "checkpoint-12"
+    PoaForPreTraining.from_pretrained(folders / "run").save_pretrained(checkpoint)
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 12}')
+    (checkpoint / "data_state_0.json").write_text("{}")
+    for path in (checkpoint, checkpoint.parent):
+        subject = load_subject(path)
+        assert (subject.name, subject.step, subject.results) == ("mine", 12, tmp_path / "mine" / "evaluations.json")
+        assert subject.processor.crop_size["height"] == 32  # made for the model, as none was saved
+
+
+def test_two_processes_give_the_numbers_of_one(folders, capsys, tmp_path):
+    script = tmp_path / "launched.py"
+    script.write_text(SCRIPT)
+    argv = [folders / "run", "--dataset_name", folders / "images", "--num_workers", 0, "--sizes", "16x1,24x2,32x3"]
+    argv += ["--tasks", "knn,linear,lowshot,clustering,retrieval", "--batch_size", 4, "--feature_memory_gb", 2e-5]
+    status, _, err = command(capsys, *argv, "--output", tmp_path / "one.json")
+    assert status == 0, err
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", port, script]
+    argv = [*launcher, *argv, "--output", tmp_path / "two.json"]
+    result = run_python(*map(str, argv), env={"ACCELERATE_USE_CPU": "1"})
+    assert "Pass 2 of 2" in result.stderr and result.stdout.count("Written to") == 1
+    assert result.stderr.count("could not be decoded") == 1  # not once per process or pass
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere/at/all"], "nowhere/at/all does not exist"),
+        (["./no"], "./no does not exist"),
+        (["{root}/images"], "holds no model yet"),
+        (["{root}/run", "--sizes", "40x9"], "40x9 is not a size of this model"),
+        (["{root}/run", "--tasks", "knn,guess"], "'guess' is not a task"),
+        (["{root}/run", "--k", "many"], "--k is 'many': give whole numbers"),
+        (["{root}/run", "--k", "0"], "at least 1"),
+        (["{root}/run", "--k", "61"], "k = 61 neighbours can't be found among 60 train images"),
+        (["{root}/run", "--max_train_images", "5"], "only 5 images"),
+        (["{root}/run", "--max_train_images", "0"], "max_train_images is 0"),
+        (["{root}/run", "--test_split", "dev"], "no split 'dev'"),
+        (["{root}/run", "--label_column", "lable"], "did you mean 'label'"),
+        (["{root}/run", "--label_column", "image"], "'image' is of type Image"),
+        (["{root}/run", "--image_column", "img"], "did you mean 'image'"),
+        (["{root}/run", "--batch_size", "0"], "batch_size 0"),
+        (["{root}/run", "--batch_size", "x"], "invalid int value"),
+        (["{root}/run", "--output", "{root}"], "is a folder"),
+        (["{root}/run", "--output", "{root}/no/e.json"], "can be written to"),
+        (["{root}/run", "--output", "{root}/run/config.json"], "can't be read as evaluations"),
+        (["{root}/run", "--dataset_name", "{root}/nothing"], "does not exist"),
+        (["{root}/run", "--more"], "Unrecognized arguments: --more."),
+        ([], "The following arguments are required: model"),
+    ],
+)
+def test_mistakes_are_one_sentence(folders, capsys, argv, message):
+    argv = [argument.replace("{root}", str(folders)) for argument in argv]
+    if "--dataset_name" not in argv:
+        argv += ["--dataset_name", str(folders / "images")]
+    before = sorted(folders.rglob("*"))
+    status, out, err = command(capsys, *argv, "--num_workers", 0)
+    assert status == 2 and out == ""
+    assert err.startswith("poa: ") and message in err and err.count("\n") == 0
+    assert sorted(folders.rglob("*")) == before
+
+
+def test_a_checkpoint_that_is_not_whole(folders, capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    status, _, err = command(capsys, tmp_path, "--dataset_name", folders / "images")
+    assert status == 2 and "is no model's configuration" in err
+    AutoModel.from_config(load_subject(folders / "run").model.config).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    status, _, err = command(capsys, tmp_path, "--dataset_name", folders / "images")
+    assert status == 2 and "cannot be loaded" in err

@@ -1,0 +1,211 @@
+import copy
+import logging
+
+import datasets
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+from poa_hf import PoaForPreTraining
+from poa_hf.data.processor import evaluation_processor
+from poa_hf.evaluation import evaluator as module
+from poa_hf.evaluation.evaluator import evaluate_sizes
+from poa_hf.evaluation.features import class_features, image_features
+from poa_hf.evaluation.labelled import LabelledImages
+from poa_hf.evaluation.processes import Processes
+from poa_hf.evaluation.splits import EvaluationData
+from poa_hf.evaluation.subject import Subject
+from poa_hf.evaluation.tasks.knn import knn_predictions
+from poa_hf.evaluation.tasks.runner import TASKS, TaskOptions
+
+from ..conftest import golden_config
+from .images import parquet_folder, table
+
+PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.fixture
+def subject(tiny_model) -> Subject:
+    return Subject("tiny", tiny_model.teacher, PROCESSOR, step=3)
+
+
+@pytest.fixture(scope="module")
+def data() -> EvaluationData:
+    return EvaluationData(LabelledImages(table(30, seed=6), name="test"), LabelledImages(table(60)), "textures")
+
+
+def features_of(subject, images, sizes=("16x1", "32x3"), **options):
+    owners = dict.fromkeys(sizes, 0)
+    return image_features(subject.callables(sizes), images, subject.processor, owners, Processes(), **options)
+
+
+def test_features_are_those_of_the_extracted_models(subject):
+    dataset = table(20)
+    found = features_of(subject, LabelledImages(dataset), batch_size=20)
+    pixels = PROCESSOR([row["image"] for row in dataset], return_tensors="pt").pixel_values
+    assert found.labels == dataset["label"] and found.skipped == 0
+    for size, features in found.features.items():
+        assert torch.equal(features, class_features(subject.model.extract(size), [pixels]))
+
+
+def test_every_family_and_size(family):
+    model = PoaForPreTraining(golden_config(family)).eval().teacher
+    processor = evaluation_processor(model.config.image_size, PROCESSOR.image_mean, PROCESSOR.image_std)
+    subject = Subject(family, model, processor)
+    dataset = table(3)
+    pixels = processor([row["image"] for row in dataset], return_tensors="pt").pixel_values
+    found = features_of(subject, LabelledImages(dataset), subject.sizes("all"))
+    assert len(found.features) == len(model.config.space) > 1
+    for size, features in found.features.items():
+        torch.testing.assert_close(features, class_features(model.extract(size), [pixels]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_images_that_cannot_be_decoded_go_with_their_labels(subject, tmp_path, caplog, streaming):
+    folder = parquet_folder(tmp_path / "images", table(30, broken=(0, 7, 29)))
+    dataset = datasets.load_dataset(str(folder), split="train", streaming=streaming)
+    found = features_of(subject, LabelledImages(dataset), batch_size=4)
+    whole = features_of(subject, LabelledImages(table(30)), batch_size=4)
+    kept = [i for i in range(30) if i not in (0, 7, 29)]
+    assert found.skipped == 3 and found.labels == [whole.labels[i] for i in kept]
+    torch.testing.assert_close(found.features["16x1"], whole.features["16x1"][kept])
+    assert len(caplog.records) == 3 and "of the train split could not be decoded" in caplog.text
+
+
+def test_workers_change_nothing(subject, tmp_path):
+    folder = parquet_folder(tmp_path / "images", table(30, broken=(3,)))
+    for streaming in (True, False):
+        dataset = datasets.load_dataset(str(folder), split="train", streaming=streaming)
+        alone, helped = (
+            features_of(subject, LabelledImages(dataset), batch_size=4, num_workers=number) for number in (0, 2)
+        )
+        assert alone.labels == helped.labels and helped.skipped == 1
+        assert all(torch.equal(alone.features[size], helped.features[size]) for size in alone.features)
+
+
+def test_what_goes_wrong_in_a_worker_is_one_sentence(subject, caplog):
+    late = LabelledImages(table(12, label=datasets.Value("int64"), labels=[0] * 11 + [-1]))
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match="^Row 11 of the train split has no label"):
+            features_of(subject, late, num_workers=workers)
+    with pytest.raises(ValueError, match="^No image of the train split could be decoded .row 0"):
+        features_of(subject, LabelledImages(table(2, broken=(0, 1))))
+    broken = copy.deepcopy(subject.model)
+    broken.layernorm.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match="^Some features of 16x1 are not finite"):
+        features_of(Subject("broken", broken, PROCESSOR), LabelledImages(table(2)))
+
+
+def test_every_task_of_every_size(subject, data):
+    subject.model.train()
+    weights = copy.deepcopy(subject.model.state_dict())
+    options = TaskOptions(k=(5, 20), label_shares=(0.1,))
+    records = evaluate_sizes(subject, data, "all", TASKS, options)
+    assert subject.model.training and all(
+        torch.equal(weights[name], t) for name, t in subject.model.state_dict().items()
+    )
+    sizes = [str(size) for size in subject.model.config.space]
+    assert list(dict.fromkeys(record.size for record in records)) == sizes
+    metrics = [record.metric for record in records if record.size == sizes[0]]
+    assert metrics == ["knn_accuracy", "knn_accuracy", "linear_accuracy", "lowshot_accuracy", "clustering_accuracy",
+                       "clustering_nmi", "clustering_ari", "retrieval_map", "retrieval_precision",
+                       "retrieval_precision"]  # fmt: skip
+    assert len(records) == 10 * len(sizes)
+    assert all(-0.5 <= record.value <= 1 and (record.step, record.test_images) == (3, 30) for record in records)
+    assert {record.train_images for record in records} == {60, None}  # None for clustering
+    train, test = (features_of(subject, split, sizes=("32x3",)) for split in (data.train, data.test))
+    votes = knn_predictions(train.features["32x3"], torch.tensor(train.labels), test.features["32x3"], [5, 20])
+    for k in (5, 20):
+        (record,) = (r for r in records if r.size == "32x3" and r.settings.get("k") == k and r.task == "knn")
+        assert record.value == pytest.approx((votes[k] == torch.tensor(test.labels)).double().mean().item())
+
+
+def test_little_memory_means_more_passes_and_the_same_numbers(subject, data, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "poa_hf")
+    options = TaskOptions(k=(5,))
+    whole = evaluate_sizes(subject, data, "all", ["knn"], options)
+    assert "Pass" not in caplog.text
+    # 90 images of 16 channels take 5.8 kB
+    parts = evaluate_sizes(subject, data, "all", ["knn"], options, feature_memory_gb=12e-6)
+    sizes = len(subject.model.config.space)
+    assert parts == whole and f"of {sizes} over" not in caplog.text and "Pass 2 of" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(module, "SIZES_PER_PASS", 1)
+    assert evaluate_sizes(subject, data, "all", ["knn"], options) == whole
+    assert f"Pass {sizes} of {sizes} over" in caplog.text
+
+
+def test_usual_ks_that_do_not_fit_are_left_out_aloud(subject, data, caplog):
+    records = evaluate_sizes(subject, data, ["16x1"], ["knn"])
+    assert [record.settings["k"] for record in records] == [10, 20]
+    assert "k-NN with k = 100, 200 is left out: there are 60 train images." in caplog.text
+    with pytest.raises(ValueError, match="k = 61 neighbours can't be found among 60"):
+        evaluate_sizes(subject, data, ["16x1"], ["knn"], TaskOptions(k=(10, 61)))
+    few = EvaluationData(data.test, LabelledImages(table(5)))
+    with pytest.raises(ValueError, match="only 5 images"):
+        evaluate_sizes(subject, few, ["16x1"], ["knn"])
+
+
+def test_classes_without_train_images_are_told(subject, caplog):
+    labels = [i % 3 for i in range(30)]
+    train = LabelledImages(table(30, label=datasets.Value("int64"), labels=labels))
+    test = LabelledImages(table(10, label=datasets.Value("int64"), labels=[0, 1, 2, 3, 0, 1, 2, 3, 0, 1]), name="test")
+    records = evaluate_sizes(subject, EvaluationData(test, train), ["16x1"], ["knn", "retrieval"], TaskOptions(k=(3,)))
+    assert "1 of 4 classes have no train image, so 20 % of the test images can't be right" in caplog.text
+    assert records[1].details == {"queries": 8}
+
+
+def test_clustering_needs_no_train_split(subject, data):
+    alone = EvaluationData(data.test)
+    records = evaluate_sizes(subject, alone, ["16x1"], ["clustering"])
+    assert [record.metric for record in records] == ["clustering_accuracy", "clustering_nmi", "clustering_ari"]
+    with pytest.raises(ValueError, match="need a train split"):
+        evaluate_sizes(subject, alone, ["16x1"], ["clustering", "knn"])
+
+
+def test_other_models_and_precisions(subject, data):
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8)
+    stock = Subject("stock", Dinov2Model(config).eval(), PROCESSOR)
+    (record,) = evaluate_sizes(stock, data, tasks=["knn"], options=TaskOptions(k=(5,)), bf16=True)
+    assert (record.size, record.model, record.step) == ("-", "stock", None) and record.settings["bf16"] is True
+    with pytest.raises(ValueError, match="one size: leave out --sizes"):
+        evaluate_sizes(stock, data, "small")
+    (record,) = evaluate_sizes(subject, data, ["16x1"], ["knn"], TaskOptions(k=(5,)), bf16=True)
+    assert 0 <= record.value <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sizes": "17x1"}, "17x1 is not a size of this model"),
+        ({"sizes": []}, "no size"),
+        ({"tasks": ["knn", "guess"]}, "'guess' is not a task: choose from knn"),
+        ({"tasks": []}, "not a task"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"feature_memory_gb": 0}, "positive"),
+        ({"options": TaskOptions(k=(0,))}, "k is .0."),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_any_work(subject, data, arguments, message):
+    subject.model.forward = None
+    with pytest.raises(ValueError, match=message):
+        evaluate_sizes(subject, data, **arguments)
+
+
+def test_models_that_give_no_features(data, tiny_model):
+    head = Subject("head", torch.nn.Identity(), PROCESSOR)
+    with pytest.raises(ValueError, match="head gives no features of images"):
+        evaluate_sizes(head, data)
+
+
+def test_named_sizes_are_the_default(subject):
+    named = subject.model.config.space.named
+    assert subject.sizes() == subject.sizes("named") == list(dict.fromkeys(map(str, named.values())))
+    assert subject.sizes("small, 32x3,small") == [str(named["small"]), "32x3"]
+    assert len(subject.sizes("all")) == len(subject.model.config.space)
+
+
+def test_passes_hold_what_fits():
+    widths = {"a": 10, "b": 10, "c": 20, "d": 100}
+    assert module._passes(widths, 25, 2000) == [["a", "b"], ["c"], ["d"]]
+    assert module._passes(widths, 25, 1e9) == [["a", "b", "c", "d"]]

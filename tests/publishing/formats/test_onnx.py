@@ -1,0 +1,146 @@
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from poa_hf import PoaForPreTraining, PoaSwinConfig, SubNetwork
+from poa_hf.cli.main import main
+from poa_hf.data.processor import evaluation_processor
+from poa_hf.publishing.export import extract_to
+
+from ...conftest import golden_model, run_python, tiny_backbone, tiny_config
+
+
+def small_model(family: str) -> PoaForPreTraining:
+    if family != "swin":
+        return golden_model(family)
+    # with shifted windows, but fewer blocks than the golden one, which takes long to export
+    backbone = PoaSwinConfig(
+        embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=2, image_size=32, min_embed_dim=8, min_depths=[2, 1]
+    )
+    return PoaForPreTraining(tiny_config(backbone))
+
+
+def largest_difference(folder, model, batch_sizes, image_size: int) -> float:
+    """Between ONNX Runtime's and PyTorch's outputs, relative to the largest of each."""
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    found = 0.0
+    for count in batch_sizes:
+        pixels = torch.randn(count, 3, image_size, image_size)
+        with torch.no_grad():
+            expected = model(pixels)
+        outputs = session.run(["last_hidden_state", "pooler_output"], {"pixel_values": pixels.numpy()})
+        for name, output in zip(("last_hidden_state", "pooler_output"), outputs, strict=True):
+            ours = expected[name].numpy()
+            assert output.shape == ours.shape
+            found = max(found, np.abs(output - ours).max() / np.abs(ours).max())
+    return found
+
+
+def dimensions(values) -> dict[str, list]:
+    return {
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in values
+    }
+
+
+@pytest.mark.parametrize(
+    "family", ["vit", "swin", "resnet", pytest.param("swin of four stages", marks=pytest.mark.slow)]
+)
+def test_onnx_runtime_gives_the_features_for_batches_of_any_size(family, tmp_path):
+    model = golden_model("swin") if "stages" in family else small_model(family)
+    size, pixels = model.config.backbone_config.space.smallest, model.config.backbone_config.image_size
+    _, parameters = extract_to(model.eval(), size, tmp_path / "model", format="onnx")
+    plain = model.teacher.extract(size)
+    assert parameters == plain.num_parameters()
+    assert largest_difference(tmp_path / "model", plain, (1, 2, 5), pixels) < 1e-5
+    graph = onnx.load(tmp_path / "model" / "model.onnx")
+    onnx.checker.check_model(graph)
+    assert [(opset.domain, opset.version) for opset in graph.opset_import if not opset.domain] == [("", 18)]
+    assert dimensions(graph.graph.input) == {"pixel_values": ["batch_size", 3, pixels, pixels]}
+    outputs = dimensions(graph.graph.output)
+    assert list(outputs) == ["last_hidden_state", "pooler_output"]
+    assert {sizes[0] for sizes in outputs.values()} == {"batch_size"}
+
+
+SNIPPET = """
+import os, sys
+import numpy as np
+from PIL import Image
+os.chdir(sys.argv[1])
+image = Image.open("image.png")
+{snippet}
+assert "poa_hf" not in sys.modules
+np.save("features.npy", features)
+"""
+
+
+def snippet_of(card: str) -> str:
+    return card.split("```python\n")[1].split("```")[0]
+
+
+def test_the_command_writes_what_the_card_says(tiny_model, tmp_path, capfd):
+    model = tiny_model.eval()
+    model.save_pretrained(tmp_path / "run")
+    capfd.readouterr()
+    arguments = ["extract", str(tmp_path / "run"), "--format", "onnx", "--output", str(tmp_path / "onnx")]
+    assert main([*arguments, "--size", "16x1,24x1"]) == 0
+    out, err = capfd.readouterr()
+    assert out.count(" parameters -> ") == 2 and err == ""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)).save(
+        tmp_path / "onnx" / "image.png"
+    )
+    card = (tmp_path / "onnx" / "16x1" / "README.md").read_text()
+    assert "library_name: onnx" in card
+    run_python("-I", "-c", SNIPPET.format(snippet=snippet_of(card)), str(tmp_path / "onnx"))
+    pixels = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(
+        Image.open(tmp_path / "onnx" / "image.png"), return_tensors="pt"
+    ).pixel_values
+    with torch.no_grad():
+        expected = model.teacher(pixels, sub_network=SubNetwork(16, 1)).pooler_output
+    np.testing.assert_allclose(np.load(tmp_path / "onnx" / "features.npy"), expected, rtol=0, atol=1e-5)
+
+
+def test_a_fixed_batch(tmp_path, monkeypatch):
+    """Also at another image size than the training's, as an image processor says it."""
+    model = PoaForPreTraining(tiny_config(tiny_backbone(image_size=64))).eval()
+    processor = evaluation_processor(32, [0.5] * 3, [0.5] * 3)
+    size = SubNetwork(16, 1)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.onnx").write_text("an older one")
+    extract_to(model, size, tmp_path / "model", format="onnx", processor=processor, overwrite=True, onnx_batch=3)
+    assert largest_difference(tmp_path / "model", model.teacher.extract(size), (3,), 32) < 1e-5
+    graph = onnx.load(tmp_path / "model" / "model.onnx").graph
+    assert dimensions(graph.input) == {"pixel_values": [3, 3, 32, 32]}
+    session = onnxruntime.InferenceSession(tmp_path / "model" / "model.onnx")
+    with pytest.raises(Exception, match="Got: 2 Expected: 3"):
+        session.run(None, {"pixel_values": np.zeros((2, 3, 32, 32), np.float32)})
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "batches of exactly 3" in card
+    monkeypatch.chdir(tmp_path)
+    names = {"image": Image.new("RGB", (50, 60))}
+    exec(snippet_of(card), names)
+    assert names["features"].shape == (3, 16)
+
+
+def test_mistakes_are_refused(tiny_model, tmp_path, monkeypatch):
+    def refused(**options) -> str:
+        with pytest.raises(ValueError) as refusal:
+            extract_to(tiny_model, SubNetwork(16, 1), tmp_path / "model", **options)
+        assert not list(tmp_path.iterdir())
+        return str(refusal.value)
+
+    assert "onnx_batch is 0: give at least 1" in refused(format="onnx", onnx_batch=0)
+    assert "onnx_batch cannot be given for the format vit" in refused(format="vit", onnx_batch=2)
+    assert "use dinov2 or vit or onnx" in refused(format="timm")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "(onnxscript): pip install 'poa_hf[onnx]'" in refused(format="onnx")
+    monkeypatch.undo()
+    run = onnxruntime.InferenceSession.run
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession, "run", lambda *arguments: [0.9 * output for output in run(*arguments)]
+    )
+    assert "gives last_hidden_state that is off by" in refused(format="onnx")

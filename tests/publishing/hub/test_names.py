@@ -1,0 +1,67 @@
+import pytest
+
+from poa_hf import PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
+from poa_hf.publishing.hub.names import repo_ids, repo_name, supernet_name
+
+VIT, SWIN, RESNET = PoaViTConfig(), PoaSwinConfig(), PoaResNetConfig()
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "name"),
+    [
+        (VIT, "small", "poa-vit-s-extracted"),
+        (VIT, "768x12", "poa-vit-b-extracted"),
+        (VIT, "large", "poa-vit-l-extracted"),
+        (VIT, "448x14", "poa-vit-w448-d14-extracted"),
+        (SWIN, "tiny", "poa-swin-t-extracted"),
+        (SWIN, "small", "poa-swin-s-extracted"),
+        (SWIN, "base", "poa-swin-b-extracted"),
+        (SWIN, "112x2-2-12-2", "poa-swin-w112-d2-2-12-2-extracted"),
+        (RESNET, "50", "poa-resnet-50-extracted"),
+        (RESNET, "101", "poa-resnet-101-extracted"),
+        (RESNET, "96x3-4-6-3", "poa-resnet-w96-d3-4-6-3-extracted"),
+    ],
+)
+def test_names_of_sizes(config, size, name):
+    assert repo_name(config, config.space.resolve(size)) == name
+
+
+def test_names_of_supernets():
+    assert supernet_name(VIT) == "poa-vit-l-supernet"
+    assert supernet_name(SWIN) == "poa-swin-b-supernet"
+    assert supernet_name(RESNET) == "poa-resnet-w128-d3-8-36-3-supernet"  # its full size has no name
+    assert supernet_name(VIT, "photos-{width}-{depth}") == "photos-1024-24-supernet"
+
+
+@pytest.mark.parametrize("config", [VIT, SWIN, RESNET])
+def test_every_size_has_a_name_of_its_own(config):
+    supernet, ids = repo_ids(config, config.space, "me")
+    assert len({supernet, *ids.values()}) == len(config.space) + 1
+    _, ids = repo_ids(config, config.space, "me", "{family}.w{width}.d{depth}")
+    assert ids[config.space.full].startswith(f"me/{config.model_type[4:]}.w{config.space.full.width}.d")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("poa-{family}", "calls both"),
+        ("poa-{depth}", "calls both 384x12 and 768x12 me/poa-12"),
+        ("poa-{height}", "has no field {height}: use {family}, {size}, {width}, {depth}"),
+        ("poa-{", "is not a template"),
+        ("poa-{size.real}", "has no field"),
+        ("a--{size}", "is no name for a repo"),
+        ("me/{size}", "is no name for a repo"),
+        ("café-{size}", "is no name for a repo"),
+        ("x" * 95 + "{size}", "is no name for a repo"),
+    ],
+)
+def test_bad_templates_are_refused(template, message):
+    with pytest.raises(ValueError, match=r"\.$") as error:
+        repo_ids(VIT, [SubNetwork(384, 12), SubNetwork(768, 12)], "me", template)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("namespace", ["", "me/you", "-me", "a b"])
+def test_bad_namespaces_are_refused(namespace):
+    with pytest.raises(ValueError, match="is no name for a repo"):
+        repo_ids(VIT, [SubNetwork(384, 12)], namespace)
