@@ -30,9 +30,12 @@ def listed(values: Iterable[object], at_most: int = 16) -> str:
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """What to write instead of an unknown name: the nearest known ones or, when none is near, all that exist.
+    """Say what to write instead of an unknown name: the nearest known names or, when none is near, all that exist.
 
-    Every name is shown after `prefix`, such as `--`.
+    Args:
+        name: What was written.
+        known: The names that exist.
+        prefix: Shown before each name, such as `--`.
 
     >>> suggest("max_step", ["max_steps", "seed"], "--")
     'did you mean --max_steps?'
@@ -42,6 +45,9 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
     if near:
+        # a second name is worth reading only if it is almost as near as the first
+        likeness = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in near}
+        near = [each for each in near if likeness[each] >= max(likeness.values()) - 0.05]
         return f"did you mean {' or '.join(prefix + each for each in near)}?"
     return f"choose from {', '.join(prefix + each for each in known)}"
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data.processor import evaluation_processor
 from ..models.configuration_poa import PoaConfig
+from ..models.from_fields import read_model_section
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..official.config import checkpoint_config
 from ..official.files import read_weights
@@ -26,7 +27,6 @@ from ..official.weights import (
 from ..publishing.export import check_output
 from ..runs.checkpoints import written_aside
 from .parser import CommandParser
-from .recipe import read_model_section
 
 _FAMILIES = ("vit", "swin", "resnet")
 RECORD = "conversion.json"

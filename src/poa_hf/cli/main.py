@@ -74,7 +74,7 @@ def pretrain(argv: list[str]) -> None:
     if recipe.init_from:
         from ..warm_start.defaults import begin
 
-        begin(model, recipe)
+        begin(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
     trainer = PoaTrainer(model, recipe.training, train_dataset=dataset, callbacks=callbacks)
     trainer.train()
     trainer.accelerator.state.destroy_process_group()

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import yaml
-from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, HfArgumentParser
+from transformers import HfArgumentParser
 
 from ..data.sources import TEXTURES
 from ..models.configuration_poa import PoaConfig
+from ..models.from_fields import as_numbers, check_key, model_config, own_fields
 from ..runs.checkpoints import find_checkpoint
 from ..training.arguments import PoaTrainingArguments
 from ..warm_start.config import find_source
 from ..warm_start.defaults import changed_arguments, recorded_name, with_source
+from ..yaml_files import read_mapping
 from .parser import refuse
 
 
@@ -85,7 +85,7 @@ class Recipe:
     def to_yaml(self) -> str:
         """The resolved recipe, which `--config` reads back."""
         backbone = self.model.backbone_config
-        model = _fields(self.model) | {"backbone_config": {"model_type": backbone.model_type} | _fields(backbone)}
+        model = own_fields(self.model) | {"backbone_config": {"model_type": backbone.model_type} | own_fields(backbone)}
         flat = {
             name: value for part in (self.data, self.evaluation, self.training) for name, value in vars(part).items()
         }
@@ -125,13 +125,13 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     hints = {name: hint for part in parts for name, hint in get_type_hints(part).items()}
     nullable = {name for name, hint in hints.items() if type(None) in get_args(hint)}
     for key in content:
-        _check_key(key, {*flat_fields, "model"})
+        check_key(key, {*flat_fields, "model"})
     argv, overrides = _split_model_overrides(argv)
     for path, value in overrides:
         _set(model, path, value)
     given = {arg[2:].partition("=")[0].replace("-", "_") for arg in argv if arg.startswith("--")} - {"help"}
     for key in given:
-        _check_key(key, {*flat_fields, *(f"no_{name}" for name in flat_fields), "config"}, "--")
+        check_key(key, {*flat_fields, *(f"no_{name}" for name in flat_fields), "config"}, "--")
     *parsed, _ = parser.parse_args_into_dataclasses([*argv, *_as_arguments(content, given)], look_for_args_file=False)
     for key in content:
         if content[key] is None and key not in given:
@@ -143,7 +143,7 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
         return Recipe(model=model_config(model), data=data, training=training, evaluation=evaluation)
     checkpoint = find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, overwrite=True)
     source = find_source(start.init_from if checkpoint is None else checkpoint)
-    model["backbone_config"] = _numbers(model.get("backbone_config") or {})
+    model["backbone_config"] = as_numbers(model.get("backbone_config") or {})
     config = model_config(with_source(model, source))
     config.warm_started_from = recorded_name(start.init_from, source, checkpoint)
     changed = changed_arguments(config, source, training, given={*given, *content})
@@ -174,17 +174,7 @@ def _config_file(argv: list[str]) -> tuple[dict, list[str]]:
             rest.append(argument)
     if path is None:
         return {}, rest
-    if not Path(path).is_file():
-        raise ValueError(f"The configuration file {path} does not exist.")
-    try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{where} is not valid YAML: {getattr(error, 'problem', None) or error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold `key: value` lines, not a {type(content).__name__}.")
-    return content, rest
+    return read_mapping(path), rest
 
 
 def _split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[str], object]]]:
@@ -224,60 +214,3 @@ def _as_arguments(content: dict, given: set[str]) -> list[str]:
         values = value if isinstance(value, list) else [value]
         arguments += [f"--{key}", *(str(value) for value in values)]
     return arguments
-
-
-def read_model_section(path: str | Path) -> dict:
-    """What a configuration file has under `model`, for `model_config`. ValueError if it is not there."""
-    content, _ = _config_file(["--config", str(path)])
-    model = content.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("backbone_config", {}), dict):
-        raise ValueError(f"{path} has no `model:` section with the fields of PoaConfig.")
-    return model
-
-
-def model_config(model: dict) -> PoaConfig:
-    """The configuration that a `model` section describes. ValueError for unknown keys and values that do not fit."""
-    backbone = dict(model.get("backbone_config") or {})
-    model_type = backbone.pop("model_type", "poa_vit")
-    elastic = [name for name in CONFIG_MAPPING if name.startswith("poa_")]
-    if model_type not in elastic:
-        raise ValueError(f"model_type {model_type!r} is not an elastic model: use one of {', '.join(elastic)}.")
-    backbone_class = CONFIG_MAPPING[model_type]
-    for key in backbone:
-        _check_key(key, _field_names(backbone_class), "model.backbone_config.")
-    for key in model:
-        _check_key(key, _field_names(PoaConfig), "model.")
-    try:
-        return PoaConfig(**{**_numbers(model), "backbone_config": backbone_class(**_numbers(backbone))})
-    except (StrictDataclassError, TypeError) as error:
-        raise ValueError(f"The model cannot be: {' '.join(str(error).split())}") from error
-
-
-def _numbers(fields: dict) -> dict:
-    """With `1e-5` as a number, which YAML wants written `1.0e-5`."""
-
-    def number(value):
-        try:
-            return float(value) if isinstance(value, str) else value
-        except ValueError:
-            return value
-
-    return {key: number(value) for key, value in fields.items()}
-
-
-def _field_names(config_class) -> set[str]:
-    return {f.name for f in dataclasses.fields(config_class) if not f.name.startswith("_")}
-
-
-def _check_key(key: str, known: set[str], prefix: str = "") -> None:
-    key = str(key)
-    if key not in known:
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {prefix}{nearest[0]}?" if nearest else "see poa pretrain --help."
-        raise ValueError(f"{prefix}{key} is not a known key: {hint}")
-
-
-def _fields(config) -> dict:
-    """The fields that say something of their own: set to other than their default, and not about the library."""
-    diff = {name: value for name, value in config.to_diff_dict().items() if name in _field_names(type(config))}
-    return {k: v for k, v in diff.items() if k not in ("transformers_version", "architectures", "dtype")}

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..cli.recipe import model_config
 from ..models.configuration_poa import PoaConfig
+from ..models.from_fields import model_config
 from .weights import parameter_names
 
 # What makes the full size of a family. Where these are the published ones, so is what shapes do not tell.

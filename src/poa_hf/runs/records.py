@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from transformers import AutoConfig, PreTrainedConfig
 
-from ..cli.recipe import parse_recipe
 from ..elastic import SubNetwork
+from ..models.from_fields import model_config, read_model_section
 from ..selection.costs import elastic_config
 from .evaluations import Evaluation, evaluations_file, load_evaluations
 from .load import resolve_run
@@ -74,7 +74,7 @@ def read_run(run: str | Path) -> RunRecords:
         config = elastic_config(AutoConfig.from_pretrained(model))
     elif recipe:
         try:
-            config = parse_recipe(["--config", str(folder / "config.yaml")]).model.backbone_config
+            config = model_config(read_model_section(folder / "config.yaml")).backbone_config
         except (ValueError, TypeError):
             config = None  # written by another version: the model will tell
     elif not lines:

@@ -13,7 +13,6 @@ from ..training.arguments import PoaTrainingArguments
 from .config import Source, backbone_fields, normalisation, shown_name
 
 if TYPE_CHECKING:
-    from ..cli.recipe import Recipe
     from ..models.modeling_poa_pretraining import PoaForPreTraining
 
 logger = logging.getLogger(__name__)
@@ -85,15 +84,29 @@ def changed_arguments(config: PoaConfig, source: Source, training: PoaTrainingAr
     return changed
 
 
-def begin(model: PoaForPreTraining, recipe: Recipe) -> None:
-    """Do what `--init_from` asks for, unless the run goes on from a checkpoint; and say what came of it."""
-    from .load import init_from
+def begin(
+    model: PoaForPreTraining,
+    init_from: str,
+    checkpoint: Path | None,
+    training: PoaTrainingArguments,
+    eval_steps: int | None = None,
+) -> None:
+    """Initialise a model from `init_from`, unless the run resumes from a checkpoint, and log what was done.
 
-    said = [f"{recipe.checkpoint} is gone on from, {recipe.init_from} not read again."]
-    if recipe.checkpoint is None:
-        said = [str(init_from(model, recipe.init_from)), _space(model), _schedule(recipe)]
+    Args:
+        model: The model to initialise, in place.
+        init_from: Folder or Hub id of the source.
+        checkpoint: The checkpoint that the run resumes from, whose weights replace the source's.
+        training: Arguments of the run, whose schedule is logged.
+        eval_steps: Steps between evaluations; without them, they are recommended.
+    """
+    from .load import init_from as initialise
+
+    lines = [f"Resuming from {checkpoint}; {init_from} was not read again."]
+    if checkpoint is None:
+        lines = [str(initialise(model, init_from)), _space(model), _schedule(training, eval_steps)]
     if int(os.environ.get("RANK", 0)) == 0:
-        for line in said:
+        for line in lines:
             logger.info(line)
 
 
@@ -108,9 +121,8 @@ def _space(model: PoaForPreTraining) -> str:
     )
 
 
-def _schedule(recipe: Recipe) -> str:
-    args = recipe.training
-    guard = "" if recipe.evaluation.eval_steps else "; --eval_steps N would watch the full size's k-NN"
+def _schedule(args: PoaTrainingArguments, eval_steps: int | None) -> str:
+    guard = "" if eval_steps else "; --eval_steps N would watch the full size's k-NN"
     return (
         f"{args.max_steps} steps at a learning rate of {args.learning_rate:g} (for 1024 images), the first "
         f"{args.freeze_backbone_steps} of the heads alone; crops of {args.global_crop_size} and {args.local_crop_size} "

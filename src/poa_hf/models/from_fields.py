@@ -1,0 +1,91 @@
+"""The `model` section of a recipe as a `PoaConfig`, with every field checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING
+
+from ..formatting import one_line, suggest
+from ..yaml_files import read_mapping
+from .configuration_poa import PoaConfig
+
+# Fields of every configuration that concern the library rather than the model.
+_LIBRARY_FIELDS = {"transformers_version", "architectures", "dtype"}
+
+
+def read_model_section(path: str | Path) -> dict[str, Any]:
+    """Return the `model` section of a recipe, as `model_config` takes it.
+
+    Raises:
+        ValueError: If the file has no such section or is not YAML.
+    """
+    model = read_mapping(path).get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("backbone_config", {}), dict):
+        raise ValueError(f"{path} has no `model:` section with the fields of PoaConfig.")
+    return model
+
+
+def model_config(model: Mapping[str, Any]) -> PoaConfig:
+    """Return the configuration that a `model` section describes.
+
+    Args:
+        model: Fields of `PoaConfig`; under `backbone_config` those of an elastic backbone, `poa_vit` if it names no
+            `model_type`.
+
+    Raises:
+        ValueError: For an unknown field (with the nearest ones) or a value that does not fit.
+
+    Example:
+        >>> config = model_config({"num_prototypes": [64], "backbone_config": {"hidden_size": 768}})
+        >>> config.backbone_config.space.full
+        SubNetwork(width=768, depths=(24,))
+    """
+    backbone = dict(model.get("backbone_config") or {})
+    model_type = backbone.pop("model_type", "poa_vit")
+    elastic = sorted(name for name in CONFIG_MAPPING if name.startswith("poa_"))
+    if model_type not in elastic:
+        raise ValueError(f"model_type {model_type!r} is not an elastic model: {suggest(str(model_type), elastic)}.")
+    backbone_class = CONFIG_MAPPING[model_type]
+    for key in backbone:
+        check_key(key, field_names(backbone_class), "model.backbone_config.")
+    for key in model:
+        check_key(key, field_names(PoaConfig), "model.")
+    try:
+        return PoaConfig(**{**as_numbers(model), "backbone_config": backbone_class(**as_numbers(backbone))})
+    except (StrictDataclassError, TypeError) as error:
+        raise ValueError(f"The model cannot be: {one_line(error)}.") from error
+
+
+def own_fields(config: PoaConfig) -> dict[str, Any]:
+    """Return the fields of a configuration that differ from their default, without those about the library."""
+    names = field_names(type(config)) - _LIBRARY_FIELDS
+    return {name: value for name, value in config.to_diff_dict().items() if name in names}
+
+
+def as_numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with text such as `1e-5` as numbers; YAML reads only `1.0e-5` as one."""
+
+    def number(value: Any) -> Any:
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    return {key: number(value) for key, value in fields.items()}
+
+
+def field_names(config_class: type) -> set[str]:
+    """Return the names of a configuration's public fields."""
+    return {field.name for field in dataclasses.fields(config_class) if not field.name.startswith("_")}
+
+
+def check_key(key: object, known: set[str], prefix: str = "") -> None:
+    """Raise a ValueError for a key that is not among the known ones, with what to write instead."""
+    if key not in known:
+        hint = suggest(str(key), known, prefix)
+        raise ValueError(f"{prefix}{key} is not a known key: {hint}{'' if hint.endswith('?') else '.'}")
