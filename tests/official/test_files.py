@@ -20,7 +20,7 @@ def saved(content, **options) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "beside"),
+    ("content", "other_keys"),
     [
         (WEIGHTS, ()),
         (OrderedDict(WEIGHTS), ()),
@@ -32,10 +32,10 @@ def saved(content, **options) -> bytes:
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_weights_are_found_and_the_rest_is_named(tmp_path, content, beside, zipped):
+def test_weights_are_found_and_the_rest_is_named(tmp_path, content, other_keys, zipped):
     (tmp_path / "file.pth").write_bytes(saved(content, _use_new_zipfile_serialization=zipped))
     file = read_weights(tmp_path / "file.pth")
-    assert file.weights.keys() == WEIGHTS.keys() and file.beside == beside
+    assert file.weights.keys() == WEIGHTS.keys() and file.other_keys == other_keys
     assert all(torch.equal(file.weights[name], tensor) for name, tensor in WEIGHTS.items())
 
 
@@ -73,9 +73,9 @@ def test_nothing_of_a_pickle_is_run(tmp_path, where):
     ("name", "content", "words"),
     [
         ("cut.pth", saved(WEIGHTS)[:700], "damaged or cut short"),
-        ("stub.pth", saved(WEIGHTS)[:20], "cut.short|more than tensors, or no file"),
+        ("stub.pth", saved(WEIGHTS)[:20], "cut.short|is no file"),
         ("legacy.pth", saved(WEIGHTS, _use_new_zipfile_serialization=False)[:-9], "damaged or cut short"),
-        ("page.pth", b"<html>not found</html>", "no file of torch.save"),
+        ("page.pth", b"<html>not found</html>", "is no file of torch.save"),
         ("empty.pth", b"", "is empty"),
         ("list.pth", saved([torch.ones(1)]), "holds a list, not weights by name"),
         ("args.pth", saved({"model": WEIGHTS, "args": Namespace(lr=1)}), r"more than tensors \(argparse.Namespace\)"),

@@ -17,13 +17,8 @@ from ..models.from_fields import read_model_section
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..official.config import checkpoint_config
 from ..official.files import read_weights
-from ..official.weights import (
-    check_is_elastic,
-    likely_family,
-    load_official_checkpoint,
-    parameter_names,
-    select_weights,
-)
+from ..official.names import check_is_elastic, likely_family, parameter_names
+from ..official.weights import load_official_checkpoint, select_weights
 from ..publishing.export import check_output
 from ..runs.checkpoints import written_aside
 from .parser import CommandParser
@@ -50,7 +45,7 @@ def convert(argv: list[str]) -> None:
     given = read_model_section(args.config) if args.config else None
     model_type = f"poa_{args.family}"
     file = read_weights(args.checkpoint)
-    selected = select_weights(file.weights, file.beside)
+    selected = select_weights(file.weights, file.other_keys)
     not_read = _check(args.checkpoint, selected.tensors, selected.not_needed, model_type)
     config = checkpoint_config(selected.tensors, model_type, given, str(args.config))
     model = load_official_checkpoint(selected.tensors, config).eval()
