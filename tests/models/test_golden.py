@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from poa_hf.official.weights import parameter_names, to_our_layout
+from poa_hf.official.names import parameter_names
+from poa_hf.official.weights import to_our_layout
 
 from ..conftest import golden, golden_model, golden_sub_network
 

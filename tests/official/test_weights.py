@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from poa_hf import PoaForPreTraining, load_official_checkpoint
-from poa_hf.official.weights import parameter_names, to_our_layout
+from poa_hf.official.names import parameter_names
+from poa_hf.official.weights import to_our_layout
 
 from ..conftest import FAMILIES, golden_config, golden_weights
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from poa_hf import PoaForPreTraining, PoaTrainingArguments
-from poa_hf.official.weights import parameter_names
+from poa_hf.official.names import parameter_names
 from poa_hf.training.optimization import (
     build_optimizer,
     cosine_schedule,
