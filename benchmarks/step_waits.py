@@ -28,8 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainer, PoaTrainingArguments, PoaViTConfig
 from poa_hf.data.textures import TextureDataset
+from poa_hf.runs.json_lines import JsonLines
 from poa_hf.training.optimization import build_optimizer
-from poa_hf.training.runlog import JsonLines, Window
+from poa_hf.training.runlog import Window
 
 WAIT = "waits: "
 CUDA_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from poa_hf.runs.evaluations import Evaluation, evaluations_file, load_evaluations, save_evaluations
+from poa_hf.runs.evaluations import Evaluation, load_evaluations, save_evaluations
 
 
 def record(**fields) -> Evaluation:
@@ -37,7 +37,6 @@ def test_what_is_not_known_is_not_written(tmp_path):
 
 def test_checkpoints_share_the_file_of_their_run(tmp_path):
     (tmp_path / "checkpoint-30").mkdir()
-    assert evaluations_file(tmp_path / "checkpoint-30") == evaluations_file(tmp_path) == tmp_path / "evaluations.json"
     assert save_evaluations(tmp_path / "checkpoint-30", [record()]) == tmp_path / "evaluations.json"
 
 

@@ -7,9 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poa_hf import PoaTrainer
+from poa_hf.runs.json_lines import JsonLines
 from poa_hf.training.nonfinite import NonfiniteSteps
 from poa_hf.training.optimization import build_optimizer, step_unless
-from poa_hf.training.runlog import JsonLines, Window
+from poa_hf.training.runlog import Window
 
 from ..conftest import ROOT
 from .test_trainer import arguments, images, new_model

@@ -216,7 +216,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     PoaTrainer(new_model(), arguments(tmp_path), images()).train()
     wider = new_model(hidden_size=64, num_attention_heads=8)
-    with pytest.raises(ValueError, match=r"of another architecture: its backbone_config\.\w+ is"):
+    with pytest.raises(ValueError, match=r"has another architecture: its backbone_config\.\w+ is"):
         PoaTrainer(wider, arguments(tmp_path), images()).train(resume_from_checkpoint=True)
 
 

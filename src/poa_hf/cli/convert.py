@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,12 +18,12 @@ from ..official.files import read_weights
 from ..official.names import check_is_elastic, likely_family, parameter_names
 from ..official.weights import load_official_checkpoint, select_weights
 from ..publishing.export import check_output
-from ..runs.checkpoints import written_aside
+from ..runs.atomic import write_json, written_folder
+from ..runs.layout import CONFIG, CONVERSION, EVALUATIONS, PROCESSOR, WEIGHTS
 from .parser import CommandParser
 
 _FAMILIES = ("vit", "swin", "resnet")
-RECORD = "conversion.json"
-_FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "evaluations.json", RECORD}
+_FILES = {CONFIG, WEIGHTS, PROCESSOR, EVALUATIONS, CONVERSION}
 
 
 def convert(argv: list[str]) -> None:
@@ -105,16 +103,10 @@ def _is_sound(tensor: Tensor) -> bool:
 
 
 def _write(model: PoaForPreTraining, record: dict, output: Path) -> None:
-    output = output.absolute()
-    try:
-        with written_aside(output, True, lambda: None) as folder:
-            model.save_pretrained(folder)
-            size = model.config.backbone_config.image_size
-            evaluation_processor(size).save_pretrained(folder)
-            (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    except BaseException:
-        shutil.rmtree(output.with_name(f".unfinished-{output.name}"), ignore_errors=True)
-        raise
+    with written_folder(output.absolute()) as folder:
+        model.save_pretrained(folder)
+        evaluation_processor(model.config.backbone_config.image_size).save_pretrained(folder)
+        write_json(folder / CONVERSION, record)
 
 
 def _summary(args, tensors: dict[str, Tensor], config: PoaConfig, has_heads: bool, not_read: dict[str, str]) -> str:

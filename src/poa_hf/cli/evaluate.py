@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..runs.evaluations import FILE_NAME, Evaluation, load_evaluations, save_evaluations
+from ..runs.evaluations import Evaluation, load_evaluations, save_evaluations
+from ..runs.layout import EVALUATIONS
 from .parser import CommandParser
 
 
@@ -27,7 +28,7 @@ def evaluate(argv: list[str]) -> None:
     check_tasks(tasks, options, None)
     subject = load_subject(args.model)
     sizes = subject.sizes(args.sizes)
-    output = Path(args.output) if args.output else subject.results or Path(FILE_NAME)
+    output = Path(args.output) if args.output else subject.results or Path(EVALUATIONS)
     _check_output(output)
     processes = Processes()
     data = open_splits(
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="poa evaluate",
         description="Measure the frozen features of sizes of a run, or of a stock checkpoint, on labelled images.",
-        epilog=f"Results are added to {FILE_NAME} in the run. Start it with accelerate launch for several GPUs.",
+        epilog=f"Results are added to {EVALUATIONS} in the run. Start it with accelerate launch for several GPUs.",
     )
     parser.add_argument("model", help="output_dir of a run, one of its checkpoints, or a stock checkpoint")
     parser.add_argument("--dataset_name", required=True, help="a dataset of the Hub, a folder, or textures")
@@ -125,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         help="memory for features; more passes over the images are made where that is not enough (default: 4)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of samples, draws and starting points (default: 0)")
-    parser.add_argument("--output", help=f"file for the results (default: {FILE_NAME} in the run)")
+    parser.add_argument("--output", help=f"file for the results (default: {EVALUATIONS} in the run)")
     return parser
 
 

@@ -108,8 +108,11 @@ class _SaveRecipe(TrainerCallback):
         self.recipe = recipe
 
     def on_train_begin(self, args, state, control, **kwargs):
+        from ..runs.atomic import write_text
+        from ..runs.layout import RunFolder
+
         if state.is_world_process_zero:
-            (Path(args.output_dir) / "config.yaml").write_text(self.recipe.to_yaml())
+            write_text(RunFolder(Path(args.output_dir)).recipe, self.recipe.to_yaml())
 
 
 def extract(argv: list[str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from ..elastic import ElasticSpace, SubNetwork
-from ..runs.evaluations import evaluations_file
+from ..runs.layout import RunFolder
 from ..selection import select as selecting
 from ..selection.costs import Costs, costs, elastic_config, image_shape
 from ..selection.latency import LatencyTable, find_device, latency_table
@@ -31,7 +31,7 @@ def select(argv: list[str]) -> None:
 
     budget = Budget(args.max_params, args.max_flops, args.max_latency_ms)
     folder = resolve_run(args.run)
-    run = evaluations_file(folder).parent
+    run = RunFolder.containing(folder).path
     config = elastic_config(AutoConfig.from_pretrained(folder))
     device = find_device(args.device or "cpu")
     sizes = costs(config)

@@ -71,7 +71,8 @@ class KnnEvaluationCallback(TrainerCallback):
 
     def _measure(self, args, state, model) -> dict[str, float]:
         """Accuracies of the teacher as it is now, by their names in the log; the records go to the run's folder."""
-        from ..runs.evaluations import FILE_NAME, save_evaluations
+        from ..runs.evaluations import save_evaluations
+        from ..runs.layout import RunFolder
         from ..training.engines import whole_parameters
         from .evaluator import evaluate_sizes
         from .subject import Subject
@@ -83,7 +84,7 @@ class KnnEvaluationCallback(TrainerCallback):
                 subject, self.data, self.sizes, ["knn"], self.options, self.batch_size, self.num_workers, args.bf16
             )
         if state.is_world_process_zero:
-            save_evaluations(Path(args.output_dir) / FILE_NAME, records)
+            save_evaluations(RunFolder(Path(args.output_dir)).evaluations, records)
         self.num_test_images = records[0].test_images
         return {f"knn_{record.size}": record.value for record in records}
 

@@ -15,8 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
-from ..runs.evaluations import evaluations_file
 from ..runs.hub import is_supernet_on_hub
+from ..runs.layout import CONFIG, RunFolder
 from ..runs.load import load_run, model_step, resolve_run, run_processor
 from ..slicing import ElasticModelMixin
 from .features import pooled_features
@@ -93,7 +93,7 @@ def load_subject(source: str | Path) -> Subject:
     """
     path = Path(source)
     on_hub = not path.is_dir() and is_supernet_on_hub(path)
-    config = path / "config.json"
+    config = path / CONFIG
     if not on_hub and (not path.is_dir() or config.exists() and _model_type(config) != "poa"):
         return _load_stock(str(source), path)
     folder = resolve_run(path)
@@ -103,7 +103,7 @@ def load_subject(source: str | Path) -> Subject:
         processor = evaluation_processor(model.config.image_size)
     if on_hub:
         return Subject(str(source), model, processor, model_step(folder))
-    results = evaluations_file(path)
+    results = RunFolder.containing(path).evaluations
     return Subject(results.parent.name, model, processor, model_step(folder), results)
 
 
@@ -128,7 +128,7 @@ def _load_stock(source: str, path: Path) -> Subject:
             f"{source} has no image processor that can be loaded ({_sentence(error)}): save one beside the model."
         ) from error
     if local:
-        return Subject(path.resolve().name, model.eval(), processor, results=evaluations_file(path))
+        return Subject(path.resolve().name, model.eval(), processor, results=RunFolder.containing(path).evaluations)
     return Subject(source, model.eval(), processor)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +12,14 @@ from transformers import BitImageProcessorPil as ImageProcessor
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
+from ..runs.atomic import written_folder
 from ..runs.facts import RunFacts
+from ..runs.layout import CONFIG, EVALUATIONS, PROCESSOR, WEIGHTS
 from .card.cards import CARD, PICTURE, write_card
 from .formats.format import Artifact, Format, find_format
 
 _EXTRACTED_FILES = {
-    *("config.json", "model.safetensors", "preprocessor_config.json", CARD, PICTURE, "evaluations.json"),
+    *(CONFIG, WEIGHTS, PROCESSOR, EVALUATIONS, CARD, PICTURE),
     *("configuration_gn_resnet.py", "modeling_gn_resnet.py", "model.onnx", "model.onnx.data"),
 }
 
@@ -73,18 +74,9 @@ def _write(
     facts: RunFacts, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
 ) -> tuple[Path, int]:
     folder = output.absolute()
-    aside = folder.with_name(f".unfinished-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with written_folder(folder) as aside:
         artifact.save(aside)
         write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
     return output, artifact.num_parameters
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from huggingface_hub.hf_api import RepoFile
 
 from ..elastic import SubNetwork
+from ..runs.layout import SIZES
 from .card.cards import CARD
 from .hub.client import Hub
 from .hub.names import family_of, size_title
 from .release import Family, Files, is_unedited
-from .supernet import TABLE, repos_in
+from .supernet import repos_in
 
 SUPERNET = "supernet"
 
@@ -99,9 +100,9 @@ class _Push:
                 "give --overwrite to replace it, or another --namespace or --name_template; nothing was sent."
             )
         supernet = self.repos[0]
-        if supernet.size is None and supernet.remote and not supernet.other and TABLE in supernet.remote:
+        if supernet.size is None and supernet.remote and not supernet.other and SIZES in supernet.remote:
             # sizes of this family that other calls have published
-            self.there = {**repos_in(self.hub.read(supernet.id, TABLE, revision)), **self.there}
+            self.there = {**repos_in(self.hub.read(supernet.id, SIZES, revision)), **self.there}
 
     def different(self, repo: _Repo, model: Mapping[str, Path]) -> str | None:
         """The first file of the model that the repo does not hold as it is here."""

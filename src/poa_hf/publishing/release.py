@@ -15,8 +15,8 @@ from transformers import BitImageProcessorPil as ImageProcessor
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
-from ..runs.evaluations import evaluations_file
 from ..runs.facts import RunFacts
+from ..runs.layout import PROCESSOR, RunFolder
 from ..runs.load import load_run, resolve_run, run_processor
 from .card.cards import CARD, write_card, write_supernet_card
 from .card.metadata import card_problems
@@ -106,7 +106,7 @@ class Family:
         """Write the supernet's repo into an empty folder, but for what already lies in the run's; `published` are the
         sizes that its table and card name."""
         model = model_files(self.run)
-        if "preprocessor_config.json" not in model:
+        if PROCESSOR not in model:
             self.processor.save_pretrained(folder)
             model |= {path.name: path for path in folder.iterdir()}
         write_supernet_card(folder, self.facts, self.supernet, dict(published))
@@ -119,8 +119,8 @@ class Family:
         if problems:
             raise ValueError(f"The Hub would refuse this card: {problems[0]}")
         link = self.facts.owner.license_link
-        if link and "/" not in link and (evaluations_file(self.run).parent / link).is_file():
-            shutil.copyfile(evaluations_file(self.run).parent / link, folder / link)
+        if link and "/" not in link and (RunFolder.containing(self.run).path / link).is_file():
+            shutil.copyfile(RunFolder.containing(self.run).path / link, folder / link)
         quality = [(str(size), value) for size, value in sorted(self.facts.quality.values.items())]
         _stamp(folder / CARD, json.dumps([self.facts.quality.name, quality]))
         return Files(model, {path.name: path for path in sorted(folder.iterdir()) if path.name not in model})

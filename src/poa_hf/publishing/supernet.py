@@ -11,19 +11,30 @@ from typing import Any
 import yaml
 
 from ..elastic import SubNetwork
-from ..runs.evaluations import evaluations_file
+from ..runs.atomic import write_json
 from ..runs.facts import RunFacts
+from ..runs.layout import (
+    CONFIG,
+    EVALUATIONS,
+    OWNER,
+    PROCESSOR,
+    RECIPE,
+    SIZES,
+    TRAINING_ARGUMENTS,
+    TRAINING_TIME,
+    WEIGHT_FILES,
+    RunFolder,
+)
 from ..selection.select import quality_of
 from .hub.names import family_of
 
-TABLE = "sizes.json"
 # files of a run that tell how it was trained and what came out, and how to read and write each
 _RECORDS: dict[str, tuple[Callable, Callable]] = {
-    "config.yaml": (yaml.safe_load, lambda values: yaml.safe_dump(values, sort_keys=False)),
-    "card.yaml": (yaml.safe_load, lambda values: yaml.safe_dump(values, sort_keys=False)),
-    "training_args.json": (json.loads, lambda values: json.dumps(values, indent=2) + "\n"),
-    "compute.json": (json.loads, lambda values: json.dumps(values, indent=2) + "\n"),
-    "evaluations.json": (json.loads, lambda values: json.dumps(values, indent=1) + "\n"),
+    RECIPE: (yaml.safe_load, lambda values: yaml.safe_dump(values, sort_keys=False)),
+    OWNER: (yaml.safe_load, lambda values: yaml.safe_dump(values, sort_keys=False)),
+    TRAINING_ARGUMENTS: (json.loads, lambda values: json.dumps(values, indent=2) + "\n"),
+    TRAINING_TIME: (json.loads, lambda values: json.dumps(values, indent=2) + "\n"),
+    EVALUATIONS: (json.loads, lambda values: json.dumps(values, indent=1) + "\n"),
 }
 # of this machine alone
 _OWN = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "report_to"}
@@ -31,15 +42,13 @@ _OWN = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "repo
 
 def model_files(model: Path) -> dict[str, Path]:
     """Those of a saved `PoaForPreTraining` that another one can be loaded from."""
-    found = (
-        path for name in ("config.json", "model*.safetensors*", "preprocessor_config.json") for path in model.glob(name)
-    )
+    found = (path for name in (CONFIG, WEIGHT_FILES, PROCESSOR) for path in model.glob(name))
     return {path.name: path for path in sorted(found)}
 
 
 def write_records(folder: Path, model: Path) -> None:
     """Copy a run's records into `folder`, without folders of this machine. What cannot be read is left out."""
-    run = evaluations_file(model).parent
+    run = RunFolder.containing(model).path
     for name, (read, write) in _RECORDS.items():
         path = next((path for path in (model / name, run / name) if path.exists()), None)
         if path is None:
@@ -86,7 +95,7 @@ def size_table(facts: RunFacts, supernet: str | None, repos: Mapping[SubNetwork,
 
 
 def write_table(folder: Path, table: Mapping[str, Any]) -> None:
-    (folder / TABLE).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / SIZES, table, indent=1)
 
 
 def repos_in(table: bytes) -> dict[SubNetwork, str]:

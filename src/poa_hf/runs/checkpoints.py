@@ -1,54 +1,68 @@
-"""The folder of a run: checkpoints that are complete or absent, and no run on top of another."""
+"""Checkpoints of a run: which are complete, where to resume, and a folder that holds one run only."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedConfig
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from .atomic import delete, move_file, remove_leftovers
+from .layout import (
+    ABANDONED,
+    CHECKPOINT,
+    CHECKPOINT_PARTS,
+    CONFIG,
+    OPTIMIZER_STATE,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    RunFolder,
+    has_optimizer_state,
+    is_checkpoint_name,
+)
 
 logger = logging.getLogger(__name__)
 
-_UNFINISHED = ".unfinished-"  # being written or deleted: never looked at, removed when a run starts
-_ABANDONED = "abandoned-"  # a checkpoint after the one that a run went back to
-_RUN_FILES = ("config.json", "config.yaml", "training_args.json", "metrics.jsonl", "evaluations.json",
-              "latency-*.json", "compute.json", "conversion.json", "image_ids-*.jsonl", "model*.safetensors*",
-              "preprocessor_config.json")  # fmt: skip
-_PARTS_OF_A_CHECKPOINT = ("config.json", "trainer_state.json", "data_state_0.json")
-MAX_SHARD_SIZE = "5GB"  # of a file of weights; larger models are written as several, with an index
-# What may change from one part of a run to the next: the rest decides what parameters there are and what they compute.
-_NOT_ARCHITECTURE = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "koleo_weight",
-                     "intact_weight", "student_temperature", "drop_path_rate", "hidden_dropout_prob", "sampling_bias",
-                     "attention_probs_dropout_prob", "initializer_range", "layerscale_value",
-                     "warm_started_from"}  # fmt: skip
+MAX_SHARD_SIZE = "5GB"  # of one file of weights; larger models are written as several files with an index
+# Fields that may change from one part of a run to the next; the others decide which parameters there are and what they
+# compute.
+_NOT_ARCHITECTURE = {
+    *("transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "warm_started_from"),
+    *("koleo_weight", "intact_weight", "student_temperature", "drop_path_rate", "hidden_dropout_prob"),
+    *("attention_probs_dropout_prob", "sampling_bias", "initializer_range", "layerscale_value"),
+}
 
 
 def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint, `checkpoint-<step>`."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(filter(_is_complete, found), key=step_of)
+    """The complete checkpoints of a run, from which it can be resumed, oldest first."""
+    return [path for path in _checkpoint_folders(output_dir) if not missing_parts(path)]
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    return all((checkpoint / part).exists() for part in _PARTS_OF_A_CHECKPOINT) and _has_weights(checkpoint)
+def checkpoints_with_model(output_dir: Path) -> list[Path]:
+    """The checkpoints whose model can be loaded, oldest first, whether or not the run can be resumed from them."""
+    return [path for path in _checkpoint_folders(output_dir) if (path / CONFIG).exists() and has_weights(path)]
 
 
-def _has_weights(folder: Path) -> bool:
-    """Whether the weights are there: one file, or every file that an index lists."""
-    index = folder / SAFE_WEIGHTS_INDEX_NAME
+def missing_parts(checkpoint: Path) -> list[str]:
+    """The names of what a checkpoint lacks to be complete: model, the state of the optimizer, the trainer, the data."""
+    missing = [name for name in CHECKPOINT_PARTS if not (checkpoint / name).exists()]
+    missing += [] if has_weights(checkpoint) else [WEIGHTS]
+    return missing + ([] if has_optimizer_state(checkpoint) else [OPTIMIZER_STATE])
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a model's weights exist: one file, or every file that an index lists."""
+    index = folder / WEIGHTS_INDEX
     if not index.exists():
-        return (folder / SAFE_WEIGHTS_NAME).exists()
+        return (folder / WEIGHTS).exists()
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
     except (ValueError, KeyError, AttributeError):
@@ -56,65 +70,43 @@ def _has_weights(folder: Path) -> bool:
     return all((folder / name).exists() for name in names)
 
 
-def replace_model(folder: Path, aside: Path) -> None:
-    """Move a saved model from `aside` into `folder`, in the place of another one that may be there.
+def replace_model(folder: Path, new: Path) -> None:
+    """Move a saved model from the folder `new` into `folder`, in place of the one that may be there.
 
-    The configuration goes first and comes last, as without it weights are not looked at. Files of the other model's
-    weights go too: those of a model in one file would be loaded in the place of several.
+    The configuration is removed first and moved last, since nobody reads weights without one. The files of the old
+    weights are removed too: a single file would be loaded instead of several new ones.
     """
-    (folder / "config.json").unlink(missing_ok=True)
-    for path in [*folder.glob("model*.safetensors"), folder / SAFE_WEIGHTS_INDEX_NAME]:
+    (folder / CONFIG).unlink(missing_ok=True)
+    for path in [*folder.glob("model*.safetensors"), folder / WEIGHTS_INDEX]:
         path.unlink(missing_ok=True)
-    for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
-        path.replace(folder / path.name)
-    aside.rmdir()
-
-
-@contextmanager
-def written_aside(target: Path, is_main: bool, wait_for_everyone) -> Iterator[Path]:
-    """Gives a folder beside `target` to write into; it becomes `target` when all processes have left the block.
-
-    What a crash leaves behind has another name. The rename comes after the data is on disk, so that a power failure
-    does not leave a complete-looking folder of empty files.
-    """
-    aside = target.with_name(_UNFINISHED + target.name)
-    if is_main:
-        _delete(aside)
-        aside.mkdir(parents=True)
-    wait_for_everyone()
-    yield aside
-    for path in aside.rglob("*"):
-        if path.is_file():
-            _flush(path)
-    wait_for_everyone()
-    if is_main:
-        _flush(aside)
-        if target.exists():
-            _delete(target)
-        aside.rename(target)
-        _flush(target.parent)
-    wait_for_everyone()
+    for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
+        move_file(path, folder / path.name)
+    new.rmdir()
 
 
 def prune(output_dir: Path, keep: int | None, best_step: int | None = None) -> None:
-    """Delete the oldest checkpoints beyond `keep`, but for that of the best step."""
+    """Delete the oldest checkpoints beyond the last `keep`, but not that of the best step."""
     for path in checkpoints(output_dir)[: -keep if keep else 0]:
         if step_of(path) != best_step:
-            _delete(path)
+            delete(path)
 
 
 def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) -> Path | None:
-    """The checkpoint to go on from, if any; changes nothing.
+    """Find the checkpoint to resume from, or None to start anew. Nothing on the disk is changed.
+
+    Args:
+        resume: A checkpoint, True for the last complete one in `folder`, or None (False, or these words as text).
+        overwrite: Whether another run in the folder may be deleted.
 
     Raises:
-        ValueError: If the folder cannot be a run's, holds another run that is neither resumed nor to be overwritten, or
-            `resume` is a path without a complete checkpoint.
+        ValueError: If the folder cannot hold a run, holds another run that is neither resumed nor to be overwritten, or
+            `resume` is not a complete checkpoint.
     """
     for parent in (folder, *folder.parents):
         if parent.exists() and not (parent.is_dir() and os.access(parent, os.W_OK)):
             raise ValueError(f"{parent} is not a folder that can be written to: give another output_dir.")
-    metrics = folder / "metrics.jsonl"
-    occupied = bool(checkpoints(folder)) or (folder / "config.json").exists() or _has_content(metrics)
+    run = RunFolder(folder)
+    occupied = bool(checkpoints(folder)) or run.config.exists() or _has_content(run.metrics)
     if resume in (None, False, "", "false", "False"):
         if occupied and not overwrite:
             raise ValueError(
@@ -124,10 +116,13 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) ->
         return None
     if resume in (True, "true", "True"):
         return next(reversed(checkpoints(folder)), None)
-    checkpoint = Path(resume)
-    if not _is_complete(checkpoint):
-        found = ", ".join(str(path) for path in checkpoints(folder)) or "none"
-        raise ValueError(f"{checkpoint} is not a checkpoint of a run; those in {folder}: {found}.")
+    checkpoint = Path(str(resume))
+    if missing := missing_parts(checkpoint):
+        complete = ", ".join(str(path) for path in checkpoints(folder)) or "none"
+        lack = f"it lacks {', '.join(missing)}" if checkpoint.is_dir() else "it does not exist"
+        raise ValueError(
+            f"{checkpoint} is not a checkpoint that can be resumed from ({lack}): those in {folder} are {complete}."
+        )
     if occupied and checkpoint.resolve().parent != folder.resolve() and not overwrite:
         raise ValueError(
             f"{folder} holds another run than {checkpoint}: give another output_dir, or overwrite_output_dir to delete "
@@ -137,35 +132,40 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) ->
 
 
 def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
-    """Make the folder ready for a run that starts anew (an old one in it is deleted) or goes on from `checkpoint`
-    (whatever came after it is put aside). One process calls this."""
+    """Prepare the folder of a run that starts anew or resumes from `checkpoint`. One process calls this.
+
+    With `overwrite`, all that belongs to an old run is removed: its checkpoints, evaluations and report too (`removed`
+    in `layout.ENTRIES`). When a run goes back to one of its checkpoints, the later ones are renamed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(_UNFINISHED + "*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    within = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
-    if not within and overwrite:
-        for path in [*folder.glob("checkpoint-*"), *(path for name in _RUN_FILES for path in folder.glob(name))]:
-            _delete(path)
-    # The final model of a part that has ended would be taken for that of this one.
-    (folder / "config.json").unlink(missing_ok=True)
-    for later in checkpoints(folder) if within else []:
+    remove_leftovers(folder)
+    run = RunFolder(folder)
+    resumed_here = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+    if overwrite and not resumed_here:
+        for path in list(run.removed()):
+            delete(path)
+    # the final model of an earlier part of the run would be taken for this part's
+    run.config.unlink(missing_ok=True)
+    if checkpoint is None or not resumed_here:
+        return
+    for later in checkpoints(folder):
         if step_of(later) > step_of(checkpoint):
-            aside = later.with_name(_ABANDONED + later.name)
-            _delete(aside)
-            later.rename(aside)
-            logger.warning("Going back to %s: %s is now %s.", checkpoint.name, later.name, aside)
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+            abandoned = later.with_name(ABANDONED + later.name)
+            delete(abandoned)
+            later.rename(abandoned)
+            logger.warning("Going back to %s: %s is now %s.", checkpoint.name, later.name, abandoned)
 
 
 def check_architecture(config: PreTrainedConfig, checkpoint: Path) -> None:
-    """ValueError that names the first difference, if the checkpoint's model is of another architecture."""
-    saved = json.loads((checkpoint / "config.json").read_text())
+    """Check that a checkpoint's model has the architecture of `config`.
+
+    Raises:
+        ValueError: If it has another one, with the first field that differs.
+    """
+    saved = json.loads((checkpoint / CONFIG).read_text())
     current = json.loads(config.to_json_string(use_diff=False))
-    for where, old, new in _differences(saved, current):
-        raise ValueError(f"{checkpoint} is of another architecture: its {where} is {old}, this model's is {new}.")
+    for field, old, new in _differences(saved, current):
+        raise ValueError(f"{checkpoint} has another architecture: its {field} is {old}, this model's is {new}.")
 
 
 def _differences(saved: dict, current: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
@@ -176,23 +176,9 @@ def _differences(saved: dict, current: dict, prefix: str = "") -> Iterator[tuple
             yield f"{prefix}{key}", saved[key], current[key]
 
 
-def _delete(path: Path) -> None:
-    """Remove a file or folder such that a crash in between leaves nothing that looks like it."""
-    if path.is_dir() and not path.name.startswith(_UNFINISHED):
-        doomed = path.with_name(f"{_UNFINISHED}deleted-{path.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        path = path.rename(doomed)
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def _checkpoint_folders(output_dir: Path) -> list[Path]:
+    return sorted((path for path in output_dir.glob(CHECKPOINT + "*") if is_checkpoint_name(path.name)), key=step_of)
 
 
-def _flush(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # some file systems cannot open a folder
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0

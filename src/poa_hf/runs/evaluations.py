@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-FILE_NAME = "evaluations.json"
+from .atomic import write_text
+from .layout import RunFolder
 
 
 @dataclass
@@ -48,19 +48,13 @@ class Evaluation:
         return json.dumps(content, sort_keys=True)
 
 
-def evaluations_file(run: str | Path) -> Path:
-    """Where the evaluations of a run are, given its folder or one of its checkpoints, or the folder of a model."""
-    run = Path(run).absolute()
-    return (run.parent if run.name.startswith("checkpoint-") else run) / FILE_NAME
-
-
 def load_evaluations(path: str | Path) -> list[Evaluation]:
     """The records in a file, or in a run's folder; none where there is no file yet.
 
     Raises:
         ValueError: for a file that is not made of such records.
     """
-    path = evaluations_file(path) if Path(path).is_dir() else Path(path)
+    path = RunFolder.containing(path).evaluations if Path(path).is_dir() else Path(path)
     if not path.exists():
         return []
     try:
@@ -80,13 +74,11 @@ def save_evaluations(path: str | Path, records: Iterable[Evaluation]) -> Path:
     Raises:
         ValueError: for a file that is not made of such records, or that can't be written.
     """
-    path = evaluations_file(path) if Path(path).is_dir() else Path(path)
+    path = RunFolder.containing(path).evaluations if Path(path).is_dir() else Path(path)
     merged = {record.key: record for record in [*load_evaluations(path), *records]}
     lines = [json.dumps(_shown(record)) for record in merged.values()]
-    aside = path.with_name(f".unfinished-{path.name}")
     try:
-        aside.write_text("[\n" + ",\n".join(lines) + "\n]\n")
-        os.replace(aside, path)
+        write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
     except OSError as error:
         raise ValueError(f"{path} can't be written ({error}): give another --output.") from error
     return path

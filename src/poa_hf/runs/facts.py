@@ -20,7 +20,8 @@ from ..publishing.card.metadata import check_license, is_hub_id, is_repo_id
 from ..selection.costs import Costs, costs
 from ..selection.select import Quality, quality_of
 from .checkpoints import checkpoints
-from .evaluations import Evaluation, evaluations_file, load_evaluations
+from .evaluations import Evaluation, load_evaluations
+from .layout import RunFolder
 from .load import model_step, resolve_run
 from .training_time import ComputePart, read_compute
 
@@ -124,7 +125,7 @@ class RunFacts:
         if run is None or not Path(run).is_dir():
             return cls(config, owner=OwnerFacts(**given))
         model = resolve_run(run)
-        folder = evaluations_file(model).parent
+        folder = RunFolder.containing(model).path
         said = OwnerFacts.read(folder)
         if "license" in given:  # a licence is replaced as a whole
             given = {"license_name": None, "license_link": None} | given
@@ -207,7 +208,7 @@ def _evaluations(folder: Path, config: PoaConfig, steps: int | None) -> tuple[Ev
     try:
         records = load_evaluations(folder)
     except ValueError:
-        logger.warning("%s can't be read as evaluations: cards give no results.", evaluations_file(folder))
+        logger.warning("%s can't be read as evaluations: cards give no results.", RunFolder(folder).evaluations)
         return ()
     sizes = set(map(str, config.backbone_config.space))
     return tuple(

@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-_FILES = ["*.json", "*.yaml", "model*.safetensors*"]
+from .layout import CONFIG, published_patterns
 
 
 def may_be_on_hub(name: str | Path) -> bool:
@@ -33,10 +33,7 @@ def is_supernet_on_hub(name: str | Path) -> bool:
         return False
     repo_id, revision = _split(str(name))
     try:
-        return (
-            json.loads(Path(hf_hub_download(repo_id, "config.json", revision=revision)).read_text())["model_type"]
-            == "poa"
-        )
+        return json.loads(Path(hf_hub_download(repo_id, CONFIG, revision=revision)).read_text())["model_type"] == "poa"
     except (OSError, ValueError, KeyError, TypeError, httpx2.HTTPError):
         return False
 
@@ -50,7 +47,7 @@ def download_supernet(name: str) -> Path:
     repo_id, revision = _split(name)
     neither = f"{name} is neither a folder nor a repo of the Hub that can be read"
     try:
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=_FILES))
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=published_patterns()))
     except RevisionNotFoundError as error:
         raise ValueError(f"{repo_id} has no revision {revision!r} on the Hub: give one that it has.") from error
     except RepositoryNotFoundError as error:
@@ -60,7 +57,7 @@ def download_supernet(name: str) -> Path:
     except (OSError, HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(f"{neither} ({reason}): give a run's output_dir, or check the connection.") from error
-    if not (folder / "config.json").exists():
+    if not (folder / CONFIG).exists():
         raise ValueError(f"{name} holds no model on the Hub: give the repo of a supernet, as poa push makes it.")
     return folder
 

@@ -9,8 +9,9 @@ from transformers import AutoImageProcessor
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
-from .checkpoints import checkpoints, step_of
+from .checkpoints import checkpoints_with_model, step_of
 from .hub import download_supernet, may_be_on_hub
+from .layout import CONFIG, PROCESSOR, TRAINER_STATE
 from .training_time import read_compute
 
 
@@ -25,8 +26,8 @@ def resolve_run(run: str | Path) -> Path:
     run = Path(run)
     if not run.is_dir():
         raise ValueError(f"{run} does not exist: give the output_dir of a run or one of its checkpoints.")
-    for folder in (run, *reversed(checkpoints(run))):
-        if (folder / "config.json").exists():
+    for folder in (run, *reversed(checkpoints_with_model(run))):
+        if (folder / CONFIG).exists():
             return folder
     raise ValueError(f"{run} holds no model yet: wait for the run's first checkpoint (save_steps).")
 
@@ -39,15 +40,15 @@ def load_run(run: str | Path) -> PoaForPreTraining:
 def run_processor(run: str | Path) -> ImageProcessor | None:
     """The image processor that a run saved beside its model."""
     folder = resolve_run(run)
-    return AutoImageProcessor.from_pretrained(folder) if (folder / "preprocessor_config.json").exists() else None
+    return AutoImageProcessor.from_pretrained(folder) if (folder / PROCESSOR).exists() else None
 
 
 def model_step(folder: Path) -> int | None:
     """The step of the model in a checkpoint, or in the folder of a run that has ended; None if nothing tells."""
-    state = folder / "trainer_state.json"
+    state = folder / TRAINER_STATE
     if state.exists():
         return json.loads(state.read_text()).get("global_step")
     if (compute := read_compute(folder)) and compute.parts:
         return compute.step
-    found = checkpoints(folder)
+    found = checkpoints_with_model(folder)
     return step_of(found[-1]) if found else None

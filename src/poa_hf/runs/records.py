@@ -15,7 +15,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from ..elastic import SubNetwork
 from ..models.from_fields import model_config, read_model_section
 from ..selection.costs import elastic_config
-from .evaluations import Evaluation, evaluations_file, load_evaluations
+from .evaluations import Evaluation, load_evaluations
+from .layout import RunFolder
 from .load import resolve_run
 
 
@@ -66,7 +67,7 @@ def read_run(run: str | Path) -> RunRecords:
         if not path.is_dir():
             raise
         model, without_model = None, str(error)
-    folder = evaluations_file(model or path).parent
+    folder = RunFolder.containing(model or path).path
     recipe = _mapping(folder / "config.yaml", yaml.safe_load)
     lines = _lines(folder / "metrics.jsonl")
     config = None

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-FILE_NAME = "compute.json"
+from .atomic import write_json
+from .layout import TRAINING_TIME
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class ComputeLog:
             seconds = round(time.perf_counter() - self.started, 1)
             parts.append(ComputePart(self.device, self.processes, self.first_step, step, seconds))
         content = {"global_batch_size": self.past.global_batch_size, "parts": [asdict(part) for part in parts]}
-        (folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n")
+        write_json(folder / TRAINING_TIME, content)
 
 
 def read_compute(folder: Path) -> Compute | None:
     """What is written beside a model; None where there is nothing that can be read."""
     try:
-        content = json.loads((folder / FILE_NAME).read_text())
+        content = json.loads((folder / TRAINING_TIME).read_text())
         parts = [ComputePart(**part) for part in content["parts"]]
         return Compute(int(content["global_batch_size"]), parts)
     except (OSError, ValueError, KeyError, TypeError):

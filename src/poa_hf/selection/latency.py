@@ -16,6 +16,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import ElasticSpace, SubNetwork
+from ..runs.atomic import write_json
+from ..runs.layout import latency_name
 from .costs import Costs, costs, elastic_config, image_shape, stock_model
 
 logger = logging.getLogger(__name__)
@@ -137,7 +139,7 @@ def latency_table(
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} must be at least 1.")
     conditions = _conditions(config, device, batch_size, compile)
-    path = None if folder is None else Path(folder) / latency_file(device, batch_size, compile)
+    path = None if folder is None else Path(folder) / latency_name(device.type, batch_size, compile)
     date, measured = _read(path, conditions)
     wanted = list(config.space) if full else [*dict.fromkeys((*grid(config.space), *also))]
     if missing := [sub_network for sub_network in wanted if sub_network not in measured]:
@@ -247,10 +249,6 @@ def find_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def latency_file(device: torch.device, batch_size: int, compile: bool = False) -> str:
-    return f"latency-{device.type}-b{batch_size}{'-compiled' if compile else ''}.json"
-
-
 def _conditions(config: PreTrainedConfig, device: torch.device, batch_size: int, compile: bool) -> dict:
     """All that a latency depends on: measurements are used again only where this is the same."""
     on_cpu = device.type == "cpu"
@@ -287,6 +285,6 @@ def _write(path: Path, table: LatencyTable) -> None:
     }
     errors = {"mean_error": table.mean_error, "worst_error": table.worst_error}
     try:
-        path.write_text(json.dumps({**table.conditions, **errors, "measured": measured}, indent=1) + "\n")
+        write_json(path, {**table.conditions, **errors, "measured": measured}, indent=1)
     except OSError as error:
         logger.warning("The measured latencies could not be kept in %s: %s", path, error.strerror)

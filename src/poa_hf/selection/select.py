@@ -11,7 +11,8 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import ElasticSpace, SubNetwork
-from ..runs.evaluations import Evaluation, evaluations_file, load_evaluations
+from ..runs.evaluations import Evaluation, load_evaluations
+from ..runs.layout import RunFolder
 from .costs import Costs, elastic_config
 from .costs import costs as costs_of_space
 from .latency import LatencyTable
@@ -126,7 +127,7 @@ def select(
 
 def read_quality(run: str | Path, space: ElasticSpace, task: str = "knn") -> Quality:
     """What `quality_of` finds in a run's `evaluations.json`. ValueError for a broken file."""
-    return quality_of(load_evaluations(evaluations_file(run)), space, task)
+    return quality_of(load_evaluations(RunFolder.containing(run).evaluations), space, task)
 
 
 def quality_of(evaluations: Iterable[Evaluation], space: ElasticSpace, task: str = "knn") -> Quality:

@@ -22,7 +22,6 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
 )
-from accelerate.utils.constants import OPTIMIZER_NAME
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -30,6 +29,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from ..models.modeling_poa_pretraining import PoaForPreTraining
+from ..runs.layout import OPTIMIZER_STATE, data_states
 from .arguments import PoaTrainingArguments
 from .optimization import build_optimizer
 
@@ -187,13 +187,13 @@ def save_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.opti
         hook([model], [], str(folder))
     state = tree_map(_whole, optimizer.state_dict())
     if accelerator.is_main_process:
-        torch.save(state, folder / f"{OPTIMIZER_NAME}.bin")
+        torch.save(state, folder / OPTIMIZER_STATE)
 
 
 def load_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Model and optimizer of a checkpoint. ValueError for one of another form."""
-    processes = len(list(folder.glob("data_state_*.json")))
-    by_deepspeed = not (folder / f"{OPTIMIZER_NAME}.bin").exists()
+    processes = len(data_states(folder))
+    by_deepspeed = not (folder / OPTIMIZER_STATE).exists()
     if by_deepspeed != _has_deepspeed(accelerator):
         with_or_without = "with" if by_deepspeed else "without"
         raise ValueError(f"{folder} was written {with_or_without} DeepSpeed: go on {with_or_without} it.")
@@ -204,7 +204,7 @@ def load_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.opti
         return
     for hook in accelerator._load_model_state_pre_hook.values():
         hook([model], str(folder))
-    saved = torch.load(folder / f"{OPTIMIZER_NAME}.bin", map_location="cpu", weights_only=True)
+    saved = torch.load(folder / OPTIMIZER_STATE, map_location="cpu", weights_only=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in saved["state"].items():
         like = parameters[index]

@@ -1,43 +1,14 @@
-"""What a run writes down: one JSON object a line, and means since the last one."""
+"""What has happened in a run since the last line of its log."""
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..elastic import SubNetwork
 from .optimization import StepHyperparameters
-
-
-class JsonLines:
-    """A file of lines with a `step`; lines after `last_step`, which a resumed run writes again, are dropped first.
-
-    Does nothing unless `enabled`.
-    """
-
-    def __init__(self, path: Path, last_step: int, enabled: bool):
-        self.path, self.enabled = path, enabled
-        if not (enabled and path.exists()):
-            return
-        kept = []
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= last_step:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, TypeError, KeyError):  # half-written when the run was killed
-                continue
-        aside = path.with_name(f".unfinished-{path.name}")
-        aside.write_text("".join(kept))
-        aside.replace(path)
-
-    def write(self, content: dict) -> None:
-        if self.enabled:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(content) + "\n")
 
 
 class Window:

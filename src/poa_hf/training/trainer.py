@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from ..data.augment import augment
 from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
+from ..runs.atomic import unfinished_folder, write_json, written_folder
 from ..runs.checkpoints import (
     MAX_SHARD_SIZE,
     check_architecture,
@@ -31,8 +31,9 @@ from ..runs.checkpoints import (
     prune,
     replace_model,
     start_folder,
-    written_aside,
 )
+from ..runs.json_lines import JsonLines
+from ..runs.layout import COUNTS, TRAINER_STATE, RunFolder, data_state, data_states
 from ..runs.training_time import ComputeLog
 from . import engines
 from .arguments import PoaTrainingArguments
@@ -40,7 +41,7 @@ from .checks import check_run
 from .monitoring import collapse_warning, feature_statistics
 from .nonfinite import NonfiniteSteps
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
-from .runlog import JsonLines, Window
+from .runlog import Window
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class PoaTrainer:
                 none yet), or a path. None takes it from the arguments.
 
         Raises:
-            ValueError: If the folder holds another run, or a checkpoint is of another architecture.
+            ValueError: If the folder holds another run, or a checkpoint has another architecture.
             TrainingDivergedError: If the loss was not finite for `max_nonfinite_steps` steps in a row.
         """
         args, state = self.args, self.state
@@ -295,15 +296,13 @@ class PoaTrainer:
         self.warnings = warnings
 
     def _start_logs(self) -> None:
-        args = self.args
+        args, run = self.args, RunFolder(self.output_dir)
         self.first_step, self.warnings = self.state.global_step, set()
         if self.is_main:
-            arguments = json.dumps(dataclasses.asdict(args), indent=2)
-            (self.output_dir / "training_args.json").write_text(arguments + "\n")
+            write_json(run.training_arguments, dataclasses.asdict(args))
         self.accelerator.wait_for_everyone()
-        self.metrics = JsonLines(self.output_dir / "metrics.jsonl", self.state.global_step, self.is_main)
-        image_ids = self.output_dir / f"image_ids-{self.rank}.jsonl"
-        self.image_ids = JsonLines(image_ids, self.state.global_step, args.log_image_ids)
+        self.metrics = JsonLines(run.metrics, self.state.global_step, self.is_main)
+        self.image_ids = JsonLines(run.image_ids(self.rank), self.state.global_step, args.log_image_ids)
         if args.trackers:
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(args).items()}
             self.accelerator.init_trackers("poa_hf", config=plain)
@@ -313,13 +312,12 @@ class PoaTrainer:
     def save_model(self, folder: str | Path | None = None) -> None:
         """Write teacher, student and heads, and the image processor, for `from_pretrained`."""
         folder = Path(folder or self.output_dir)
-        aside = folder / ".unfinished-model"
+        wait = self.accelerator.wait_for_everyone
+        with unfinished_folder(folder / "model", self.is_main, wait) as new:
+            self._save_pretrained(new)
         if self.is_main:
-            shutil.rmtree(aside, ignore_errors=True)
-        self._save_pretrained(aside)
-        if self.is_main:
-            replace_model(folder, aside)
-        self.accelerator.wait_for_everyone()
+            replace_model(folder, new)
+        wait()
 
     def _save_pretrained(self, folder: Path) -> None:
         args, state_dict = self.args, engines.whole_state_dict(self.model)
@@ -337,41 +335,40 @@ class PoaTrainer:
         engines.load_whole_state_dict(self.model, load_complete(folder).state_dict())
 
     def _save(self) -> None:
-        target = self.output_dir / f"checkpoint-{self.state.global_step}"
+        target = RunFolder(self.output_dir).checkpoint(self.state.global_step)
         self.nonfinite.settle()
-        with written_aside(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
+        with written_folder(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
             engines.save_state(self.accelerator, self.model, self.optimizer, folder)
-            (folder / f"data_state_{self.rank}.json").write_text(json.dumps(self.loader.state_dict()))
+            data_state(folder, self.rank).write_text(json.dumps(self.loader.state_dict()))
             if self.is_main:
                 counts = {
                     "global_batch_size": self.global_batch_size,
                     "nonfinite_steps": self.nonfinite.count,
                     "in_a_row": self.nonfinite.in_a_row,
                 }
-                (folder / "counts.json").write_text(json.dumps(counts))
+                (folder / COUNTS).write_text(json.dumps(counts))
                 if self.state.best_global_step == self.state.global_step:
                     self.state.best_model_checkpoint = str(target)
-                self.state.save_to_json(str(folder / "trainer_state.json"))
+                self.state.save_to_json(str(folder / TRAINER_STATE))
         if self.is_main:
             prune(self.output_dir, self.args.save_total_limit, self.state.best_global_step)
         self.control = self.callbacks.on_save(self.args, self.state, self.control)
 
     def _load(self, checkpoint: Path) -> None:
-        counts = json.loads((checkpoint / "counts.json").read_text())
+        counts = json.loads((checkpoint / COUNTS).read_text())
         if counts["global_batch_size"] != self.global_batch_size:
             raise ValueError(
                 f"{checkpoint} is of a run with {counts['global_batch_size']} images a step, this one has "
                 f"{self.global_batch_size}: keep processes * per_device_train_batch_size * gradient_accumulation_steps."
             )
-        saved = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
         if saved.global_step > self.args.max_steps:
             raise ValueError(
                 f"{checkpoint} lies after max_steps {self.args.max_steps}: raise it, or name an earlier checkpoint."
             )
         engines.load_state(self.accelerator, self.model, self.optimizer, checkpoint)
         self.compute.resume(checkpoint)
-        states = sorted(checkpoint.glob("data_state_*.json"), key=lambda path: int(path.stem.rpartition("_")[2]))
-        self.loader.load_state_dict([json.loads(path.read_text()) for path in states])
+        self.loader.load_state_dict([json.loads(path.read_text()) for path in data_states(checkpoint)])
         for name in ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint"):
             setattr(self.state, name, getattr(saved, name))
         self.nonfinite.count, self.nonfinite.in_a_row = counts["nonfinite_steps"], counts["in_a_row"]

@@ -11,7 +11,8 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..models.configuration_poa import PoaConfig
-from ..runs.checkpoints import checkpoints
+from ..runs.checkpoints import checkpoints_with_model
+from ..runs.layout import CONFIG
 from ..runs.load import resolve_run
 
 _VIT = "hidden_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps patch_size num_channels qkv_bias"
@@ -72,8 +73,8 @@ def find_source(source: str | Path) -> Source:
     if path.is_file():
         return Source(shown_name(path), "official", path)
     if named and path.is_dir():
-        if not (path / "config.json").exists() and not checkpoints(path):
-            raise ValueError(f"{source} holds neither a model (config.json) nor a run's checkpoints.")
+        if not (path / CONFIG).exists() and not checkpoints_with_model(path):
+            raise ValueError(f"{source} holds neither a model ({CONFIG}) nor a run's checkpoints.")
         location = resolve_run(path)
         return _from_config(shown_name(path), location, "cannot be loaded")
     looks_local = named.startswith((".", "/", "~")) or named.count("/") > 1

@@ -1,0 +1,146 @@
+"""Atomic writing: a file or folder is complete under its name, or absent.
+
+What is being written lies beside its target under a name that begins with `UNFINISHED`. It is flushed to the disk
+before it is renamed, so that a power failure does not leave a complete-looking file without content. What a crash
+leaves behind is removed by `remove_leftovers`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+UNFINISHED = ".unfinished-"  # being written or deleted: never read
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 with line feeds, replacing one that exists."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Write a JSON file, ended by a line feed, replacing one that exists."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, replacing one that exists; a symbolic link is replaced, not followed."""
+    aside = path.with_name(UNFINISHED + path.name)
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
+
+
+@contextmanager
+def written_folder(
+    target: Path, is_main: bool = True, wait_for_everyone: Callable[[], object] = lambda: None
+) -> Iterator[Path]:
+    """Give an empty folder to write into, which becomes `target` when the block ends without an error.
+
+    A folder that has the name already is replaced. Several processes may write together: all of them enter and leave
+    the block, and the main one makes and renames the folder.
+
+    Args:
+        wait_for_everyone: A barrier of the processes.
+    """
+    with unfinished_folder(target, is_main, wait_for_everyone) as folder:
+        yield folder
+    if is_main:
+        old = target.with_name(f"{UNFINISHED}deleted-{target.name}")
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        folder.rename(target)
+        _flush(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    wait_for_everyone()
+
+
+@contextmanager
+def unfinished_folder(
+    target: Path, is_main: bool = True, wait_for_everyone: Callable[[], object] = lambda: None
+) -> Iterator[Path]:
+    """Give an empty folder beside `target` to write into, with what is in it on the disk when the block ends.
+
+    Its files then have the mode that new files get here (some libraries make theirs readable by their owner only). It
+    keeps its unfinished name, and is removed after an error. Arguments as for `written_folder`.
+    """
+    folder = target.with_name(UNFINISHED + target.name)
+    if is_main:
+        delete(folder)
+        folder.mkdir(parents=True)
+    wait_for_everyone()
+    try:
+        yield folder
+        for path in folder.rglob("*"):
+            _flush(path)
+        wait_for_everyone()
+        if is_main:
+            _use_default_mode(folder)
+            _flush(folder)
+    except BaseException:
+        if is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Rename a file that is on the disk already, replacing one that exists."""
+    source.replace(target)
+    _flush(target.parent)
+
+
+def delete(path: Path) -> None:
+    """Remove a file or folder, if it exists, such that a crash in between leaves nothing under its name."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    if not path.name.startswith(UNFINISHED):
+        doomed = path.with_name(f"{UNFINISHED}deleted-{path.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path = path.rename(doomed)
+    shutil.rmtree(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a crash has left in a folder, of writing and of deleting."""
+    for path in folder.glob(UNFINISHED + "*"):
+        delete(path)
+
+
+def _use_default_mode(folder: Path) -> None:
+    """Give all files below a folder the mode of a new file: the umask is asked for by making one, as reading it any
+    other way changes it for a moment, for other threads too."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file's content, or a folder's entries, are on the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # some file systems cannot open a folder
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

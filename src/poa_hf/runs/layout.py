@@ -1,0 +1,194 @@
+"""The layout of a run's folder: every file that a command or the trainer keeps in it, under one name.
+
+All that reads or writes a run asks this module where a file lies, so what a file is called, who writes it, what is
+published with a supernet and what is removed when a run is overwritten are each decided once:
+
+- `ENTRIES` describes the folder of a run (`output_dir`).
+- `CHECKPOINT_PARTS` and `has_optimizer_state` say what a checkpoint (`checkpoint-<step>`) needs to be complete.
+- `RunFolder` gives the paths of one run.
+
+Written by users, so never removed: `card.yaml`, and whatever else lies in the folder, such as models that
+`poa extract --output` or examples/quickstart.py put there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+CONFIG = "config.json"
+WEIGHTS = SAFE_WEIGHTS_NAME
+WEIGHTS_INDEX = SAFE_WEIGHTS_INDEX_NAME
+WEIGHT_FILES = "model*.safetensors*"  # one file, or several and their index
+PROCESSOR = "preprocessor_config.json"
+RECIPE = "config.yaml"
+TRAINING_ARGUMENTS = "training_args.json"
+METRICS = "metrics.jsonl"
+TRAINING_TIME = "compute.json"
+EVALUATIONS = "evaluations.json"
+CONVERSION = "conversion.json"
+OWNER = "card.yaml"
+SIZES = "sizes.json"
+REPORT = "report"
+TRAINER_STATE = "trainer_state.json"
+COUNTS = "counts.json"
+OPTIMIZER_STATE = "optimizer.bin"
+DEEPSPEED_STATE = "pytorch_model"  # a folder: model and optimizer in parts, one of each process
+CHECKPOINT = "checkpoint-"
+ABANDONED = "abandoned-"  # before the name of a checkpoint that lies after the one that a run went back to
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Files or folders of one kind in a run's folder.
+
+    Args:
+        pattern: Their names, as `Path.glob` takes them.
+        content: What they hold.
+        writer: Who writes them.
+        removed: Whether they go when the run is overwritten. Only the owner's text stays.
+        published: Whether a published supernet has them, so that a download of one asks for them.
+    """
+
+    pattern: str
+    content: str
+    writer: str
+    removed: bool = True
+    published: bool = False
+
+
+ENTRIES = (
+    Entry(CONFIG, "the configuration of the run's last model", "training, poa convert", published=True),
+    Entry(WEIGHT_FILES, "teacher, student and heads of the last model", "training, poa convert", published=True),
+    Entry(PROCESSOR, "the image processor for evaluation", "training, poa convert", published=True),
+    Entry(RECIPE, "the resolved recipe", "poa pretrain", published=True),
+    Entry(TRAINING_ARGUMENTS, "the arguments of the trainer", "training", published=True),
+    Entry(METRICS, "one line of losses and statistics per logging step", "training"),
+    Entry(TRAINING_TIME, "devices and wall-clock seconds of each part of the run", "training", published=True),
+    Entry("image_ids-*.jsonl", "the images of each step, one file per process", "training with log_image_ids"),
+    Entry(CHECKPOINT + "*", "a checkpoint", "training"),
+    Entry(ABANDONED + CHECKPOINT + "*", "a checkpoint after the one that a run went back to", "training"),
+    Entry(EVALUATIONS, "one record per evaluation", "poa evaluate, training with eval_steps", published=True),
+    Entry("latency-*.json", "measured latencies of sizes on one device", "poa select"),
+    Entry(REPORT, "a folder with the report's page and its pictures", "poa report"),
+    Entry(CONVERSION, "where converted weights came from", "poa convert"),
+    Entry(SIZES, "the costs, quality and repository of each size", "poa push", published=True),
+    Entry(OWNER, "licence, contact and description for model cards", "the owner of the run", False, published=True),
+)
+# What a complete checkpoint holds besides its weights and the optimizer's state. Each process writes a data state.
+CHECKPOINT_PARTS = (CONFIG, TRAINER_STATE, COUNTS, "data_state_0.json")
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a file name is that of a checkpoint, `checkpoint-<step>`."""
+    return re.fullmatch(rf"{CHECKPOINT}\d+", name) is not None
+
+
+def data_state(checkpoint: Path, rank: int) -> Path:
+    """Where one process keeps its place in the data."""
+    return checkpoint / f"data_state_{rank}.json"
+
+
+def data_states(checkpoint: Path) -> list[Path]:
+    """The data states in a checkpoint, by process."""
+    found = checkpoint.glob("data_state_*.json")
+    return sorted(found, key=lambda path: int(path.stem.rpartition("_")[2]))
+
+
+def has_optimizer_state(checkpoint: Path) -> bool:
+    """Whether the optimizer's state is there: a file, or DeepSpeed's folder."""
+    return (checkpoint / OPTIMIZER_STATE).is_file() or (checkpoint / DEEPSPEED_STATE).is_dir()
+
+
+def published_patterns() -> list[str]:
+    """Patterns of the files of a published supernet that are downloaded to load it."""
+    return [entry.pattern for entry in ENTRIES if entry.published]
+
+
+def latency_name(device_type: str, batch_size: int, compiled: bool = False) -> str:
+    """The name of the file with latencies, such as `latency-cpu-b1.json`."""
+    return f"latency-{device_type}-b{batch_size}{'-compiled' if compiled else ''}.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run's files. Nothing is read, and no file needs to exist.
+
+    Example:
+        >>> run = RunFolder.containing("/data/runs/vit/checkpoint-100")
+        >>> str(run.metrics), str(run.checkpoint(200))
+        ('/data/runs/vit/metrics.jsonl', '/data/runs/vit/checkpoint-200')
+    """
+
+    path: Path
+
+    @classmethod
+    def containing(cls, run_or_checkpoint: str | Path) -> RunFolder:
+        """The run's folder, given that folder or one of the run's checkpoints; or the folder of a saved model."""
+        path = Path(run_or_checkpoint).absolute()
+        return cls(path.parent if path.name.startswith(CHECKPOINT) else path)
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def processor(self) -> Path:
+        return self.path / PROCESSOR
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / RECIPE
+
+    @property
+    def training_arguments(self) -> Path:
+        return self.path / TRAINING_ARGUMENTS
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def training_time(self) -> Path:
+        return self.path / TRAINING_TIME
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / EVALUATIONS
+
+    @property
+    def conversion(self) -> Path:
+        return self.path / CONVERSION
+
+    @property
+    def owner(self) -> Path:
+        return self.path / OWNER
+
+    @property
+    def report(self) -> Path:
+        return self.path / REPORT
+
+    def image_ids(self, rank: int) -> Path:
+        """The log of the images that one process has trained on."""
+        return self.path / f"image_ids-{rank}.jsonl"
+
+    def latency(self, device_type: str, batch_size: int, compiled: bool = False) -> Path:
+        """Measured latencies on a kind of device, such as `cpu`."""
+        return self.path / latency_name(device_type, batch_size, compiled)
+
+    def latencies(self) -> list[Path]:
+        """The files with latencies that exist, by name."""
+        return sorted(self.path.glob("latency-*.json"))
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / f"{CHECKPOINT}{step}"
+
+    def removed(self) -> Iterator[Path]:
+        """All existing files and folders that belong to the run, which overwriting it removes."""
+        for entry in ENTRIES:
+            if entry.removed:
+                yield from sorted(self.path.glob(entry.pattern))
