@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Model, PreTrainedModel, ViTConfig, ViTModel
 
+from ...models.vit_names import dinov2_name
 from ...slicing import without_storage
 
 
@@ -65,8 +66,7 @@ def _position_embeddings(model: Dinov2Model, side: int) -> Tensor:
 
 def _vit_tensor(name: str, source: dict[str, Tensor]) -> Tensor:
     """Return the tensor called `name` in a `vit`, made from the DINOv2 weights `source`."""
-    name = re.sub(r"^layers\.", "encoder.layer.", name)
-    name = name.replace("layernorm_before", "norm1").replace("layernorm_after", "norm2")
+    name = dinov2_name(name)
     match = re.match(r"(encoder\.layer\.\d+)\.(attention\.o_proj|mlp\.fc2)\.(weight|bias)", name)
     if match is None:
         return source[name]
