@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.sources import TEXTURES, open_dataset
+from ..data.sources import TEXTURES, MissingSplit, open_dataset
 from ..data.textures import TextureDataset
 from .labelled import LabelledImages, UnlabelledImage
 
@@ -76,9 +76,8 @@ def _first_labelled(open_split: Callable[[str], LabelledImages], name: str) -> L
             return open_split(split)
         except UnlabelledImage as error:
             reason = error
-        except ValueError as error:
-            if "has no split" not in str(error):
-                raise
+        except MissingSplit:
+            continue
     raise reason or ValueError(f"{name} has neither a test nor a validation split: pass --test_split with another one.")
 
 
