@@ -29,7 +29,7 @@ from poa_hf.elastic import SubNetwork
 from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.splits import open_splits
 from poa_hf.evaluation.subject import load_subject
-from poa_hf.evaluation.tasks.runner import TaskOptions
+from poa_hf.evaluation.tasks import TaskOptions
 from poa_hf.selection.costs import costs
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart_photos.yaml"

@@ -42,7 +42,7 @@ from poa_hf.data.sources import open_dataset
 from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.splits import open_splits
 from poa_hf.evaluation.subject import Subject
-from poa_hf.evaluation.tasks.runner import TaskOptions
+from poa_hf.evaluation.tasks import TaskOptions
 
 SIZES = ["32x2", "32x4", "48x3", "64x2", "64x4"]  # the last is the full one
 PIXELS = dict(image_size=32, patch_size=8)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from poa_hf.data.textures import TEXTURE_NAMES, TextureDataset
-from poa_hf.evaluation.tasks.knn import knn_predict
+from poa_hf.evaluation.tasks.knn import knn_predictions
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_labels_are_drawn_evenly(memory_and_test):
 def test_pixels_and_colours_do_not_give_the_family_away(memory_and_test):
     memory, labels, images, truth = memory_and_test
     for features in (lambda x: x.flatten(1), lambda x: torch.cat([x.mean((1, 2)), x.std((1, 2))], 1) - 0.4):
-        accuracy = (knn_predict(features(memory), labels, features(images)) == truth).float().mean()
+        accuracy = (knn_predictions(features(memory), labels, features(images), [20])[20] == truth).float().mean()
         assert accuracy < 0.3, accuracy
 
 
@@ -97,5 +97,5 @@ def test_local_structure_gives_the_family_away(memory_and_test):
 
     memory, labels, images, truth = memory_and_test
     centre = spectrum(memory).mean(0)
-    predicted = knn_predict(spectrum(memory) - centre, labels, spectrum(images) - centre)
+    predicted = knn_predictions(spectrum(memory) - centre, labels, spectrum(images) - centre, [20])[20]
     assert (predicted == truth).float().mean() > 0.8

@@ -11,7 +11,7 @@ from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.labelled import LabelledImages
 from poa_hf.evaluation.splits import EvaluationData, open_splits
 from poa_hf.evaluation.subject import load_subject
-from poa_hf.evaluation.tasks.runner import TaskOptions
+from poa_hf.evaluation.tasks import TaskOptions
 from poa_hf.runs.evaluations import load_evaluations
 
 from ..conftest import QUICKSTART, ROOT, TINY, run_python
@@ -66,7 +66,7 @@ def test_training_is_not_changed_by_it_and_resumes_with_its_best(tmp_path):
     ("options", "message"),
     [
         ({"sizes": ["8x1"]}, "8x1 is not a size of this model"),
-        ({"k": 61}, "k = 61 neighbours can't be found among 60 train images"),
+        ({"k": 61}, "k = 61 neighbours cannot be found among 60 train images"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_step(tmp_path, options, message):

@@ -15,8 +15,8 @@ from poa_hf.evaluation.labelled import LabelledImages
 from poa_hf.evaluation.processes import Processes
 from poa_hf.evaluation.splits import EvaluationData
 from poa_hf.evaluation.subject import Subject
+from poa_hf.evaluation.tasks import TASKS, TaskOptions
 from poa_hf.evaluation.tasks.knn import knn_predictions
-from poa_hf.evaluation.tasks.runner import TASKS, TaskOptions
 
 from ..conftest import golden_config
 from .images import parquet_folder, table
@@ -139,7 +139,7 @@ def test_usual_ks_that_do_not_fit_are_left_out_aloud(subject, data, caplog):
     records = evaluate_sizes(subject, data, ["16x1"], ["knn"])
     assert [record.settings["k"] for record in records] == [10, 20]
     assert "k-NN with k = 100, 200 is left out: there are 60 train images." in caplog.text
-    with pytest.raises(ValueError, match="k = 61 neighbours can't be found among 60"):
+    with pytest.raises(ValueError, match="k = 61 neighbours cannot be found among 60"):
         evaluate_sizes(subject, data, ["16x1"], ["knn"], TaskOptions(k=(10, 61)))
     few = EvaluationData(data.test, LabelledImages(table(5)))
     with pytest.raises(ValueError, match="only 5 images"):
@@ -151,7 +151,7 @@ def test_classes_without_train_images_are_told(subject, caplog):
     train = LabelledImages(table(30, label=datasets.Value("int64"), labels=labels))
     test = LabelledImages(table(10, label=datasets.Value("int64"), labels=[0, 1, 2, 3, 0, 1, 2, 3, 0, 1]), name="test")
     records = evaluate_sizes(subject, EvaluationData(test, train), ["16x1"], ["knn", "retrieval"], TaskOptions(k=(3,)))
-    assert "1 of 4 classes have no train image, so 20 % of the test images can't be right" in caplog.text
+    assert "1 of 4 classes have no train image, so 20 % of the test images cannot be right" in caplog.text
     assert records[1].details == {"queries": 8}
 
 

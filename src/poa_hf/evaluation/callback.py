@@ -52,7 +52,7 @@ class KnnEvaluationCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         # here, as they take half a second that only an evaluation should cost
-        from .tasks.runner import TaskOptions, check_tasks
+        from .tasks import TaskOptions, check_tasks
 
         self.options = TaskOptions(k=(self.k,))
         check_tasks(["knn"], self.options, len(self.data.train))

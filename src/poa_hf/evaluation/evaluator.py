@@ -1,11 +1,14 @@
-"""Evaluation of any sizes straight from one supernet: features of all of them in one pass, then task by task."""
+"""Evaluation of any sizes directly from one supernet: the features of all of them in one pass, then task by task."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..elastic import SubNetwork
@@ -13,8 +16,8 @@ from ..runs.evaluations import Evaluation
 from .features import ImageFeatures, evaluation_mode, image_features
 from .processes import Processes
 from .splits import EvaluationData, encode_labels
-from .subject import Subject
-from .tasks.runner import DEFAULT_KS, LabelledFeatures, TaskOptions, check_tasks, knn_ks, run_task
+from .subject import ONE_SIZE, Subject
+from .tasks import LabelledFeatures, Score, TaskOptions, check_tasks, need_train, remarks, run_task
 
 logger = logging.getLogger(__name__)
 
@@ -33,137 +36,187 @@ def evaluate_sizes(
     bf16: bool = False,
     feature_memory_gb: float = 4.0,
 ) -> list[Evaluation]:
-    """Evaluate sizes of a model on a dataset; each result is one record, size by size and task by task.
+    """Evaluate sizes of a model on a labelled dataset.
 
-    On several processes each makes the features of its share of the images, and then does the tasks of its share of the
-    sizes. The numbers are those of a single process, and every process gets all of them.
+    With several processes, each computes the features of its share of the images, and then the tasks of its share of
+    the sizes. The numbers are those of a single process, and every process gets all of them.
 
     Args:
-        subject: from `load_subject`, or around a model at hand. Its weights are sliced, not copied, and it is left as
-            it was, but on the device that is used.
-        data: from `open_splits`, or around datasets at hand. `train` is needed for all tasks but clustering.
-        sizes: as `Subject.sizes` takes them.
-        tasks: some of `TASKS`.
-        batch_size: images at a time, per process.
-        num_workers: processes that decode images, per process.
-        bf16: compute features in bfloat16 (autocast).
-        feature_memory_gb: how much memory the features of one pass over the data may take, in all processes together.
-            Where all sizes need more, several passes are made, at least one size each.
+        subject: The model, from `load_subject` or made around one at hand. Its weights are sliced, not copied. It is
+            left as it was, except that it stays on the device that is used.
+        data: The dataset, from `open_splits` or made around datasets at hand. All tasks but clustering need its
+            `train`.
+        sizes: What `Subject.sizes` takes, the named sizes by default.
+        tasks: Some of `TASKS`.
+        options: The options of the tasks.
+        batch_size: Images at a time, per process.
+        num_workers: Processes that decode images, per process.
+        bf16: Compute the features in bfloat16 (autocast).
+        feature_memory_gb: Memory in GB for the features of one pass over the data, in all processes together. If all
+            sizes need more, several passes are made, each with at least one size.
+
+    Returns:
+        One record per number, ordered by size and then by task.
 
     Raises:
-        ValueError: for sizes or tasks that don't exist, data that lacks what they need, or models that give no features
-            of it; before any work where that can be known.
+        ValueError: For sizes or tasks that do not exist, data that lacks what the tasks need, or a model that gives no
+            features of the images. Whatever can be known before the work starts is refused before it.
+
+    Example:
+        >>> from transformers import Dinov2Config, Dinov2Model
+        >>> from poa_hf.data.processor import evaluation_processor
+        >>> from poa_hf.evaluation.splits import open_splits
+        >>> shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8)
+        >>> model = Dinov2Model(Dinov2Config(**shape))
+        >>> subject = Subject("tiny", model, evaluation_processor(32))
+        >>> data = open_splits("textures", max_train_images=20, max_test_images=10)
+        >>> [record] = evaluate_sizes(subject, data, tasks=["knn"], options=TaskOptions(k=(5,)))
+        >>> record.metric, record.settings["k"], record.train_images, record.test_images
+        ('knn_accuracy', 5, 20, 10)
     """
     options = options or TaskOptions()
     names = subject.sizes(sizes)
-    needs_train = set(tasks) != {"clustering"}
-    if needs_train and data.train is None:
-        raise ValueError(f"The tasks {', '.join(tasks)} need a train split: give one, or ask for clustering alone.")
+    check_tasks(tasks, options, None)
+    train = data.train if need_train(tasks) else None
+    if train is None and need_train(tasks):
+        raise ValueError(f"The tasks {', '.join(tasks)} need a train split: give one, or ask for clustering only.")
     if batch_size < 1 or num_workers < 0 or feature_memory_gb <= 0:
         raise ValueError(
             f"batch_size {batch_size}, num_workers {num_workers} and feature_memory_gb {feature_memory_gb} must be at "
             "least 1, at least 0, and positive."
         )
-    splits = [data.train, data.test] if needs_train else [data.test]
-    check_tasks(tasks, options, data.train.known_length if needs_train else None)
+    check_tasks(tasks, options, train.known_length if train else None)
+    splits = [data.test] if train is None else [train, data.test]
     with Processes() as processes, evaluation_mode(subject.model):
-        subject.model.to(processes.device)
+        subject.model.to(processes.device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         widths = subject.widths(names, processes.device)
-        # of a single size it does not matter how many images there are
-        images = sum(map(len, splits)) if len(names) > 1 else 0
-        passes = _passes(widths, images, feature_memory_gb * 1e9)
+        # a single size needs one pass, however many images there are
+        num_images = sum(map(len, splits)) if len(names) > 1 else 0
+        passes = _passes(widths, num_images, feature_memory_gb * 1e9)
         records: list[Evaluation] = []
         for number, part in enumerate(passes, 1):
             if len(passes) > 1 and processes.is_main:
                 logger.info("Pass %d of %d over the images: %s.", number, len(passes), ", ".join(part))
-            owners = {name: place % processes.count for place, name in enumerate(part)}
-            how = {"batch_size": batch_size, "num_workers": num_workers, "bf16": bf16, "quiet": number > 1}
-            models = subject.callables(part)
-            found = [image_features(models, split, subject.processor, owners, processes, **how) for split in splits]
+            owners = {size: index % processes.count for index, size in enumerate(part)}
+            models, quiet = subject.callables(part), number > 1
+            features = [
+                image_features(
+                    models, split, subject.processor, owners, processes, batch_size, num_workers, bf16, quiet
+                )
+                for split in splits
+            ]
+            measured = _Measured.of_splits(data, features)
             if number == 1 and processes.is_main:
-                _note(data, found, tasks, options)
-            records += _own_records(subject, data, found, tasks, options, processes, {"bf16": True} if bf16 else {})
-            del found  # before the next pass, or the features of two would be in memory
+                _warn(measured, tasks, options)
+            records += _own_records(subject, data, measured, tasks, options, processes, {"bf16": True} if bf16 else {})
+            del features, measured  # before the next pass, or the features of two would be in memory
         everyone = [record for part in processes.from_all(records) for record in part]
     return sorted(everyone, key=lambda record: names.index(record.size))
 
 
-def _passes(widths: dict[str, int], images: int, memory: float) -> list[list[str]]:
-    """Sizes that are evaluated together, so that their float32 features fit into so many bytes."""
+def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list[str]]:
+    """Group sizes into passes such that the float32 features of each pass fit into `memory` bytes.
+
+    Args:
+        widths: The number of channels of each size's features.
+    """
     passes: list[list[str]] = []
     used = 0
-    for name, width in widths.items():
-        needed = 4 * width * images
+    for size, width in widths.items():
+        needed = 4 * width * num_images
         if not passes or used + needed > memory or len(passes[-1]) == SIZES_PER_PASS:
             passes.append([])
             used = 0
-        passes[-1].append(name)
+        passes[-1].append(size)
         used += needed
     return passes
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one pass has measured: the features of both splits, and their labels (M,) and (N,) as whole numbers."""
+
+    train: ImageFeatures | None
+    test: ImageFeatures
+    train_labels: Tensor
+    test_labels: Tensor
+    num_classes: int
+
+    @classmethod
+    def of_splits(cls, data: EvaluationData, features: list[ImageFeatures]) -> _Measured:
+        """From the features of the train split, if there is one, and of the test split."""
+        train, test = features if len(features) == 2 else (None, features[0])
+        return cls(train, test, *encode_labels(data, train.labels if train else [], test.labels))
 
 
 def _own_records(
     subject: Subject,
     data: EvaluationData,
-    found: list[ImageFeatures],
+    measured: _Measured,
     tasks: Sequence[str],
     options: TaskOptions,
     processes: Processes,
-    settings: dict,
+    settings: dict[str, Any],
 ) -> list[Evaluation]:
-    """The records of the sizes whose features this process owns."""
-    train, test = found if len(found) == 2 else (None, found[0])
-    train_labels, test_labels, num_classes = encode_labels(data, train.labels if train else [], test.labels)
+    """Compute the tasks of the sizes whose features this process has."""
+    train, test = measured.train, measured.test
     records = []
-    hidden = None if processes.is_main else True  # None: where the output is no terminal
+    hidden = None if processes.is_main else True  # None: hidden where the output is no terminal
     with tqdm(total=len(test.features) * len(tasks), unit="task", leave=False, disable=hidden) as progress:
-        for name in test.features:
-            memory = LabelledFeatures(train.features[name], train_labels) if train else None
-            queries = LabelledFeatures(test.features[name], test_labels)
+        for size in test.features:
+            memory = LabelledFeatures(train.features[size], measured.train_labels) if train else None
+            queries = LabelledFeatures(test.features[size], measured.test_labels)
             for task in tasks:
-                progress.set_description(f"{name} {task}" if name != "-" else task)
-                for score in run_task(task, memory, queries, num_classes, options, processes.device):
-                    used = train if task != "clustering" else None
-                    records.append(
-                        Evaluation(
-                            model=subject.name,
-                            size=name,
-                            task=task,
-                            metric=score.metric,
-                            value=score.value,
-                            dataset=data.name,
-                            dataset_config=data.config_name,
-                            train_split=data.train.name if used else None,
-                            test_split=data.test.name,
-                            train_images=len(train_labels) if used else None,
-                            test_images=len(test_labels),
-                            skipped_images=test.skipped + (used.skipped if used else 0),
-                            step=subject.step,
-                            date=datetime.now(UTC).date().isoformat(),
-                            settings=score.settings | settings,
-                            details=score.details,
-                        )
-                    )
+                progress.set_description(f"{size} {task}" if size != ONE_SIZE else task)
+                scores = run_task(task, memory, queries, measured.num_classes, options, processes.device)
+                records += [_record(subject, data, measured, size, task, score, settings) for score in scores]
                 progress.update()
     return records
 
 
-def _note(data: EvaluationData, found: list[ImageFeatures], tasks: Sequence[str], options: TaskOptions) -> None:
+def _record(
+    subject: Subject,
+    data: EvaluationData,
+    measured: _Measured,
+    size: str,
+    task: str,
+    score: Score,
+    settings: dict[str, Any],
+) -> Evaluation:
+    train, test = (measured.train if need_train([task]) else None), measured.test
+    return Evaluation(
+        model=subject.name,
+        size=size,
+        task=task,
+        metric=score.metric,
+        value=score.value,
+        dataset=data.name,
+        dataset_config=data.config_name,
+        train_split=data.train.name if train and data.train else None,
+        test_split=data.test.name,
+        train_images=len(train.labels) if train else None,
+        test_images=len(test.labels),
+        skipped_images=test.skipped + (train.skipped if train else 0),
+        step=subject.step,
+        date=datetime.now(UTC).date().isoformat(),
+        settings=score.settings | settings,
+        details=score.details,
+    )
+
+
+def _warn(measured: _Measured, tasks: Sequence[str], options: TaskOptions) -> None:
     """Say what in the data or the options does not show in the numbers."""
-    if len(found) < 2:
+    if measured.train is None:
         return
-    train, test = found
-    train_labels, test_labels, num_classes = encode_labels(data, train.labels, test.labels)
-    absent = set(test_labels.tolist()) - set(train_labels.tolist())
+    test_labels = measured.test_labels.tolist()
+    absent = set(test_labels) - set(measured.train_labels.tolist())
     if absent:
-        share = sum(label in absent for label in test_labels.tolist()) / len(test_labels)
+        share = sum(label in absent for label in test_labels) / len(test_labels)
         logger.warning(
-            "%d of %d classes have no train image, so %.0f %% of the test images can't be right: give more images.",
+            "%d of %d classes have no train image, so %.0f %% of the test images cannot be right: give more images.",
             len(absent),
-            num_classes,
+            measured.num_classes,
             100 * share,
         )
-    left_out = [k for k in DEFAULT_KS if options.k is None and k > len(train_labels)]
-    if "knn" in tasks and left_out and knn_ks(options, len(train_labels)):
-        many = ", ".join(map(str, left_out))
-        logger.warning("k-NN with k = %s is left out: there are %d train images.", many, len(train_labels))
+    for remark in remarks(tasks, options, len(measured.train_labels)):
+        logger.warning("%s", remark)

@@ -15,7 +15,11 @@ from transformers import (
 )
 
 from poa_hf.evaluation.features import class_features
-from poa_hf.evaluation.tasks.knn import KnnAccuracy, knn_predict, knn_predictions
+from poa_hf.evaluation.tasks.knn import KnnAccuracy, knn_predictions
+
+
+def knn_predict(memory, labels, queries, k: int = 20, *args, **options) -> torch.Tensor:
+    return knn_predictions(memory, labels, queries, [k], *args, **options)[k]
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +80,22 @@ def test_no_queries_and_half_precision(clusters):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 301}, "k = 301 neighbours can't be found among 300"),
-        ({"k": 0}, "k = 0"),
+        ({"ks": [301]}, "k = 301 neighbours cannot be found among 300"),
+        ({"ks": [0]}, "k = 0"),
         ({"temperature": 0.0}, "must be positive"),
         ({"num_classes": 3}, "raise num_classes"),
         ({"memory_labels": torch.full((300,), -1)}, "drop unlabelled"),
         ({"memory_labels": torch.zeros(299, dtype=torch.int64)}, "as many labels"),
-        ({"features": torch.zeros(4, 8)}, "can't be compared"),
+        ({"features": torch.zeros(4, 8)}, "cannot be compared"),
         ({"features": torch.full((4, 16), torch.nan)}, "not finite"),
         ({"memory_features": torch.full((300, 16), torch.inf)}, "not finite"),
     ],
 )
 def test_what_makes_no_sense_is_refused(clusters, change, message):
     memory, labels, queries, _ = clusters
-    arguments = {"memory_features": memory, "memory_labels": labels, "features": queries} | change
+    arguments = {"memory_features": memory, "memory_labels": labels, "features": queries, "ks": [20]} | change
     with pytest.raises(ValueError, match=message):
-        knn_predict(**arguments)
+        knn_predictions(**arguments)
 
 
 def test_metric_counts_what_scikit_learn_counts(clusters, tmp_path):

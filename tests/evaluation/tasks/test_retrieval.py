@@ -86,7 +86,7 @@ def test_metric(images):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": torch.zeros(3, 4)}, "can't be compared"),
+        ({"features": torch.zeros(3, 4)}, "cannot be compared"),
         ({"labels": torch.zeros(2, dtype=torch.int64)}, "as many labels"),
         ({"memory_labels": None}, "as many labels"),
         ({"ks": [1, 201]}, "among 200 images"),

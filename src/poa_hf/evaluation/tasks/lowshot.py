@@ -1,18 +1,59 @@
 """Low-shot classification: how far a small share of the labels goes on frozen features.
 
-With so few labels none can be spared to choose a learning rate, and the optimum of a regularised problem is found
-exactly in no time. Hence logistic regression, scikit-learn's objective with its default strength (C = 1), by L-BFGS.
+With so few labels, none can be spared to choose a learning rate, and a regularised problem is solved exactly in no
+time. Hence logistic regression by L-BFGS, with scikit-learn's objective and its default strength (C = 1).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from .probe import LinearClassifier, check_labelled, standardisation, stratified_sample
+from .task import LabelledFeatures, Options, Score, Task
 
 MAX_ITERATIONS = 300
+
+
+@dataclass(frozen=True)
+class LowShotOptions(Options):
+    """The options of low-shot classification.
+
+    Args:
+        label_shares: Shares of the train labels, each of which gives a score.
+        label_draws: How often each share is drawn; the score is the mean.
+    """
+
+    label_shares: tuple[float, ...] = (0.01, 0.1)
+    label_draws: int = 3
+
+
+def _run(
+    train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: LowShotOptions, device: torch.device
+) -> list[Score]:
+    scores = []
+    for share in options.label_shares:
+        accuracies, labels = low_shot_accuracies(
+            train.features,
+            train.labels,
+            test.features,
+            test.labels,
+            share,
+            options.label_draws,
+            num_classes,
+            options.seed,
+            device,
+        )
+        settings = {"label_share": share, "draws": options.label_draws, "seed": options.seed}
+        mean = sum(accuracies) / len(accuracies)
+        scores.append(Score("lowshot_accuracy", mean, settings, {"labels": labels, "accuracies": accuracies}))
+    return scores
+
+
+LOW_SHOT = Task("lowshot", _run)
 
 
 def fit_logistic_regression(
@@ -23,12 +64,20 @@ def fit_logistic_regression(
     chunk_size: int = 16384,
     device: torch.device | str | None = None,
 ) -> LinearClassifier:
-    """The minimum of `sum of cross-entropies + regularisation / 2 * squared norm of the weights` (not the bias).
+    """Minimise the sum of cross-entropies + regularisation / 2 * the squared norm of the weights (not the bias).
 
-    Features are taken as they are; `regularisation` is scikit-learn's 1 / C. Started at 0, so nothing is random.
+    Features are not standardised here. The weights start at 0, so nothing is random.
+
+    Args:
+        features: (N, D).
+        labels: (N,) integers in [0, num_classes).
+        num_classes: The largest label + 1 by default.
+        regularisation: What scikit-learn calls 1 / C.
+        chunk_size: The number of images whose logits are computed at a time.
+        device: Where the classifier is fitted, by default where the features are.
 
     Raises:
-        ValueError: for shapes that don't fit, or labels that are not in [0, num_classes).
+        ValueError: For shapes that do not match, or labels that are not in [0, num_classes).
     """
     num_classes = check_labelled(features, labels, num_classes)
     device = torch.device(device or features.device)
@@ -70,18 +119,31 @@ def low_shot_accuracies(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> tuple[list[float], int]:
-    """Test accuracy with a `share` of the training labels, once per draw of it, and how many labels that are.
+    """Test accuracy of classifiers that learn from a share of the train labels.
 
-    Each draw takes the same share of every class, at least one image of each. Features (N, D) are standardised over all
-    training images, which needs no labels.
+    Every draw takes the same share of each class, at least one image of each. Features are standardised over all train
+    images, which needs no labels.
+
+    Args:
+        train_features: (M, D).
+        train_labels: (M,) integers in [0, num_classes).
+        features: (N, D), of the test split.
+        labels: (N,).
+        share: The share of the labels, above 0 and at most 1.
+        draws: How often the share is drawn.
+        num_classes: The largest train label + 1 by default.
+        device: Where the classifiers are fitted, by default where the features are.
+
+    Returns:
+        The accuracy of each draw, and the number of labels that each learns from.
 
     Raises:
-        ValueError: for a share outside ]0, 1], shapes that don't fit, or labels out of range.
+        ValueError: For a share or a number of draws out of range, shapes that do not match, or labels out of range.
     """
     if not 0 < share <= 1 or draws < 1:
         raise ValueError(
-            f"A share of {share} of the labels in {draws} draws makes no sense: give more than 0 and at most 1, in at "
-            "least one draw."
+            f"A share of {share} of the labels in {draws} draws is not possible: give a share above 0 and at most 1, "
+            "and at least one draw."
         )
     num_classes = check_labelled(train_features, train_labels, num_classes)
     mean, deviation = standardisation(train_features)
@@ -90,7 +152,8 @@ def low_shot_accuracies(
         chosen = stratified_sample(train_labels, share, seed * 1_000_003 + draw)
         inputs = (train_features[chosen].float() - mean) / deviation
         classifier = fit_logistic_regression(inputs, train_labels[chosen], num_classes, device=device)
-        weight = classifier.weight / deviation.to(classifier.weight.device)[:, None]
+        # the standardisation becomes part of the classifier
+        weight = classifier.weight / deviation.to(classifier.weight.device)[:, None]  # (D, classes)
         unscaled = LinearClassifier(weight, classifier.bias - mean.to(weight.device) @ weight)
         accuracies.append((unscaled.predict(features) == labels).double().mean().item())
     return accuracies, int(chosen.sum())

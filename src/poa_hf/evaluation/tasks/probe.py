@@ -1,8 +1,8 @@
-"""The linear probe: how well a linear classifier does on frozen features, the learning rate being chosen fairly.
+"""The linear probe: how well a linear classifier does on frozen features, with a fairly chosen learning rate.
 
 As in DINOv2's linear evaluation, one classifier per learning rate is trained on the same batches with SGD (momentum
-0.9, no weight decay, cosine to 0), all at once as a single wide matrix. Here a held-out part of the training set picks
-one of them, and the test set is looked at once, by the one that was picked.
+0.9, no weight decay, cosine decay to 0), all at once as a single wide matrix. Here a held-out part of the train split
+picks one of them, and only the picked one sees the test split.
 
 Source: Oquab et al. 2023, "DINOv2", appendix B.3, and its `eval/linear.py` for momentum and schedule.
 """
@@ -11,36 +11,58 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import evaluate
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-# For batches of 256 images, and in proportion to the batch for others. DINOv2's thirteen end at 0.1: they are for a
-# hundred thousand steps, and for features of a thousand channels, whose gradients are larger.
+from .task import IN_MEMORY, LabelledFeatures, Options, Score, Task
+
+# For batches of 256 images, and in proportion to the batch size for others. DINOv2's thirteen end at 0.1: they are for
+# a hundred thousand steps, and for features of a thousand channels, whose gradients are larger.
 LEARNING_RATES = tuple(10 ** (power / 3) for power in range(-12, 1))
 EPOCHS, MIN_STEPS = 10, 1000
 
 
+def _run(
+    train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: Options, device: torch.device
+) -> list[Score]:
+    probe = fit_linear_probe(train.features, train.labels, num_classes, seed=options.seed, device=device)
+    metric = LinearAccuracy(probe.classifier, **IN_MEMORY)
+    result = metric.compute(predictions=test.features, references=test.labels)
+    details = {"learning_rate": probe.learning_rate, "held_out_accuracy": probe.held_out_accuracy}
+    return [Score("linear_accuracy", result["linear_accuracy"], {"seed": options.seed}, details)]
+
+
+LINEAR = Task("linear", _run)
+
+
 @dataclass
 class LinearClassifier:
-    """`features @ weight + bias` are the logits: weight (D, classes), bias (classes,)."""
+    """A linear classifier of features.
+
+    Args:
+        weight: (D, classes).
+        bias: (classes,). The logits are `features @ weight + bias`.
+    """
 
     weight: Tensor
     bias: Tensor
 
     def predict(self, features: Tensor, chunk_size: int = 16384) -> Tensor:
-        """The likeliest class of each of (N, D) features: (N,) int64, on the features' device."""
+        """The most likely class of each of (N, D) features: (N,) int64, on the features' device."""
         chunks = features.split(chunk_size)
-        logits = (chunk.to(self.weight.device).float() @ self.weight + self.bias for chunk in chunks)
+        logits = (chunk.to(self.weight.device).float() @ self.weight + self.bias for chunk in chunks)  # (C, classes)
         return torch.cat([chunk.argmax(dim=1) for chunk in logits]).to(features.device)
 
 
 @dataclass
 class LinearProbe:
-    """The picked classifier, the learning rate (for 256 images) that it had, and its accuracy on held-out images."""
+    """The picked classifier, its learning rate (for 256 images), and its accuracy on the held-out images."""
 
     classifier: LinearClassifier
     learning_rate: float
@@ -59,23 +81,25 @@ def fit_linear_probe(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> LinearProbe:
-    """Train a classifier per learning rate, and give the one that does best on held-out images.
+    """Train one classifier per learning rate, and return the one that does best on held-out images.
 
-    Features are standardised with the training part's mean and deviation, so that one list of learning rates suits
-    every model. The seed decides which images are held out and the order of the others; weights start at 0.
+    Features are standardised with the mean and deviation of the images that train, so that one list of learning rates
+    suits every model. Weights start at 0.
 
     Args:
         features: (N, D).
         labels: (N,) integers in [0, num_classes).
-        num_classes: by default the largest label + 1.
-        held_out: share of each class that picks, at least one image of every class that has two.
-        batch_size: by default a hundredth of the images, but from 128 to DINOv2's 1024.
-        epochs: passes over the images, but never fewer than `min_steps` steps.
-        device: where it is trained, by default where the features are; batches are brought there one by one.
+        num_classes: The largest label + 1 by default.
+        held_out: The share of each class that is held out: at least one image of every class that has two.
+        batch_size: By default a hundredth of the images, but at least 128 and at most DINOv2's 1024.
+        epochs: Passes over the images, but never fewer than `min_steps` steps.
+        seed: Decides which images are held out, and the order of the others.
+        device: Where the classifiers are trained, by default where the features are. Batches are moved there one by
+            one.
 
     Raises:
-        ValueError: for shapes that don't fit, labels out of range, learning rates or a share that make no sense, if no
-            class has two images, or if training diverges with every learning rate.
+        ValueError: For shapes that do not match, labels out of range, learning rates or a share that are not valid, if
+            no class has two images, or if training diverges with every learning rate.
     """
     num_classes = check_labelled(features, labels, num_classes)
     if not learning_rates or min(learning_rates) <= 0 or not 0 < held_out < 1:
@@ -83,83 +107,94 @@ def fit_linear_probe(
             f"learning_rates {list(learning_rates)} must be positive, and held_out ({held_out}) between 0 and 1."
         )
     device = torch.device(device or features.device)
-    picking = stratified_sample(labels, held_out, seed, leave_one=True)
-    if not picking.any():
+    is_held_out = stratified_sample(labels, held_out, seed, leave_one=True)
+    if not is_held_out.any():
         raise ValueError("No class has two labelled images, so none can be held out: give more images of each class.")
-    picking_index, training_index = (part.nonzero()[:, 0] for part in (picking, ~picking))
+    held_out_index, training_index = (part.nonzero()[:, 0] for part in (is_held_out, ~is_held_out))
     mean, deviation = standardisation(features, training_index)
     count = len(training_index)
     batch_size = min(batch_size or min(max(128, count // 100), 1024), count)
     steps = max(min_steps, epochs * count // batch_size)
-    rates = torch.tensor(learning_rates, device=device) * (batch_size / 256)
+    rates = torch.tensor(learning_rates, device=device) * (batch_size / 256)  # (R,)
 
-    def prepared(index: Tensor) -> Tensor:
+    def inputs_of(index: Tensor) -> Tensor:
         standardised = ((features[index].float() - mean) / deviation).to(device)
-        return torch.cat([standardised, standardised.new_ones(len(index), 1)], dim=1)  # the bias's input
+        return torch.cat([standardised, standardised.new_ones(len(index), 1)], dim=1)  # (B, D + 1), the last: the bias
 
-    weight = torch.zeros(features.shape[1] + 1, len(rates), num_classes, device=device)
+    weight = torch.zeros(features.shape[1] + 1, len(rates), num_classes, device=device)  # (D + 1, R, classes)
     momentum = torch.zeros_like(weight)
     order = _endless_order(count, batch_size, seed)
     for step in range(steps):
         batch = training_index[next(order)]
         rate = rates * (1 + torch.cos(torch.tensor(torch.pi * step / steps))).item() / 2
-        momentum.mul_(0.9).add_(_gradient(weight, prepared(batch), labels[batch].to(device)))
+        momentum.mul_(0.9).add_(_gradient(weight, inputs_of(batch), labels[batch].to(device)))
         weight -= rate[:, None] * momentum
-    accuracy, loss = _scores(weight, ((prepared(part), labels[part].to(device)) for part in picking_index.split(4096)))
-    # of equally accurate ones, as is common among few held-out images, the surest
+    batches = ((inputs_of(part), labels[part].to(device)) for part in held_out_index.split(4096))
+    accuracy, loss = _scores(weight, batches)
+    # of equally accurate ones, which are common among few held-out images, the one with the lowest loss
     best = max(range(len(rates)), key=lambda rate: (accuracy[rate].item(), -loss[rate].item()))
     if not loss[best].isfinite():
         raise ValueError(f"Training diverged with every learning rate ({list(learning_rates)}): give smaller ones.")
     mean, deviation = mean.to(device), deviation.to(device)
-    chosen = weight[:-1, best] / deviation[:, None]
-    classifier = LinearClassifier(chosen, weight[-1, best] - mean @ chosen)
+    # the standardisation becomes part of the classifier
+    picked = weight[:-1, best] / deviation[:, None]  # (D, classes)
+    classifier = LinearClassifier(picked, weight[-1, best] - mean @ picked)
     return LinearProbe(classifier, learning_rates[best], accuracy[best].item())
 
 
 def _gradient(weight: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Of the mean cross-entropy of each learning rate's classifier: (D + 1, rates, classes)."""
-    difference = (inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:]).softmax(dim=-1)
+    """The gradient of the mean cross-entropy of each learning rate's classifier: (D + 1, R, classes)."""
+    logits = (inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:])  # (B, R, classes)
+    difference = logits.softmax(dim=-1)
     difference[torch.arange(len(inputs), device=labels.device), :, labels] -= 1
     return (inputs.T @ difference.flatten(1)).view_as(weight) / len(inputs)
 
 
 def _scores(weight: Tensor, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Accuracy and mean cross-entropy of each learning rate's classifier, the worst ones for those that diverged."""
-    right = loss = images = 0
+    """Accuracy and mean cross-entropy of each learning rate's classifier, both (R,); the worst values for those that
+    diverged."""
+    correct = loss = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
+    images = 0
     for inputs, labels in batches:
-        logits = (inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:])
-        right += (logits.argmax(dim=-1) == labels[:, None]).double().sum(dim=0)
-        targets = labels[:, None].expand(logits.shape[:2])
-        loss += cross_entropy(logits.transpose(1, 2), targets, reduction="none").double().sum(dim=0)
+        logits = (inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:])  # (B, R, classes)
+        correct = correct + (logits.argmax(dim=-1) == labels[:, None]).double().sum(dim=0)
+        targets = labels[:, None].expand(logits.shape[:2])  # (B, R)
+        loss = loss + cross_entropy(logits.transpose(1, 2), targets, reduction="none").double().sum(dim=0)
         images += len(inputs)
     finite = loss.isfinite()
-    return (right / images).where(finite, -1.0), (loss / images).where(finite, torch.inf)
+    return (correct / images).where(finite, -1.0), (loss / images).where(finite, torch.inf)
 
 
 def _endless_order(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Batches of places in [0, count): each epoch is shuffled anew, and what doesn't fill a batch is left out of it."""
+    """Batches of indices in [0, count): every epoch is shuffled anew and leaves out what does not fill a batch."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(count, generator=generator)[: count // batch_size * batch_size].split(batch_size)
 
 
 def standardisation(features: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over the `chosen` indices, or all: both (D,) float32.
+    """Mean and standard deviation of each channel: both (D,) float32.
 
-    Rounding makes a constant channel vary a little: its deviation is taken to be that of rounding.
+    The deviation is never smaller than what rounding gives a constant channel.
+
+    Args:
+        features: (N, D).
+        chosen: Indices of the images that count, all by default.
     """
     index = torch.arange(len(features), device=features.device) if chosen is None else chosen
-    # part by part, as a copy of the features may be too much
-    parts = index.split(65536)
-    mean = sum(features[part].double().sum(dim=0) for part in parts) / len(index)
-    variance = sum((features[part].double() - mean).square().sum(dim=0) for part in parts) / len(index)
+    parts = index.split(65536)  # a double-precision copy of all features may not fit into memory
+    sums = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    mean = sum((features[part].double().sum(dim=0) for part in parts), sums) / len(index)  # (D,)
+    variance = sum(((features[part].double() - mean).square().sum(dim=0) for part in parts), sums) / len(index)
     return mean.float(), variance.sqrt().clamp(min=1e-5 * mean.abs().max().item() + 1e-12).float()
 
 
 def stratified_sample(labels: Tensor, share: float, seed: int, leave_one: bool = False) -> Tensor:
     """Which images belong to a random `share` of every class, at least one of each: (N,) bool.
 
-    With `leave_one`, at least one image of each class stays outside, and a class of a single image is left out.
+    Args:
+        labels: (N,).
+        leave_one: Leave at least one image of each class outside the sample, also the only one of a class.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
@@ -172,11 +207,15 @@ def stratified_sample(labels: Tensor, share: float, seed: int, leave_one: bool =
 
 
 def check_labelled(features: Tensor, labels: Tensor, num_classes: int | None) -> int:
-    """The number of classes. ValueError for features (N, D) and labels (N,) that don't fit each other or it."""
+    """The number of classes of features (N, D) with labels (N,).
+
+    Raises:
+        ValueError: For shapes that do not match, or labels that are not in [0, num_classes).
+    """
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) == 0:
         raise ValueError(
-            f"Features {tuple(features.shape)} and labels {tuple(labels.shape)} don't fit: pass (N, D) and (N,), with "
-            "at least one image."
+            f"Features {tuple(features.shape)} and labels {tuple(labels.shape)} do not match: pass (N, D) and (N,), "
+            "with at least one image."
         )
     if labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes):
         raise ValueError(f"A label is not in [0, {num_classes or 'classes'}): drop unlabelled images.")
@@ -184,13 +223,17 @@ def check_labelled(features: Tensor, labels: Tensor, num_classes: int | None) ->
 
 
 class LinearAccuracy(evaluate.Metric):
-    """The share of images that a fitted classifier puts into the right class, as an `evaluate` metric.
+    """Accuracy of a fitted linear classifier, as an `evaluate` metric that needs no network.
 
-    Predictions are features (N, D), classified at once; `LinearAccuracy(probe.classifier).compute(...)` gives
-    `{"linear_accuracy": ...}`. Further arguments go to `evaluate.Metric`.
+    The predictions it takes are features (B, D), which are classified at once. The result is
+    `{"linear_accuracy": ...}`.
+
+    Args:
+        classifier: For example `fit_linear_probe(...).classifier`.
+        **kwargs: Arguments of `evaluate.Metric`.
     """
 
-    def __init__(self, classifier: LinearClassifier, **kwargs):
+    def __init__(self, classifier: LinearClassifier, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.classifier = classifier
 
@@ -203,8 +246,8 @@ class LinearAccuracy(evaluate.Metric):
             features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
         )
 
-    def add_batch(self, *, predictions, references, **kwargs) -> None:
-        """Classify a batch of features, and keep their classes and the labels."""
+    def add_batch(self, *, predictions: ArrayLike, references: ArrayLike, **kwargs: Any) -> None:
+        """Classify features (B, D), and keep their classes and the labels (B,)."""
         classes = self.classifier.predict(torch.as_tensor(predictions)).cpu()
         super().add_batch(predictions=classes, references=torch.as_tensor(references).cpu(), **kwargs)
 

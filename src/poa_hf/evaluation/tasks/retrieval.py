@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
-RANKED_AT_ONCE = 2**25  # similarities of 4 bytes, three times over: as they are, sorted, and as the ranks of some
+from .task import IN_MEMORY, LabelledFeatures, Options, Score, Task
+
+# Similarities of 4 bytes that are held three times: as they are, sorted, and as the ranks of the relevant ones.
+RANKED_AT_ONCE = 2**25
+
+
+@dataclass(frozen=True)
+class RetrievalOptions(Options):
+    """The options of retrieval.
+
+    Args:
+        retrieval_k: Numbers of first images whose precision is measured; those beyond the train images are left out.
+    """
+
+    retrieval_k: tuple[int, ...] = (1, 10)
+
+
+def _run(
+    train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: RetrievalOptions, device: torch.device
+) -> list[Score]:
+    ks = [k for k in options.retrieval_k if k <= len(train.labels)]
+    metric = RetrievalMap(train.features, train.labels, ks, device, **IN_MEMORY)
+    result = metric.compute(predictions=test.features, references=test.labels)
+    details = {"queries": result["queries"]}
+    scores = [Score("retrieval_map", result["retrieval_map"], {}, details)]
+    return scores + [Score("retrieval_precision", result[f"retrieval_precision_{k}"], {"k": k}, details) for k in ks]
+
+
+RETRIEVAL = Task("retrieval", _run)
 
 
 def retrieval_scores(
@@ -22,34 +53,39 @@ def retrieval_scores(
     ks: Sequence[int] = (1, 10),
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Average precision (N,) and precision among the k first (N, number of ks) of each query, float64, from 0 to 1.
+    """Rank the memory for each query: average precision, and precision among the first k.
 
-    Every memory image of the query's class is relevant. NaN for a query that has none, which means leave out. Images of
-    equal similarity share one rank, the last of them, as in scikit-learn: the order of the memory decides nothing.
-    (Among the k first, it does.) A normalised copy of the memory is made where it is ranked.
+    Every memory image of the query's class is relevant. For average precision, images of equal similarity share the
+    last of their ranks, as in scikit-learn, so the order of the memory does not matter. (Among the first k, it does.)
+    A normalised copy of the memory is made on the device.
 
     Args:
         features: (N, D), the queries.
         labels: (N,) integers.
         memory_features: (M, D), what is ranked; by default the queries themselves, each without itself.
         memory_labels: (M,) integers.
-        device: where it is computed, by default where the memory is.
+        ks: The numbers of first images.
+        device: Where the memory is ranked, by default where it is.
+
+    Returns:
+        Average precision (N,) and precision among the first k (N, number of ks), float64, from 0 to 1; NaN for a query
+        without any relevant image.
 
     Raises:
-        ValueError: for shapes that don't fit, or a k beyond the size of the memory.
+        ValueError: For shapes that do not match, or a k beyond the size of the memory.
     """
     leave_one_out = memory_features is None
-    if leave_one_out:
+    if memory_features is None:
         memory_features, memory_labels = features, labels
-    _check(features, labels, memory_features, memory_labels, ks, leave_one_out)
+    memory_labels = _checked_labels(features, labels, memory_features, memory_labels, ks, leave_one_out)
     device = torch.device(device or memory_features.device)
-    memory = normalize(memory_features.to(device).float(), dim=1)
+    memory = normalize(memory_features.to(device).float(), dim=1)  # (M, D)
     scores = torch.full((len(features), 1 + len(ks)), torch.nan, dtype=torch.float64)
     for label in labels.unique():
         relevant = (memory_labels == label).nonzero()[:, 0].to(device)
         # queries of one class have the same relevant images
         for chosen in (labels == label).nonzero()[:, 0].split(max(1, RANKED_AT_ONCE // len(memory))):
-            similarities = normalize(features[chosen].to(device).float(), dim=1) @ memory.T
+            similarities = normalize(features[chosen].to(device).float(), dim=1) @ memory.T  # (B, M)
             if leave_one_out:
                 similarities.scatter_(1, chosen.to(device)[:, None], -torch.inf)
             if len(relevant) > leave_one_out:
@@ -58,18 +94,23 @@ def retrieval_scores(
 
 
 def _precisions(similarities: Tensor, relevant: Tensor, ks: Sequence[int], leave_one_out: bool) -> Tensor:
-    """Average precision and precision at each k, (B, 1 + number of ks), of similarities (B, M) and relevant columns."""
+    """Average precision and the precision at each k, (B, 1 + number of ks).
+
+    Args:
+        similarities: (B, M).
+        relevant: (R,), the columns of relevant images.
+    """
     is_relevant = torch.zeros(similarities.shape[1], dtype=torch.bool, device=similarities.device)
     is_relevant[relevant] = True
-    found = is_relevant[similarities.topk(max(ks, default=1)).indices].cumsum(dim=1)
-    # the lowest of each is the query itself, at minus infinity
-    own = _ascending(similarities[:, relevant])[:, int(leave_one_out) :].contiguous()
-    everything = _ascending(similarities)[:, int(leave_one_out) :].contiguous()
-    # a relevant image's precision: of all that are at least as similar, the share that is relevant
-    relevant_above = own.shape[1] - torch.searchsorted(own, own)
-    above = everything.shape[1] - torch.searchsorted(everything, own)
-    average = (relevant_above / above.double()).mean(dim=1)
-    return torch.stack([average, *(found[:, k - 1].double() / k for k in ks)], dim=1)
+    hits = is_relevant[similarities.topk(max(ks, default=1)).indices].cumsum(dim=1)  # (B, max k)
+    # the lowest of each row is the query itself, at minus infinity
+    of_relevant = _ascending(similarities[:, relevant])[:, int(leave_one_out) :].contiguous()  # (B, R)
+    of_all = _ascending(similarities)[:, int(leave_one_out) :].contiguous()  # (B, M)
+    # the precision at a relevant image: of all that are at least as similar, the share that is relevant
+    relevant_above = of_relevant.shape[1] - torch.searchsorted(of_relevant, of_relevant)
+    all_above = of_all.shape[1] - torch.searchsorted(of_all, of_relevant)
+    average = (relevant_above / all_above.double()).mean(dim=1)
+    return torch.stack([average, *(hits[:, k - 1].double() / k for k in ks)], dim=1)
 
 
 def _ascending(values: Tensor) -> Tensor:
@@ -78,37 +119,46 @@ def _ascending(values: Tensor) -> Tensor:
     return values.sort(dim=1).values
 
 
-def _check(
+def _checked_labels(
     features: Tensor, labels: Tensor, memory: Tensor, memory_labels: Tensor | None, ks: Sequence[int], leave_out: bool
-) -> None:
+) -> Tensor:
+    """The labels of the memory, if everything matches; else ValueError."""
     if memory.ndim != 2 or features.ndim != 2 or memory.shape[1] != features.shape[1]:
         raise ValueError(
-            f"Memory {tuple(memory.shape)} and queries {tuple(features.shape)} can't be compared: "
+            f"Memory {tuple(memory.shape)} and queries {tuple(features.shape)} cannot be compared: "
             "pass (M, D) and (N, D) features of one model."
         )
     if memory_labels is None or memory_labels.shape != memory.shape[:1] or labels.shape != features.shape[:1]:
-        raise ValueError(f"{len(features)} queries and {len(memory)} memory features need as many labels.")
+        raise ValueError(f"{len(features)} queries and {len(memory)} memory features need as many labels: pass them.")
     size = len(memory) - leave_out
     if size < 1 or any(not 1 <= k <= size for k in ks):
-        raise ValueError(f"The first {list(ks)} can't be counted among {size} images: give k from 1 to that number.")
+        raise ValueError(f"The first {list(ks)} cannot be counted among {size} images: give k from 1 to that number.")
+    return memory_labels
 
 
 class RetrievalMap(evaluate.Metric):
     """Mean average precision over queries, and precision among the first k, as an `evaluate` metric.
 
-    Predictions are features (N, D), ranked against the memory at once; only their scores are stored. Gives
-    `{"retrieval_map": ..., "retrieval_precision_1": ..., "queries": ...}`: queries without any relevant image in the
-    memory count in none of them. Further arguments go to `evaluate.Metric`.
+    The predictions it takes are features (B, D), which are ranked against the memory at once; only their scores are
+    stored. The result is `{"retrieval_map": ..., "retrieval_precision_1": ..., "queries": ...}`. Queries without any
+    relevant image in the memory count in none of these numbers.
+
+    Args:
+        memory_features: (M, D).
+        memory_labels: (M,).
+        ks: The numbers of first images.
+        device: Where the memory is ranked, by default where it is.
+        **kwargs: Arguments of `evaluate.Metric`.
     """
 
     def __init__(
         self,
-        memory_features: Tensor,
-        memory_labels: Tensor,
+        memory_features: ArrayLike,
+        memory_labels: ArrayLike,
         ks: Sequence[int] = (1, 10),
         device: torch.device | str | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.memory = torch.as_tensor(memory_features), torch.as_tensor(memory_labels)
         self.ks, self.device = list(ks), device
@@ -124,11 +174,11 @@ class RetrievalMap(evaluate.Metric):
             ),
         )
 
-    def add_batch(self, *, predictions, references, **kwargs) -> None:
-        """Rank the memory for a batch of features, and keep their scores."""
+    def add_batch(self, *, predictions: ArrayLike, references: ArrayLike, **kwargs: Any) -> None:
+        """Rank the memory for features (B, D), and keep their scores."""
         features, labels = torch.as_tensor(predictions), torch.as_tensor(references)
         average, at_k = retrieval_scores(features, labels, *self.memory, self.ks, self.device)
-        scores = torch.cat([average[:, None], at_k], dim=1)
+        scores = torch.cat([average[:, None], at_k], dim=1)  # (B, 1 + number of ks)
         super().add_batch(predictions=scores.numpy(), references=labels.cpu(), **kwargs)
 
     def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float]:

@@ -1,1 +1,0 @@
-"""Formats in which an extracted size can be written."""

@@ -1,0 +1,75 @@
+"""What every evaluation task is made of: labelled features, options, and the scores that come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that tasks have in common.
+
+    Args:
+        seed: The seed of everything random in a task, such as held-out images, draws of labels and first centres.
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """The features (N, D) and labels (N,), whole numbers from 0, of one split."""
+
+    features: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number that a task gives.
+
+    Args:
+        metric: Its name, such as `knn_accuracy`.
+        value: From 0 to 1 for most metrics.
+        settings: What the number depends on, such as `k`. Scores with other settings do not compare.
+        details: What came out beside it, such as the learning rate that was picked.
+    """
+
+    metric: str
+    value: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+OptionsT = TypeVar("OptionsT", bound=Options, contravariant=True)
+Run = Callable[[LabelledFeatures, LabelledFeatures, int, OptionsT, torch.device], list[Score]]
+
+
+@dataclass(frozen=True)
+class Task(Generic[OptionsT]):
+    """One way to measure how good features are. Each file of this folder holds one; `tasks/__init__.py` lists them.
+
+    Args:
+        name: What `--tasks` and recorded evaluations call it.
+        run: Gives the scores from the train split, the test split, the number of classes in both together, the options,
+            and the device to compute on.
+        needs_train: False for a task that looks at the test split only. Its `run` gets an empty train split.
+        check: Raises ValueError for options that are not valid, or that ask for more than the number of train images
+            allows. The number is None where it is not known or does not matter.
+        remark: A sentence about what is left out with this number of train images, or None if nothing is.
+    """
+
+    name: str
+    run: Run[OptionsT]
+    needs_train: bool = True
+    check: Callable[[OptionsT, int | None], None] = lambda options, train_images: None
+    remark: Callable[[OptionsT, int], str | None] = lambda options, train_images: None
+
+
+# For `evaluate.Metric`: its tables are small here, and processes that share files would have to lock them.
+IN_MEMORY = {"keep_in_memory": True}

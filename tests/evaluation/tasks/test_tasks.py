@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from poa_hf.evaluation.tasks import TASKS, LabelledFeatures, TaskOptions, check_tasks, need_train, remarks, run_task
+
+
+@pytest.fixture(scope="module")
+def splits() -> tuple[LabelledFeatures, LabelledFeatures]:
+    """Three classes that are easily told apart: 60 train and 30 test images."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    features = 4 * torch.randn(3, 8, generator=generator)[labels] + torch.randn(90, 8, generator=generator)
+    return LabelledFeatures(features[:60], labels[:60]), LabelledFeatures(features[60:], labels[60:])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_gives_scores_that_depend_on_their_settings(splits, task):
+    scores = run_task(task, *splits, 3, TaskOptions(k=(5, 10)), torch.device("cpu"))
+    assert scores and all(0.8 < score.value <= 1 for score in scores)
+    assert len({(score.metric, str(score.settings)) for score in scores}) == len(scores)
+
+
+def test_tasks_without_a_train_split(splits):
+    alone = [task for task in TASKS if not need_train([task])]
+    assert alone == ["clustering"] and need_train(TASKS)
+    with_train, without = (run_task("clustering", train, splits[1], 3, TaskOptions(), torch.device("cpu"))
+                           for train in (splits[0], None))  # fmt: skip
+    assert with_train == without
+    with pytest.raises(ValueError, match="The task linear needs the features of a train split"):
+        run_task("linear", None, splits[1], 3, TaskOptions(), torch.device("cpu"))
+
+
+def test_options_are_checked_for_all_tasks_and_their_fit_for_the_chosen_ones():
+    with pytest.raises(ValueError, match="k is .0."):
+        check_tasks(["linear"], TaskOptions(k=(0,)), None)
+    check_tasks(["linear"], TaskOptions(k=(99,)), 60)
+    with pytest.raises(ValueError, match="k = 99 neighbours cannot be found among 60 train images"):
+        check_tasks(["linear", "knn"], TaskOptions(k=(99,)), 60)
+
+
+def test_what_is_left_out_is_remarked_on():
+    assert remarks(TASKS, TaskOptions(), 60) == ["k-NN with k = 100, 200 is left out: there are 60 train images."]
+    assert remarks(["linear"], TaskOptions(), 60) == remarks(TASKS, TaskOptions(k=(5,)), 60) == []
