@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from poa_hf import PoaForPreTraining
 from poa_hf.publishing.hub.client import Hub
 from poa_hf.publishing.push import PushOptions, push
-from poa_hf.publishing.release import Family
+from poa_hf.publishing.release import Release
 
 from ..conftest import golden_model, run_python, save_run
 from ..loopback_hub import LoopbackHub
@@ -39,8 +39,8 @@ def published(runs):
             patch.setattr("poa_hf.publishing.card.cards.draw_family", lambda *arguments: None)  # pictures take time
             api = HfApi(hub.endpoint, token="hf_me")
             for family, run in runs.items():
-                of = Family.of(run, SIZES[family], "me", supernet=family == "vit")
-                push(of, Hub(api), PushOptions(collection=family == "vit"), tell=lambda line: None)
+                release = Release.from_run(run, SIZES[family], "me", supernet=family == "vit")
+                push(release, Hub(api), PushOptions(collection=family == "vit"), tell=lambda line: None)
         hub.clear()
         yield hub
 
@@ -66,7 +66,7 @@ def test_transformers_alone_loads_every_family(published, runs, tmp_path):
     from PIL import Image
 
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 170, 3), np.uint8)).save(tmp_path / "image.png")
-    families = {family: Family.of(run, SIZES[family], "me") for family, run in runs.items()}
+    families = {family: Release.from_run(run, SIZES[family], "me") for family, run in runs.items()}
     ids = {repo_id: (family, size) for family, of in families.items() for size, repo_id in of.ids.items()}
     assert len(ids) == 5 and {"configuration_gn_resnet.py", "modeling_gn_resnet.py"} <= {
         path for (_, repo_id), repo in published.repos.items() if "resnet" in repo_id for path in repo.files()
@@ -151,7 +151,7 @@ def expected(vit_run):
 def push_two(run, hub):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
-        push(Family.of(run, "small,24x2", "me"), Hub(HfApi(hub.endpoint, token="hf_me")), tell=lambda line: None)
+        push(Release.from_run(run, "small,24x2", "me"), Hub(HfApi(hub.endpoint, token="hf_me")), tell=lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_push_that_was_killed_is_finished_by_the_next(vit_run, expected, tmp_p
             fault.release()
         printed, errors = process.communicate(timeout=60)
         if end == signal.SIGINT:
-            assert process.returncode == 130 and "it goes on from here" in printed, printed + errors
+            assert process.returncode == 130 and "it continues from here" in printed, printed + errors
             assert errors.strip().splitlines()[-1] == "poa: interrupted."
         fault.release()
         for repo in hub.repos.values():

@@ -10,7 +10,7 @@ from poa_hf import PoaForPreTraining, SubNetwork
 from poa_hf.evaluation.subject import load_subject
 from poa_hf.publishing.hub.client import Hub
 from poa_hf.publishing.push import PushOptions, push
-from poa_hf.publishing.release import Family
+from poa_hf.publishing.release import Release
 from poa_hf.runs.evaluations import Evaluation, save_evaluations
 from poa_hf.selection.costs import costs
 
@@ -59,7 +59,7 @@ def haste(request, monkeypatch, counted_once):
 
 def pushed(run):
     """A push by Python, of two sizes."""
-    return push(Family.of(run, "small,24x2", "me"), Hub(), PushOptions(), tell=lambda line: None)
+    return push(Release.from_run(run, "small,24x2", "me"), Hub(), PushOptions(), tell=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def expected(vit_run, counted_once) -> dict:
     """What two pushed sizes and their supernet look like, pushed without trouble to another Hub."""
     with pytest.MonkeyPatch.context() as patch, LoopbackHub() as hub:
         hasten(patch, counted_once)
-        family = Family.of(vit_run, "small,24x2", "me")
-        push(family, Hub(HfApi(hub.endpoint, token="hf_me")), tell=lambda line: None)
+        release = Release.from_run(vit_run, "small,24x2", "me")
+        push(release, Hub(HfApi(hub.endpoint, token="hf_me")), tell=lambda line: None)
         return hub.state()
 
 
@@ -181,7 +181,7 @@ def test_a_hub_that_stays_silent(vit_run, hub, expected, poa):
 def test_what_fails_for_good_leaves_whole_repos(vit_run, hub, expected, poa, call):
     hub.inject(*call, at=2, status=503, times=None, message="Down")
     message = poa("push", vit_run, *TWO, status=2)
-    assert "503 (Down)" in message and "run the same command again, it goes on where it stopped" in message
+    assert "503 (Down)" in message and "run the same command again, it continues where it stopped" in message
     assert_whole_or_empty(hub, expected)
     hub.clear()
     poa("push", vit_run, *TWO)
@@ -218,7 +218,7 @@ def test_interrupted_after_any_line(vit_run, hub, expected):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            push(Family.of(vit_run, "small,24x2", "me"), Hub(), tell=tell)
+            push(Release.from_run(vit_run, "small,24x2", "me"), Hub(), tell=tell)
         assert_whole_or_empty(hub, expected)
         pushed(vit_run)
         assert hub.state() == expected and len(hub.uploads) == len(set(hub.uploads))
@@ -307,7 +307,7 @@ def test_content_that_comes_meanwhile_is_not_overwritten(vit_run, hub, poa, monk
         create(self, repo_id, *args)
 
     monkeypatch.setattr(Hub, "_create", too_late)
-    assert "has got content while this was running" in poa("push", vit_run, *TWO, status=2)
+    assert "was filled while this was running" in poa("push", vit_run, *TWO, status=2)
     assert hub.model(SMALL).files() == {"README.md": b"# Mine\n"}
 
 
@@ -427,14 +427,14 @@ def test_rights_that_only_the_hub_knows_of(vit_run, hub, poa):
         ("--size small", "--namespace"),
         ("--namespace me --size 17x2", "nearest are"),
         ("--namespace me --size tiny", "is neither a named size"),
-        ("--namespace me --all --name_template poa", "calls both"),
+        ("--namespace me --all --name_template poa", "the same name"),
         ("--namespace me --all --format timm", "is not a format of this model"),
-        ("--namespace me --all --format onnx", "poa push publishes safetensors"),
+        ("--namespace me --all --format onnx", "poa push does not publish ONNX"),
         ("--namespace me --all --license gpl-9", "gpl-9"),
         ("--namespace me --all --max_repos 0", "--max_repos 0 must be at least 1"),
         ("--namespace me --all --revision refs/pr/1", "cannot be the name of a branch"),
         ("--namespace me --all --timeout 0", "--timeout 0 must be more than 0"),
-        ("--namespace a/b --all", "is no name for a repo"),
+        ("--namespace a/b --all", "cannot be the name of a repo"),
     ],
 )
 def test_mistakes_are_one_sentence(vit_run, hub, poa, options, words):

@@ -16,29 +16,29 @@ from .parser import CommandParser
 def push(argv: list[str]) -> None:
     """`poa push RUN --size small|384x12,448x14|--all --namespace me`"""
     args = _parse(argv)
-    from ..publishing.hub.retrying import limit_time
     from ..publishing.push import PushOptions, PushResult, format_bytes, rehearse
-    from ..publishing.push import push as push_family
-    from ..publishing.release import Family
+    from ..publishing.push import push as push_release
+    from ..publishing.release import Release
+    from .hub_timeout import hub_timeout
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     sizes = "all" if args.all else args.size
-    family = Family.of(
+    release = Release.from_run(
         args.run, sizes, args.namespace, args.name_template, args.format, not args.no_supernet, license=args.license
     )
-    count = len(family.ids) + bool(family.supernet)
+    count = len(release.ids) + bool(release.supernet)
     if args.dry_run:
-        total = rehearse(family, _say)
+        total = rehearse(release, _say)
         _say(f"{count} repos, {total:,} bytes ({format_bytes(total)}); nothing was sent.")
         _say(f"next: {shlex.join(['poa', 'push', *(word for word in argv if word != '--dry_run')])}")
         return
-    limit_time(args.timeout)
     options = PushOptions(args.private, args.revision, args.max_repos, args.overwrite, not args.no_collection)
     try:
-        result: PushResult = push_family(family, options=options, tell=_say)
+        with hub_timeout(args.timeout):
+            result: PushResult = push_release(release, options=options, tell=_say)
     except KeyboardInterrupt:
-        _say("stopped: what is published is whole; run the same command again, it goes on from here.")
+        _say("stopped: what is published is complete; run the same command again, it continues from here.")
         raise
     done = {name: len(getattr(result, name)) for name in ("published", "replaced", "renewed", "unchanged", "left")}
     listed = ", ".join(f"{number} {name}" for name, number in done.items() if number)
@@ -50,7 +50,7 @@ def push(argv: list[str]) -> None:
     if result.left:
         _say(f"next: run the same command again for the {len(result.left)} left.")
     else:
-        first = next(iter(family.ids.values()))
+        first = next(iter(release.ids.values()))
         _say(f"next: try one, as the card of {first} shows.")
 
 
@@ -62,7 +62,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         prog="poa push",
         description="Publish sizes of a run's teacher on the Hub: a repo with stock weights for each, one for the "
-        "supernet, a collection of all. Interrupted, the same command goes on where it stopped.",
+        "supernet, a collection of all. Interrupted, the same command continues where it stopped.",
     )
     parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or the Hub id of a supernet")
     parser.add_argument("--size", help="a name (small), a size (384x12), several with commas, or all")

@@ -1,33 +1,41 @@
-"""Publishing a family: each size is a repo of its own, whole or without weights at every moment.
+"""Publish a release: each size goes to its own repository with one commit, so that it is complete or has no weights.
 
-What is done is read from the Hub itself, by the hashes of the files there: so a second call, also from another machine,
-goes on where the first stopped.
+What has been done is read from the Hub, by the hashes of the files there. So a second call continues where the first
+stopped, from another machine too.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import Collection, RepoFile
 
 from ..elastic import SubNetwork
+from ..formatting import format_quantity
 from ..runs.layout import SIZES
 from .card.cards import CARD
+from .card.size_table import published_sizes
+from .card.stamp import is_unedited
 from .hub.client import Hub
-from .hub.names import family_of, size_title
-from .release import Family, Files, is_unedited
-from .supernet import repos_in
-
-SUPERNET = "supernet"
+from .hub.names import family_name, size_name
+from .release import Release, RepoFiles
 
 
 @dataclass(frozen=True)
 class PushOptions:
-    """`max_repos` is the most repos that one call makes or fills; `collection` whether one is kept of all."""
+    """How a release is published.
+
+    Args:
+        private: Whether repositories and the collection are private when they are created.
+        revision: The branch to publish on; by default main.
+        max_repos: The most repositories that one call creates or fills; by default all.
+        overwrite: Whether to replace repositories that hold something else, and cards that were edited.
+        collection: Whether the repositories are put into a collection.
+    """
 
     private: bool = False
     revision: str | None = None
@@ -38,8 +46,18 @@ class PushOptions:
 
 @dataclass
 class PushResult:
-    """Ids of repos by what was done: `published` anew, `replaced`, `renewed` (card and tables alone), `unchanged`,
-    `left` for another call. `edited` of these have a card that someone has edited, which is left alone."""
+    """What a call of `push` did: the ids of the repositories by what happened to them.
+
+    Args:
+        published: Filled for the first time.
+        replaced: Held something else, which was replaced.
+        renewed: Held the same model, and got another card or table.
+        unchanged: Held the same already.
+        left: Not published, because of `max_repos`.
+        edited: Those whose card was edited on the Hub and is left as it is.
+        bytes: The bytes of content of the published and replaced ones.
+        collection: The address of the collection.
+    """
 
     published: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
@@ -53,109 +71,223 @@ class PushResult:
 
 @dataclass
 class _Repo:
-    """A repo to be, and what there is of it on the Hub: nothing (`remote` None or empty), the same model, or another
-    one (`other` is the first file that differs)."""
+    """A repository to publish, and its state on the Hub.
 
-    size: SubNetwork | None  # None: the supernet
+    Args:
+        size: What it holds; None for the supernet.
+        id: Its id.
+        remote: Its files on the Hub; empty if it does not exist or is empty.
+        exists: Whether it exists on the Hub.
+        conflict: What is on the Hub in place of this model: the first file that differs. None if nothing is.
+        outdated: Documents of the same model to replace, with their content.
+    """
+
+    size: SubNetwork | None
     id: str
-    remote: dict[str, RepoFile] | None = None
-    other: str | None = None
-    stale: dict[str, bytes] = field(default_factory=dict)
+    remote: dict[str, RepoFile] = field(default_factory=dict)
+    exists: bool = False
+    conflict: str | None = None
+    outdated: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        return SUPERNET if self.size is None else str(self.size)
+        return "supernet" if self.size is None else str(self.size)
+
+
+def push(
+    release: Release,
+    hub: Hub | None = None,
+    options: PushOptions = PushOptions(),  # noqa: B008 (frozen)
+    tell: Callable[[str], None] = print,
+) -> PushResult:
+    """Publish a release: the supernet, then each size, and a collection of all.
+
+    Whatever can be checked is checked before anything is sent. A repository that holds the same model already is left
+    alone, except for a card or table that has something new to say and that nobody has edited.
+
+    Args:
+        release: The sizes to publish.
+        hub: The Hub; by default the one that `huggingface_hub` is configured for.
+        options: How to publish.
+        tell: Is called with a line about each repository.
+
+    Raises:
+        ValueError: If the token lacks rights, a repository holds something else and `options.overwrite` is not set, or
+            the Hub refuses or does not answer for long. The repositories published by then are complete.
+    """
+    hub = hub or Hub()
+    namespace = _repos_of(release)[0].id.split("/")[0]
+    hub.check_rights(namespace, options.collection)
+    call = _Push(release, hub, options, tell)
+    call.compare()
+    call.publish()
+    return call.result
+
+
+def rehearse(release: Release, tell: Callable[[str], None] = print) -> int:
+    """Describe what `push` would send, without asking the Hub, and return the number of bytes.
+
+    Every repository is written into a temporary folder, one after the other.
+    """
+    repos = _repos_of(release)
+    total = 0
+    for number, repo in enumerate(repos, 1):
+        with repo_files(release, repo.size, release.ids) as files:
+            total += files.num_bytes
+            counts = f"{len(files.all)} files, {files.num_bytes:,} bytes"
+            tell(f"[{number}/{len(repos)}] {repo.id} ({repo.title}): {counts}")
+            for path, local in files.all.items():
+                tell(f"    {local.stat().st_size:>15,}  {path}")
+    return total
+
+
+@contextmanager
+def repo_files(release: Release, size: SubNetwork | None, published: Mapping[SubNetwork, str]) -> Iterator[RepoFiles]:
+    """Write the files of one repository (`size` None: the supernet's) for as long as the block runs.
+
+    They are removed afterwards, because the disk may not have room for all sizes at once.
+    """
+    with tempfile.TemporaryDirectory(prefix="poa-push-") as folder:
+        if size is None:
+            yield release.supernet_files(Path(folder), published)
+        else:
+            yield release.size_files(size, Path(folder))
+
+
+def collection_title(release: Release) -> tuple[str, str]:
+    """Return the title and the description of a release's collection; the Hub takes 60 and 150 characters."""
+    config = release.model.config.backbone_config
+    if release.supernet:
+        name = release.supernet.split("/")[1].removesuffix("-supernet")
+    else:
+        name = f"poa-{family_name(config)}-{size_name(config, config.space.full)}"
+    title = f"{name}: one pre-training, all sizes" if len(name) <= 30 else name[:60]
+    return title, f"{len(config.space)} sizes of one model, pre-trained once without labels (POA, arXiv 2408.01031)"
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with three digits and a unit.
+
+    >>> format_bytes(86_600_000)
+    '86.6 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _repos_of(release: Release) -> list[_Repo]:
+    supernet = [_Repo(None, release.supernet)] if release.supernet else []
+    return supernet + [_Repo(size, repo_id) for size, repo_id in release.ids.items()]
 
 
 class _Push:
-    """One call of `push`: the family, the Hub, and what is known of its repos."""
+    """One call of `push`: `compare` reads the state of the Hub, `publish` changes it."""
 
-    def __init__(self, family: Family, hub: Hub, options: PushOptions, tell: Callable[[str], None]):
-        self.family, self.hub, self.options, self.tell = family, hub, options, tell
-        self.repos = _repos_of(family)
+    def __init__(self, release: Release, hub: Hub, options: PushOptions, tell: Callable[[str], None]):
+        self.release, self.hub, self.options, self.tell = release, hub, options, tell
+        self.repos = _repos_of(release)
         self.result = PushResult()
-        self.collection = None
-        self.there: dict[SubNetwork, str] = {}  # sizes known to be published
+        self.collection: Collection | None = None
+        self.published: dict[SubNetwork, str] = {}  # the sizes known to be on the Hub
 
-    def look(self) -> None:
-        """Find out what is there already. ValueError if it must not be replaced."""
-        revision = self.options.revision
+    def compare(self) -> None:
+        """Compare the Hub with this release.
+
+        Raises:
+            ValueError: If a repository holds something else, which must not be replaced.
+        """
         for repo in self.repos:
-            repo.remote = self.hub.look(repo.id, revision)
-        present = [repo for repo in self.repos if repo.remote]
-        if present:
-            self.tell(f"{len(present)} of {len(self.repos)} repos have content: comparing it with this run ...")
-        for repo in present:
+            self.list_remote(repo)
+        filled = [repo for repo in self.repos if repo.remote]
+        if filled:
+            self.tell(f"{len(filled)} of {len(self.repos)} repos have content: comparing it with this run ...")
+        for repo in filled:
             with self.files(repo) as files:
-                repo.other = self.different(repo, files.model)
-                if repo.other is None and repo.size is not None:
-                    repo.stale = self.stale(repo, files)
-                    self.there[repo.size] = repo.id
-        others = [repo for repo in self.repos if repo.other]
-        if others and not self.options.overwrite:
-            listed = ", ".join(f"{repo.id} ({repo.other})" for repo in others[:3])
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                repo.conflict = self.first_difference(repo, files.model)
+                if repo.conflict is None and repo.size is not None:
+                    repo.outdated = self.outdated_documents(repo, files)
+                    self.published[repo.size] = repo.id
+        conflicts = [repo for repo in self.repos if repo.conflict]
+        if conflicts and not self.options.overwrite:
+            shown = ", ".join(f"{repo.id} ({repo.conflict})" for repo in conflicts[:3])
+            more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
             raise ValueError(
-                f"{listed}{more} on the Hub {'holds' if len(others) == 1 else 'hold'} other content than this run: "
+                f"{shown}{more} on the Hub {'holds' if len(conflicts) == 1 else 'hold'} other content than this run: "
                 "give --overwrite to replace it, or another --namespace or --name_template; nothing was sent."
             )
         supernet = self.repos[0]
-        if supernet.size is None and supernet.remote and not supernet.other and SIZES in supernet.remote:
-            # sizes of this family that other calls have published
-            self.there = {**repos_in(self.hub.read(supernet.id, SIZES, revision)), **self.there}
+        if supernet.size is None and SIZES in supernet.remote and not supernet.conflict:
+            # it names the sizes that other calls have published
+            table = self.hub.read(supernet.id, SIZES, self.options.revision)
+            self.published = {**published_sizes(table), **self.published}
 
-    def different(self, repo: _Repo, model: Mapping[str, Path]) -> str | None:
-        """The first file of the model that the repo does not hold as it is here."""
-        holds, revision = self.hub.holds, self.options.revision
+    def list_remote(self, repo: _Repo) -> None:
+        remote = self.hub.list_files(repo.id, self.options.revision)
+        repo.exists, repo.remote = remote is not None, remote or {}
+
+    def first_difference(self, repo: _Repo, model: Mapping[str, Path]) -> str | None:
+        """Return the first file of the model that the repository lacks or holds with other content."""
         for path in sorted(model, key=lambda path: model[path].stat().st_size):
-            if not holds(repo.id, repo.remote.get(path), model[path], revision):
-                return path if path in repo.remote else f"{path} is missing"
+            if path not in repo.remote:
+                return f"{path} is missing"
+            if not self.has_content(repo, path, model[path]):
+                return path
         return None
 
-    def stale(self, repo: _Repo, files: Files) -> dict[str, bytes]:
-        """Records that the repo holds otherwise. A card that was edited there stays, and so does its picture, which is
-        compared with it alone: the same points are drawn in other bytes by another version of matplotlib."""
-        revision = self.options.revision
-        with_card = {path for path in files.records if Path(path).suffix in (".md", ".png", ".svg")}
-        stale = {
+    def outdated_documents(self, repo: _Repo, files: RepoFiles) -> dict[str, bytes]:
+        """Return the documents to replace in a repository, with their new content.
+
+        A card that was edited on the Hub stays. Pictures go with the card and are not compared: the same points are
+        drawn in other bytes by another version of matplotlib (see `card.stamp`).
+        """
+        card_files = {path for path in files.documents if Path(path).suffix in (".md", ".png", ".svg")}
+        outdated = {
             path: local.read_bytes()
-            for path, local in files.records.items()
-            if path not in with_card and not self.hub.holds(repo.id, repo.remote.get(path), local, revision)
+            for path, local in files.documents.items()
+            if path not in card_files and not self.has_content(repo, path, local)
         }
-        card = repo.remote.get(CARD)
-        if self.hub.holds(repo.id, card, files.records[CARD], revision):
-            return stale
-        if card and not self.options.overwrite and not is_unedited(self.hub.read(repo.id, CARD, revision)):
-            if repo.id not in self.result.edited:
-                self.result.edited.append(repo.id)
-            return stale
-        return {**stale, **{path: files.records[path].read_bytes() for path in with_card}}
+        if self.has_content(repo, CARD, files.documents[CARD]):
+            return outdated
+        if CARD in repo.remote and not self.options.overwrite:
+            if not is_unedited(self.hub.read(repo.id, CARD, self.options.revision)):
+                if repo.id not in self.result.edited:
+                    self.result.edited.append(repo.id)
+                return outdated
+        return {**outdated, **{path: files.documents[path].read_bytes() for path in card_files}}
+
+    def has_content(self, repo: _Repo, path: str, local: Path) -> bool:
+        return self.hub.has_content(repo.id, repo.remote.get(path), local, self.options.revision)
 
     def publish(self) -> None:
-        new = 0
+        """Create, fill, replace or renew the repositories one after the other."""
+        filled = 0
         for number, repo in enumerate(self.repos, 1):
-            prefix = f"[{number}/{len(self.repos)}] {repo.id} ({repo.title})"
             if not repo.remote:
-                if new == self.options.max_repos:
+                if filled == self.options.max_repos:
                     self.result.left.append(repo.id)
                     continue
-                new += 1
-            done = self.publish_one(repo)
+                filled += 1
+            outcome = self.publish_one(repo)
             if repo.size is not None:
-                self.there[repo.size] = repo.id
+                self.published[repo.size] = repo.id
             self.add_to_collection(repo)
-            self.tell(f"{prefix}: {done}, {self.hub.api.endpoint}/{repo.id}")
+            address = f"{self.hub.api.endpoint}/{repo.id}"
+            self.tell(f"[{number}/{len(self.repos)}] {repo.id} ({repo.title}): {outcome}, {address}")
         self.renew_supernet()
 
     def publish_one(self, repo: _Repo) -> str:
+        """Bring one repository up to date, and return what was done."""
         options, result = self.options, self.result
-        if repo.remote and not repo.other:
-            if repo.stale:
-                self.hub.publish(repo.id, repo.stale, "Renew the card", revision=options.revision, create=False)
-                result.renewed.append(repo.id)
-                return "card renewed"
-            result.unchanged.append(repo.id)
-            return "already there"
+        if repo.remote and not repo.conflict:
+            if not repo.outdated:
+                result.unchanged.append(repo.id)
+                return "already there"
+            self.hub.publish(repo.id, repo.outdated, "Renew the card", revision=options.revision, create=False)
+            result.renewed.append(repo.id)
+            return "card renewed"
         self.tell(f"{repo.id} ...")
         with self.files(repo) as files:
             self.hub.publish(
@@ -164,111 +296,42 @@ class _Push:
                 f"Publish {'the supernet' if repo.size is None else repo.title}",
                 private=options.private,
                 revision=options.revision,
-                delete=tuple(path for path in repo.remote or () if path not in files.all),
-                create=repo.remote is None,
+                delete=tuple(path for path in repo.remote if path not in files.all),
+                create=not repo.exists,
             )
-            result.bytes += files.bytes
-            (result.replaced if repo.other else result.published).append(repo.id)
-            return f"{format_bytes(files.bytes)} {'replaced' if repo.other else 'published'}"
+            result.bytes += files.num_bytes
+            (result.replaced if repo.conflict else result.published).append(repo.id)
+            return f"{format_bytes(files.num_bytes)} {'replaced' if repo.conflict else 'published'}"
 
     def renew_supernet(self) -> None:
-        """The table and card of the supernet name the sizes that are published by now."""
+        """Let the table and the card of the supernet name the sizes that are published by now."""
         repo = self.repos[0]
         if repo.size is not None or repo.id in self.result.left:
             return
-        repo.remote = self.hub.look(repo.id, self.options.revision) or {}
+        self.list_remote(repo)
         with self.files(repo) as files:
-            stale = self.stale(repo, files)
-        if stale:
+            outdated = self.outdated_documents(repo, files)
+        if outdated:
             message = "Name the published sizes"
-            self.hub.publish(repo.id, stale, message, revision=self.options.revision, create=False)
+            self.hub.publish(repo.id, outdated, message, revision=self.options.revision, create=False)
             if repo.id in self.result.unchanged:
                 self.result.unchanged.remove(repo.id)
                 self.result.renewed.append(repo.id)
 
     def add_to_collection(self, repo: _Repo) -> None:
+        """Add a repository to the collection, which is created for the first one."""
         if not self.options.collection:
             return
         if self.collection is None:
-            title, description = collection_of(self.family)
+            title, description = collection_title(self.release)
             namespace = repo.id.split("/")[0]
             self.collection = self.hub.collection(namespace, title, description, self.options.private)
             self.result.collection = self.collection.url
-        parameters = None if repo.size is None else self.family.facts.costs[repo.size].parameters
-        note = "all sizes in one model" if repo.size is None else f"{repo.size}: {parameters / 1e6:.3g} M parameters"
+        if repo.size is None:
+            note = "all sizes in one model"
+        else:
+            note = f"{repo.size}: {format_quantity(self.release.facts.costs[repo.size].parameters)} parameters"
         self.hub.add_to_collection(self.collection, repo.id, note)
 
-    @contextmanager
-    def files(self, repo: _Repo) -> Iterator[Files]:
-        with repo_files(self.family, repo.size, self.there) as files:
-            yield files
-
-
-def push(
-    family: Family,
-    hub: Hub | None = None,
-    options: PushOptions = PushOptions(),  # noqa: B008 (frozen)
-    tell: Callable[[str], None] = print,
-) -> PushResult:
-    """Publish a family: the supernet, then each size, then a collection of them; `tell` gets a line for each repo.
-
-    Everything that can be checked is checked before anything is sent. A repo is filled by one commit. One that holds
-    the same model already is left alone, but for a card or table that says something else by now and that nobody has
-    edited.
-
-    Raises:
-        ValueError: If the token lacks rights, a repo holds something else and `overwrite` is not set, or the Hub
-            refuses or does not answer for long. What is published by then is whole.
-    """
-    hub = hub or Hub()
-    namespace = next(repo.id for repo in _repos_of(family)).split("/")[0]
-    hub.check_rights(namespace, options.collection)
-    call = _Push(family, hub, options, tell)
-    call.look()
-    call.publish()
-    return call.result
-
-
-def rehearse(family: Family, tell: Callable[[str], None] = print) -> int:
-    """Write every repo into a temporary folder, one after the other, and tell what would be sent; gives the bytes. The
-    Hub is not asked."""
-    repos = _repos_of(family)
-    total = 0
-    for number, repo in enumerate(repos, 1):
-        with repo_files(family, repo.size, family.ids) as files:
-            total += files.bytes
-            tell(f"[{number}/{len(repos)}] {repo.id} ({repo.title}): {len(files.all)} files, {files.bytes:,} bytes")
-            for path, local in files.all.items():
-                tell(f"    {local.stat().st_size:>15,}  {path}")
-    return total
-
-
-@contextmanager
-def repo_files(family: Family, size: SubNetwork | None, published: Mapping[SubNetwork, str]) -> Iterator[Files]:
-    """The files of one repo (`size` None: the supernet's), which are gone afterwards: all at once may be too many."""
-    with tempfile.TemporaryDirectory(prefix="poa-push-") as folder:
-        yield family.supernet_files(Path(folder), published) if size is None else family.size_files(size, Path(folder))
-
-
-def _repos_of(family: Family) -> list[_Repo]:
-    supernet = [_Repo(None, family.supernet)] if family.supernet else []
-    return supernet + [_Repo(size, repo_id) for size, repo_id in family.ids.items()]
-
-
-def collection_of(family: Family) -> tuple[str, str]:
-    """Title and description of a family's collection; the Hub takes 60 and 150 characters."""
-    config = family.model.config.backbone_config
-    if family.supernet:
-        name = family.supernet.split("/")[1].removesuffix("-supernet")
-    else:
-        name = f"poa-{family_of(config)}-{size_title(config, config.space.full)}"
-    title = f"{name}: one pre-training, all sizes" if len(name) <= 30 else name[:60]
-    return title, f"{len(config.space)} sizes of one model, pre-trained once without labels (POA, arXiv 2408.01031)"
-
-
-def format_bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5 or unit == "GB":
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
+    def files(self, repo: _Repo) -> AbstractContextManager[RepoFiles]:
+        return repo_files(self.release, repo.size, self.published)

@@ -1,51 +1,69 @@
-"""A family as it is published: the files of each size's repo and of the supernet's, made when they are needed."""
+"""A release: the sizes of a run that are published together, and the files of their repositories."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
+from ..runs.atomic import write_json
 from ..runs.facts import RunFacts
-from ..runs.layout import PROCESSOR, RunFolder
+from ..runs.layout import PROCESSOR, SIZES, RunFolder
 from ..runs.load import load_run, resolve_run, run_processor
 from .card.cards import CARD, write_card, write_supernet_card
 from .card.metadata import card_problems
+from .card.size_table import size_table
+from .card.stamp import add_stamp
 from .formats.format import Format, find_format
 from .hub.names import NAME_TEMPLATE, repo_ids
-from .supernet import model_files, public, size_table, write_records, write_table
-
-_STAMP = re.compile(r"\n<!-- poa push ([0-9a-f]{32}) [0-9a-f]{32} -->\n$")
+from .run_files import model_files, without_local_paths, write_run_files
 
 
 @dataclass(frozen=True)
-class Files:
-    """A repo's files by name: `model` is what is loaded, `records` tell of it (card, picture, tables)."""
+class RepoFiles:
+    """The local files of a repository, by their names in it.
+
+    Args:
+        model: What the model is loaded from.
+        documents: What describes the model: card, picture, tables, the run's own files.
+    """
 
     model: dict[str, Path]
-    records: dict[str, Path]
+    documents: dict[str, Path]
 
     @property
     def all(self) -> dict[str, Path]:
-        return {**self.model, **self.records}
+        return {**self.model, **self.documents}
 
     @property
-    def bytes(self) -> int:
+    def num_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.all.values())
 
 
 @dataclass(frozen=True)
-class Family:
-    """The sizes of a run to publish, with the ids of their repos and the supernet's (None: that is not published)."""
+class Release:
+    """The sizes of a run that are published together, each in a repository of its own. Made by `from_run`.
+
+    The files of a repository are written when they are asked for.
+
+    Args:
+        model: The model that holds all sizes.
+        run: The folder of that model: of a run or of one of its checkpoints.
+        facts: What the cards say about the run.
+        format: The format of the sizes.
+        processor: The image processor of all repositories.
+        ids: The ids of the sizes' repositories.
+        supernet: The id of the supernet's repository, or None if it is not published.
+    """
 
     model: PoaForPreTraining
     run: Path
@@ -56,7 +74,7 @@ class Family:
     supernet: str | None
 
     @classmethod
-    def of(
+    def from_run(
         cls,
         run: str | Path,
         sizes: str,
@@ -65,25 +83,30 @@ class Family:
         format: str | None = None,
         supernet: bool = True,
         **owner: str | None,
-    ) -> Family:
-        """The family of a run (output_dir, checkpoint, saved model or the Hub id of a supernet).
+    ) -> Release:
+        """Load a run's model and decide what is published under which names.
 
         Args:
-            sizes: Names and sizes with commas, or `all`.
-            owner: What its owner says of it, as `license`: see `RunFacts.of`.
+            run: `output_dir` of a run, one of its checkpoints, a saved model, or the Hub id of a supernet.
+            sizes: Names and sizes separated by commas, or `all`.
+            namespace: The user or organisation that the repositories belong to.
+            template: The names of repositories (see `hub.names.repo_name`).
+            format: The format's name; by default the family's stock one.
+            supernet: Whether the supernet is published too.
+            owner: What the run's owner says about it, such as `license` (see `OwnerFacts`).
 
         Raises:
-            ValueError: If there is no such run, size or format, or a repo would get a name that the Hub does not take.
+            ValueError: If there is no such run, size or format, or the Hub would not take the name of a repository.
         """
         if format == "onnx":  # an export differs from one version of its libraries to the next, so cannot be compared
-            raise ValueError("poa push publishes safetensors: for ONNX, poa extract --format onnx and hf upload.")
+            raise ValueError("poa push does not publish ONNX: use poa extract --format onnx, then hf upload.")
         folder = resolve_run(run)
         model = load_run(folder)
         config = model.config.backbone_config
         wanted = config.space if sizes == "all" else map(config.space.resolve, sizes.split(","))
         supernet_id, ids = repo_ids(config, dict.fromkeys(wanted), namespace, template)
         facts = RunFacts.of(model, folder, **owner)
-        evaluations = (replace(record, dataset=public(record.dataset)) for record in facts.evaluations)
+        evaluations = (replace(record, dataset=without_local_paths(record.dataset)) for record in facts.evaluations)
         return cls(
             model=model,
             run=folder,
@@ -94,51 +117,66 @@ class Family:
             supernet=supernet_id if supernet else None,
         )
 
-    def size_files(self, size: SubNetwork, folder: Path) -> Files:
-        """Write the repo of one size into an empty folder."""
+    @classmethod
+    def of(cls, *args: Any, **options: Any) -> Release:
+        """Deprecated name of `from_run`."""
+        warnings.warn("Release.of is called Release.from_run; 0.2 removes the old name.", DeprecationWarning, 2)
+        return cls.from_run(*args, **options)
+
+    def size_files(self, size: SubNetwork, folder: Path) -> RepoFiles:
+        """Write the repository of one size into an empty folder."""
         artifact = self.format.convert(self.model.teacher.extract(size), self.processor)
         artifact.save(folder)
-        model = {path.name: path for path in sorted(folder.iterdir())}
+        model = _files_in(folder)
         write_card(folder, self.facts, size, self.format, self.ids[size], artifact.num_parameters, self.supernet)
-        return self._with_records(folder, model)
+        return self._with_documents(folder, model)
 
-    def supernet_files(self, folder: Path, published: Mapping[SubNetwork, str]) -> Files:
-        """Write the supernet's repo into an empty folder, but for what already lies in the run's; `published` are the
-        sizes that its table and card name."""
+    def supernet_files(self, folder: Path, published: Mapping[SubNetwork, str]) -> RepoFiles:
+        """Write the supernet's repository into an empty folder, except for the run's own files that go as they are.
+
+        Args:
+            folder: The empty folder.
+            published: The repositories that the card and the table of sizes name.
+        """
+        if self.supernet is None:
+            raise ValueError("This release has no supernet: make it with supernet=True.")
         model = model_files(self.run)
         if PROCESSOR not in model:
             self.processor.save_pretrained(folder)
-            model |= {path.name: path for path in folder.iterdir()}
-        write_supernet_card(folder, self.facts, self.supernet, dict(published))
-        write_records(folder, self.run)
-        write_table(folder, size_table(self.facts, self.supernet, published))
-        return self._with_records(folder, model)
+            model |= _files_in(folder)
+        write_supernet_card(folder, self.facts, self.supernet, published)
+        write_run_files(folder, self.run, self.facts.started_from)
+        write_json(folder / SIZES, size_table(self.facts, self.supernet, published), indent=1)
+        return self._with_documents(folder, model)
 
-    def _with_records(self, folder: Path, model: dict[str, Path]) -> Files:
-        problems = card_problems((folder / CARD).read_text(encoding="utf-8"))
+    def _with_documents(self, folder: Path, model: dict[str, Path]) -> RepoFiles:
+        """Add the owner's licence and the card's stamp, and list the files.
+
+        Raises:
+            ValueError: If the Hub would refuse the card.
+        """
+        card = folder / CARD
+        problems = card_problems(card.read_text(encoding="utf-8"))
         if problems:
             raise ValueError(f"The Hub would refuse this card: {problems[0]}")
-        link = self.facts.owner.license_link
-        if link and "/" not in link and (RunFolder.containing(self.run).path / link).is_file():
-            shutil.copyfile(RunFolder.containing(self.run).path / link, folder / link)
+        licence = self.facts.owner.license_link
+        if licence and "/" not in licence:
+            source = RunFolder.containing(self.run).path / licence
+            if source.is_file():
+                shutil.copyfile(source, folder / licence)
         quality = [(str(size), value) for size, value in sorted(self.facts.quality.values.items())]
-        _stamp(folder / CARD, json.dumps([self.facts.quality.name, quality]))
-        return Files(model, {path.name: path for path in sorted(folder.iterdir()) if path.name not in model})
+        add_stamp(card, json.dumps([self.facts.quality.name, quality]))
+        return RepoFiles(model, {name: path for name, path in _files_in(folder).items() if name not in model})
 
 
-def _stamp(card: Path, drawn: str) -> None:
-    """Add a comment with the card's hash, by which a later push tells whether anyone has edited it since, and that of
-    what its picture shows, so that a card with another picture is another card."""
-    text = card.read_text(encoding="utf-8")
-    card.write_text(f"{text}\n<!-- poa push {_digest(text)} {_digest(drawn)} -->\n", encoding="utf-8", newline="\n")
+def _files_in(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted(folder.iterdir())}
 
 
-def is_unedited(card: bytes) -> bool:
-    """Whether a card is as `poa push` wrote it."""
-    text = card.decode("utf-8", errors="replace")
-    stamp = _STAMP.search(text)
-    return stamp is not None and _digest(text[: stamp.start()]) == stamp[1]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def __getattr__(name: str) -> Any:
+    if name == "Family":
+        warnings.warn(
+            "poa_hf.publishing.release.Family is called Release; 0.2 removes the old name.", DeprecationWarning, 2
+        )
+        return Release
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

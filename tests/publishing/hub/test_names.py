@@ -44,15 +44,15 @@ def test_every_size_has_a_name_of_its_own(config):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("poa-{family}", "calls both"),
-        ("poa-{depth}", "calls both 384x12 and 768x12 me/poa-12"),
+        ("poa-{family}", "the same name"),
+        ("poa-{depth}", "gives 384x12 and 768x12 the same name, me/poa-12"),
         ("poa-{height}", "has no field {height}: use {family}, {size}, {width}, {depth}"),
         ("poa-{", "is not a template"),
         ("poa-{size.real}", "has no field"),
-        ("a--{size}", "is no name for a repo"),
-        ("me/{size}", "is no name for a repo"),
-        ("café-{size}", "is no name for a repo"),
-        ("x" * 95 + "{size}", "is no name for a repo"),
+        ("a--{size}", "cannot be the name of a repo"),
+        ("me/{size}", "cannot be the name of a repo"),
+        ("café-{size}", "cannot be the name of a repo"),
+        ("x" * 95 + "{size}", "cannot be the name of a repo"),
     ],
 )
 def test_bad_templates_are_refused(template, message):
@@ -63,5 +63,5 @@ def test_bad_templates_are_refused(template, message):
 
 @pytest.mark.parametrize("namespace", ["", "me/you", "-me", "a b"])
 def test_bad_namespaces_are_refused(namespace):
-    with pytest.raises(ValueError, match="is no name for a repo"):
+    with pytest.raises(ValueError, match="cannot be the name of a repo"):
         repo_ids(VIT, [SubNetwork(384, 12)], namespace)

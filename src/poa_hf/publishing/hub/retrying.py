@@ -1,4 +1,4 @@
-"""Calling the Hub again when it is busy or out of reach, and saying in a sentence why it did not work."""
+"""Calls to the Hub that are repeated while it is busy or out of reach, and its failures in plain words."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import get_session, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers
+
+from ...formatting import one_line
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
-CONFLICT = frozenset({409, 412})  # of commits: another one came first
+CONFLICT = frozenset({409, 412})  # the answer to a commit when another one came first
 
 
 @dataclass(frozen=True)
 class Patience:
-    """`patience(function, ...)` calls it until it succeeds, fails for good, or has failed for `attempts` times.
+    """Repeats a call until it succeeds, fails for good, or has failed `attempts` times.
 
-    `huggingface_hub` itself tries again when it lists, downloads or uploads files, but not when it creates repos and
-    collections, commits or asks who we are. Between attempts it waits as long as the Hub says (`Retry-After`), or 1, 2,
-    4, ... up to `longest_step` seconds. Where the Hub asks for more than `longest` seconds, the error is raised.
+    `huggingface_hub` itself repeats requests that list, download or upload files, but not those that create
+    repositories and collections, commit, or ask who the user is.
+
+    Between attempts it waits as long as the Hub asks for (`Retry-After`), or else 1, 2, 4, ... seconds.
+
+    Args:
+        attempts: The most attempts at one call.
+        longest: The longest wait in seconds that the Hub may ask for; beyond it the error is raised.
+        longest_step: The longest wait in seconds where the Hub does not say.
+        sleep: Waits for a number of seconds.
     """
 
     attempts: int = 8
@@ -36,24 +44,30 @@ class Patience:
     longest_step: float = 60.0
     sleep: Callable[[float], None] = field(default_factory=lambda: time.sleep)
 
-    def __call__(self, function: Callable[..., Result], *args, also: frozenset[int] = frozenset(), **options) -> Result:
-        """`also` are further HTTP statuses after which another attempt makes sense."""
-        for attempt in range(self.attempts):
+    def __call__(self, function: Callable[[], Result], also: frozenset[int] = frozenset()) -> Result:
+        """Call `function` and return its result.
+
+        Args:
+            function: A call that may be made several times.
+            also: Further HTTP statuses after which another attempt makes sense.
+        """
+        attempt = 1
+        while True:
             try:
-                return function(*args, **options)
+                return function()
             except Exception as error:
-                wait = asked_wait(error)
-                if not is_passing(error, also) or attempt + 1 == self.attempts or (wait or 0) > self.longest:
+                wait = requested_wait(error)
+                if not is_temporary(error, also) or attempt >= self.attempts or (wait or 0) > self.longest:
                     raise
                 if wait is None:
-                    wait = min(self.longest_step, 2.0**attempt)
-                logger.warning("%s; trying again in %.0f s.", reason(error), wait)
-                self.sleep(wait)
-        raise AssertionError("unreachable")
+                    wait = min(self.longest_step, 2.0 ** (attempt - 1))
+                logger.warning("%s; trying again in %.0f s.", describe(error), wait)
+            self.sleep(wait)
+            attempt += 1
 
 
-def is_passing(error: BaseException, also: frozenset[int] = frozenset()) -> bool:
-    """Whether a later attempt may succeed: a status that says so, a time-out, a connection that broke."""
+def is_temporary(error: BaseException, also: frozenset[int] = frozenset()) -> bool:
+    """Whether a later attempt may succeed: after a time-out, a broken connection, or a status that says so."""
     for cause in _causes(error):
         if isinstance(cause, OfflineModeIsEnabled):
             return False
@@ -61,12 +75,12 @@ def is_passing(error: BaseException, also: frozenset[int] = frozenset()) -> bool
             return cause.response.status_code in BUSY | also
         if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
             return True
-    # what hf_xet raises when an upload breaks, which carries nothing else
+    # hf_xet raises a bare RuntimeError when an upload breaks
     return type(error) is RuntimeError and error.__cause__ is None
 
 
-def asked_wait(error: BaseException) -> float | None:
-    """How many seconds the Hub asks to wait; None where it does not say."""
+def requested_wait(error: BaseException) -> float | None:
+    """Return how many seconds the Hub asks to wait, or None if it does not say."""
     for cause in _causes(error):
         if not isinstance(cause, HfHubHTTPError):
             continue
@@ -86,46 +100,28 @@ def asked_wait(error: BaseException) -> float | None:
 
 
 def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status that an error goes back to, or None if there is none."""
     return next((cause.response.status_code for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
 
 
-def reason(error: BaseException) -> str:
-    """A few words, without the Hub's lines on links and request numbers."""
+def describe(error: BaseException) -> str:
+    """Describe an error in a clause, without the links and request numbers of the Hub's own messages."""
     for cause in _causes(error):
         if isinstance(cause, HfHubHTTPError):
-            said = cause.response.headers.get("x-error-message") or cause.server_message or ""
-            return f"the Hub answered {cause.response.status_code}{f' ({_line(said)})' if said else ''}"
+            message = cause.response.headers.get("x-error-message") or cause.server_message
+            details = f" ({one_line(message)})" if message else ""
+            return f"the Hub answered {cause.response.status_code}{details}"
         if isinstance(cause, OfflineModeIsEnabled):
             return "huggingface_hub is offline by HF_HUB_OFFLINE"
         if isinstance(cause, httpx2.TimeoutException | TimeoutError):
             return "the Hub did not answer in time"
         if isinstance(cause, httpx2.TransportError | ConnectionError):
-            return f"the connection to the Hub broke ({_line(cause) or type(cause).__name__})"
-    return _line(error)
-
-
-def limit_time(seconds: float) -> None:
-    """From now on, no request of `huggingface_hub` waits longer than this for the Hub's next byte; by default some wait
-    for ever."""
-    hooks = get_session().event_hooks
-
-    def give_up(request: httpx2.Request) -> None:
-        limits = request.extensions.get("timeout") or {}
-        unlimited = {name: seconds for name in ("connect", "read", "write", "pool") if limits.get(name) is None}
-        request.extensions["timeout"] = {**limits, **unlimited}
-
-    def client() -> httpx2.Client:
-        mine = {**hooks, "request": [give_up, *hooks.get("request", [])]}
-        return httpx2.Client(event_hooks=mine, follow_redirects=True, timeout=None)
-
-    set_client_factory(client)
+            return f"the connection to the Hub broke ({one_line(cause)})"
+    return one_line(error)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what caused it, one after the other."""
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split()).rstrip(".")[:300]
