@@ -10,8 +10,10 @@ from itertools import product
 
 import numpy as np
 
+from .formatting import listed
 
-@dataclass(frozen=True, order=True)
+
+@dataclass(frozen=True, order=True, init=False)
 class SubNetwork:
     """One size of an elastic family: a width and the number of blocks of each stage.
 
@@ -20,17 +22,15 @@ class SubNetwork:
     """
 
     width: int
-    depths: int | tuple[int, ...]
+    depths: tuple[int, ...]
 
-    def __post_init__(self):
-        depths = self.depths if isinstance(self.depths, tuple | list) else (self.depths,)
-        numbers = (self.width, *depths)
-        if not depths or not all(isinstance(number, int | np.integer) and number > 0 for number in numbers):
-            raise ValueError(
-                f"A sub-network has a positive whole width and depths, not {self.width!r} and {self.depths!r}."
-            )
-        object.__setattr__(self, "width", int(self.width))
-        object.__setattr__(self, "depths", tuple(int(depth) for depth in depths))
+    def __init__(self, width: int, depths: int | Sequence[int]) -> None:
+        stages = tuple(depths) if isinstance(depths, tuple | list) else (depths,)
+        numbers = (width, *stages)
+        if not stages or not all(isinstance(number, int | np.integer) and number > 0 for number in numbers):
+            raise ValueError(f"A sub-network has a positive whole width and depths, not {width!r} and {depths!r}.")
+        object.__setattr__(self, "width", int(width))
+        object.__setattr__(self, "depths", tuple(map(int, stages)))
 
     def __str__(self) -> str:
         return f"{self.width}x{'-'.join(map(str, self.depths))}"
@@ -145,8 +145,8 @@ class ElasticSpace:
             return size
         nearest = ", ".join(map(str, self.nearest(size)))
         raise ValueError(
-            f"{size} is not a size of this model: {len(self)} sizes exist, widths {_listed(self.widths)} "
-            f"with depths {_listed(['-'.join(map(str, depths)) for depths in self.depths])}; the nearest are {nearest}."
+            f"{size} is not a size of this model: {len(self)} sizes exist, widths {listed(self.widths)} "
+            f"with depths {listed(['-'.join(map(str, depths)) for depths in self.depths])}; the nearest are {nearest}."
         )
 
     def nearest(self, size: SubNetwork, count: int = 3) -> list[SubNetwork]:
@@ -174,8 +174,3 @@ def kept_blocks(full_depth: int, depth: int) -> list[int]:
 @lru_cache(maxsize=8)
 def _shuffled(size: int, seed: int, rank: int, round_: int) -> np.ndarray:
     return np.random.default_rng([seed, rank, round_]).permutation(size)
-
-
-def _listed(values) -> str:
-    values = [str(value) for value in values]
-    return ", ".join(values) if len(values) <= 16 else f"{', '.join(values[:3])}, ..., {values[-1]}"

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from .elastic import SubNetwork, kept_blocks
+from .elastic import kept_blocks
 
 
 @dataclass(frozen=True)
@@ -192,89 +191,7 @@ class SlicedModel:
         return functional_call(self.plain, self.tensors, args, kwargs, tie_weights=False)
 
 
-class ElasticModelMixin:
-    """Gives a `PreTrainedModel` its sub-networks.
-
-    The model's configuration says which sizes exist (`space`), what a size is as a model of the same class
-    (`plain_config`) and as a stock model (`stock_config`); the class says where its blocks are (`slice_rules`) and
-    which stock class has the same parameter names (`stock_class`).
-
-    For the optimizer, it also says which parameters are the patch embedding, whose learning rate is lower, and which
-    vectors get weight decay although vectors do not (patterns of parameter names).
-    """
-
-    slice_rules: SliceRules
-    stock_class: type[PreTrainedModel]
-    patch_embedding: str | None = None
-    decayed_vectors: str | None = None
-
-    def sliced(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel | SlicedModel:
-        """The sub-network as a callable on this model's weights as they are now: take it once per step and call it for
-        every batch. The model itself for the full size or None. ValueError for a size outside the space."""
-        if sub_network is None:
-            return self
-        sub_network = self.config.space.resolve(sub_network)
-        if sub_network == self.config.space.full:
-            return self
-        plain, plan = self._plain_model(sub_network)
-        return SlicedModel(plain, self, plan)
-
-    def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
-        """A stock model of its own with a copy of the sub-network's weights, in evaluation mode.
-
-        Computes what `forward(..., sub_network=sub_network)` does, to the last bit. None means the full size.
-        """
-        sub_network = self.config.space.full if sub_network is None else self.config.space.resolve(sub_network)
-        config = self.config.stock_config(sub_network)
-        config._attn_implementation = self.config._attn_implementation
-        with without_storage():
-            stock = self.stock_class(config)
-        plan = self._plan_for(stock, sub_network)
-        with torch.no_grad():
-            tensors = sliced_tensors(self, plan)
-        for name, tensor in tensors.items():
-            if plan[name].scale == 1:  # a view of the full model's; scaled ones have memory of their own
-                tensor = tensor.clone(memory_format=torch.contiguous_format)
-            module, _, leaf = name.rpartition(".")
-            module = stock.get_submodule(module)
-            if leaf in module._parameters:
-                module._parameters[leaf] = nn.Parameter(tensor)
-            else:
-                module._buffers[leaf] = tensor
-        return stock.eval()
-
-    def _plan_for(self, plain: nn.Module, sub_network: SubNetwork) -> dict[str, Slice]:
-        return slice_plan(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)
-
-    def _plain_model(self, sub_network: SubNetwork) -> tuple[PreTrainedModel, dict[str, Slice]]:
-        # Building a model takes longer than slicing it, hence a few are kept; as they own no storage and are set anew
-        # at each use, which ones are kept changes nothing.
-        kept = self.__dict__.setdefault("_plain_models", {})
-        # of each thread its own, as a call swaps the plain model's tensors
-        key = (sub_network, self.config._attn_implementation, threading.get_ident())
-        if key not in kept:
-            config = self.config.plain_config(sub_network)
-            config._attn_implementation = self.config._attn_implementation
-            with without_storage():
-                plain = type(self)(config)
-            if len(kept) >= 16:
-                kept.pop(next(iter(kept), None), None)
-            kept[key] = plain, self._plan_for(plain, sub_network)
-        plain, plan = kept[key]
-        if plain.training != self.training:
-            plain.train(self.training)
-        for name in ("output_hidden_states", "output_attentions"):
-            if getattr(plain.config, name) != getattr(self.config, name):
-                setattr(plain.config, name, getattr(self.config, name))
-        if plain.is_activation_checkpointing != self.is_activation_checkpointing:
-            plain._set_gradient_checkpointing(self.is_activation_checkpointing, _checkpoint_with_slices)
-        return plain, plan
-
-    def __getstate__(self):
-        return {key: value for key, value in self.__dict__.items() if key != "_plain_models"}
-
-
-def _checkpoint_with_slices(function, *args):
+def checkpoint_with_slices(function, *args):
     """Activation checkpointing for a layer under `functional_call`: the recomputation, which runs after the call has
     ended, gets the slices that the forward pass saw. `function` is a `functools.partial` of the layer's forward."""
     layer = function.args[0]

@@ -206,3 +206,14 @@ def test_compiled_branches_give_the_same_losses_and_gradients(monkeypatch, backe
     torch.testing.assert_close(compiled_losses, losses, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-4, atol=1e-6)
     assert list(model.state_dict()) == names == list(dict.fromkeys(names))
+
+
+def test_the_warm_start_is_a_field_that_is_written_only_when_there_is_one(tmp_path):
+    config = tiny_config()
+    assert config.warm_started_from is None and "warm_started_from" not in config.to_dict()
+    config.save_pretrained(tmp_path / "fresh")
+    assert "warm_started_from" not in (tmp_path / "fresh" / "config.json").read_text()
+    assert PoaConfig.from_pretrained(tmp_path / "fresh").warm_started_from is None
+    config.warm_started_from = "source"
+    config.save_pretrained(tmp_path / "warm")
+    assert PoaConfig.from_pretrained(tmp_path / "warm").warm_started_from == "source"

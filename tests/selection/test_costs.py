@@ -4,7 +4,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, Dinov2Config
 
 from poa_hf import PoaConfig, PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
-from poa_hf.selection.costs import costs, costs_of, elastic_config, image_shape
+from poa_hf.models.elastic_config import elastic_config, image_shape
+from poa_hf.selection.costs import costs, costs_of
 
 
 def tiny_backbone(**overrides) -> PoaViTConfig:

@@ -12,9 +12,10 @@ import numpy as np
 from transformers import AutoConfig
 
 from ..elastic import ElasticSpace, SubNetwork
+from ..models.elastic_config import elastic_config, image_shape
 from ..runs.layout import RunFolder
 from ..selection import select as selecting
-from ..selection.costs import Costs, costs, elastic_config, image_shape
+from ..selection.costs import Costs, costs
 from ..selection.latency import LatencyTable, find_device, latency_table
 from ..selection.select import Budget, Quality, Selection, format_quantity, read_quality
 from .parser import CommandParser

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..elastic import SubNetwork
+from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
 from .features import ImageFeatures, evaluation_mode, image_features
 from .processes import Processes
@@ -21,8 +22,8 @@ from .tasks import LabelledFeatures, Score, TaskOptions, check_tasks, need_train
 
 logger = logging.getLogger(__name__)
 
-# An elastic model keeps the plain models of so many sizes at hand (`slicing.py`); more would be built at every batch.
-SIZES_PER_PASS = 16
+# An elastic model keeps the plain models of that many sizes; those of further ones would be built anew at every batch.
+SIZES_PER_PASS = PLAIN_MODELS_KEPT
 
 
 def evaluate_sizes(

@@ -15,10 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
+from ..models.elastic_model import ElasticModelMixin
 from ..runs.hub import is_supernet_on_hub
 from ..runs.layout import CONFIG, RunFolder
 from ..runs.load import load_run, model_step, resolve_run, run_processor
-from ..slicing import ElasticModelMixin
 from .features import pooled_features
 
 ONE_SIZE = "-"

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 
 from ..elastic import SubNetwork
 from ..evaluation.features import evaluation_mode
+from ..models.elastic_config import has_class_token, is_hierarchical
+from ..models.elastic_model import ElasticModelMixin
 from ..models.modeling_poa_pretraining import PoaForPreTraining
-from ..slicing import ElasticModelMixin, SlicedModel
+from ..slicing import SlicedModel
 
 COMPONENTS = 3  # red, green, blue
 INSTEAD = "use patch_pca on its patch_features instead"
@@ -42,7 +44,7 @@ def attention_maps(model: PreTrainedModel, pixel_values: Tensor, sub_network: Su
         attentions = [layer for layer in module.modules() if hasattr(layer, "q_proj") and hasattr(layer, "config")]
         if not attentions:
             raise ValueError(f"{name} has no attention that can be read: {INSTEAD}.")
-        if hasattr(module.config, "depths"):
+        if not has_class_token(module.config):
             raise ValueError(f"{name} attends within windows and has no class token: {INSTEAD}.")
         with _eager(attentions[-1]) as seen:
             run(pixel_values)
@@ -248,7 +250,7 @@ def _check_images(model: PreTrainedModel, pixel_values: Tensor) -> None:
 def _grid(module: PreTrainedModel, pixel_values: Tensor) -> tuple[int, int]:
     """Rows and columns of the tokens after the last layer."""
     sides = zip(pixel_values.shape[2:], _pair(module.config.patch_size), strict=True)
-    if not hasattr(module.config, "depths"):
+    if not is_hierarchical(module.config):
         return tuple(pixels // patch for pixels, patch in sides)
     # hierarchical models pad where others cut off
     halvings = 2 ** (len(module.config.depths) - 1)

@@ -1,10 +1,13 @@
 """Configuration of pre-training: an elastic backbone, projection heads and the weights of the loss."""
 
 from dataclasses import field
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .elastic_config import BackboneField, ElasticConfigMixin
 
 
 @strict
@@ -25,7 +28,7 @@ class PoaConfig(PreTrainedConfig):
     model_type = "poa"
     sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="poa_vit")}
 
-    backbone_config: dict | PreTrainedConfig | None = None
+    backbone_config: BackboneField = None  # type: ignore[assignment]  # the default is made in `__post_init__`
     head_num_layers: int = 3
     head_hidden_size: int = 2048
     head_bottleneck_size: int = 256
@@ -34,14 +37,17 @@ class PoaConfig(PreTrainedConfig):
     koleo_weight: float | int = 0.1
     student_temperature: float | int = 0.1
     initializer_range: float = 0.02
+    warm_started_from: str | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):
-            self.backbone_config = {"model_type": "poa_vit", **self.backbone_config}
+            fields = {"model_type": "poa_vit", **self.backbone_config}
+            setattr(self, "backbone_config", fields)  # noqa: B010  # of which transformers makes a configuration
         super().__post_init__(**kwargs)
-        if not hasattr(self.backbone_config, "space"):
+        if not isinstance(self.backbone_config, ElasticConfigMixin):
             raise ValueError(
-                f"backbone_config is a plain {self.backbone_config.model_type!r}: give an elastic one, as PoaViTConfig."
+                f"backbone_config is a plain {getattr(self.backbone_config, 'model_type', None)!r}: "
+                "give an elastic one, such as PoaViTConfig."
             )
         if not self.num_prototypes or min(self.num_prototypes) < 2:
             raise ValueError(f"num_prototypes {self.num_prototypes} needs at least one head of 2 prototypes or more.")
@@ -56,3 +62,10 @@ class PoaConfig(PreTrainedConfig):
             raise ValueError(f"intact_weight {self.intact_weight} must lie between 0 and 1.")
         if not 0 < self.student_temperature < float("inf"):
             raise ValueError(f"student_temperature {self.student_temperature} must be positive.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary; `warm_started_from` only where there is one."""
+        fields = super().to_dict()
+        if fields.get("warm_started_from") is None:
+            fields.pop("warm_started_from", None)
+        return fields

@@ -37,6 +37,7 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
 
     model_type = "poa_vit"
     stock_config_class = Dinov2Config
+    has_class_token = True
     shared_fields = tuple(
         "mlp_ratio hidden_act hidden_dropout_prob attention_probs_dropout_prob initializer_range layer_norm_eps "
         "image_size patch_size num_channels qkv_bias layerscale_value use_swiglu_ffn use_mask_token apply_layernorm "

@@ -1,57 +1,126 @@
-"""What the elastic configurations have in common: sizes as configurations, and what they refuse."""
+"""What the elastic configurations have in common: their sizes as configurations, and checks of their fields."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from ..elastic import SubNetwork
+from ..elastic import ElasticSpace, SubNetwork
+
+if TYPE_CHECKING:
+    # A configuration is validated as it is given and then completed by its `__post_init__`. Type checkers see what is
+    # there afterwards: one number for each side of a square, and an elastic configuration for the backbone.
+    class _Configuration(PreTrainedConfig):
+        image_size: int = 224
+        hidden_size: int = 0
+        num_channels: int = 3
+
+    Side = int
+    BackboneField: TypeAlias = "ElasticConfigMixin"
+else:
+    _Configuration = object
+    Side = int | list[int] | tuple[int, int]
+    BackboneField = dict | PreTrainedConfig | None
 
 
-class ElasticConfigMixin:
-    """Gives an elastic configuration its sizes as configurations of their own.
+class ElasticConfigMixin(_Configuration):
+    """An elastic configuration: the full size in the fields of a plain one, and which smaller sizes it holds.
 
-    A family names its stock configuration, the fields that all sizes share (`shared_fields`) and those that only
-    pre-training uses, which are 0 in stock models (`pretraining_fields`). It says which fields make a size (`_size`),
-    and which make that size the only one (`_only_size`), and defines `space` and `crop_multiple`.
+    A family sets the class attributes below and defines `space`, `crop_multiple`, `_size` and `_only_size`
+    (docs/new_family.md).
+
+    Attributes:
+        stock_config_class: Configuration class of the extracted models.
+        shared_fields: Names of the fields that all sizes have in common.
+        pretraining_fields: Names of fields that only pre-training uses; extracted models have 0 in them.
+        has_class_token: Whether the tokens begin with a class token that attends to all patches.
     """
 
-    stock_config_class = PreTrainedConfig
-    shared_fields = ()
-    pretraining_fields = ()
+    stock_config_class: ClassVar[type[PreTrainedConfig]] = PreTrainedConfig
+    shared_fields: ClassVar[tuple[str, ...]] = ()
+    pretraining_fields: ClassVar[tuple[str, ...]] = ()
+    has_class_token: ClassVar[bool] = False
 
-    def _size(self, sub_network: SubNetwork) -> dict:
+    @property
+    def space(self) -> ElasticSpace:
+        """All sizes of this configuration."""
         raise NotImplementedError
 
-    def _only_size(self, sub_network: SubNetwork) -> dict:
+    def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
+        """The fields of the plain configuration that make a sub-network's size."""
         raise NotImplementedError
 
-    def plain_config(self, sub_network: SubNetwork) -> PreTrainedConfig:
-        """The configuration of a sub-network as a model of this class with no other size."""
+    def _only_size(self, sub_network: SubNetwork) -> dict[str, Any]:
+        """The fields of this class that make a sub-network's size the smallest one too."""
+        raise NotImplementedError
+
+    def plain_config(self, sub_network: SubNetwork) -> ElasticConfigMixin:
+        """Return the configuration of a sub-network as a model of this class with no other size."""
         pretraining = {name: getattr(self, name) for name in self.pretraining_fields}
         return type(self)(**self._architecture(sub_network), **pretraining, **self._only_size(sub_network))
 
     def stock_config(self, sub_network: SubNetwork) -> PreTrainedConfig:
-        """The configuration of a sub-network as a stock model."""
-        return self.stock_config_class(**self._architecture(sub_network), **dict.fromkeys(self.pretraining_fields, 0.0))
+        """Return the configuration of a sub-network as a stock model."""
+        fields = self._architecture(sub_network) | dict.fromkeys(self.pretraining_fields, 0.0)
+        return self.stock_config_class(**fields)
 
-    def _architecture(self, sub_network: SubNetwork) -> dict:
+    def _architecture(self, sub_network: SubNetwork) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.shared_fields} | self._size(sub_network)
 
     @property
     def crop_multiple(self) -> int:
-        """Pixels of one side of the last feature map's positions; global crops must be a multiple."""
+        """Side in pixels of the square that one position of the last feature map stands for.
+
+        The sides of global crops must be multiples of it.
+        """
         raise NotImplementedError
 
     @property
     def patch_grid(self) -> int:
-        """Pixels of one side of the squares that masked prediction hides and predicts."""
+        """Side in pixels of the squares that masked prediction hides and predicts."""
         return self.crop_multiple // 2
 
     @property
     def min_crop_size(self) -> int:
-        """Pixels of one side of the smallest global crops."""
+        """Side in pixels of the smallest global crops."""
         return self.crop_multiple
+
+
+def elastic_config(config: PreTrainedConfig | PreTrainedModel) -> ElasticConfigMixin:
+    """Return the elastic configuration of a configuration or model: itself, or the backbone's of a pre-training one.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    config = getattr(config, "config", config)
+    config = getattr(config, "backbone_config", config)
+    if not isinstance(config, ElasticConfigMixin):
+        name = getattr(config, "model_type", type(config).__name__)
+        raise ValueError(f"{name!r} has one size only: give an elastic configuration, such as PoaViTConfig.")
+    return config
+
+
+def image_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images that a configuration is made for.
+
+    A configuration without `image_size` stands for 224 x 224 pixels.
+    """
+    size = getattr(config, "image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return config.num_channels, height, width
+
+
+def is_hierarchical(config: PreTrainedConfig) -> bool:
+    """Whether a model has several stages of decreasing resolution: these list their `depths`, stock ones too."""
+    return hasattr(config, "depths")
+
+
+def has_class_token(config: PreTrainedConfig) -> bool:
+    """Whether a model's tokens begin with a class token that attends to all patches; also asked of stock models."""
+    return config.has_class_token if isinstance(config, ElasticConfigMixin) else not is_hierarchical(config)
 
 
 def check_positive(config, *names: str) -> None:

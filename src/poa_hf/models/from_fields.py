@@ -14,8 +14,8 @@ from ..formatting import one_line, suggest
 from ..yaml_files import read_mapping
 from .configuration_poa import PoaConfig
 
-# Fields of every configuration that concern the library rather than the model.
-_LIBRARY_FIELDS = {"transformers_version", "architectures", "dtype"}
+# Fields that concern the library rather than the model, and the one that a warm start writes by itself.
+_LIBRARY_FIELDS = {"transformers_version", "architectures", "dtype", "warm_started_from"}
 
 
 def read_model_section(path: str | Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..objective.head_losses import HeadLosses
 from ..objective.heads import ProjectionHeads, Prototypes
 from ..objective.losses import koleo
 from .configuration_poa import PoaConfig
+from .elastic_model import ElasticModelMixin
 
 
 @dataclass
@@ -44,6 +45,10 @@ class PoaForPreTraining(PreTrainedModel):
 
     config_class = PoaConfig
     config: PoaConfig
+    student: ElasticModelMixin
+    teacher: ElasticModelMixin
+    student_head: ProjectionHeads
+    teacher_head: ProjectionHeads
     base_model_prefix = "student"
     main_input_name = "global_crops"
     input_modalities = ("image",)

@@ -9,8 +9,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttenti
 from transformers.utils.generic import can_return_tuple
 
 from ..elastic import SubNetwork
-from ..slicing import ElasticModelMixin, SliceRules
+from ..slicing import SliceRules
 from .configuration_poa_resnet import PoaResNetConfig
+from .elastic_model import ElasticModelMixin
 from .modeling_gn_resnet import GnResNetModel
 from .token_grids import mask_of_grid, upsampled_tokens
 

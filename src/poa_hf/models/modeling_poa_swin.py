@@ -19,8 +19,9 @@ from transformers.models.swin.modeling_swin import (
 )
 
 from ..elastic import SubNetwork
-from ..slicing import ElasticModelMixin, SliceRules
+from ..slicing import SliceRules
 from .configuration_poa_swin import PoaSwinConfig
+from .elastic_model import ElasticModelMixin
 from .stochastic_depth import add_residual
 from .token_grids import mask_of_grid, upsampled_tokens
 

@@ -8,8 +8,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2Encoder, Dinov2Layer
 
 from ..elastic import SubNetwork
-from ..slicing import ElasticModelMixin, SliceRules
+from ..slicing import SliceRules
 from .configuration_poa_vit import PoaViTConfig
+from .elastic_model import ElasticModelMixin
 from .stochastic_depth import add_residual
 
 

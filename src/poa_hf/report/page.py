@@ -14,9 +14,10 @@ import jinja2
 
 from ..cli.evaluate import column_title
 from ..elastic import SubNetwork
+from ..models.elastic_config import image_shape
 from ..runs.evaluations import Evaluation
 from ..runs.records import RunRecords, read_latencies, read_run
-from ..selection.costs import Costs, costs, image_shape
+from ..selection.costs import Costs, costs
 from ..selection.select import Quality, format_quantity, read_quality, select
 from .numbers import collapse_section, heat_map_section, loss_section, pareto_section
 from .pictures import FAMILIES, crops_section, pictures_section

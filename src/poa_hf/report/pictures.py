@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..elastic import ElasticSpace, SubNetwork
+from ..models.elastic_config import image_shape
 from ..runs.records import RunRecords
-from ..selection.costs import image_shape
 from .section import Picture, Section, png
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def pictures_section(records: RunRecords, dataset_name: str | None, num_images: 
     step = "" if subject.step is None else f" at step {subject.step:,}"
     section.text = f"Images of {name} by the teacher{step}, in {pixels.shape[2]} x {pixels.shape[3]} pixels."
     normalised = (processor.image_mean, processor.image_std)
-    if hasattr(records.config, "depths"):
+    if not records.config.has_class_token:
         family = FAMILIES.get(records.config.model_type, "This family")
         section.text += f" {family} has no class token whose attention could be shown: patch components alone."
     else:
@@ -140,7 +140,7 @@ def _images(records: RunRecords, processor, dataset_name: str | None, count: int
     from ..data.stream import IndexedImages, StreamedImages
 
     config = records.config
-    pixels = config.patch_grid if not hasattr(config, "depths") else 32
+    pixels = config.crop_multiple
     side = processor.crop_size["height"]
     scale = min(4, max(1, -(-14 * pixels // side)))
     # textures do not grow with the image: the larger one holds more of them

@@ -105,7 +105,7 @@ class RunFacts:
     @property
     def started_from(self) -> str | None:
         """The Hub id or file name of the pre-trained model that the run began with, if it did."""
-        return getattr(self.config, "warm_started_from", None)
+        return self.config.warm_started_from
 
     @classmethod
     def of(

@@ -13,8 +13,8 @@ import yaml
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..elastic import SubNetwork
+from ..models.elastic_config import elastic_config
 from ..models.from_fields import model_config, read_model_section
-from ..selection.costs import elastic_config
 from .evaluations import Evaluation, load_evaluations
 from .layout import RunFolder
 from .load import resolve_run

@@ -13,6 +13,7 @@ from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from ..elastic import SubNetwork
+from ..models.elastic_config import elastic_config, image_shape
 
 
 @dataclass(frozen=True)
@@ -73,27 +74,10 @@ def costs_of(config: PreTrainedConfig, sub_network: SubNetwork | str) -> Costs:
     return Costs(*_count(config, config.space.resolve(sub_network)))
 
 
-def elastic_config(config: PreTrainedConfig | PreTrainedModel) -> PreTrainedConfig:
-    """The elastic configuration in a pre-training one, or of a model. ValueError where there is none."""
-    config = getattr(config, "config", config)
-    config = getattr(config, "backbone_config", config)
-    if not hasattr(config, "space"):
-        name = getattr(config, "model_type", type(config).__name__)
-        raise ValueError(f"{name!r} has one size only: give an elastic configuration, as PoaViTConfig.")
-    return config
-
-
 def stock_model(config: PreTrainedConfig, sub_network: SubNetwork) -> PreTrainedModel:
     """The model that `extract` would give, in evaluation mode, its parameters left to chance."""
     with no_init_weights():
         return MODEL_MAPPING[type(config)].stock_class(config.stock_config(sub_network)).eval()
-
-
-def image_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that a configuration is made for; 224 pixels where it does not say."""
-    size = getattr(config, "image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
-    return config.num_channels, height, width
 
 
 def _count(config: PreTrainedConfig, sub_network: SubNetwork) -> tuple[int, int, int]:

@@ -16,9 +16,10 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import ElasticSpace, SubNetwork
+from ..models.elastic_config import elastic_config, image_shape
 from ..runs.atomic import write_json
 from ..runs.layout import latency_name
-from .costs import Costs, costs, elastic_config, image_shape, stock_model
+from .costs import Costs, costs, stock_model
 
 logger = logging.getLogger(__name__)
 

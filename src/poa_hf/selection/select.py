@@ -11,9 +11,10 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import ElasticSpace, SubNetwork
+from ..models.elastic_config import elastic_config
 from ..runs.evaluations import Evaluation, load_evaluations
 from ..runs.layout import RunFolder
-from .costs import Costs, elastic_config
+from .costs import Costs
 from .costs import costs as costs_of_space
 from .latency import LatencyTable
 

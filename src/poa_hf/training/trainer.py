@@ -80,7 +80,7 @@ class PoaTrainer:
         self.is_main = self.accelerator.is_main_process
         resizes = any("position_embeddings" in name for name, _ in model.student.named_parameters())
         # a warm start keeps its source's grid, and so its function at every size
-        meant = hasattr(model.config, "warm_started_from")
+        meant = model.config.warm_started_from is not None
         if self.is_main and resizes and not meant and model.config.backbone_config.image_size != args.global_crop_size:
             logger.warning(
                 "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each "

@@ -37,7 +37,7 @@ def with_source(model: dict, source: Source) -> dict:
     """
     own = {}
     if source.run_config is not None:
-        names = {field.name for field in dataclasses.fields(PoaConfig)} - {"backbone_config"}
+        names = {field.name for field in dataclasses.fields(PoaConfig)} - {"backbone_config", "warm_started_from"}
         own = {name: value for name, value in source.run_config.to_diff_dict().items() if name in names}
         own = {
             name: value for name, value in own.items() if name not in ("transformers_version", "architectures", "dtype")
@@ -54,7 +54,7 @@ def recorded_name(init_from: str, source: Source, checkpoint: Path | None) -> st
     if checkpoint is None:
         return source.name
     path = Path(init_from).expanduser()
-    recorded = getattr(source.run_config, "warm_started_from", None)
+    recorded = source.run_config and source.run_config.warm_started_from
     if recorded is None or recorded not in (init_from, shown_name(path)):
         start = f"started from {recorded}" if recorded else "did not start from another model"
         raise ValueError(

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ...data.crops import CropArguments
 from ...elastic import SubNetwork
+from ...models.elastic_config import image_shape
 from ...runs.facts import RunFacts
-from ...selection.costs import image_shape
 from ...selection.select import format_quantity
 from ..formats.format import Format
 from . import sections as text

@@ -1,0 +1,123 @@
+"""What the elastic models have in common: sub-networks that run on slices of their weights, and extraction."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..elastic import SubNetwork
+from ..slicing import (
+    Slice,
+    SlicedModel,
+    SliceRules,
+    checkpoint_with_slices,
+    slice_plan,
+    sliced_tensors,
+    without_storage,
+)
+from .elastic_config import ElasticConfigMixin
+
+# Building a model takes longer than slicing it, hence the plain models of this many sizes are kept.
+PLAIN_MODELS_KEPT = 16
+
+if TYPE_CHECKING:
+    _Model = PreTrainedModel
+else:
+    _Model = object
+
+
+class ElasticModelMixin(_Model):
+    """Gives a `PreTrainedModel` its sub-networks.
+
+    The model's configuration says which sizes exist (`space`), what a size is as a model of the same class
+    (`plain_config`) and as a stock model (`stock_config`); the class says where its blocks are (`slice_rules`) and
+    which stock class has the same parameter names (`stock_class`).
+
+    For the optimizer, it also says which parameters are the patch embedding, whose learning rate is lower, and which
+    vectors get weight decay although vectors do not (patterns of parameter names).
+    """
+
+    config: ElasticConfigMixin
+    slice_rules: SliceRules
+    stock_class: type[PreTrainedModel]
+    patch_embedding: str | None = None
+    decayed_vectors: str | None = None
+
+    def sliced(self, sub_network: SubNetwork | str | None = None) -> ElasticModelMixin | SlicedModel:
+        """The sub-network as a callable on this model's weights as they are now: take it once per step and call it for
+        every batch. The model itself for the full size or None. ValueError for a size outside the space."""
+        if sub_network is None:
+            return self
+        sub_network = self.config.space.resolve(sub_network)
+        if sub_network == self.config.space.full:
+            return self
+        plain, plan = self._plain_model(sub_network)
+        return SlicedModel(plain, self, plan)
+
+    def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
+        """A stock model of its own with a copy of the sub-network's weights, in evaluation mode.
+
+        Computes what `forward(..., sub_network=sub_network)` does, to the last bit. None means the full size.
+        """
+        space = self.config.space
+        sub_network = space.full if sub_network is None else space.resolve(sub_network)
+        config = self.config.stock_config(sub_network)
+        config._attn_implementation = self.config._attn_implementation
+        with without_storage():
+            stock = self.stock_class(config)
+        plan = self._plan_for(stock, sub_network)
+        with torch.no_grad():
+            tensors = sliced_tensors(self, plan)
+        for name, tensor in tensors.items():
+            if plan[name].scale == 1:  # a view of the full model's; scaled ones have memory of their own
+                tensor = tensor.clone(memory_format=torch.contiguous_format)
+            path, _, leaf = name.rpartition(".")
+            module = stock.get_submodule(path)
+            if leaf in dict(module.named_parameters(recurse=False)):
+                setattr(module, leaf, nn.Parameter(tensor))
+            else:
+                setattr(module, leaf, tensor)
+        return stock.eval()
+
+    @staticmethod
+    def image_tokens(output: ModelOutput) -> tuple[Tensor, Tensor]:
+        """Return what the projection heads read of a forward pass.
+
+        Returns:
+            The images' features (B, D), and one token (B, squares, D) for each square of the masks' grid.
+        """
+        raise NotImplementedError
+
+    def _plan_for(self, plain: nn.Module, sub_network: SubNetwork) -> dict[str, Slice]:
+        return slice_plan(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)
+
+    def _plain_model(self, sub_network: SubNetwork) -> tuple[ElasticModelMixin, dict[str, Slice]]:
+        # As they own no storage and are set anew at each use, which ones are kept changes nothing.
+        kept = self.__dict__.setdefault("_plain_models", {})
+        # of each thread its own, as a call swaps the plain model's tensors
+        key = (sub_network, self.config._attn_implementation, threading.get_ident())
+        if key not in kept:
+            config = self.config.plain_config(sub_network)
+            config._attn_implementation = self.config._attn_implementation
+            with without_storage():
+                plain = type(self)(config)
+            if len(kept) >= PLAIN_MODELS_KEPT:
+                kept.pop(next(iter(kept), None), None)
+            kept[key] = plain, self._plan_for(plain, sub_network)
+        plain, plan = kept[key]
+        if plain.training != self.training:
+            plain.train(self.training)
+        for name in ("output_hidden_states", "output_attentions"):
+            if getattr(plain.config, name) != getattr(self.config, name):
+                setattr(plain.config, name, getattr(self.config, name))
+        if plain.is_activation_checkpointing != self.is_activation_checkpointing:
+            plain._set_gradient_checkpointing(self.is_activation_checkpointing, checkpoint_with_slices)
+        return plain, plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_plain_models"}
