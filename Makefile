@@ -1,12 +1,13 @@
 # make quickstart   environment, install, main job (3 to 5 minutes on 2 cores after installation); MODEL=swin or resnet
-# make test         environment, install, lint, tests
+# make test         environment, install, lint, types, tests
+# make docs         the documentation as a site, in site/
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 MODEL ?= vit
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: install quickstart test test-slow lint format clean
+.PHONY: install quickstart test test-slow lint format docs clean
 
 install: $(VENV)/.installed
 
@@ -34,5 +35,8 @@ format: install
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+docs: install
+	$(VENV)/bin/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) runs build src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs build dist site src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

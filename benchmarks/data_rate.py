@@ -64,8 +64,8 @@ def encoded_images(name: str, count: int, enlarge: float) -> list[bytes]:
     if name == "textures":
         source = TextureDataset(size=400)
         return [as_jpeg(source[index]["image"], enlarge) for index in range(count)]
+    from poa_hf.data.rows import StreamedImages
     from poa_hf.data.sources import open_dataset
-    from poa_hf.data.stream import StreamedImages
 
     stream = StreamedImages(open_dataset(name, None, "train", True))
     images: list[bytes] = []

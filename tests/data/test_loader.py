@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from poa_hf.data import CropArguments, PretrainingLoader
-from poa_hf.data.stream import Lane, StreamedImages, permuted_index
+from poa_hf.data.order import permuted_index
+from poa_hf.data.rows import StreamedImages
+from poa_hf.data.stream import Lane
 
 ROWS_PER_FILE, FILES, ROW_GROUP = 25, 4, 9
 ARGS = CropArguments(global_crop_size=12, local_crop_size=8, num_local_crops=3)
@@ -262,15 +264,15 @@ def test_lanes_together_read_every_row_once_per_epoch(folder, num_lanes):
         for epoch in range(2):
             order = np.random.default_rng([0, epoch, 0x73686172]).permutation(12)[t::num_lanes]
             rows = [lane.advance() for _ in range(sum(sizes[i] for i in order))]
-            assert {row.id.split(":")[0] for row in rows} == {str(i) for i in order}
+            assert {row.name.split(":")[0] for row in rows} == {str(i) for i in order}
             seen[epoch] += rows
     for rows in seen:
-        assert len({row.id for row in rows}) == len({row.value["bytes"] for row in rows}) == 100
+        assert len({row.name for row in rows}) == len({row.image["bytes"] for row in rows}) == 100
 
 
 def test_a_block_is_a_shuffle_of_neighbouring_rows(folder):
     lane = Lane(StreamedImages(stream_of(folder)), 0, 0, 1, block_size=30)
-    blocks = [[lane.advance().id for _ in range(30)] for _ in range(3)]
+    blocks = [[lane.advance().name for _ in range(30)] for _ in range(3)]
     for block in blocks:
         shards = {i.split(":")[0] for i in block}
         assert 4 <= len(shards) <= 6  # spans row groups, and no more of them than 30 rows need

@@ -82,7 +82,7 @@ def test_all_sizes_and_names(run_folder, tmp_path):
 
 def test_the_card_says_what_it_is_and_how_to_load_it(run_folder, tmp_path):
     model = PoaForPreTraining.from_pretrained(run_folder)
-    _, parameters = extract_to(model, SIZE, tmp_path / "poa-small")
+    parameters = extract_to(model, SIZE, tmp_path / "poa-small")
     card = ModelCard.load(tmp_path / "poa-small" / "README.md")
     assert card.data.library_name == "transformers" and "self-supervised" in card.data.tags
     assert "16x2" in card.text and "9 sizes" in card.text and f"{parameters:,}" in card.text

@@ -124,7 +124,7 @@ def test_it_runs_says_what_it_does_and_resumes_without_the_source(tmp_path, sour
     assert "Full-size student and teacher start from source (dinov2)" in said
     assert (
         "The space: 9 sizes, widths 16 to 32 in steps of 8, depths 2 to 4" in said
-        and "the first 2 of the heads" in said
+        and "the first 2 for the heads only" in said
     )
     assert "position embeddings are resized" not in said
     frozen = PoaForPreTraining.from_pretrained(f"{run}/checkpoint-2")
@@ -143,7 +143,9 @@ def test_it_runs_says_what_it_does_and_resumes_without_the_source(tmp_path, sour
     options = ["--init_from", source, *TINY, "--max_steps", "6", "--output_dir", run]
     assert main(["pretrain", *options, "--resume_from_checkpoint"]) == 0
     other = ["--init_from", "some/model", *TINY, "--output_dir", run, "--resume_from_checkpoint"]
-    assert "is of a run that started from source, and would go on without reading some/model" in refused(capsys, *other)
+    assert "belongs to a run that started from source, and would resume without reading some/model" in refused(
+        capsys, *other
+    )
 
 
 def test_a_run_that_started_otherwise_is_not_continued_as_if_it_had(tmp_path, source, capsys):

@@ -288,7 +288,7 @@ def test_a_folder_or_name_with_nothing_in_it_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds neither a model .* nor a run's checkpoints"):
         warm_start_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50_gn"}))
-    with pytest.raises(ValueError, match="says no model_type in its config.json"):
+    with pytest.raises(ValueError, match="has no model_type in its config.json"):
         warm_start_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be loaded"):

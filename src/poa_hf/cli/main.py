@@ -72,9 +72,9 @@ def pretrain(argv: list[str]) -> None:
     set_seed(recipe.training.seed)
     model = PoaForPreTraining(recipe.model)
     if recipe.init_from:
-        from ..warm_start.defaults import begin
+        from ..warm_start.defaults import start_run
 
-        begin(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
+        start_run(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
     trainer = PoaTrainer(model, recipe.training, train_dataset=dataset, callbacks=callbacks)
     trainer.train()
     trainer.accelerator.state.destroy_process_group()

@@ -15,8 +15,8 @@ from ..models.configuration_poa import PoaConfig
 from ..models.from_fields import as_numbers, check_key, model_config, own_fields
 from ..runs.checkpoints import find_checkpoint
 from ..training.arguments import PoaTrainingArguments
-from ..warm_start.config import find_source
 from ..warm_start.defaults import changed_arguments, recorded_name, with_source
+from ..warm_start.source import find_source
 from ..yaml_files import read_mapping
 from .parser import refuse
 
@@ -146,7 +146,7 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     model["backbone_config"] = as_numbers(model.get("backbone_config") or {})
     config = model_config(with_source(model, source))
     config.warm_started_from = recorded_name(start.init_from, source, checkpoint)
-    changed = changed_arguments(config, source, training, given={*given, *content})
+    changed = changed_arguments(config, source, training, explicit={*given, *content})
     training = dataclasses.replace(training, **changed)
     return Recipe(config, data, training, evaluation, start.init_from, checkpoint)
 

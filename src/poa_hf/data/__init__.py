@@ -1,11 +1,11 @@
 """Images to train on: opening, shuffling, decoding, cropping, masking and colouring them."""
 
-from poa_hf.data.augment import augment
-from poa_hf.data.crops import CropArguments, multi_crop
-from poa_hf.data.decoding import UndecodableImage, open_image
-from poa_hf.data.loader import PretrainingLoader
-from poa_hf.data.masks import block_masks
-from poa_hf.data.sources import find_image_column, open_dataset
+from .augment import augment
+from .crops import CropArguments, multi_crop
+from .decoding import UndecodableImage, open_image
+from .loader import PretrainingLoader
+from .masks import block_masks
+from .sources import find_image_column, open_dataset
 
 __all__ = [
     "CropArguments",

@@ -1,7 +1,10 @@
-"""Making the batches: which image stands at which position, reading it past bad rows, cropping and collating it.
+"""Batches as worker processes make them: rows decoded and cropped, bad ones replaced, masks drawn.
 
-This is what runs in the worker processes; see `loader` for the words.
+Follows `order`, which says which rows a batch holds; `decoding` and `crops` make its pixels and `masks` its masks;
+`loader` hands the batches out.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
@@ -9,159 +12,98 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
-from poa_hf.data.crops import CropArguments, multi_crop
-from poa_hf.data.decoding import UndecodableImage, open_lazily
-from poa_hf.data.masks import block_masks
-from poa_hf.data.stream import IndexedImages, Lane, Row, StreamedImages, UnreadableData, permuted_index
+from .crops import multi_crop
+from .decoding import UndecodableImage, open_lazily
+from .masks import block_masks
+from .order import BatchPlan, batch_order
+from .rows import Row, UnreadableData
+from .workers import worker_share
 
-MASKS, REPLACEMENTS = 0x6D61736B, 0x7265706C  # last words of seeds; see stream.py
-REPLACEMENT_TRIES = 32
-
-
-class Plan:
-    """What every batch depends on: the data, the arguments, and this process's place."""
-
-    stream: StreamedImages | None = None
-    indexed: IndexedImages | None = None
-    slots = lanes = block_size = 1
-
-    def __init__(
-        self, args: CropArguments, batch_size: int, mask_grid: tuple[int, int], rank: int, world_size: int, seed: int
-    ):
-        self.args, self.batch_size, self.mask_grid = args, batch_size, mask_grid
-        self.rank, self.world_size, self.seed = rank, world_size, seed
-        self.global_size = batch_size * world_size
-        self.positions = range(rank * batch_size, (rank + 1) * batch_size)
-
-    def own_lanes(self, slot: int) -> range:
-        """The lanes of a slot that this process reads."""
-        first, last = (self.positions[i] * self.lanes // self.global_size for i in (0, -1))
-        return range(slot * self.lanes + first, slot * self.lanes + last + 1)
-
-    def positions_of(self, lane: int) -> range:
-        """The positions of a global batch that a lane fills, other processes' included."""
-        lane %= self.lanes
-        return range(-(-lane * self.global_size // self.lanes), -(-(lane + 1) * self.global_size // self.lanes))
+MASKS = 0x6D61736B  # last word of the masks' seed; see order.py
+REPLACEMENT_TRIES = 32  # rows that are tried in place of a bad one
 
 
-class Batches(IterableDataset):
-    """What runs in each worker: makes whole batches from `first_batch` on."""
+class Batches(IterableDataset[dict[str, Any]]):
+    """Makes whole batches from `first_batch` on; of several workers each makes its share.
 
-    def __init__(self, plan: Plan, first_batch: int, lane_states: dict[str, dict]):
-        self.plan, self.first_batch, self.lane_states = plan, first_batch, dict(lane_states)
-        self.lanes: dict[int, Lane] = {}
+    Worker w of W makes every W-th batch. Each batch carries the states of its lanes, so that the loader knows where the
+    last batch that it handed out ends, however many batches are prefetched.
+
+    Args:
+        plan: What every batch depends on.
+        first_batch: Number of the global batch to begin with.
+        lane_states: States of the lanes to go on from; see `order.BatchOrder`.
+    """
+
+    def __init__(self, plan: BatchPlan, first_batch: int, lane_states: dict[str, dict]):
+        self.plan, self.first_batch = plan, first_batch
+        self.order = batch_order(plan, lane_states)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        worker, num_workers = worker_share()
         try:
-            yield from self._batches(worker, workers)
+            yield from self._batches(worker, num_workers)
         except UnreadableData as error:
-            # DataLoader would put the worker's whole traceback before the one sentence
+            # DataLoader would put the worker's whole traceback before the one sentence.
             yield {"error": str(error)}
 
-    def close(self):
-        for lane in self.lanes.values():
-            lane.close()
+    def close(self) -> None:
+        """Close the files that are being read."""
+        self.order.close()
 
-    def _batches(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
-        slots = self.plan.slots
-        # DataLoader asks worker 0 first, whichever batch is the first one
-        read_slots = {(self.first_batch + worker + turn * workers) % slots for turn in range(slots)}
+    def _batches(self, worker: int, num_workers: int) -> Iterator[dict[str, Any]]:
+        num_slots = self.plan.num_slots
+        # DataLoader asks worker 0 first, whichever batch is the first one.
+        own_slots = {(self.first_batch + worker + turn * num_workers) % num_slots for turn in range(num_slots)}
         for batch in count(self.first_batch):
-            if (batch - self.first_batch) % workers == worker:
+            if (batch - self.first_batch) % num_workers == worker:
                 yield self._make(batch)
-            elif self.plan.stream is not None and batch % slots in read_slots:
-                for _ in self._lane_rows(batch, own=range(0)):
-                    pass
+            elif batch % num_slots in own_slots:
+                self.order.skip(batch)
 
     def _make(self, batch: int) -> dict[str, Any]:
         """Read, decode and crop this process's images of a global batch, and draw its masks."""
-        plan = self.plan
-        collated = Collation(plan, batch)
-        unfilled = []
-        if plan.indexed is not None:
-            for position, index in zip(plan.positions, self._indices(batch), strict=True):
-                if not collated.add(position, self._indexed_candidates(batch, position, int(index))):
-                    unfilled.append(position)
-        else:
-            for position, lane, row in self._lane_rows(batch, own=plan.positions):
-                if not collated.add(position, self._lane_candidates(batch, position, lane, row)):
-                    unfilled.append(position)
+        builder = BatchBuilder(self.plan, batch)
+        unfilled = [
+            position for position, rows in self.order.candidates(batch) if not builder.add_first_good(position, rows)
+        ]
         for position in unfilled:
-            collated.repeat(position)
-        states = {str(lane): self._lane(lane).state_dict() for lane in self._batch_lanes(batch)}
-        return collated.finish() | {"batch": batch, "lane_states": states}
-
-    def _indices(self, batch: int) -> np.ndarray:
-        plan, length = self.plan, len(self.plan.indexed)
-        places = batch * plan.global_size + np.array(plan.positions)
-        epochs, indices = places // length, places % length
-        for epoch in np.unique(epochs):
-            now = epochs == epoch
-            indices[now] = permuted_index(plan.seed, int(epoch), length, indices[now])
-        return indices
-
-    def _batch_lanes(self, batch: int) -> range:
-        return range(0) if self.plan.stream is None else self.plan.own_lanes(batch % self.plan.slots)
-
-    def _lane(self, lane: int) -> Lane:
-        if lane not in self.lanes:
-            plan, state = self.plan, self.lane_states.get(str(lane))
-            self.lanes[lane] = Lane(plan.stream, plan.seed, lane, plan.slots * plan.lanes, plan.block_size, state)
-        return self.lanes[lane]
-
-    def _lane_rows(self, batch: int, own: range) -> Iterator[tuple[int, Lane, Row]]:
-        """Advance this process's lanes by one batch; gives the rows at the positions `own`."""
-        for number in self._batch_lanes(batch):
-            lane = self._lane(number)
-            for position in self.plan.positions_of(number):
-                row = lane.advance()
-                if position in own:
-                    yield position, lane, row
-
-    def _lane_candidates(self, batch: int, position: int, lane: Lane, row: Row) -> Iterator[Row]:
-        yield row
-        yield from lane.others(np.random.default_rng([self.plan.seed, batch, position, 0, REPLACEMENTS]))
-
-    def _indexed_candidates(self, batch: int, position: int, index: int) -> Iterator[Row]:
-        yield self._indexed_row(index)
-        rng = np.random.default_rng([self.plan.seed, batch, position, 0, REPLACEMENTS])
-        while True:
-            yield self._indexed_row(int(rng.integers(len(self.plan.indexed))))
-
-    def _indexed_row(self, index: int) -> Row:
-        try:
-            return Row(str(index), self.plan.indexed[index])
-        except (OSError, UndecodableImage) as error:  # a dataset that decodes by itself
-            return Row(str(index), error)
+            builder.repeat_good(position)
+        return builder.finish() | {"batch": batch, "lane_states": self.order.states(batch)}
 
 
-class Collation:
-    """One batch in the making: crops are written to their place, view by view, as images come in."""
+class BatchBuilder:
+    """Builds one batch: crops are written to their places, view by view, as images come in.
 
-    def __init__(self, plan: Plan, batch: int):
-        self.plan, self.batch, self.args = plan, batch, plan.args
-        size, local_size, args = plan.batch_size, plan.args.local_crop_size, plan.args
-        self.global_crops = np.empty((2, size, 3, args.global_crop_size, args.global_crop_size), dtype=np.uint8)
-        self.local_crops = np.empty((args.num_local_crops, size, 3, local_size, local_size), dtype=np.uint8)
+    Args:
+        plan: What every batch depends on.
+        batch: Number of the global batch.
+    """
+
+    def __init__(self, plan: BatchPlan, batch: int):
+        self.plan, self.batch = plan, batch
+        args, size = plan.args, plan.batch_size
+        global_shape = (2, size, 3, args.global_crop_size, args.global_crop_size)
+        local_shape = (args.num_local_crops, size, 3, args.local_crop_size, args.local_crop_size)
+        self.global_crops = np.empty(global_shape, dtype=np.uint8)  # (2, B, 3, g, g)
+        self.local_crops = np.empty(local_shape, dtype=np.uint8)  # (V, B, 3, l, l)
         self.augmentation: list[dict[str, np.ndarray]] = [{}] * size
-        self.ids = [""] * size
+        self.image_ids = [""] * size
         self.good: Row | None = None
-        self.bad: dict[str, str] = {}
+        self.bad: dict[str, str] = {}  # the reasons by the rows' names
         self.skipped = 0
 
-    def add(self, position: int, candidates: Iterator[Row]) -> bool:
-        """Crop the first candidate that can be decoded; False if none of some tens of them can."""
+    def add_first_good(self, position: int, candidates: Iterator[Row]) -> bool:
+        """Crop the first of the candidates that can be decoded; return whether one of the first 33 could."""
         for number, row in zip(range(1 + REPLACEMENT_TRIES), candidates, strict=False):
-            if row.id in self.bad:
+            if row.name in self.bad:
                 continue
             try:
                 self._crop(position, row)
             except UndecodableImage as error:
-                self.bad[row.id] = str(error)
+                self.bad[row.name] = str(error)
                 continue
             self.good = self.good or row
             self.skipped += number > 0
@@ -169,10 +111,13 @@ class Collation:
         self.skipped += 1
         return False
 
-    def repeat(self, position: int):
+    def repeat_good(self, position: int) -> None:
         """Crop an image of this batch once more, for a position whose candidates were all bad.
 
-        The one place where a batch depends on the number of processes: the image is one of this process's own.
+        Only here does a batch depend on the number of processes: the image is one of this process's.
+
+        Raises:
+            UnreadableData: If no image of the batch could be decoded.
         """
         if self.good is None:
             name, reason = list(self.bad.items())[-1]
@@ -182,33 +127,34 @@ class Collation:
             )
         self._crop(position, self.good)
 
-    def _crop(self, position: int, row: Row):
+    def _crop(self, position: int, row: Row) -> None:
         rng = np.random.default_rng([self.plan.seed, self.batch, position])
-        if isinstance(row.value, Exception):
-            raise UndecodableImage(str(row.value))
-        global_crops, local_crops, augmentation = multi_crop(open_lazily(row.value), rng, self.args)
+        global_crops, local_crops, augmentation = multi_crop(open_lazily(row.image), rng, self.plan.args)
         place = position - self.plan.positions[0]
         self.global_crops[:, place], self.local_crops[:, place] = global_crops, local_crops
-        self.augmentation[place], self.ids[place] = augmentation, row.id
+        self.augmentation[place], self.image_ids[place] = augmentation, row.name
 
     def finish(self) -> dict[str, Any]:
+        """Return the batch as `loader.PretrainingLoader` describes it, with the bad rows, and arrays for tensors."""
         # Only the crops are tensors: each tensor that a worker sends holds a file descriptor open, and the two dozen
         # small arrays of a batch would exceed the usual limit of 1024 with 16 workers.
         stacked = {name: np.stack([a[name] for a in self.augmentation], axis=1) for name in self.augmentation[0]}
         return {
-            "global_crops": torch.from_numpy(self.global_crops).flatten(0, 1),
-            "local_crops": torch.from_numpy(self.local_crops).flatten(0, 1),
+            "global_crops": torch.from_numpy(self.global_crops).flatten(0, 1),  # (2B, 3, g, g)
+            "local_crops": torch.from_numpy(self.local_crops).flatten(0, 1),  # (V * B, 3, l, l)
             "masks": self._masks(),
             "global_augmentation": {n: a[:2].reshape(-1, *a.shape[2:]) for n, a in stacked.items()},
             "local_augmentation": {n: a[2:].reshape(-1, *a.shape[2:]) for n, a in stacked.items()},
-            "image_ids": self.ids,
+            "image_ids": self.image_ids,
             "skipped": self.skipped,
             "bad_rows": list(self.bad.items()),
         }
 
     def _masks(self) -> np.ndarray:
-        plan = self.plan
+        """Draw the masks of all processes' views, and return those of this process: bool (2B, patches)."""
+        plan, args = self.plan, self.plan.args
         rng = np.random.default_rng([plan.seed, self.batch, 0, 0, MASKS])
-        rows = np.concatenate([np.array(plan.positions), np.array(plan.positions) + plan.global_size])
-        args = self.args
-        return block_masks(2 * plan.global_size, plan.mask_grid, rng, args.mask_ratio, args.mask_probability, rows)
+        first_views = np.array(plan.positions)
+        rows = np.concatenate([first_views, first_views + plan.global_batch_size])  # (2B,)
+        num_views = 2 * plan.global_batch_size
+        return block_masks(num_views, plan.mask_grid, rng, args.mask_ratio, args.mask_probability, rows)

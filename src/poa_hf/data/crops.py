@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from poa_hf.data.decoding import as_rgb, oriented_size, shrink_while_decoding
+from .decoding import as_rgb, oriented_size, shrink_while_decoding
 
 ASPECT_RATIO = (3 / 4, 4 / 3)  # width over height of a crop's box
 BOX_ATTEMPTS = 10

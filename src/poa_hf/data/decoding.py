@@ -38,6 +38,8 @@ def open_lazily(value: Any) -> Image.Image:
     Raises `UndecodableImage`.
     """
     try:
+        if isinstance(value, UndecodableImage):
+            raise value
         if isinstance(value, Image.Image):
             # a caller's lazy JPEG would otherwise stay shrunk (`shrink_while_decoding`)
             return value.copy() if value.format == "JPEG" else value

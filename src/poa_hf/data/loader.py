@@ -1,47 +1,69 @@
-"""Endless batches of crops and masks that depend on the seed and the data only, not on processes and workers.
+"""Endless batches of crops and masks for pre-training, on the host.
 
-Words: B images per process, P processes, G = P * B. Global batch k has positions 0..G-1; process r owns r*B..(r+1)*B-1.
-- An image's crops and colours come from `default_rng([seed, k, position])`, the masks of all G images' views from
-  another generator of batch k, of which a process keeps its own rows.
-- Where any image can be asked for by its index, position p of batch k is place k*G + p in an endless row of epochs.
-- A stream is read through S slots of L lanes each (`stream.Lane`). Batch k is taken from slot k % S, position p from
-  that slot's lane p*L // G. A process or worker that shares a lane with another one reads the other's rows too, and
-  leaves them undecoded.
-
-Worker w of W makes every W-th batch. Each batch carries the states of its lanes, so the loader knows where the last
-batch that was handed out ends, however many batches lie prefetched.
+The last step of an image's way on the CPU; on the training device `augment` colours the crops, and `PoaTrainer` feeds
+them to the model. Which images a batch holds, and how they are cropped and masked, depends on the seed and the data
+only (`order`), not on the number of processes and workers.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import logging
-import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from poa_hf.data.batches import Batches, Plan
-from poa_hf.data.crops import CropArguments
-from poa_hf.data.stream import IndexedImages, StreamedImages, UnreadableData
+from .batches import Batches
+from .crops import CropArguments
+from .order import BatchPlan
+from .rows import IndexedImages, StreamedImages, UnreadableData
+from .workers import batch_loader
 
 logger = logging.getLogger(__name__)
 
-NAMED_BAD_ROWS = 20  # bad rows named in the log; of further ones only the number is told
+NAMED_BAD_ROWS = 20  # bad rows named in the log; further ones are only counted
 DEFAULT_LANES = 8
 
 
 class PretrainingLoader:
-    """Iterating gives this process's share of one global batch after another, without end, as a dict:
+    """Yields this process's share of one global batch after another, without end, as a dict:
 
     - `global_crops`: uint8 (2B, 3, g, g), the first views of the B images, then the second ones;
-    - `local_crops`: uint8 (V*B, 3, l, l), likewise view by view;
-    - `masks`: bool (2B, height * width of `mask_grid`);
-    - `global_augmentation`, `local_augmentation`: parameters for `augment`, one row per crop;
-    - `image_ids`: B strings, an index or "shard:row";
+    - `local_crops`: uint8 (V * B, 3, l, l), likewise view by view;
+    - `masks`: bool (2B, height * width of `mask_grid`), True where a patch is masked;
+    - `global_augmentation`, `local_augmentation`: the parameters of `augment`, one row per crop;
+    - `image_ids`: B strings, each an index or "shard:row";
     - `skipped`: how many of the B images could not be decoded and were replaced by others.
 
-    `dataset` is a `datasets.IterableDataset` (unshuffled and not split by node) or anything with a length and items.
+    Args:
+        dataset: A `datasets.IterableDataset` (neither shuffled nor split by node), or anything with a length and items.
+        args: How images are cropped and masked.
+        batch_size: Images per process and batch (B).
+        mask_grid: Height and width of a global view in patches.
+        rank: Number of this process, below `world_size`.
+        world_size: Number of processes.
+        num_workers: Worker processes that decode and crop.
+        seed: Seed of everything random; all processes need the same one.
+        image_column: Name of the column with the images; needed unless exactly one column holds images.
+        block_size: Rows that a stream shuffles at a time, per lane, which holds as many undecoded images.
+        num_slots: Slots of a stream (see `order`); the number of workers by default.
+        num_lanes: Lanes per slot; by default 8, or more for more than 8 processes, as far as there are files to read.
+        prefetch_factor: Batches that each worker makes ahead.
+        start_method: How worker processes are started, "fork", "forkserver" or "spawn"; the platform's default if not
+            given. "forkserver" and "spawn" need scripts with `if __name__ == "__main__":`.
+
+    Raises:
+        ValueError: For impossible numbers, an empty dataset, or an image column that is missing or ambiguous.
+
+    Example:
+        >>> from poa_hf.data.textures import TextureDataset
+        >>> args = CropArguments(global_crop_size=32, local_crop_size=16, num_local_crops=4)
+        >>> loader = PretrainingLoader(TextureDataset(), args, batch_size=2, mask_grid=(4, 4))
+        >>> batch = next(iter(loader))
+        >>> batch["global_crops"].shape, batch["local_crops"].shape, batch["masks"].shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([8, 3, 16, 16]), torch.Size([4, 16]))
     """
 
     def __init__(
@@ -61,22 +83,6 @@ class PretrainingLoader:
         prefetch_factor: int = 2,
         start_method: str | None = None,
     ):
-        """
-        Args:
-            batch_size: images per process and batch.
-            mask_grid: height and width of a global view in patches.
-            seed: non-negative; all processes need the same one.
-            image_column: needed where not exactly one column holds images.
-            block_size: rows that a lane shuffles at a time; it holds as many undecoded images.
-            num_slots: S above; the number of workers by default. Streams only, as is `num_lanes`.
-            num_lanes: L above; by default 8, or more for more than 8 processes, as far as there are files to read.
-            prefetch_factor: batches that each worker makes ahead.
-            start_method: how worker processes are started, as `torch.utils.data.DataLoader` takes it; by default as
-                Python does on this platform. "forkserver" and "spawn" need scripts with `if __name__ == "__main__":`.
-
-        Raises:
-            ValueError: for impossible numbers, an empty dataset, or an image column that is missing or not clear.
-        """
         if batch_size < 1 or num_workers < 0 or seed < 0 or block_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
                 f"batch_size {batch_size}, num_workers {num_workers}, seed {seed}, block_size {block_size}, "
@@ -84,51 +90,31 @@ class PretrainingLoader:
                 "world size."
             )
         self._num_workers, self._prefetch_factor, self._start_method = num_workers, prefetch_factor, start_method
-        self._plan = Plan(args, batch_size, tuple(mask_grid), rank, world_size, seed)
+        self.num_images: int | None = None
+        height, width = mask_grid
         if _is_stream(dataset):
-            self._plan.stream = StreamedImages(dataset, image_column)
-            self.num_images = None
-            self._set_lanes(num_slots, num_lanes, block_size)
+            stream = StreamedImages(dataset, image_column)
+            plan = BatchPlan(stream, args, batch_size, (height, width), rank, world_size, seed)
+            self._plan = _with_lanes(plan, stream.num_shards, num_workers, num_slots, num_lanes, block_size)
         else:
-            self._plan.indexed = IndexedImages(dataset, image_column)
-            self.num_images = len(self._plan.indexed)
+            indexed = IndexedImages(dataset, image_column)
+            self.num_images = len(indexed)
+            self._plan = BatchPlan(indexed, args, batch_size, (height, width), rank, world_size, seed)
         self._batch = 0
         self._lane_states: dict[str, dict] = {}
         self._bad_rows: set[str] = set()
-        self._open: set[Any] = set()
-        # Files left open until the interpreter is half gone print "Exception ignored in ..." at its end.
+        self._open: set[Batches] = set()
+        # Files that are still open when the interpreter ends print "Exception ignored in ...".
         weakref.finalize(self, _close_all, self._open)
-
-    def _set_lanes(self, num_slots: int | None, num_lanes: int | None, block_size: int):
-        plan = self._plan
-        shards = plan.stream.num_shards
-        plan.block_size = block_size
-        plan.slots = max(1, min(num_slots or max(1, self._num_workers), shards))
-        wanted = num_lanes or max(DEFAULT_LANES, plan.world_size)
-        # more lanes than positions in a batch would leave lanes, and their part of the data, unread
-        plan.lanes = max(1, min(wanted, shards // plan.slots, plan.global_size))
-        if plan.slots < self._num_workers or plan.lanes < plan.world_size:
-            logger.warning(
-                "The dataset has %d files or row groups for %d processes with %d workers each: parts of it are read "
-                "several times over; use fewer workers, or write it in more files.",
-                shards,
-                plan.world_size,
-                self._num_workers,
-            )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = Batches(self._plan, self._batch, self._lane_states)
-        workers = self._num_workers
-        loader = DataLoader(
+        loader = batch_loader(
             batches,
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=workers,
+            self._num_workers,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker if workers else None,
-            prefetch_factor=self._prefetch_factor if workers else None,
-            multiprocessing_context=self._start_method if workers else None,
-            generator=torch.Generator(),  # else a number is drawn from the global generator, and resuming changes it
+            prefetch_factor=self._prefetch_factor,
+            start_method=self._start_method,
         )
         iterator = iter(loader)
         self._open.add(batches)
@@ -138,7 +124,7 @@ class PretrainingLoader:
                     raise UnreadableData(batch["error"])
                 self._batch = batch.pop("batch") + 1
                 self._lane_states.update(batch.pop("lane_states"))
-                self._report(batch.pop("bad_rows"))
+                self._warn_of_bad_rows(batch.pop("bad_rows"))
                 yield _with_tensors(batch)
         finally:
             batches.close()
@@ -146,64 +132,75 @@ class PretrainingLoader:
             del iterator  # ends the workers
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch handed out, as plain JSON. Each process has its own: save all of them."""
+        """Return the position after the last batch handed out, as plain JSON.
+
+        Each process has a state of its own: save all of them.
+        """
         plan = self._plan
-        state = {"batch": self._batch, "seed": plan.seed, "global_batch_size": plan.global_size}
-        if plan.stream is None:
+        state = {"batch": self._batch, "seed": plan.seed, "global_batch_size": plan.global_batch_size}
+        if not isinstance(plan.images, StreamedImages):
             return state | {"num_images": self.num_images}
         return state | {
-            "num_shards": plan.stream.num_shards,
-            "num_slots": plan.slots,
-            "num_lanes": plan.lanes,
+            "num_shards": plan.images.num_shards,
+            "num_slots": plan.num_slots,
+            "num_lanes": plan.num_lanes,
             "block_size": plan.block_size,
             "lanes": dict(self._lane_states),
         }
 
-    def load_state_dict(self, states: dict[str, Any] | list[dict[str, Any]]):
-        """Go on where the states were saved; the next `iter` starts there.
+    def load_state_dict(self, states: dict[str, Any] | Sequence[dict[str, Any]]) -> None:
+        """Resume where the states were saved: the next `iter` starts there.
 
-        `states` are those of all processes of the saving run, which may have had other numbers of processes and
-        workers, or the one state of a run with a single process or with an indexed dataset.
+        Args:
+            states: The states of all processes of the saving run, which may have had other numbers of processes and
+                workers; or the one state of a run with a single process or of data with an index.
 
-        Raises ValueError when the states belong to other data or another seed, end within a global batch of this run's
-        size, or lack a lane that this process reads.
+        Raises:
+            ValueError: If the states belong to other data or another seed, end within a global batch of this run's
+                size, or lack a lane that this process reads.
         """
         states = [states] if isinstance(states, dict) else list(states)
         if not states:
             raise ValueError("There is no saved position of the data: give the states of all processes.")
-        plan, first = self._plan, states[0]
+        first = states[0]
         if any(state["batch"] != first["batch"] for state in states):
             raise ValueError("The saved positions of the processes differ: give states saved at the same step.")
-        own = {"seed": plan.seed}
-        own |= {"num_images": self.num_images} if plan.stream is None else {"num_shards": plan.stream.num_shards}
-        for name, value in own.items():
-            if first.get(name) != value:
-                raise ValueError(
-                    f"The saved position of the data has {name} {first.get(name)}, this run {value}: go on with the "
-                    "same data and seed, or start anew."
-                )
-        # With batches of another size (more accumulation, fewer processes) the order of the images goes on as it was.
-        images = first["batch"] * first["global_batch_size"]
-        batch, rest = divmod(images, plan.global_size)
-        if rest:
-            raise ValueError(
-                f"{images} images have been read, no whole number of global batches of {plan.global_size}: go on with "
-                "batches of the same size, or start anew."
-            )
-        if plan.stream is not None:
-            plan.slots, plan.lanes, plan.block_size = first["num_slots"], first["num_lanes"], first["block_size"]
-            saved = {lane: state for one in states for lane, state in one["lanes"].items()}
-            visited = range(min(batch, plan.slots))
-            needed = [str(lane) for slot in visited for lane in plan.own_lanes(slot)]
-            if missing := [lane for lane in needed if lane not in saved]:
-                raise ValueError(
-                    f"The saved position lacks lane {missing[0]}: give the states of all processes that saved it."
-                )
-            self._lane_states = {lane: saved[lane] for lane in needed}
+        self._check_same_data(first)
+        batch = self._batches_read(first)
+        if isinstance(self._plan.images, StreamedImages):
+            lanes = {name: first[name] for name in ("num_slots", "num_lanes", "block_size")}
+            plan = dataclasses.replace(self._plan, **lanes)
+            self._lane_states = _saved_lanes(plan, batch, states)
+            self._plan = plan
         self._batch = batch
 
-    def _report(self, bad_rows: list[tuple[str, str]]):
-        """Warn once of each bad row, and only of their number once there are many."""
+    def _check_same_data(self, state: dict[str, Any]) -> None:
+        images = self._plan.images
+        data = {"seed": self._plan.seed}
+        data |= {"num_shards": images.num_shards} if isinstance(images, StreamedImages) else {"num_images": len(images)}
+        for name, value in data.items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"The saved position of the data has {name} {state.get(name)}, this run {value}: resume with the "
+                    "same data and seed, or start anew."
+                )
+
+    def _batches_read(self, state: dict[str, Any]) -> int:
+        """Return how many of this run's global batches hold the images that the saving run has read.
+
+        With batches of another size (more accumulation, fewer processes) the order of the images stays the same.
+        """
+        num_images, size = state["batch"] * state["global_batch_size"], self._plan.global_batch_size
+        batch, rest = divmod(num_images, size)
+        if rest:
+            raise ValueError(
+                f"{num_images} images have been read, which is no whole number of global batches of {size}: resume "
+                "with batches of the same size, or start anew."
+            )
+        return batch
+
+    def _warn_of_bad_rows(self, bad_rows: list[tuple[str, str]]) -> None:
+        """Name each bad row once; of many, give the number only."""
         for name, reason in bad_rows:
             if name in self._bad_rows:
                 continue
@@ -228,13 +225,32 @@ def _is_stream(dataset: Any) -> bool:
     )
 
 
-def _start_worker(worker: int):
-    torch.set_num_threads(1)
-    # Ctrl-C reaches all processes of a terminal; the main one ends the workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import fsspec.asyn
+def _with_lanes(
+    plan: BatchPlan, num_shards: int, num_workers: int, num_slots: int | None, num_lanes: int | None, block_size: int
+) -> BatchPlan:
+    """Return the plan with as many slots and lanes as wanted, or as there are shards to read."""
+    num_slots = max(1, min(num_slots or max(1, num_workers), num_shards))
+    wanted = num_lanes or max(DEFAULT_LANES, plan.world_size)
+    # More lanes than positions in a batch would leave lanes, and their part of the data, unread.
+    num_lanes = max(1, min(wanted, num_shards // num_slots, plan.global_batch_size))
+    if num_slots < num_workers or num_lanes < plan.world_size:
+        logger.warning(
+            "The dataset has %d files or row groups for %d processes with %d workers each: parts of it are read "
+            "several times over; use fewer workers, or write it in more files.",
+            num_shards,
+            plan.world_size,
+            num_workers,
+        )
+    return dataclasses.replace(plan, num_slots=num_slots, num_lanes=num_lanes, block_size=block_size)
 
-    fsspec.asyn.reset_lock()  # after a fork, the thread that reads from the network is gone
+
+def _saved_lanes(plan: BatchPlan, batch: int, states: Sequence[dict[str, Any]]) -> dict[str, dict]:
+    """Return the saved states of those lanes of this process that the first `batch` batches were taken from."""
+    saved = {lane: state for process in states for lane, state in process["lanes"].items()}
+    needed = [str(lane) for slot in range(min(batch, plan.num_slots)) for lane in plan.lanes_of_slot(slot)]
+    if missing := [lane for lane in needed if lane not in saved]:
+        raise ValueError(f"The saved position lacks lane {missing[0]}: give the states of all processes that saved it.")
+    return {lane: saved[lane] for lane in needed}
 
 
 def _with_tensors(batch: dict[str, Any]) -> dict[str, Any]:
@@ -244,10 +260,6 @@ def _with_tensors(batch: dict[str, Any]) -> dict[str, Any]:
     return batch
 
 
-def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
-    return batch
-
-
-def _close_all(open_batches: set[Batches]):
+def _close_all(open_batches: set[Batches]) -> None:
     for batches in open_batches:
         batches.close()

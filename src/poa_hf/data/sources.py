@@ -1,38 +1,67 @@
-"""Opening a dataset by name, and finding the column that holds its images."""
+"""Opening a dataset by name, and finding the column that holds its images: where an image's way begins.
 
-import difflib
+`rows` then reads the dataset's rows without decoding them.
+"""
+
+from __future__ import annotations
+
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-TEXTURES = "textures"
-# Field names of datasets that declare no features: WebDataset names fields by file extension.
+from ..formatting import one_line, suggest
+from ..locations import looks_local
+
+TEXTURES = "textures"  # the name of the built-in images
+# Names of image columns in datasets that declare no features: WebDataset names fields by file extension.
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 TABLE_SUFFIXES = {".parquet", ".tar", ".arrow", ".jsonl", ".json", ".csv"}
 
 
+class MissingSplit(ValueError):
+    """The dataset exists, but has no split of that name."""
+
+
 def open_dataset(name: str, config_name: str | None = None, split: str = "train", streaming: bool = True) -> Any:
-    """Open images to train on: a `datasets` dataset, or the built-in `TextureDataset` for the name "textures".
+    """Open a dataset of images: one of `datasets`, or the built-in `TextureDataset` for the name "textures".
 
-    `name` is "textures", a dataset id on the Hub, or a local folder: parquet files, WebDataset tars, image files, or
-    what `Dataset.save_to_disk` wrote. Folders of image files and saved datasets are opened map-style even when
-    streaming: they need no more memory for it, and only then can they be shuffled as a whole.
+    Folders of image files and saved datasets are opened map-style even when streaming: they need no more memory that
+    way, and only then can they be shuffled as a whole.
 
-    Raises ValueError when there is no such dataset or split, or no data in the folder.
+    Args:
+        name: "textures", a dataset id on the Hub, or a local folder: parquet files, WebDataset tars, image files, or
+            what `Dataset.save_to_disk` wrote.
+        config_name: Configuration of the dataset.
+        split: Split to open.
+        streaming: Whether to stream instead of downloading and converting the dataset first.
+
+    Returns:
+        A `datasets.IterableDataset`, a `datasets.Dataset`, or a `TextureDataset`.
+
+    Raises:
+        MissingSplit: If the dataset has no such split.
+        ValueError: If there is no such dataset, or no data in the folder.
+
+    Example:
+        >>> dataset = open_dataset("textures")
+        >>> dataset[0]["image"].size
+        (40, 40)
+        >>> find_image_column(dataset)
+        'image'
     """
     if name == TEXTURES:
-        from poa_hf.data.textures import TextureDataset
+        from .textures import TextureDataset
 
         return TextureDataset()
     import datasets
 
     folder = Path(name).expanduser()
     if not folder.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep == "\\" and os.sep in name:
+        if looks_local(name):
             raise ValueError(f"The folder {name} does not exist: give a folder, a Hub id or {TEXTURES!r}.")
-        return _load(name, name=config_name, split=split, streaming=streaming)
+        return _load(name, split, streaming, name=config_name)
     if not folder.is_dir():
         raise ValueError(f"{name} is a file: give the folder that holds the dataset's files.")
     if (folder / "dataset_dict.json").is_file():
@@ -41,49 +70,47 @@ def open_dataset(name: str, config_name: str | None = None, split: str = "train"
     if (folder / "state.json").is_file():
         saved = datasets.load_from_disk(str(folder))
         if saved.split is not None and str(saved.split) != split:
-            raise MissingSplit(f"{name} has no split {split!r}: it is the saved split {str(saved.split)!r}.")
+            raise MissingSplit(f"{name} has no split {split!r}; it is the saved split {str(saved.split)!r}.")
         return saved
     kind = _kind_of_folder(folder)
     if kind is None:
         raise ValueError(f"The folder {name} holds no images, parquet files or tar archives: give one that does.")
     if kind == "images":
-        return _load("imagefolder", data_dir=str(folder), split=split, streaming=False, shown=name)
-    return _load(str(folder), name=config_name, split=split, streaming=streaming)
+        return _load("imagefolder", split, streaming=False, shown_name=name, data_dir=str(folder))
+    return _load(str(folder), split, streaming, shown_name=name, name=config_name)
 
 
-def _load(path: str, split: str, streaming: bool, shown: str | None = None, **arguments) -> Any:
+def _load(path: str, split: str, streaming: bool, shown_name: str | None = None, **arguments: str | None) -> Any:
+    """Call `datasets.load_dataset`, with its errors in one sentence."""
     import datasets
 
-    shown = shown or path
+    shown_name = shown_name or path
     try:
         if streaming:
-            return _pick_split(datasets.load_dataset(path, streaming=True, **arguments), shown, split)
-        try:
-            return datasets.load_dataset(path, split=split, **arguments)
-        except ValueError as error:
-            if "split" not in str(error).lower():
-                raise
-            splits = datasets.load_dataset(path, streaming=True, **arguments)
-            return _pick_split(splits, shown, split) if split not in splits else _reraise(error)
+            return _pick_split(datasets.load_dataset(path, streaming=True, **arguments), shown_name, split)
+        return datasets.load_dataset(path, split=split, **arguments)
     except MissingSplit:
         raise
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        if isinstance(error, ValueError) and not streaming:
+            _pick_split(_streamed_splits(path, split, arguments), shown_name, split)
         raise ValueError(
-            f"The dataset {shown} could not be opened ({reason}): check its name, its configuration and, for a dataset "
-            "on the Hub, the connection and your access rights."
+            f"The dataset {shown_name} could not be opened ({one_line(error)}): check its name, its configuration and, "
+            "for a dataset on the Hub, the connection and your access rights."
         ) from error
 
 
-class MissingSplit(ValueError):
-    """A dataset has no split of that name."""
+def _streamed_splits(path: str, split: str, arguments: Mapping[str, str | None]) -> Mapping[str, Any]:
+    """Return the dataset's splits, without reading their rows; or only `split` if they cannot be listed either."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(path, streaming=True, **arguments)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError):
+        return {split: None}
 
 
-def _reraise(error: Exception):
-    raise error
-
-
-def _pick_split(splits: Any, name: str, split: str) -> Any:
+def _pick_split(splits: Mapping[str, Any], name: str, split: str) -> Any:
     if split not in splits:
         raise MissingSplit(f"The dataset {name} has no split {split!r}: choose one of {', '.join(map(str, splits))}.")
     return splits[split]
@@ -103,12 +130,25 @@ def _kind_of_folder(folder: Path) -> str | None:
 
 
 def find_image_column(dataset: Any, name: str | None = None) -> str | None:
-    """The name of the column that holds the images; None if the dataset's items are images or (image, label) tuples.
+    """Find the column that holds the images.
 
-    Looks at the features first (columns of type `datasets.Image`), and at common names where there are none. `name` is
-    what the user asked for, if anything.
+    Columns of type `datasets.Image` come first; common names, where there are none.
 
-    Raises ValueError, listing the columns, when the column is missing or when none or several could be meant.
+    Args:
+        dataset: A `datasets` dataset or any collection of images, tuples or dicts.
+        name: The column that the user asked for, if any.
+
+    Returns:
+        The column's name, or None if the dataset's items are images or (image, label) tuples.
+
+    Raises:
+        ValueError: If the column is missing, or if none or several could be meant; the message lists the columns.
+
+    Example:
+        >>> find_image_column([{"jpg": b"...", "cls": 3}])
+        'jpg'
+        >>> find_image_column([{"jpg": b"...", "png": b"..."}], name="png")
+        'png'
     """
     features = getattr(dataset, "features", None)
     columns = getattr(dataset, "column_names", None)
@@ -119,28 +159,24 @@ def find_image_column(dataset: Any, name: str | None = None) -> str | None:
                 raise ValueError(f"The dataset's items have no columns, so not {name!r}: leave out --image_column.")
             return None
         columns = list(first)
-    listed = ", ".join(columns)
     if name is not None:
         if name in columns:
             return name
-        near = difflib.get_close_matches(name, columns, n=1, cutoff=0)
-        raise ValueError(
-            f"The dataset has no column {name!r} (did you mean {near[0]!r}?): pass --image_column with one of {listed}."
-        )
-    found = []
+        raise ValueError(f"The dataset has no column {name!r} for --image_column: {suggest(name, columns)}")
+    candidates = []
     if features is not None:
         from datasets import Image as ImageFeature
 
-        found = [column for column in columns if isinstance(features[column], ImageFeature)]
-    if not found:
-        found = [column for column in columns if column in IMAGE_COLUMNS]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+        candidates = [column for column in columns if isinstance(features[column], ImageFeature)]
+    candidates = candidates or [column for column in columns if column in IMAGE_COLUMNS]
+    if len(candidates) == 1:
+        return candidates[0]
+    listed = ", ".join(columns)
+    if not candidates:
         raise ValueError(f"The dataset has no image column among {listed}: pass --image_column with the one to use.")
     raise ValueError(
-        f"The dataset has several image columns ({', '.join(found)}; all columns: {listed}): pass --image_column with "
-        "the one to use."
+        f"The dataset has several image columns ({', '.join(candidates)}; all columns: {listed}): pass --image_column "
+        "with the one to use."
     )
 
 
@@ -150,14 +186,14 @@ def _first_item(dataset: Any) -> Any:
             raise ValueError("The dataset is empty: give one with at least one image.")
         return dataset[0]
     if not isinstance(dataset, Iterable):
-        raise ValueError(f"A {type(dataset).__name__} is no dataset: give one with items to index or iterate.")
+        raise ValueError(f"A {type(dataset).__name__} is not a dataset: give one with items to index or iterate.")
     for item in dataset:
         return item
     raise ValueError("The dataset is empty: give one with at least one image.")
 
 
 def image_of_item(item: Any, column: str | None) -> Any:
-    """The image value in an item of a dataset: a column of a dict, the first of a tuple, or the item itself."""
+    """Return the image in an item of a dataset: a column of a dict, the first of a tuple, or the item itself."""
     if isinstance(item, dict):
         return item.get(column)
     if isinstance(item, tuple | list):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.decoding import UndecodableImage, open_image
+from ..data.workers import batch_loader, worker_share
 from .labelled import LabelledImages
 from .processes import Processes
 
@@ -153,14 +153,8 @@ def _own_batches(
 ) -> dict[str, Any]:
     """This process's share: `features` by model and `labels` by key, batch by batch; `bad` rows; an `error`, if any,
     which the other processes are waiting to hear of."""
-    loader = DataLoader(
-        _PreparedBatches(images, processor, batch_size, processes.rank, processes.count),
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_unchanged,
-        worker_init_fn=_start_worker if num_workers else None,
-        generator=torch.Generator(),  # else a number is drawn from the global generator
-    )
+    batches = _PreparedBatches(images, processor, batch_size, processes.rank, processes.count)
+    loader = batch_loader(batches, num_workers)
     done = {"features": {name: [] for name in models}, "labels": {}, "bad": [], "error": None}
     shown = {"desc": images.name, "unit": "image", "leave": False, "disable": None if processes.is_main else True}
     with tqdm(total=images.known_length, **shown) as progress:
@@ -197,8 +191,7 @@ class _PreparedBatches(IterableDataset):
         self.rank, self.count = rank, count
 
     def __iter__(self) -> Iterator[dict]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        worker, workers = worker_share()
         try:
             share = self.rank * workers + worker
             for key, rows in self.images.batches(self.batch_size, share, self.count * workers):
@@ -211,8 +204,6 @@ class _PreparedBatches(IterableDataset):
         decoded, labels, bad = [], [], []
         for row in rows:
             try:
-                if isinstance(row.image, UndecodableImage):
-                    raise row.image
                 decoded.append(open_image(row.image))
                 labels.append(row.label)
             except UndecodableImage as error:
@@ -234,16 +225,3 @@ def _report(bad: list[tuple[str, str]], split: str) -> None:
         logger.warning("Image %s of the %s split could not be decoded and is left out: %s.", row, split, reason)
     if len(bad) > NAMED_BAD_ROWS:
         logger.warning("%d images of the %s split could not be decoded and are left out.", len(bad), split)
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C reaches all processes of a terminal; the main one ends the workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import fsspec.asyn
-
-    fsspec.asyn.reset_lock()  # after a fork, the thread that reads from the network is gone
-
-
-def _unchanged(batch: dict) -> dict:
-    return batch

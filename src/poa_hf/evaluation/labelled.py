@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..data.decoding import UndecodableImage
+from ..data.rows import Row, read_item, undecoded
 from ..data.sources import find_image_column, image_of_item
 
 # Of datasets that declare no classes; WebDataset names fields by file extension.
@@ -26,13 +27,14 @@ class UnlabelledImage(ValueError):
     """A row holds no label, as in the test split of a contest."""
 
 
-@dataclass
-class Row:
-    """An undecoded image, or in place of it the reason why there is none, with its label and the name in reports."""
+@dataclass(frozen=True)
+class LabelledRow(Row):
+    """An undecoded image with its label; 0 where the image is the `UndecodableImage` that the dataset raised."""
 
-    name: str
-    image: Any
     label: int | str
+
+
+LabelledBatch = tuple[tuple[int, int], list[LabelledRow]]  # ((file, batch), rows)
 
 
 def find_label_column(dataset: Any, name: str | None = None) -> str | None:
@@ -111,7 +113,7 @@ class LabelledImages:
         self.label_column = find_label_column(dataset, label_column)
         feature = (getattr(dataset, "features", None) or {}).get(self.label_column)
         self.class_names: list[str] | None = getattr(feature, "names", None)
-        self.dataset = dataset = _undecoded(dataset, [self.image_column, self.label_column])
+        self.dataset = dataset = undecoded(dataset, [self.image_column, self.label_column])
         if self.is_stream:
             if limit is not None and dataset.num_shards < SPREAD:
                 self.dataset = dataset.reshard()
@@ -146,7 +148,7 @@ class LabelledImages:
                     break
         return self.known_length
 
-    def batches(self, size: int, share: int = 0, shares: int = 1) -> Iterator[tuple[tuple[int, int], list[Row]]]:
+    def batches(self, size: int, share: int = 0, shares: int = 1) -> Iterator[LabelledBatch]:
         """One of `shares` disjoint sets of batches, as ((file, batch), rows); in the order of these pairs, all sets
         together hold every row once, and the same batches for any number of shares.
 
@@ -174,29 +176,28 @@ class LabelledImages:
     def _shards(self) -> range:
         return range(self.dataset.num_shards)
 
-    def _all_rows(self) -> Iterator[Row]:
+    def _all_rows(self) -> Iterator[LabelledRow]:
         if not self.is_stream:
             yield from map(self._row_at, self.indices)
         for shard in self._shards() if self.is_stream else ():
             yield from self._shard_rows(shard)
 
     def _row_at(self, index: int) -> Row:
-        try:
-            item = self.dataset[index]
-        except (OSError, UndecodableImage) as error:  # a dataset that decodes by itself
-            return Row(str(index), UndecodableImage(str(error)), 0)
+        item = read_item(self.dataset, index)
+        if isinstance(item, UndecodableImage):
+            return LabelledRow(str(index), item, 0)
         value = item[1] if self.label_column is None else item.get(self.label_column)
-        return Row(str(index), image_of_item(item, self.image_column), self._label(value, str(index)))
+        return LabelledRow(str(index), image_of_item(item, self.image_column), self._label(value, str(index)))
 
-    def _shard_rows(self, shard: int, start: int = 0) -> Iterator[Row]:
+    def _shard_rows(self, shard: int, start: int = 0) -> Iterator[LabelledRow]:
         rows = self.dataset.shard(self.dataset.num_shards, shard)
         # Not iter(rows): in a worker process that would split the file among the workers once more.
         for number, row in enumerate((rows.skip(start) if start else rows).iter(batch_size=1), start):
             name = f"{shard}:{number}"
             image, label = (row.get(column, [None])[0] for column in (self.image_column, self.label_column))
-            yield Row(name, image, self._label(label, name))
+            yield LabelledRow(name, image, self._label(label, name))
 
-    def _spread_rows(self) -> Iterator[Row]:
+    def _spread_rows(self) -> Iterator[LabelledRow]:
         """`limit` rows from all over the stream: where rows are sorted by class, the first ones would say nothing."""
         shards = self._shards()
         # a file is not always as long as its share: then rounds of ever larger shares, each behind the last one
@@ -225,20 +226,6 @@ class LabelledImages:
         return int(value) if isinstance(value, bool) else value
 
 
-def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+def _batched(rows: Iterator[LabelledRow], size: int) -> Iterator[list[LabelledRow]]:
     while batch := list(islice(rows, size)):
         yield batch
-
-
-def _undecoded(dataset: Any, columns: list[str | None]) -> Any:
-    """Only these columns, images as bytes, where `datasets` allows it; a user's own transform is left in place."""
-    import datasets
-
-    if isinstance(dataset, datasets.IterableDataset):
-        dataset = dataset.select_columns(columns)
-        return dataset.decode(False) if dataset.features else dataset
-    if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
-        dataset = dataset.with_format(None).select_columns(columns)
-        if isinstance(dataset.features[columns[0]], datasets.Image):
-            dataset = dataset.cast_column(columns[0], datasets.Image(decode=False))
-    return dataset

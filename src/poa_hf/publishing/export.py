@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from transformers import BitImageProcessorPil as ImageProcessor
@@ -26,48 +26,83 @@ _EXTRACTED_FILES = {
 
 def extract_all(
     model: PoaForPreTraining,
-    outputs: dict[Path, SubNetwork],
+    outputs: Mapping[Path, SubNetwork],
     format: str | None = None,
     processor: ImageProcessor | None = None,
     overwrite: bool = False,
     facts: RunFacts | None = None,
-    **options,
+    onnx_batch: int | None = None,
 ) -> Iterator[tuple[Path, int]]:
-    """Write the teacher's sub-networks: weights, configuration, image processor and card. Gives each folder and its
-    number of parameters as it is done.
+    """Write sub-networks of the teacher as models of their own: weights, configuration, image processor and card.
 
-    A folder is complete or absent; all are checked before the first is written. One size is cut while the one before
-    goes to the disk. Without a format, it is the family's stock one; without a processor, the evaluation processor of
-    the model's image size is made; without the facts of its run, the cards say what the model's configuration tells.
-    `options` are the format's, as `onnx_batch`.
+    All folders are checked before the first is written, and each is complete or absent. While one size goes to the
+    disk, the next is cut.
+
+    Args:
+        model: The model that holds all sizes.
+        outputs: The sub-network to write into each folder.
+        format: The format's name; by default the family's stock one.
+        processor: The image processor; by default one for evaluation at the model's image size.
+        overwrite: Whether to replace extracted models.
+        facts: What the cards say about the run; by default what the model's configuration tells.
+        onnx_batch: The number of images in each batch of an ONNX model; by default any.
+
+    Returns:
+        An iterator that writes while it runs, over each folder and its number of parameters.
 
     Raises:
-        ValueError: If a folder exists and `overwrite` is not set, is no extracted model, or holds the run of `facts`;
-            for a format that the family does not have or that cannot hold the model.
+        ValueError: If a folder exists and `overwrite` is not set, holds anything but an extracted model, or holds the
+            run of `facts`; if the family has no such format, or the format cannot hold the model.
     """
-    format = find_format(model.teacher.stock_class.config_class.model_type, format, **options)
+    target = find_format(model.teacher.stock_class.config_class.model_type, format, onnx_batch)
     facts = facts or RunFacts.of(model)
     for output in outputs:
         check_output(output, overwrite, facts.folder)
     processor = processor or evaluation_processor(model.config.backbone_config.image_size)
     # One thread that only writes: making models in several would upset how transformers switches initialisation off.
-    # So the costs, which the cards need, are counted here.
+    # For the same reason the costs, which the cards need, are counted before it starts.
     _ = facts.costs
     with ThreadPoolExecutor(max_workers=1) as pool:
-        writing = None
+        writing: Future[tuple[Path, int]] | None = None
         for output, sub_network in outputs.items():
-            artifact = format.convert(model.teacher.extract(sub_network), processor)
+            artifact = target.convert(model.teacher.extract(sub_network), processor)
             if writing is not None:
                 yield writing.result()
-            writing = pool.submit(_write, facts, sub_network, artifact, output, format)
+            writing = pool.submit(_write, facts, sub_network, artifact, output, target)
         if writing is not None:
             yield writing.result()
 
 
-def extract_to(model: PoaForPreTraining, sub_network: SubNetwork, output: str | Path, **options) -> tuple[Path, int]:
-    """`extract_all` for one size."""
-    (result,) = extract_all(model, {Path(output): sub_network}, **options)
-    return result
+def extract_to(
+    model: PoaForPreTraining,
+    sub_network: SubNetwork,
+    output: str | Path,
+    format: str | None = None,
+    processor: ImageProcessor | None = None,
+    overwrite: bool = False,
+    facts: RunFacts | None = None,
+    onnx_batch: int | None = None,
+) -> int:
+    """Write one sub-network of the teacher as a model of its own, as `poa extract` does, and count its parameters.
+
+    Arguments and errors are those of `extract_all`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig, SubNetwork
+        >>> backbone = PoaViTConfig(
+        ...     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=16,
+        ...     min_num_hidden_layers=1, image_size=32, patch_size=8,
+        ... )
+        >>> model = PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[16]))
+        >>> extract_to(model, SubNetwork(16, 1), "poa-small")
+        6736
+        >>> sorted(path.name for path in Path("poa-small").glob("*.json"))
+        ['config.json', 'preprocessor_config.json']
+    """
+    outputs = {Path(output): sub_network}
+    ((_, parameters),) = extract_all(model, outputs, format, processor, overwrite, facts, onnx_batch)
+    return parameters
 
 
 def _write(

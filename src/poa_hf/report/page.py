@@ -12,8 +12,8 @@ from pathlib import Path
 
 import jinja2
 
-from ..cli.evaluate import column_title
 from ..elastic import SubNetwork
+from ..evaluation.table import column_title
 from ..models.elastic_config import image_shape
 from ..runs.evaluations import Evaluation
 from ..runs.records import RunRecords, read_latencies, read_run

@@ -137,7 +137,7 @@ def _images(records: RunRecords, processor, dataset_name: str | None, count: int
     """So many images as the processor makes them (count, 3, H, W), but large enough for some 14 x 14 features, and what
     they are called."""
     from ..data.decoding import UndecodableImage, open_image
-    from ..data.stream import IndexedImages, StreamedImages
+    from ..data.rows import IndexedImages, StreamedImages
 
     config = records.config
     pixels = config.crop_multiple

@@ -1,24 +1,26 @@
-"""What `--init_from` makes of a recipe: whatever is not given follows from the source."""
+"""The defaults that `--init_from` adds to a recipe, and the start of a run that has it."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from ..locations import shown_name
 from ..models.configuration_poa import PoaConfig
+from ..models.from_fields import own_fields
+from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..training.arguments import PoaTrainingArguments
-from .config import Source, backbone_fields, normalisation, shown_name
-
-if TYPE_CHECKING:
-    from ..models.modeling_poa_pretraining import PoaForPreTraining
+from .config import backbone_fields, normalisation
+from .load import init_from
+from .source import Source
 
 logger = logging.getLogger(__name__)
 
-# The published run at a tenth of its steps and learning rates: what it ends with is there at the start.
-_DEFAULTS = {
+# The published schedule at a tenth of its steps and learning rates: most of what it learns is there at the start.
+_SCHEDULE: dict[str, Any] = {
     "max_steps": 27_680,
     "learning_rate": 4e-4,
     "min_learning_rate": 2e-6,
@@ -29,82 +31,100 @@ _DEFAULTS = {
 }
 
 
-def with_source(model: dict, source: Source) -> dict:
-    """The fields of a `PoaConfig` with the source's where none are given: the backbone's; of a run also the others.
+def with_source(model: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Complete the `model` section of a recipe from a source: the backbone, and of a run everything else, too.
+
+    Args:
+        model: Fields of `PoaConfig` that the recipe sets, with `backbone_config`.
+        source: The model to start from.
 
     Raises:
         ValueError: If a field of the backbone contradicts the source.
     """
-    own = {}
-    if source.run_config is not None:
-        names = {field.name for field in dataclasses.fields(PoaConfig)} - {"backbone_config", "warm_started_from"}
-        own = {name: value for name, value in source.run_config.to_diff_dict().items() if name in names}
-        own = {
-            name: value for name, value in own.items() if name not in ("transformers_version", "architectures", "dtype")
-        }
-    return {**own, **model, "backbone_config": backbone_fields(source, model["backbone_config"])}
+    defaults = own_fields(source.run_config) if source.run_config is not None else {}
+    return {**defaults, **model, "backbone_config": backbone_fields(source, model["backbone_config"])}
 
 
-def recorded_name(init_from: str, source: Source, checkpoint: Path | None) -> str:
-    """What the model's configuration says it started from.
+def recorded_name(source_name: str, source: Source, checkpoint: Path | None) -> str:
+    """Return the name of the source that the model's configuration records.
+
+    Args:
+        source_name: Folder, file or Hub id that the recipe names.
+        source: The model to start from; when resuming, the checkpoint.
+        checkpoint: The checkpoint that the run resumes from, if any.
 
     Raises:
-        ValueError: If the run of a checkpoint that is gone on from started from something else.
+        ValueError: If the checkpoint's run was initialised from a different model.
     """
     if checkpoint is None:
         return source.name
-    path = Path(init_from).expanduser()
     recorded = source.run_config and source.run_config.warm_started_from
-    if recorded is None or recorded not in (init_from, shown_name(path)):
+    if recorded is None or recorded not in (source_name, shown_name(source_name)):
         start = f"started from {recorded}" if recorded else "did not start from another model"
         raise ValueError(
-            f"{checkpoint} is of a run that {start}, and would go on without reading {init_from}: leave out "
+            f"{checkpoint} belongs to a run that {start}, and would resume without reading {source_name}: leave out "
             "--init_from, or give another output_dir."
         )
     return recorded
 
 
-def changed_arguments(config: PoaConfig, source: Source, training: PoaTrainingArguments, given: set[str]) -> dict:
-    """The training arguments that a warm start changes, none of them among those that are given: schedules, image
-    normalisation, crops that fit the patches, and the steps of the heads alone."""
-    backbone = config.backbone_config
-    found = {**_DEFAULTS, **normalisation(source)}
-    size = training.global_crop_size
-    if "global_crop_size" not in given:
-        unit = backbone.crop_multiple
-        size = max(backbone.min_crop_size, min(size, backbone.image_size) // unit * unit)
-        found["global_crop_size"] = size
-    local = min(1, size / 224) * training.local_crop_size
-    found["local_crop_size"] = max(1, round(local / backbone.patch_grid)) * backbone.patch_grid
-    changed = {name: value for name, value in found.items() if name not in given}
-    if "freeze_backbone_steps" not in given:
+def changed_arguments(
+    config: PoaConfig, source: Source, training: PoaTrainingArguments, explicit: Collection[str]
+) -> dict[str, Any]:
+    """Return the training arguments that a warm start changes.
+
+    These are the schedules, the normalisation of images, crop sizes that fit the patches, and the steps that train the
+    heads only.
+
+    Args:
+        config: Configuration of the model, which starts from `source`.
+        source: The model to start from.
+        training: Arguments of the run.
+        explicit: Names of the arguments that the user set; they are not changed.
+    """
+    defaults = {**_SCHEDULE, **normalisation(source), **_crop_sizes(config, training, explicit)}
+    changed = {name: value for name, value in defaults.items() if name not in explicit}
+    if "freeze_backbone_steps" not in explicit:
         steps = {"max_steps": training.max_steps, "warmup_steps": training.warmup_steps, **changed}
-        # the heads' own warm-up, after which the backbone's begins
+        # the heads warm up first, then the backbone
         changed["freeze_backbone_steps"] = min(steps["warmup_steps"], steps["max_steps"] // 10)
     return changed
 
 
-def begin(
+def _crop_sizes(config: PoaConfig, training: PoaTrainingArguments, explicit: Collection[str]) -> dict[str, int]:
+    """Global crops of at most the source's image size and local ones in proportion, both of whole patches."""
+    backbone = config.backbone_config
+    sizes = {}
+    global_size = training.global_crop_size
+    if "global_crop_size" not in explicit:
+        multiple = backbone.crop_multiple
+        global_size = max(backbone.min_crop_size, min(global_size, backbone.image_size) // multiple * multiple)
+        sizes["global_crop_size"] = global_size
+    local_size = min(1, global_size / 224) * training.local_crop_size
+    sizes["local_crop_size"] = max(1, round(local_size / backbone.patch_grid)) * backbone.patch_grid
+    return sizes
+
+
+def start_run(
     model: PoaForPreTraining,
-    init_from: str,
+    source: str,
     checkpoint: Path | None,
     training: PoaTrainingArguments,
     eval_steps: int | None = None,
 ) -> None:
-    """Initialise a model from `init_from`, unless the run resumes from a checkpoint, and log what was done.
+    """Initialise a model from `source`, unless the run resumes from a checkpoint, and log what was done.
 
     Args:
         model: The model to initialise, in place.
-        init_from: Folder or Hub id of the source.
-        checkpoint: The checkpoint that the run resumes from, whose weights replace the source's.
+        source: Folder, file or Hub id, as `init_from` takes it.
+        checkpoint: The checkpoint that the run resumes from, whose weights replace those of the source.
         training: Arguments of the run, whose schedule is logged.
-        eval_steps: Steps between evaluations; without them, they are recommended.
+        eval_steps: Steps between evaluations; without them, the log recommends some.
     """
-    from .load import init_from as initialise
-
-    lines = [f"Resuming from {checkpoint}; {init_from} was not read again."]
     if checkpoint is None:
-        lines = [str(initialise(model, init_from)), _space(model), _schedule(training, eval_steps)]
+        lines = [str(init_from(model, source)), _space(model), _schedule(training, eval_steps)]
+    else:
+        lines = [f"Resuming from {checkpoint}; {source} was not read again."]
     if int(os.environ.get("RANK", 0)) == 0:
         for line in lines:
             logger.info(line)
@@ -122,9 +142,9 @@ def _space(model: PoaForPreTraining) -> str:
 
 
 def _schedule(args: PoaTrainingArguments, eval_steps: int | None) -> str:
-    guard = "" if eval_steps else "; --eval_steps N would watch the full size's k-NN"
+    advice = "" if eval_steps else "; --eval_steps N would watch the full size's k-NN"
     return (
         f"{args.max_steps} steps at a learning rate of {args.learning_rate:g} (for 1024 images), the first "
-        f"{args.freeze_backbone_steps} of the heads alone; crops of {args.global_crop_size} and {args.local_crop_size} "
-        f"pixels{guard}."
+        f"{args.freeze_backbone_steps} for the heads only; crops of {args.global_crop_size} and {args.local_crop_size} "
+        f"pixels{advice}."
     )

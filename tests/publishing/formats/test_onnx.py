@@ -53,7 +53,7 @@ def dimensions(values) -> dict[str, list]:
 def test_onnx_runtime_gives_the_features_for_batches_of_any_size(family, tmp_path):
     model = golden_model("swin") if "stages" in family else small_model(family)
     size, pixels = model.config.backbone_config.space.smallest, model.config.backbone_config.image_size
-    _, parameters = extract_to(model.eval(), size, tmp_path / "model", format="onnx")
+    parameters = extract_to(model.eval(), size, tmp_path / "model", format="onnx")
     plain = model.teacher.extract(size)
     assert parameters == plain.num_parameters()
     assert largest_difference(tmp_path / "model", plain, (1, 2, 5), pixels) < 1e-5
@@ -137,10 +137,10 @@ def test_mistakes_are_refused(tiny_model, tmp_path, monkeypatch):
     assert "onnx_batch cannot be given for the format vit" in refused(format="vit", onnx_batch=2)
     assert "use dinov2 or vit or onnx" in refused(format="timm")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert "(onnxscript): pip install 'poa_hf[onnx]'" in refused(format="onnx")
+    assert "not installed (onnxscript): pip install 'poa_hf[onnx]'" in refused(format="onnx")
     monkeypatch.undo()
     run = onnxruntime.InferenceSession.run
     monkeypatch.setattr(
         onnxruntime.InferenceSession, "run", lambda *arguments: [0.9 * output for output in run(*arguments)]
     )
-    assert "gives last_hidden_state that is off by" in refused(format="onnx")
+    assert "ONNX Runtime's last_hidden_state differs from PyTorch's by" in refused(format="onnx")

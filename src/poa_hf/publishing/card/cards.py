@@ -50,7 +50,7 @@ def write_card(
     depth = "-".join(map(str, sub_network.depths))
     count = f"{format_quantity(parameters)} parameters" if parameters >= 1e6 else f"{parameters:,} parameters"
     opening = (
-        f"A {format.kind} of {count} that turns an image into features, {text.how_trained(facts)}. Its width "
+        f"A {format.model_kind} of {count} that turns an image into features, {text.how_trained(facts)}. Its width "
         f"is {sub_network.width}, its depth {depth} ({called}): {text.count_sizes(space)} of one run of {text.PAPER}. "
         "It has no classifier."
     )
@@ -59,7 +59,7 @@ def write_card(
     stock = facts.config.backbone_config.stock_config(sub_network)
     features = getattr(stock, "hidden_size", None) or stock.hidden_sizes[-1]
     use = code(format.snippet(name), "python")
-    use += f"\n\n`image` is a PIL image, and `features` has the shape (1, {features}). {format.needs}"
+    use += f"\n\n`image` is a PIL image, and `features` has the shape (1, {features}). {format.requirements}"
     measured = facts.evaluations_of(sub_network)
     caption = draw_family(folder, facts, sub_network)
     sections = {

@@ -1,0 +1,1 @@
+"""Formats in which an extracted size can be written."""

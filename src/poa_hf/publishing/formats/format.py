@@ -1,8 +1,7 @@
-"""What an extracted size can be written as."""
+"""The formats in which an extracted size can be written: stock transformers models, timm, ONNX."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +12,19 @@ from transformers import PreTrainedModel
 
 from ...runs.checkpoints import MAX_SHARD_SIZE
 from .onnx import as_onnx
+from .snippets import onnx_snippet, timm_snippet, transformers_snippet
 from .timm import as_timm, save_as_timm
 from .vit import as_vit
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A converted model that `save` writes into a folder: weights, configuration and image processor."""
+    """A converted model, ready to be written.
+
+    Args:
+        num_parameters: The number of parameters of the model.
+        save: Writes weights, configuration and image processor into an existing folder.
+    """
 
     num_parameters: int
     save: Callable[[Path], None]
@@ -27,43 +32,85 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Format:
-    """`convert` raises ValueError where the format cannot hold the model. `load` is the code that loads it from
-    `{folder}` and takes the features of `image`: see `snippet`. `with_options`, where there are options, gives it with
-    these set."""
+    """A way to write an extracted size, and what its card says about it.
+
+    Args:
+        name: The value of `--format`.
+        model_kind: What the card calls the model, such as "DINOv2-style ViT".
+        library: The Hub's `library_name`.
+        convert: Converts a stock model with its image processor. Raises `ValueError` if the format cannot hold them.
+        snippet: Code that loads the model of a given name (see `snippets`).
+        requirements: One or two sentences on what the code needs.
+    """
 
     name: str
-    kind: str
+    model_kind: str
     library: str
-    load: str
     convert: Callable[[PreTrainedModel, ImageProcessor], Artifact]
-    needs: str = "Stock `transformers` loads it; poa_hf is not needed."
-    with_options: Callable[..., Format] | None = None
-
-    def snippet(self, name: str) -> str:
-        """The code that loads the model called `name`: the id of a repository, `namespace/name`, or else a folder."""
-        name, on_hub = json.dumps(name, ensure_ascii=False), "/" in name
-        return self.load.format(
-            folder=name[1:-1],
-            place="hf-hub" if on_hub else "local-dir",
-            downloaded=f"snapshot_download({name})" if on_hub else name,
-            import_download="from huggingface_hub import snapshot_download\n" if on_hub else "",
-        )
+    snippet: Callable[[str], str] = transformers_snippet
+    requirements: str = "Stock `transformers` loads it; poa_hf is not needed."
 
 
-def find_format(stock_type: str, name: str | None, **options) -> Format:
-    """The format of that name for a family's stock model type, with its options set; None means its own. ValueError if
-    it has no such one, or no such option."""
-    own = Format(stock_type, stock_type, "transformers", _TRANSFORMERS % ("", "pooler_output"), _as_stock)
-    formats = {format.name: format for format in _FORMATS.get(stock_type, [own, _onnx(stock_type)])}
-    name = next(iter(formats)) if name is None else name
+def find_format(stock_type: str, name: str | None = None, onnx_batch: int | None = None) -> Format:
+    """Return a format of the stock models of one type.
+
+    >>> find_format("dinov2").name, find_format("gn_resnet", "timm").library
+    ('dinov2', 'timm')
+
+    Args:
+        stock_type: The `model_type` of the extracted models, such as `dinov2`.
+        name: The format's name; by default the family's own format.
+        onnx_batch: The number of images in each batch of an ONNX model; by default any.
+
+    Raises:
+        ValueError: If the family has no such format, or `onnx_batch` is given for another format than ONNX.
+    """
+    formats = {format.name: format for format in _formats(stock_type, onnx_batch)}
+    if name is None:
+        name = next(iter(formats))
     if name not in formats:
         raise ValueError(f"{name!r} is not a format of this model: use {' or '.join(formats)}.")
-    format = formats[name]
-    if not options:
-        return format
-    if format.with_options is None:
-        raise ValueError(f"{' and '.join(options)} cannot be given for the format {name}: leave it out.")
-    return format.with_options(**options)
+    if onnx_batch is not None and name != "onnx":
+        raise ValueError(f"onnx_batch cannot be given for the format {name}: leave it out.")
+    return formats[name]
+
+
+def _formats(stock_type: str, onnx_batch: int | None) -> list[Format]:
+    """Return all formats of a family, its own first."""
+    if stock_type == "dinov2":
+        kind = "DINOv2-style ViT"
+        # a stock vit adds a pooler with random weights unless it is told not to
+        vit_snippet = partial(
+            transformers_snippet, load_options=", add_pooling_layer=False", features="last_hidden_state[:, 0]"
+        )
+        formats = [
+            Format("dinov2", kind, "transformers", _as_stock),
+            Format("vit", "ViT", "transformers", _as_vit, vit_snippet),
+        ]
+    elif stock_type == "gn_resnet":
+        kind = "ResNet with GroupNorm"
+        needs_code = (
+            "The model's code comes with its weights, hence `trust_remote_code=True`; after `import poa_hf` it is not "
+            "needed."
+        )
+        remote_snippet = partial(transformers_snippet, load_options=", trust_remote_code=True")
+        formats = [
+            Format("gn_resnet", kind, "transformers", _as_stock, remote_snippet, needs_code),
+            Format("timm", kind, "timm", _as_timm, timm_snippet, "`timm` loads it; poa_hf is not needed."),
+        ]
+    else:
+        kind = {"swin": "Swin Transformer"}.get(stock_type, stock_type)
+        formats = [Format(stock_type, kind, "transformers", _as_stock)]
+    return [*formats, _onnx_format(kind, onnx_batch)]
+
+
+def _onnx_format(kind: str, batch_size: int | None) -> Format:
+    batches = "of any size" if batch_size is None else f"of exactly {batch_size}"
+    requirements = (
+        f"ONNX Runtime runs it on batches {batches}; `transformers` prepares the images. poa_hf is not needed."
+    )
+    convert = partial(_as_onnx, batch_size=batch_size)
+    return Format("onnx", kind, "onnx", convert, partial(onnx_snippet, batch_size=batch_size), requirements)
 
 
 def _as_stock(model: PreTrainedModel, processor: ImageProcessor) -> Artifact:
@@ -79,75 +126,16 @@ def _as_vit(model: PreTrainedModel, processor: ImageProcessor) -> Artifact:
 
 
 def _as_timm(model: PreTrainedModel, processor: ImageProcessor) -> Artifact:
-    as_timm(model, processor)  # refuses before anything is written
+    as_timm(model, processor)  # raises before anything is written
     return Artifact(model.num_parameters(), partial(save_as_timm, model, processor=processor))
 
 
-_TRANSFORMERS = """from transformers import AutoImageProcessor, AutoModel
+def _as_onnx(model: PreTrainedModel, processor: ImageProcessor, batch_size: int | None) -> Artifact:
+    write_graph = as_onnx(model, processor, batch_size)
 
-processor = AutoImageProcessor.from_pretrained("{folder}")
-model = AutoModel.from_pretrained("{folder}"%s)
-features = model(**processor(image, return_tensors="pt")).%s"""
-_TIMM = """import timm
+    def save(folder: Path) -> None:
+        write_graph(folder)
+        model.config.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
-model = timm.create_model("{place}:{folder}", pretrained=True)
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-features = model(transform(image).unsqueeze(0))"""
-_ONNX_RUNTIME = """import onnxruntime
-{import_download}from transformers import AutoImageProcessor
-
-folder = {downloaded}
-processor = AutoImageProcessor.from_pretrained(folder)
-session = onnxruntime.InferenceSession(folder + "/model.onnx")
-pixel_values = processor(%s, return_tensors="np")["pixel_values"]
-(features,) = session.run(["pooler_output"], {{"pixel_values": pixel_values}})"""
-
-
-def _onnx(kind: str, onnx_batch: int | None = None) -> Format:
-    def convert(model: PreTrainedModel, processor: ImageProcessor) -> Artifact:
-        write = as_onnx(model, processor, onnx_batch)
-
-        def save(folder: Path) -> None:
-            write(folder)
-            model.config.save_pretrained(folder)
-            processor.save_pretrained(folder)
-
-        return Artifact(model.num_parameters(), save)
-
-    images = "image" if onnx_batch in (None, 1) else f"[image] * {onnx_batch}"
-    takes = "batches of any size" if onnx_batch is None else f"batches of exactly {onnx_batch}"
-    needs = f"ONNX Runtime computes it, for {takes}; `transformers` prepares the images. poa_hf is not needed."
-    return Format("onnx", kind, "onnx", _ONNX_RUNTIME % images, convert, needs, partial(_onnx, kind))
-
-
-# of each stock model type, its own first
-_FORMATS = {
-    "dinov2": [
-        Format("dinov2", "DINOv2-style ViT", "transformers", _TRANSFORMERS % ("", "pooler_output"), _as_stock),
-        # a stock vit makes a pooler of random weights unless told not to
-        Format(
-            "vit",
-            "ViT",
-            "transformers",
-            _TRANSFORMERS % (", add_pooling_layer=False", "last_hidden_state[:, 0]"),
-            _as_vit,
-        ),
-        _onnx("DINOv2-style ViT"),
-    ],
-    "swin": [
-        Format("swin", "Swin", "transformers", _TRANSFORMERS % ("", "pooler_output"), _as_stock),
-        _onnx("Swin"),
-    ],
-    "gn_resnet": [
-        Format(
-            "gn_resnet",
-            "ResNet with GroupNorm",
-            "transformers",
-            _TRANSFORMERS % (", trust_remote_code=True", "pooler_output"),
-            _as_stock,
-            "The folder holds the model's code, hence `trust_remote_code=True`, which is needless beside poa_hf.",
-        ),
-        Format("timm", "ResNet with GroupNorm", "timm", _TIMM, _as_timm, "`timm` loads it; poa_hf is not needed."),
-        _onnx("ResNet with GroupNorm"),
-    ],
-}
+    return Artifact(model.num_parameters(), save)

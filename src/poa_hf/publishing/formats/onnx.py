@@ -1,10 +1,10 @@
-"""An extracted model as ONNX, checked against the model that it was made from."""
+"""An extracted model as ONNX, checked against the PyTorch model it was made from."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,35 +12,45 @@ import torch
 from torch import Tensor, nn
 from transformers import BitImageProcessorPil, PreTrainedModel
 
-INPUT, OUTPUTS = "pixel_values", ("last_hidden_state", "pooler_output")  # as Optimum names them
-# The opset whose operators the exporter has; higher ones are converted from it. ONNX Runtime has it since 1.14.
+INPUT, OUTPUTS = "pixel_values", ("last_hidden_state", "pooler_output")  # the names that Optimum uses
+# The opset that the exporter's operators are written for; it converts higher ones from it. In ONNX Runtime since 1.14.
 _OPSET = 18
-_TOLERANCE = 1e-3  # of the largest output: other kernels round differently, a wrong graph is off by far more
+_TOLERANCE = 1e-3  # relative to the largest output: other kernels round differently, a wrong graph is off by far more
 
 
 def check_onnx() -> None:
-    """ValueError with the command to install, if what writes and checks ONNX is not there."""
+    """Check that the packages that write and check ONNX are installed.
+
+    Raises:
+        ValueError: With the command that installs them, if one is missing.
+    """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"ONNX needs packages that are not here ({error.name}): pip install 'poa_hf[onnx]'."
+            f"ONNX needs a package that is not installed ({error.name}): pip install 'poa_hf[onnx]'."
         ) from error
 
 
 def as_onnx(
     model: PreTrainedModel, processor: BitImageProcessorPil, batch_size: int | None = None
 ) -> Callable[[Path], None]:
-    """What writes `model.onnx` into a folder, and checks it there by ONNX Runtime.
+    """Export a model to ONNX, and return the function that writes `model.onnx` into a folder and checks it there.
 
-    The graph takes `pixel_values` (N, 3, H, W) as `processor` makes them and gives `last_hidden_state` and
-    `pooler_output`. N is `batch_size`; any, if None. H and W are fixed: Swin's windows and ViT's position embeddings
-    are made for them. Weights beyond 2 GB, which ONNX's one file cannot hold, go to `model.onnx.data`.
+    The graph takes `pixel_values` (N, 3, H, W) as `processor` makes them and returns `last_hidden_state` and
+    `pooler_output`. H and W are fixed, because Swin's windows and ViT's position embeddings are made for them. Weights
+    beyond 2 GB, which one ONNX file cannot hold, go to `model.onnx.data`.
+
+    Args:
+        model: The extracted model.
+        processor: Its image processor, which says H and W.
+        batch_size: N; by default batches of any size are taken.
 
     Raises:
-        ValueError: If the packages are not there, `batch_size` is below 1; when writing, if outputs differ.
+        ValueError: If packages are missing or `batch_size` is below 1. The returned function raises it if ONNX
+            Runtime's outputs differ from PyTorch's.
     """
     check_onnx()
     if batch_size is not None and batch_size < 1:
@@ -48,9 +58,10 @@ def as_onnx(
     features = _Features(model).eval()
     shape = (model.config.num_channels, processor.crop_size["height"], processor.crop_size["width"])
     generator = torch.Generator().manual_seed(0)
-    # an example of one image would make the exporter take the batch for constant
-    batches = [torch.randn(count, *shape, generator=generator) for count in ([batch_size] if batch_size else [2, 1, 3])]
-    with torch.no_grad(), _quiet():
+    # the first batch is the exporter's example: with one image it would take the batch size for a constant
+    counts = [batch_size] if batch_size else [2, 1, 3]
+    batches = [torch.randn(count, *shape, generator=generator) for count in counts]  # each (N, 3, H, W)
+    with torch.no_grad(), _without_exporter_messages():
         program = torch.onnx.export(
             features,
             (batches[0],),
@@ -62,6 +73,8 @@ def as_onnx(
             verbose=False,
         )
         expected = [features(batch) for batch in batches]
+    if program is None:  # it is None only for the older exporter
+        raise ValueError("torch.onnx.export returned no program: use another format.")
 
     def save(folder: Path) -> None:
         file = folder / "model.onnx"
@@ -72,7 +85,7 @@ def as_onnx(
 
 
 class _Features(nn.Module):
-    """The two outputs of a model, in their order."""
+    """The two outputs of a model as a tuple."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -84,23 +97,28 @@ class _Features(nn.Module):
 
 
 def _check(file: Path, batches: list[Tensor], expected: list[tuple[Tensor, Tensor]]) -> None:
+    """Compare the outputs of ONNX Runtime with the expected ones.
+
+    Raises:
+        ValueError: If they differ by more than rounding.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for batch, outputs in zip(batches, expected, strict=True):
-        found = session.run(list(OUTPUTS), {INPUT: batch.numpy()})
-        for name, ours, theirs in zip(OUTPUTS, outputs, map(torch.from_numpy, found), strict=True):
+        arrays = session.run(list(OUTPUTS), {INPUT: batch.numpy()})
+        for name, ours, theirs in zip(OUTPUTS, outputs, map(torch.from_numpy, arrays), strict=True):
             difference = (ours - theirs).abs().max().item()
-            if not difference <= _TOLERANCE * ours.abs().max().item():
+            if not difference <= _TOLERANCE * ours.abs().max().item():  # a NaN is a difference too
                 raise ValueError(
-                    f"ONNX Runtime gives {name} that is off by {difference:.1g} for {len(batch)} images, and nothing "
-                    "was written: use another format."
+                    f"ONNX Runtime's {name} differs from PyTorch's by {difference:.1g} for {len(batch)} images, so "
+                    "nothing was written: use another format."
                 )
 
 
 @contextmanager
-def _quiet():
-    """Without what the exporter says of itself: operators of packages that are not there, its own deprecations."""
+def _without_exporter_messages() -> Iterator[None]:
+    """Silence the exporter, which warns about optional packages and its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,26 +1,39 @@
-"""DINOv2's blocks as a stock `vit`, for what knows no other."""
+"""A DINOv2-style ViT as a stock `vit` model, for tools that know no other kind of ViT."""
 
 from __future__ import annotations
 
 import re
 
 import torch
-from transformers import Dinov2Model, ViTConfig, ViTModel
+from torch import Tensor
+from transformers import Dinov2Model, PreTrainedModel, ViTConfig, ViTModel
 
+from ...models.vit_names import dinov2_name
 from ...slicing import without_storage
 
 
-def as_vit(model: Dinov2Model, image_size: int | None = None) -> ViTModel:
-    """The same function as a stock `vit` model without pooler, in evaluation mode: LayerScale, which `vit` lacks, is
-    multiplied into the projections before it (exact but for rounding).
+def as_vit(model: PreTrainedModel, image_size: int | None = None) -> ViTModel:
+    """Convert a `Dinov2Model` to a stock `ViTModel` without pooler that computes the same features.
 
-    A `vit` takes images of one size, by default the model's own; for another one the position embeddings are resized as
-    `dinov2` does at each call.
+    `vit` has no LayerScale, so its factors are multiplied into the two projections before it, which is exact up to
+    rounding. The result is in evaluation mode.
+
+    Args:
+        model: The DINOv2-style ViT.
+        image_size: Side of the images in pixels, since a `vit` takes images of one size only; by default the model's
+            own. For another one the position embeddings are resized as `dinov2` does at each call.
+
+    Raises:
+        ValueError: If the model is no `Dinov2Model`, has SwiGLU layers, or its images are not square.
     """
+    if not isinstance(model, Dinov2Model):
+        raise ValueError(f"Only a Dinov2Model can be converted to a stock vit, not a {type(model).__name__}.")
     config = model.config
-    image_size = image_size or config.image_size
+    side = config.image_size if image_size is None else image_size
+    if not isinstance(side, int):
+        raise ValueError(f"image_size {side} is not the side of a square: give image_size as one number.")
     if config.use_swiglu_ffn:
-        raise ValueError("A stock vit has no SwiGLU: extract this model with --format dinov2.")
+        raise ValueError("A stock vit has no SwiGLU layers: extract this model with --format dinov2.")
     vit_config = ViTConfig(
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,
@@ -28,7 +41,7 @@ def as_vit(model: Dinov2Model, image_size: int | None = None) -> ViTModel:
         intermediate_size=int(config.hidden_size * config.mlp_ratio),
         hidden_act=config.hidden_act,
         layer_norm_eps=config.layer_norm_eps,
-        image_size=image_size,
+        image_size=side,
         patch_size=config.patch_size,
         num_channels=config.num_channels,
         qkv_bias=config.qkv_bias,
@@ -38,20 +51,26 @@ def as_vit(model: Dinov2Model, image_size: int | None = None) -> ViTModel:
     with without_storage():
         vit = ViTModel(vit_config, add_pooling_layer=False)
     tensors = {name: _vit_tensor(name, source) for name in vit.state_dict()}
-    with torch.no_grad():
-        positions = model.embeddings.interpolate_pos_encoding(
-            torch.empty(1, (image_size // config.patch_size) ** 2 + 1, config.hidden_size), image_size, image_size
-        )
-    tensors["embeddings.position_embeddings"] = positions.clone()
+    tensors["embeddings.position_embeddings"] = _position_embeddings(model, side)
     vit.load_state_dict(tensors, assign=True)
     return vit.requires_grad_().eval()
 
 
-def _vit_tensor(name: str, source: dict[str, torch.Tensor]) -> torch.Tensor:
-    name = re.sub(r"^layers\.", "encoder.layer.", name)
-    name = name.replace("layernorm_before", "norm1").replace("layernorm_after", "norm2")
+def _position_embeddings(model: Dinov2Model, side: int) -> Tensor:
+    """Return the position embeddings (1, 1 + patches, D) for images of `side` pixels."""
+    patches = (side // model.config.patch_size) ** 2
+    tokens = torch.empty(1, 1 + patches, model.config.hidden_size)  # only the shape is read
+    with torch.no_grad():
+        return model.embeddings.interpolate_pos_encoding(tokens, side, side).clone()
+
+
+def _vit_tensor(name: str, source: dict[str, Tensor]) -> Tensor:
+    """Return the tensor called `name` in a `vit`, made from the DINOv2 weights `source`."""
+    name = dinov2_name(name)
     match = re.match(r"(encoder\.layer\.\d+)\.(attention\.o_proj|mlp\.fc2)\.(weight|bias)", name)
     if match is None:
         return source[name]
-    scale = source[f"{match[1]}.{'layer_scale1' if 'o_proj' in match[2] else 'layer_scale2'}.lambda1"]
-    return source[name] * (scale[:, None] if match[3] == "weight" else scale)
+    layer, projection, kind = match.groups()
+    layer_scale = "layer_scale1" if projection == "attention.o_proj" else "layer_scale2"
+    scale = source[f"{layer}.{layer_scale}.lambda1"]  # (D,)
+    return source[name] * (scale[:, None] if kind == "weight" else scale)

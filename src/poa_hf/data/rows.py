@@ -1,0 +1,122 @@
+"""Rows of a dataset, read but not decoded: by index, or shard by shard from a stream.
+
+Follows `sources`, which opens the dataset; `stream` says in which order the rows are read, `decoding` makes images of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .decoding import UndecodableImage
+from .sources import find_image_column, image_of_item
+
+# Streams with fewer files are split further, into row groups. Splitting reads each file's footer: on the Hub, one or
+# two requests per file.
+ENOUGH_SHARDS = 128
+
+
+class UnreadableData(ValueError):
+    """The data as a whole cannot be read. The message is one sentence for the user, who needs no traceback."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An undecoded image, with the name by which messages and logs call its row.
+
+    Args:
+        name: The row's index, or `shard:row` in a stream.
+        image: What `decoding.open_image` takes, or the `UndecodableImage` that the dataset raised instead.
+    """
+
+    name: str
+    image: Any
+
+
+def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
+    """Select columns of a `datasets` dataset, with images as their bytes or paths.
+
+    Anything else, and a dataset with a transform of the user's, is returned as it is.
+
+    Args:
+        dataset: A `datasets.Dataset` or `IterableDataset`, or any other collection.
+        columns: Names of columns, the images' first.
+    """
+    import datasets
+
+    if isinstance(dataset, datasets.IterableDataset):
+        dataset = dataset.select_columns(list(columns))
+        return dataset.decode(False) if dataset.features else dataset
+    if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
+        dataset = dataset.with_format(None).select_columns(list(columns))
+        if isinstance(dataset.features[columns[0]], datasets.Image):
+            dataset = dataset.cast_column(columns[0], datasets.Image(decode=False))
+    return dataset
+
+
+def read_item(dataset: Any, index: int) -> Any:
+    """Return `dataset[index]`, or an `UndecodableImage` if the dataset decodes by itself and fails to."""
+    try:
+        return dataset[index]
+    except (OSError, UndecodableImage) as error:
+        return UndecodableImage(str(error))
+
+
+class IndexedImages:
+    """The undecoded images of a dataset whose rows can be read by index.
+
+    Args:
+        dataset: Anything with a length and items: images, tuples that begin with one, or dicts.
+        column: The column with the images; found by its type or name if not given.
+
+    Raises:
+        ValueError: For an empty dataset, or an image column that is missing or ambiguous.
+    """
+
+    def __init__(self, dataset: Any, column: str | None = None):
+        self.column = find_image_column(dataset, column)
+        self.dataset = undecoded(dataset, [self.column])
+        if len(dataset) == 0:
+            raise ValueError("The dataset is empty: give one with at least one image.")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return image_of_item(self.dataset[index], self.column)
+
+    def row(self, index: int) -> Row:
+        """Read one row; a dataset's own failure to decode it becomes the row's image."""
+        return Row(str(index), image_of_item(read_item(self.dataset, index), self.column))
+
+
+class StreamedImages:
+    """The undecoded images of a `datasets.IterableDataset`, as `num_shards` shards that are read one by one.
+
+    Args:
+        dataset: An iterable dataset that is neither shuffled nor split by node: `stream` does both.
+        column: The column with the images; found by its type or name if not given.
+
+    Raises:
+        ValueError: For a dataset without files, or an image column that is missing or ambiguous.
+    """
+
+    def __init__(self, dataset: Any, column: str | None = None):
+        self.column = find_image_column(dataset, column)
+        dataset = undecoded(dataset, [self.column])
+        self.dataset = dataset.reshard() if dataset.num_shards < ENOUGH_SHARDS else dataset
+        self.num_shards: int = self.dataset.num_shards
+        if self.num_shards == 0:
+            raise ValueError("The dataset has no files to read: give one with at least one image.")
+
+    def open_shard(self, index: int) -> Any:
+        """Return a shard as an iterable dataset, with `state_dict` and `load_state_dict`."""
+        return self.dataset.shard(self.num_shards, index)
+
+    def rows(self, shard: Any) -> Generator[Any, None, None]:
+        """Yield the undecoded images of a shard; None where a row lacks the image column."""
+        # Not iter(shard): in a worker process that would split the shard's files among the workers once more.
+        for batch in shard.iter(batch_size=1):
+            yield batch[self.column][0] if self.column in batch else None

@@ -1,0 +1,48 @@
+"""Evaluations of one model on one dataset as a table of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..runs.evaluations import Evaluation
+
+
+def results_table(records: Sequence[Evaluation]) -> str:
+    """Return a table of records of one model on one dataset: sizes as rows, metrics as columns, in per cent."""
+    first = records[0]
+    train = next((record for record in records if record.train_images is not None), None)
+    images = [f"{train.train_images:,} images of {train.train_split}"] if train else []
+    images.append(f"{first.test_images:,} of {first.test_split}")
+    step = f" at step {first.step:,}" if first.step is not None else ""
+    columns = list(dict.fromkeys(map(column_title, records)))
+    rows: dict[str, dict[str, float]] = {}
+    for record in records:
+        rows.setdefault(record.size, {})[column_title(record)] = record.value
+    widths = [max(6, len(title)) for title in columns]
+    lead = max(4, *(len(size) for size in rows))
+    lines = [f"{first.model}{step} on {first.dataset} ({' and '.join(images)}), %", ""]
+    titles = "  ".join(f"{title:>{width}}" for title, width in zip(columns, widths, strict=True))
+    lines.append(f"{'size':<{lead}}  {titles}")
+    for size, values in rows.items():
+        cells = (f"{100 * values[title]:>{width}.1f}" for title, width in zip(columns, widths, strict=True))
+        lines.append(f"{size:<{lead}}  {'  '.join(cells)}")
+    return "\n".join(lines)
+
+
+def column_title(record: Evaluation) -> str:
+    """Return a record's metric in few characters, such as `20-NN`, `linear`, `1 % labels`, `NMI` or `mAP`."""
+    settings = record.settings
+    if record.metric == "knn_accuracy":
+        return f"{settings['k']}-NN"
+    if record.metric == "lowshot_accuracy":
+        return f"{100 * settings['label_share']:g} % labels"
+    if record.metric == "retrieval_precision":
+        return f"P@{settings['k']}"
+    titles = {
+        "linear_accuracy": "linear",
+        "clustering_accuracy": "ACC",
+        "clustering_nmi": "NMI",
+        "clustering_ari": "ARI",
+        "retrieval_map": "mAP",
+    }
+    return titles.get(record.metric, record.metric)

@@ -1,0 +1,97 @@
+"""The model that a warm start begins with: where it is and of what kind, before any weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from ..formatting import one_line
+from ..locations import looks_local, shown_name
+from ..models.configuration_poa import PoaConfig
+from ..runs.checkpoints import checkpoints_with_model
+from ..runs.layout import CONFIG
+from ..runs.load import resolve_run
+
+# The elastic type that can hold a stock model.
+_STOCK_TYPES = {"dinov2": "poa_vit", "vit": "poa_vit", "swin": "poa_swin", "gn_resnet": "poa_resnet"}
+ELASTIC_TYPES = _STOCK_TYPES | {elastic: elastic for elastic in _STOCK_TYPES.values()}
+_WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to start from.
+
+    Attributes:
+        name: What messages and records call it: a Hub id, or the last part of a path.
+        kind: `stock` for a checkpoint of a stock model or an elastic backbone, `run` for student, teacher and heads of
+            a pre-training run, `official` for a file of the authors'.
+        location: Folder, file or Hub id.
+        config: Configuration of the stock model or of the run's backbone; None for a file, which has none.
+        run_config: Configuration of the whole run, if it is one.
+    """
+
+    name: str
+    kind: Literal["stock", "run", "official"]
+    location: str | Path
+    config: PreTrainedConfig | None = None
+    run_config: PoaConfig | None = None
+
+    @property
+    def backbone_config(self) -> PreTrainedConfig:
+        """The backbone's configuration. ValueError for a file without one."""
+        if self.config is None:
+            raise ValueError(f"{self.name} is a file without a configuration: give the one that it was trained with.")
+        return self.config
+
+
+def find_source(source: str | Path) -> Source:
+    """Find out what a path or Hub id holds.
+
+    Raises:
+        ValueError: If it holds nothing, cannot be read, or is a model that no elastic family can hold.
+    """
+    path = Path(source).expanduser()
+    text = str(source).strip()
+    if path.is_file():
+        return Source(shown_name(path), "official", path)
+    if text and path.is_dir():
+        if not (path / CONFIG).exists() and not checkpoints_with_model(path):
+            raise ValueError(f"{source} holds neither a model ({CONFIG}) nor a run's checkpoints.")
+        return _read_config(shown_name(path), resolve_run(path), "cannot be loaded")
+    if not text or looks_local(text) or path.suffix in _WEIGHT_FILES:
+        raise ValueError(
+            f"There is nothing at {str(source)!r} to start from: give a model's folder or Hub id, a run, or a file of "
+            "the authors'."
+        )
+    return _read_config(text, text, "is neither a folder nor a model of the Hub that can be loaded")
+
+
+def _read_config(name: str, location: str | Path, failure: str) -> Source:
+    try:
+        content, _ = PreTrainedConfig.get_config_dict(location)
+        model_type = content.get("model_type")
+        if model_type == PoaConfig.model_type:
+            run = PoaConfig.from_pretrained(location)
+            return Source(name, "run", location, run.backbone_config, run)
+        if model_type not in ELASTIC_TYPES:
+            raise ValueError(_unsupported(name, model_type))
+        config = CONFIG_MAPPING[model_type].from_pretrained(location)
+    except (OSError, StrictDataclassError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} {failure} ({one_line(error)}): give another model to start from.") from error
+    return Source(name, "stock", location, config)
+
+
+def _unsupported(name: str, model_type: str | None) -> str:
+    if model_type == "dinov2_with_registers":
+        return (
+            f"{name} has register tokens, which the elastic ViT and stock dinov2 lack: start from the same model "
+            "without registers, such as facebook/dinov2-large."
+        )
+    problem = f"is a {model_type!r} model" if model_type else f"has no model_type in its {CONFIG}"
+    stock = ", ".join(_STOCK_TYPES)
+    return f"{name} {problem}: an elastic model can start from {stock}, a run, or a file of the authors'."
