@@ -1,4 +1,4 @@
-"""Pieces of Markdown, of any text."""
+"""Building blocks of Markdown from any text."""
 
 from __future__ import annotations
 
@@ -10,21 +10,32 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|$]|(?<!\w)[_~]|[_~](?!\w)")
 
 
 def escape(text: str) -> str:
-    """Text that shows as it is, on one line."""
+    """Escape a text so that it is shown as it is, on one line.
+
+    >>> print(escape("*my* photos_2"))
+    \\*my\\* photos_2
+    """
     return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def link(text: str, address: str) -> str:
+    """Return a link with any text."""
     return f"[{escape(text)}]({address})"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Container[int] = ()) -> str:
-    """Cells are Markdown already; the columns of these numbers are set flush right."""
-    lines = ["---:" if column in right else "---" for column in range(len(head))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, lines, *rows))
+    """Return a table of cells that are Markdown already.
+
+    Args:
+        head: The titles of the columns.
+        rows: The cells of each row.
+        right: The columns that are set flush right, by number.
+    """
+    rules = ["---:" if column in right else "---" for column in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows))
 
 
 def code(text: str, language: str) -> str:
-    """A block of code, fenced by more backticks than it holds in a row."""
+    """Return a block of code, fenced by more backticks than the text holds in a row."""
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"

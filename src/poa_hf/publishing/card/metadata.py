@@ -1,7 +1,9 @@
 """The Hub's rules for the metadata of a model card, as far as they can be checked without the Hub.
 
-Sources: modelcard.md, docs/hub/model-cards.md and docs/hub/repositories-licenses.md of github.com/huggingface/hub-docs,
-packages/tasks/src/pipelines.ts of github.com/huggingface/huggingface.js, as of 2026-11.
+The lists of licences and tasks are copies, so that a mistake is found offline and before anything is written. They come
+from modelcard.md, docs/hub/model-cards.md and docs/hub/repositories-licenses.md of github.com/huggingface/hub-docs and
+from packages/tasks/src/pipelines.ts of github.com/huggingface/huggingface.js, as of 2026-11. The Hub checks each card
+again when it is uploaded; its answer counts.
 """
 
 from __future__ import annotations
@@ -9,9 +11,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
+
+from ...formatting import one_line
+from ...locations import is_hub_id, is_repo_id  # noqa: F401
 
 LICENSES = frozenset(
     """
@@ -40,46 +46,45 @@ PIPELINE_TAGS = frozenset(
     """.split()
 )
 _RELATIONS = ("adapter", "finetune", "merge", "quantized")
-# A name, or a namespace and a name. Of datasets and models alike.
-_ID = re.compile(r"(?:[A-Za-z0-9](?:[\w.-]*\w)?/)?[A-Za-z0-9_](?:[\w.-]*\w)?")
-
-
-def is_hub_id(text: Any) -> bool:
-    """Whether this can be the id of a repository: `name`, as of old, or `namespace/name`."""
-    if not isinstance(text, str) or len(text) > 96 or "--" in text or ".." in text or text.endswith(".git"):
-        return False
-    return text.isascii() and _ID.fullmatch(text) is not None
-
-
-def is_repo_id(text: Any) -> bool:
-    """Whether this can be the id of somebody's repository, `namespace/name`."""
-    return is_hub_id(text) and "/" in text
 
 
 def check_license(license: str | None, license_name: str | None = None, license_link: str | None = None) -> None:
-    """ValueError for what the Hub does not take as a licence."""
+    """Check the metadata of a licence.
+
+    Args:
+        license: An identifier of the Hub, or `other`.
+        license_name: The name of a licence without identifier.
+        license_link: Its web address, or `LICENSE`, a file in the repository.
+
+    Raises:
+        ValueError: If the Hub would refuse it.
+    """
     problems = _license_problems({"license": license, "license_name": license_name, "license_link": license_link})
     if problems:
         raise ValueError(problems[0])
 
 
 def card_problems(content: str) -> list[str]:
-    """What the Hub would refuse in a card, one sentence each; none for a card that it takes."""
+    """Return what the Hub would refuse in a card, one sentence for each problem.
+
+    >>> card_problems("---\nlicense: mitt\n---\n# A card")[0]
+    "license 'mitt' is not an identifier of the Hub (did you mean mit?): for another licence write other, with ..."
+    """
     match = re.match(r"\A---\r?\n(.*?)\r?\n---\r?(?:\n|\Z)", content, re.DOTALL)
     if match is None:
-        return ["The card begins with no metadata between lines of ---."]
+        return ["The card does not begin with metadata between lines of ---."]
     try:
         data = yaml.safe_load(match[1])
     except yaml.YAMLError as error:
-        return [f"The metadata is no YAML: {' '.join(str(error).split())}."]
+        return [f"The metadata is not valid YAML: {one_line(error)}."]
     if not isinstance(data, dict):
-        return ["The metadata is no mapping of names to values."]
+        return ["The metadata is not a mapping of names to values."]
     problems = _license_problems(data)
     for name in ("library_name", "license_name", "license_link", "thumbnail", "new_version"):
         if name in data and not _is_text(data[name]):
             problems.append(f'"{name}" must be a string.')
     if "pipeline_tag" in data and data["pipeline_tag"] not in PIPELINE_TAGS:
-        problems.append(f'"pipeline_tag" {data["pipeline_tag"]!r} is no task of the Hub.')
+        problems.append(f'"pipeline_tag" {data["pipeline_tag"]!r} is not a task of the Hub.')
     problems += _lists(data, "tags", _is_text, "a string")
     problems += _lists(data, "metrics", _is_text, "a string")
     problems += _lists(data, "datasets", is_hub_id, "the id of a dataset")
@@ -95,34 +100,36 @@ def card_problems(content: str) -> list[str]:
     return problems + _model_index_problems(data.get("model-index", []))
 
 
-def _license_problems(data: dict) -> list[str]:
+def _license_problems(data: Mapping[str, Any]) -> list[str]:
     license, name, link = (data.get(key) for key in ("license", "license_name", "license_link"))
     problems = []
     for one in license if isinstance(license, list) else [license] if license is not None else []:
         if one not in LICENSES:
             near = difflib.get_close_matches(str(one).lower(), sorted(LICENSES), n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = f" (did you mean {near[0]}?)" if near else ""
             problems.append(
-                f"license {one!r} is not one of the Hub's identifiers: {hint}For others write other, and give "
+                f"license {one!r} is not an identifier of the Hub{hint}: for another licence write other, with "
                 "license_name and license_link."
             )
     if license == "other" and not (name and link):
         problems.append("license other needs a license_name and a license_link.")
     if license != "other" and (name or link):
-        problems.append("license_name and license_link go with license other only.")
+        problems.append("license_name and license_link are for license other only.")
     if name and not re.fullmatch(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", str(name)):
-        problems.append(f"license_name {name!r} must be of small letters, digits, dots and dashes, as my-license-1.0.")
+        problems.append(
+            f"license_name {name!r} must consist of lowercase letters, digits, dots and dashes, such as my-license-1.0."
+        )
     if link and not re.fullmatch(r"LICENSE(?:\.md)?|https?://\S+", str(link)):
         problems.append(f"license_link {link!r} must be LICENSE, LICENSE.md or a web address.")
     return problems
 
 
-def _lists(data: dict, name: str, fits, what: str) -> list[str]:
-    """Of a field that may hold one value or several."""
+def _lists(data: Mapping[str, Any], name: str, is_valid: Callable[[Any], bool], expected: str) -> list[str]:
+    """Return the problems of a field that may hold one value or a list."""
     if name not in data:
         return []
     values = data[name] if isinstance(data[name], list) else [data[name]]
-    return [f'"{name}" {value!r} is not {what}.' for value in values if not fits(value)]
+    return [f'"{name}" {value!r} is not {expected}.' for value in values if not is_valid(value)]
 
 
 def _model_index_problems(models: Any) -> list[str]:
@@ -135,7 +142,7 @@ def _model_index_problems(models: Any) -> list[str]:
             problems.append(f'"{where}.name" is required.')
             continue
         if not isinstance(model.get("results"), list) or not model["results"]:
-            problems.append(f'"{where}.results" must be a list that is not empty.')
+            problems.append(f'"{where}.results" must be a non-empty list.')
             continue
         for j, result in enumerate(model["results"]):
             problems += _result_problems(result, f"{where}.results[{j}]")
@@ -152,11 +159,11 @@ def _result_problems(result: Any, where: str) -> list[str]:
     if not isinstance(dataset, dict) or not is_hub_id(dataset.get("type")):
         problems.append(f'"{where}.dataset.type" must be the id of a dataset.')
     elif not all(_is_text(dataset.get(name, "-")) for name in ("config", "split", "revision")):
-        problems.append(f'"{where}.dataset" must name its configuration, split and revision by strings.')
+        problems.append(f'"{where}.dataset" must have a string as config, split and revision.')
     if not isinstance(dataset, dict) or not _is_text(dataset.get("name")):
         problems.append(f'"{where}.dataset.name" is required.')
     if not isinstance(metrics, list) or not metrics:
-        return [*problems, f'"{where}.metrics" must be a list that is not empty.']
+        return [*problems, f'"{where}.metrics" must be a non-empty list.']
     for k, metric in enumerate(metrics):
         if not isinstance(metric, dict) or not _is_text(metric.get("type")):
             problems.append(f'"{where}.metrics[{k}].type" is required.')
