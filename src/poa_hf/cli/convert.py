@@ -30,7 +30,7 @@ def convert(argv: list[str]) -> None:
     from ..official.convert import FILES, convert_checkpoint
     from ..publishing.export import check_output
 
-    check_output(args.output, args.overwrite, files=FILES, what="a converted model")
+    check_output(args.output, args.overwrite, replaceable=FILES, content="a converted model")
     section = read_model_section(args.config) if args.config else None
     conversion = convert_checkpoint(args.checkpoint, args.family, args.output, section, str(args.config or ""))
     print(conversion)

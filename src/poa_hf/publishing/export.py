@@ -1,4 +1,4 @@
-"""Extraction: a sub-network of the teacher as a stock checkpoint of its own."""
+"""Extraction: write sub-networks of the teacher as stock models."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ _EXTRACTED_FILES = {
     *(CONFIG, WEIGHTS, PROCESSOR, EVALUATIONS, CARD, PICTURE),
     *("configuration_gn_resnet.py", "modeling_gn_resnet.py", "model.onnx", "model.onnx.data"),
 }
+_SHARD = re.compile(r"^(model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json)$")
 
 
 def extract_all(
@@ -54,7 +55,7 @@ def extract_all(
         ValueError: If a folder exists and `overwrite` is not set, holds anything but an extracted model, or holds the
             run of `facts`; if the family has no such format, or the format cannot hold the model.
     """
-    target = find_format(model.teacher.stock_class.config_class.model_type, format, onnx_batch)
+    target = find_format(model.config.backbone_config.stock_config_class.model_type, format, onnx_batch)
     facts = facts or RunFacts.of(model)
     for output in outputs:
         check_output(output, overwrite, facts.folder)
@@ -105,29 +106,27 @@ def extract_to(
     return parameters
 
 
-def _write(
-    facts: RunFacts, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
-) -> tuple[Path, int]:
-    folder = output.absolute()
-    with written_folder(folder) as aside:
-        artifact.save(aside)
-        write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters)
-    return output, artifact.num_parameters
-
-
-_PART_OF_THE_WEIGHTS = re.compile(r"^(model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json)$")
-
-
 def check_output(
     output: Path,
     overwrite: bool,
-    keep: str | Path | None = None,
-    files: Collection[str] = _EXTRACTED_FILES,
-    what: str = "an extracted model",
+    run: str | Path | None = None,
+    replaceable: Collection[str] = _EXTRACTED_FILES,
+    content: str = "an extracted model",
 ) -> None:
-    """Refuse to replace a folder that is not empty, unless asked to and it is nothing but `what`, made of `files`."""
+    """Check that a folder may be written, before anything is computed.
+
+    Args:
+        output: The folder.
+        overwrite: Whether a folder that exists may be replaced, if it holds nothing but `replaceable` files.
+        run: The folder of a run, which is never replaced.
+        replaceable: The names of the files that the folder is made of. Parts of sharded weights count as weights.
+        content: What such a folder holds, for messages.
+
+    Raises:
+        ValueError: If the folder must not be replaced or cannot be made.
+    """
     output = output.absolute()
-    if keep is not None and output.resolve() in (Path(keep).resolve(), *Path(keep).resolve().parents):
+    if run is not None and output.resolve() in (Path(run).resolve(), *Path(run).resolve().parents):
         raise ValueError(f"{output} holds the run itself: give another --output.")
     for parent in output.parents:
         if parent.exists() and not parent.is_dir():
@@ -136,8 +135,19 @@ def check_output(
         return
     if not output.is_dir() or output == Path.cwd():
         raise ValueError(f"{output} is a file or the current folder: give another --output.")
-    found = {_PART_OF_THE_WEIGHTS.sub("model.safetensors", path.name) for path in output.iterdir()}
-    if found and not overwrite:
+    names = {_SHARD.sub(WEIGHTS, path.name) for path in output.iterdir()}
+    if names and not overwrite:
         raise ValueError(f"{output} exists: give another --output, or --overwrite to replace it.")
-    if found - set(files):
-        raise ValueError(f"{output} exists and holds more than {what}: give another --output.")
+    if names - set(replaceable):
+        raise ValueError(f"{output} exists and holds more than {content}: give another --output.")
+
+
+def _write(
+    facts: RunFacts, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
+) -> tuple[Path, int]:
+    """Write one extracted model; its folder appears when it is complete."""
+    folder = output.absolute()
+    with written_folder(folder) as aside:
+        artifact.save(aside)
+        write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters)
+    return output, artifact.num_parameters

@@ -111,7 +111,7 @@ class Release:
             model=model,
             run=folder,
             facts=replace(facts, evaluations=tuple(evaluations)),
-            format=find_format(model.teacher.stock_class.config_class.model_type, format),
+            format=find_format(config.stock_config_class.model_type, format),
             processor=run_processor(folder) or evaluation_processor(config.image_size),
             ids=ids,
             supernet=supernet_id if supernet else None,

@@ -24,14 +24,15 @@ def as_vit(model: PreTrainedModel, image_size: int | None = None) -> ViTModel:
             own. For another one the position embeddings are resized as `dinov2` does at each call.
 
     Raises:
-        ValueError: If the model is no `Dinov2Model`, has SwiGLU layers, or its images are not square.
+        ValueError: If the model is no `Dinov2Model`, has SwiGLU layers, or its images or patches are not square.
     """
     if not isinstance(model, Dinov2Model):
         raise ValueError(f"Only a Dinov2Model can be converted to a stock vit, not a {type(model).__name__}.")
     config = model.config
     side = config.image_size if image_size is None else image_size
-    if not isinstance(side, int):
-        raise ValueError(f"image_size {side} is not the side of a square: give image_size as one number.")
+    patch = config.patch_size
+    if not isinstance(side, int) or not isinstance(patch, int):
+        raise ValueError(f"image_size {side} and patch_size {patch} must be single numbers, the sides of squares.")
     if config.use_swiglu_ffn:
         raise ValueError("A stock vit has no SwiGLU layers: extract this model with --format dinov2.")
     vit_config = ViTConfig(
@@ -42,7 +43,7 @@ def as_vit(model: PreTrainedModel, image_size: int | None = None) -> ViTModel:
         hidden_act=config.hidden_act,
         layer_norm_eps=config.layer_norm_eps,
         image_size=side,
-        patch_size=config.patch_size,
+        patch_size=patch,
         num_channels=config.num_channels,
         qkv_bias=config.qkv_bias,
         initializer_range=config.initializer_range,
@@ -51,14 +52,14 @@ def as_vit(model: PreTrainedModel, image_size: int | None = None) -> ViTModel:
     with without_storage():
         vit = ViTModel(vit_config, add_pooling_layer=False)
     tensors = {name: _vit_tensor(name, source) for name in vit.state_dict()}
-    tensors["embeddings.position_embeddings"] = _position_embeddings(model, side)
+    tensors["embeddings.position_embeddings"] = _position_embeddings(model, side, patch)
     vit.load_state_dict(tensors, assign=True)
     return vit.requires_grad_().eval()
 
 
-def _position_embeddings(model: Dinov2Model, side: int) -> Tensor:
-    """Return the position embeddings (1, 1 + patches, D) for images of `side` pixels."""
-    patches = (side // model.config.patch_size) ** 2
+def _position_embeddings(model: Dinov2Model, side: int, patch: int) -> Tensor:
+    """Return the position embeddings (1, 1 + patches, D) for images and patches of these sides in pixels."""
+    patches = (side // patch) ** 2
     tokens = torch.empty(1, 1 + patches, model.config.hidden_size)  # only the shape is read
     with torch.no_grad():
         return model.embeddings.interpolate_pos_encoding(tokens, side, side).clone()
