@@ -142,7 +142,7 @@ def test_two_processes_give_the_numbers_of_one(folders, capsys, tmp_path):
         (["{root}/run", "--max_train_images", "5"], "only 5 images"),
         (["{root}/run", "--max_train_images", "0"], "max_train_images is 0"),
         (["{root}/run", "--test_split", "dev"], "no split 'dev'"),
-        (["{root}/run", "--label_column", "lable"], "did you mean 'label'"),
+        (["{root}/run", "--label_column", "lable"], "did you mean label?"),
         (["{root}/run", "--label_column", "image"], "'image' is of type Image"),
         (["{root}/run", "--image_column", "img"], "did you mean image"),
         (["{root}/run", "--batch_size", "0"], "batch_size 0"),

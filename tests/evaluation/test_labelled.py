@@ -85,7 +85,7 @@ def test_the_label_column_is_found_by_its_type_or_its_name():
             "0.5 of type float",
         ),
         (lambda t: [({"no": "image"},)], "no labels"),
-        (lambda t: 3, "int is no dataset"),
+        (lambda t: 3, "type int is not a dataset"),
     ],
 )
 def test_labels_that_are_none_are_refused(change, message):

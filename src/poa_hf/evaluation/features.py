@@ -1,12 +1,12 @@
-"""Frozen features: one vector per image, from any stock vision model; of many sizes in one pass over the data."""
+"""Frozen features: one vector per image from any vision model, of many sizes in one pass over the data."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.decoding import UndecodableImage, open_image
 from ..data.workers import batch_loader, worker_share
-from .labelled import LabelledImages
+from ..formatting import one_line
+from .labelled import BatchKey, LabelledImages, LabelledRow
 from .processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -25,14 +27,17 @@ logger = logging.getLogger(__name__)
 NAMED_BAD_ROWS = 10
 
 
-def pooled_features(outputs) -> Tensor:
-    """The vector that stands for the image: `pooler_output` (B, D), or where a model has none, the first token.
+def pooled_features(outputs: Any) -> Tensor:
+    """The vector that stands for each image: (B, D).
 
-    Dinov2's pooler output is the normalised class token, Swin's the mean over the feature map; ResNet's, of shape
-    (B, D, 1, 1), is flattened.
+    It is `pooler_output`, flattened, or the first token of `last_hidden_state` where a model has no pooler. Dinov2's
+    pooler output is the normalised class token, Swin's the mean over the feature map, ResNet's of shape (B, D, 1, 1).
+
+    Args:
+        outputs: What a base model of transformers returns.
 
     Raises:
-        ValueError: where the output has neither (B, D, ...) pooled features nor a (B, N, D) sequence of tokens.
+        ValueError: If the output has neither pooled features (B, D, ...) nor a sequence of tokens (B, N, D).
     """
     pooled = getattr(outputs, "pooler_output", None)
     if pooled is not None:
@@ -44,16 +49,22 @@ def pooled_features(outputs) -> Tensor:
 
 
 def class_features(model: PreTrainedModel, pixel_values: Iterable[Tensor]) -> Tensor:
-    """The features of all images, in their order: (N, D) float32 on the CPU.
+    """The features of all images in their order: (N, D) float32 on the CPU.
 
-    The model runs in evaluation mode on its own device and in its own precision, and gets its mode back.
+    The model runs in evaluation mode, on its own device and in its own precision, and is left in the mode it was in.
 
     Args:
-        model: any transformers vision model, whole or extracted.
-        pixel_values: normalised batches (B, 3, height, width), of any sizes; read once, so a generator will do.
+        model: Any vision model of transformers, whole or extracted.
+        pixel_values: Normalised batches (B, 3, H, W) of any sizes. They are read once, so a generator will do.
 
     Raises:
-        ValueError: where there is no batch, or the model's output has no image features.
+        ValueError: If there is no batch, or the model's output has no image features.
+
+    Example:
+        >>> from transformers import Dinov2Config, Dinov2Model
+        >>> config = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+        >>> class_features(Dinov2Model(config), [torch.rand(4, 3, 28, 28), torch.rand(1, 3, 28, 28)]).shape
+        torch.Size([5, 32])
     """
     with evaluation_mode(model), torch.inference_mode():
         features = [
@@ -68,7 +79,7 @@ def class_features(model: PreTrainedModel, pixel_values: Iterable[Tensor]) -> Te
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Without dropout and the like within the block; afterwards each module is in its own mode again."""
+    """Switch a model to evaluation mode within the block; afterwards each module is in its own mode again."""
     # each module's own flag: a frozen part may be in evaluation mode while the rest trains
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -81,8 +92,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @dataclass
 class ImageFeatures:
-    """What a pass over a split gives. `labels` belong to all images that could be decoded, in the split's order;
-    `features`, (images, D) float32 on the CPU per model, are those that this process owns."""
+    """The result of a pass over a split.
+
+    Args:
+        features: By model, (N, D) float32 on the CPU; of the models that this process owns.
+        labels: The labels of the N images that could be decoded, in the split's order.
+        skipped: The number of images that could not be decoded.
+    """
 
     features: dict[str, Tensor]
     labels: list[int | str]
@@ -90,138 +106,184 @@ class ImageFeatures:
 
 
 def image_features(
-    models: dict[str, Callable],
+    models: Mapping[str, Callable[..., Any]],
     images: LabelledImages,
-    processor,
-    owners: dict[str, int],
+    processor: BaseImageProcessor,
+    owners: Mapping[str, int],
     processes: Processes,
     batch_size: int = 64,
     num_workers: int = 0,
     bf16: bool = False,
     quiet: bool = False,
 ) -> ImageFeatures:
-    """Features of all images by all models: each image is read, decoded and prepared once, by one process.
+    """Compute the features of all images by all models. One process reads, decodes and prepares each image, once.
 
-    A batch holds the same images whatever the number of processes, so the features don't depend on it either. Images
-    that can't be decoded are left out, with their labels, and named in a warning.
+    A batch holds the same images whatever the number of processes, so the features do not depend on it either. Images
+    that cannot be decoded are left out, with their labels, and named in a warning.
 
     Args:
-        models: by name, what gives a model's output for `pixel_values` (B, 3, height, width).
-        processor: the image processor that makes `pixel_values` of RGB images.
-        owners: by name, the process that gets the features.
-        bf16: compute in bfloat16 (autocast).
-        quiet: don't warn of images that are left out, as a pass before has done it.
+        models: By name, what gives a model's output for `pixel_values` (B, 3, H, W).
+        images: The split.
+        processor: The image processor that makes `pixel_values` of RGB images.
+        owners: By model, the rank of the process that gets its features.
+        processes: The processes that share the work.
+        batch_size: Images at a time, per process.
+        num_workers: Processes that decode images, per process.
+        bf16: Compute in bfloat16 (autocast).
+        quiet: Do not warn of images that are left out, for example because an earlier pass did.
 
     Raises:
-        ValueError: for labels that are no classes, if no image can be decoded, images that the processor leaves in
-            different sizes, or features that are not finite; on all processes alike.
+        ValueError: On all processes alike, for labels that are not classes, if no image can be decoded, if the
+            processor leaves images in different sizes, or for features that are not finite.
     """
-    done = _own_batches(models, images, processor, processes, batch_size, num_workers, bf16)
-    features = done.pop("features")
-    reports = processes.from_all(done)
-    for report in reports:
-        if report["error"]:
-            raise ValueError(report["error"])
-    bad = [row for report in reports for row in report["bad"]]
-    batches = sorted(batch for report in reports for batch in report["labels"].items())  # as the split has them
+    share = _features_of_share(models, images, processor, processes, batch_size, num_workers, bf16)
+    features, share.features = share.features, {}  # not sent to everyone with the rest
+    shares = processes.from_all(share)
+    for each in shares:
+        if each.error:
+            raise ValueError(each.error)
+    bad_rows = [row for each in shares for row in each.bad_rows]
+    # in the order of the split
+    batches = sorted((key, labels) for each in shares for key, labels in each.labels.items())
     if not batches:
-        row, reason = bad[0]
+        row, reason = bad_rows[0]
         raise ValueError(
             f"No image of the {images.name} split could be decoded (row {row}: {reason}): check that the image column "
             "holds images."
         )
     if processes.is_main and not quiet:
-        _report(bad, images.name)
-    places, start = {}, 0
+        _warn_of(bad_rows, images.name)
+    places, start = {}, 0  # where in the split's features the rows of each batch belong
     for key, labels in batches:
         places[key] = torch.arange(start, start + len(labels))
         start += len(labels)
-    by_rank = [[places[key] for key in report["labels"]] for report in reports]
-    gathered = {name: processes.gather_rows(features.pop(name), by_rank, owners[name]) for name in models}
-    owned = {name: rows for name, rows in gathered.items() if rows is not None}
-    return ImageFeatures(owned, [label for _, labels in batches for label in labels], len(bad))
+    by_rank = [[places[key] for key in each.labels] for each in shares]
+    owned = {}
+    for name in models:
+        rows = processes.gather_rows(features.pop(name), by_rank, owners[name])  # (N, D) at the owner
+        if rows is not None:
+            owned[name] = rows
+    return ImageFeatures(owned, [label for _, labels in batches for label in labels], len(bad_rows))
 
 
-def _own_batches(
-    models: dict[str, Callable],
+@dataclass
+class _Share:
+    """What one process has computed of a split.
+
+    Args:
+        features: By model, batch by batch: [(B, D), ...] on the CPU.
+        labels: By the key of the batch, in the same order.
+        bad_rows: The names of rows that could not be decoded, with the reason.
+        error: What went wrong, if anything; the other processes wait to hear of it.
+    """
+
+    features: dict[str, list[Tensor]]
+    labels: dict[BatchKey, list[int | str]] = field(default_factory=dict)
+    bad_rows: list[tuple[str, str]] = field(default_factory=list)
+    error: str | None = None
+
+
+def _features_of_share(
+    models: Mapping[str, Callable[..., Any]],
     images: LabelledImages,
-    processor,
+    processor: BaseImageProcessor,
     processes: Processes,
     batch_size: int,
     num_workers: int,
     bf16: bool,
-) -> dict[str, Any]:
-    """This process's share: `features` by model and `labels` by key, batch by batch; `bad` rows; an `error`, if any,
-    which the other processes are waiting to hear of."""
+) -> _Share:
+    share = _Share({name: [] for name in models})
     batches = _PreparedBatches(images, processor, batch_size, processes.rank, processes.count)
-    loader = batch_loader(batches, num_workers)
-    done = {"features": {name: [] for name in models}, "labels": {}, "bad": [], "error": None}
-    shown = {"desc": images.name, "unit": "image", "leave": False, "disable": None if processes.is_main else True}
-    with tqdm(total=images.known_length, **shown) as progress:
-        for batch in loader:
-            if "error" in batch:
-                return done | {"error": batch["error"]}
-            done["bad"] += batch["bad"]
-            if batch["labels"]:
-                done["labels"][batch["key"]] = batch["labels"]
-                for name, features in _outputs(models, batch["pixel_values"], processes.device, bf16):
+    hidden = None if processes.is_main else True  # None: hidden where the output is no terminal
+    with tqdm(total=images.known_length, desc=images.name, unit="image", leave=False, disable=hidden) as progress:
+        for batch in batch_loader(batches, num_workers):
+            if batch.error is not None:
+                share.error = batch.error
+                return share
+            share.bad_rows += batch.bad_rows
+            if batch.pixel_values is not None:
+                share.labels[batch.key] = batch.labels
+                for name, features in _outputs(models, batch.pixel_values, processes.device, bf16):
                     if not features.isfinite().all():
                         reason = "its weights, or the prepared images, are broken"
-                        return done | {"error": f"Some features of {name} are not finite: {reason}."}
-                    done["features"][name].append(features)
-            rows = (len(batch["labels"]) + len(batch["bad"])) * processes.count
+                        share.error = f"Some features of {name} are not finite: {reason}."
+                        return share
+                    share.features[name].append(features)
+            rows = (len(batch.labels) + len(batch.bad_rows)) * processes.count
             progress.update(min(rows, (progress.total or sys.maxsize) - progress.n))
-    return done
+    return share
 
 
 @torch.no_grad()
-def _outputs(models: dict[str, Callable], pixel_values: Tensor, device: torch.device, bf16: bool) -> Iterator:
-    pixel_values = pixel_values.to(device, non_blocking=True)
+def _outputs(
+    models: Mapping[str, Callable[..., Any]], pixel_values: Tensor, device: torch.device, bf16: bool
+) -> Iterator[tuple[str, Tensor]]:
+    pixel_values = pixel_values.to(device, non_blocking=True)  # (B, 3, H, W)
     for name, model in models.items():
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = pooled_features(model(pixel_values=pixel_values))
+            features = pooled_features(model(pixel_values=pixel_values))  # (B, D)
         yield name, features.float().cpu()
 
 
-class _PreparedBatches(IterableDataset):
-    """What runs in each worker: reads its share of the batches, decodes and prepares their images."""
+@dataclass
+class _PreparedBatch:
+    """What a worker makes of a batch of rows.
 
-    def __init__(self, images: LabelledImages, processor, batch_size: int, rank: int, count: int):
+    Args:
+        key: The batch's place in the split.
+        labels: The labels of the B images that could be decoded.
+        pixel_values: (B, 3, H, W); None if no image could be decoded.
+        bad_rows: The names of the other rows, with the reason.
+        error: What went wrong, if anything. The data loader would put the worker's traceback before the sentence of an
+            exception.
+    """
+
+    key: BatchKey = (0, 0)
+    labels: list[int | str] = field(default_factory=list)
+    pixel_values: Tensor | None = None
+    bad_rows: list[tuple[str, str]] = field(default_factory=list)
+    error: str | None = None
+
+
+class _PreparedBatches(IterableDataset[_PreparedBatch]):
+    """Runs in each worker: reads its share of the batches, decodes and prepares their images."""
+
+    def __init__(
+        self, images: LabelledImages, processor: BaseImageProcessor, batch_size: int, rank: int, count: int
+    ) -> None:
         self.images, self.processor, self.batch_size = images, processor, batch_size
         self.rank, self.count = rank, count
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[_PreparedBatch]:
         worker, workers = worker_share()
         try:
             share = self.rank * workers + worker
             for key, rows in self.images.batches(self.batch_size, share, self.count * workers):
                 yield self._prepare(key, rows)
         except ValueError as error:
-            # DataLoader would put the worker's whole traceback before the one sentence
-            yield {"error": str(error)}
+            yield _PreparedBatch(error=str(error))
 
-    def _prepare(self, key: tuple[int, int], rows: list) -> dict:
-        decoded, labels, bad = [], [], []
+    def _prepare(self, key: BatchKey, rows: list[LabelledRow]) -> _PreparedBatch:
+        batch, decoded = _PreparedBatch(key), []
         for row in rows:
             try:
                 decoded.append(open_image(row.image))
-                labels.append(row.label)
+                batch.labels.append(row.label)
             except UndecodableImage as error:
-                bad.append((row.name, str(error)))
-        batch = {"key": key, "labels": labels, "bad": bad}
+                batch.bad_rows.append((row.name, str(error)))
         if decoded:
             try:
-                batch["pixel_values"] = self.processor(decoded, return_tensors="pt").pixel_values
+                batch.pixel_values = self.processor(decoded, return_tensors="pt").pixel_values
             except ValueError as error:
                 raise ValueError(
-                    f"The image processor can't make a batch of the images ({error}): use one that crops or pads them "
-                    "to one size."
+                    f"The image processor cannot make a batch of the images ({one_line(error)}): use one that crops or "
+                    "pads them to one size."
                 ) from error
         return batch
 
 
-def _report(bad: list[tuple[str, str]], split: str) -> None:
-    for row, reason in bad[:NAMED_BAD_ROWS]:
+def _warn_of(bad_rows: list[tuple[str, str]], split: str) -> None:
+    for row, reason in bad_rows[:NAMED_BAD_ROWS]:
         logger.warning("Image %s of the %s split could not be decoded and is left out: %s.", row, split, reason)
-    if len(bad) > NAMED_BAD_ROWS:
-        logger.warning("%d images of the %s split could not be decoded and are left out.", len(bad), split)
+    if len(bad_rows) > NAMED_BAD_ROWS:
+        logger.warning("%d images of the %s split could not be decoded and are left out.", len(bad_rows), split)

@@ -1,13 +1,12 @@
-"""Images with labels: finding the columns, reading them in batches that any number of processes can share.
+"""Images with labels: finding their columns, and reading them in batches that any number of processes can share.
 
-A batch is a run of consecutive rows, cut at the ends of files, and is made by one process or worker alone. So what a
-batch holds does not depend on how many of them there are.
+A batch consists of consecutive rows of one file, and one process or worker makes all of it, so what a batch holds does
+not depend on their number.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,34 +16,41 @@ import numpy as np
 from ..data.decoding import UndecodableImage
 from ..data.rows import Row, read_item, undecoded
 from ..data.sources import find_image_column, image_of_item
+from ..formatting import suggest
 
-# Of datasets that declare no classes; WebDataset names fields by file extension.
+# Label columns of datasets that declare no classes; WebDataset names fields by file extension.
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
-SPREAD = 64  # files or row groups over which a limited number of rows is spread
+SPREAD = 64  # the number of files or row groups over which a limited number of rows is spread
 
 
 class UnlabelledImage(ValueError):
-    """A row holds no label, as in the test split of a contest."""
+    """A row has no label, as in the test split of many a contest."""
 
 
 @dataclass(frozen=True)
 class LabelledRow(Row):
-    """An undecoded image with its label; 0 where the image is the `UndecodableImage` that the dataset raised."""
+    """An undecoded image with its label.
+
+    Args:
+        label: The label, which is 0 where the image is the `UndecodableImage` that the dataset raised.
+    """
 
     label: int | str
 
 
-LabelledBatch = tuple[tuple[int, int], list[LabelledRow]]  # ((file, batch), rows)
+BatchKey = tuple[int, int]  # the numbers of the file and of the batch in it
 
 
 def find_label_column(dataset: Any, name: str | None = None) -> str | None:
     """The name of the column that holds the classes; None if the dataset's items are (image, label) tuples.
 
-    Looks for a column of type `datasets.ClassLabel`, and at common names where there is none. `name` is what the user
-    asked for, if anything.
+    Args:
+        dataset: Looked at for a column of type `datasets.ClassLabel`, and if there is none, for the common names.
+        name: What the user asked for, if anything.
 
-    Raises ValueError, listing the columns, when there is no such column, several could be meant, or its type is no
-    class: labels are `ClassLabel`, whole numbers or strings, one per image.
+    Raises:
+        ValueError: With the list of columns, if there is no such column, several could be meant, or its type is not one
+            of labels: `ClassLabel`, whole numbers or strings, one per image.
     """
     import datasets
 
@@ -56,24 +62,26 @@ def find_label_column(dataset: Any, name: str | None = None) -> str | None:
                 return None
             raise ValueError("The dataset's items have no labels: give (image, label) items or a label column.")
         columns = list(first)
-    listed = ", ".join(columns)
+    all_columns = ", ".join(columns)
     if name is None:
-        found = [c for c in columns if features and isinstance(features[c], datasets.ClassLabel)]
-        found = found or [column for column in columns if column in LABEL_COLUMNS]
-        if len(found) != 1:
-            which = f"several label columns ({', '.join(found)}; all" if found else "no label column (its"
-            raise ValueError(f"The dataset has {which} columns: {listed}): pass --label_column with the one to use.")
-        name = found[0]
+        candidates = [column for column in columns if features and isinstance(features[column], datasets.ClassLabel)]
+        candidates = candidates or [column for column in columns if column in LABEL_COLUMNS]
+        if len(candidates) != 1:
+            several = f"several label columns ({', '.join(candidates)}; all" if candidates else "no label column (its"
+            raise ValueError(
+                f"The dataset has {several} columns: {all_columns}): pass --label_column with the one to use."
+            )
+        name = candidates[0]
     elif name not in columns:
-        near = difflib.get_close_matches(name, columns, n=1, cutoff=0)[0]
-        raise ValueError(
-            f"The dataset has no column {name!r} (did you mean {near!r}?): pass --label_column with one of {listed}."
-        )
+        raise ValueError(f"The dataset has no column {name!r} for --label_column: {suggest(name, columns)}")
     feature = features[name] if features else None
     if feature is not None and not isinstance(feature, datasets.ClassLabel):
-        kind = getattr(feature, "dtype", None) if isinstance(feature, datasets.Value) else type(feature).__name__
-        if not str(kind).startswith(("int", "uint", "string", "large_string", "bool")):
-            raise ValueError(f"The column {name!r} is of type {kind}, but labels are whole numbers or strings.")
+        kind = feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
+        if not kind.startswith(("int", "uint", "string", "large_string", "bool")):
+            raise ValueError(
+                f"The column {name!r} is of type {kind}, but labels are whole numbers or strings: pass --label_column "
+                "with another column."
+            )
     return name
 
 
@@ -81,14 +89,17 @@ class LabelledImages:
     """The rows of one split: undecoded images with their labels.
 
     Args:
-        dataset: a `datasets` dataset, or anything with a length and items that are dicts or (image, label) tuples.
-        limit: how many images to use: of data with an index a random sample by `seed`, of a stream rows spread over its
-            files. None for all.
-        name: of the split, for messages.
+        dataset: A `datasets` dataset, or anything with a length and items that are dicts or (image, label) tuples.
+        image_column: The column with the images, found by its type or name by default.
+        label_column: The column with the labels, found by its type or name by default.
+        limit: The number of images to use, all by default: a random sample where rows can be read by index, and rows
+            spread over the files of a stream.
+        seed: The seed of the random sample.
+        name: What messages and records call the split.
 
     Raises:
-        ValueError: for columns that are missing or not clear, labels of a wrong type, or no rows at all.
-        UnlabelledImage: if the first row has no label.
+        ValueError: For columns that are missing or not clear, labels of a wrong type, or no rows at all.
+        UnlabelledImage: If the first row has no label.
     """
 
     def __init__(
@@ -99,14 +110,14 @@ class LabelledImages:
         limit: int | None = None,
         seed: int = 0,
         name: str = "train",
-    ):
+    ) -> None:
         import datasets
 
         self.name, self.limit = name, limit
         self._counted: int | None = None
         self.is_stream = isinstance(dataset, datasets.IterableDataset)
         if not self.is_stream and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            raise ValueError(f"A {type(dataset).__name__} is no dataset: give one with a length and items.")
+            raise ValueError(f"The type {type(dataset).__name__} is not a dataset: give one with a length and items.")
         if not self.is_stream and len(dataset) == 0:
             raise ValueError(f"The {name} split is empty: give one with at least one image.")
         self.image_column = find_image_column(dataset, image_column)
@@ -118,16 +129,16 @@ class LabelledImages:
             if limit is not None and dataset.num_shards < SPREAD:
                 self.dataset = dataset.reshard()
         else:
-            self.indices: Any = range(len(dataset))
+            self.indices: Sequence[int] = range(len(dataset))
             if limit is not None and limit < len(dataset):
                 chosen = np.random.default_rng(seed).choice(len(dataset), limit, replace=False)
-                self.indices = np.sort(chosen).tolist()  # sorted, as neighbours are read faster
+                self.indices = np.sort(chosen).tolist()  # neighbours are read faster
         if next(self._all_rows(), None) is None:
             raise ValueError(f"The {name} split is empty: give one with at least one image.")
 
     @property
     def known_length(self) -> int | None:
-        """How many rows there are, undecodable ones included; None for a stream that does not say so."""
+        """The number of rows, with those that cannot be decoded; None for a stream that does not declare it."""
         if not self.is_stream:
             return len(self.indices)
         if self._counted is None:
@@ -135,25 +146,36 @@ class LabelledImages:
             if split is None or not split.num_examples:
                 return None
             self._counted = split.num_examples
-        return self._counted if self.limit is None else min(self._counted, self.limit)
+        return self._limited(self._counted)
 
     def __len__(self) -> int:
-        """As `known_length`; a stream that does not say so is read for it once, of most formats the labels alone."""
-        if self.known_length is None:
-            labels = self.dataset.select_columns([self.label_column])
-            self._counted = 0
-            for batch in labels.iter(batch_size=1000):
-                self._counted += len(batch[self.label_column])
-                if self.limit is not None and self._counted >= self.limit:
-                    break
-        return self.known_length
+        """The number of rows. A stream that does not declare it is read once for it: its labels only, where its format
+        allows that."""
+        if self.known_length is not None:
+            return self.known_length
+        count = 0
+        for batch in self.dataset.select_columns([self.label_column]).iter(batch_size=1000):
+            count += len(batch[self.label_column])
+            if self.limit is not None and count >= self.limit:
+                break
+        self._counted = count
+        return self._limited(count)
 
-    def batches(self, size: int, share: int = 0, shares: int = 1) -> Iterator[LabelledBatch]:
-        """One of `shares` disjoint sets of batches, as ((file, batch), rows); in the order of these pairs, all sets
-        together hold every row once, and the same batches for any number of shares.
+    def _limited(self, count: int) -> int:
+        return count if self.limit is None else min(count, self.limit)
+
+    def batches(self, size: int, share: int = 0, shares: int = 1) -> Iterator[tuple[BatchKey, list[LabelledRow]]]:
+        """One of `shares` disjoint sets of batches, with their keys.
+
+        In the order of their keys, the batches of all sets together hold every row once. The batches are the same for
+        any number of shares.
+
+        Args:
+            size: Rows of a batch; the last one of a file may have fewer.
+            share: The number of this set, from 0.
 
         Raises:
-            ValueError: for a label that is no class, or missing.
+            ValueError: For a label that is missing or not a class.
         """
         if not self.is_stream:
             for batch in range(share, -(-len(self.indices) // size), shares):
@@ -164,13 +186,16 @@ class LabelledImages:
                 for batch, rows in enumerate(_batched(self._shard_rows(shard), size)):
                     yield (shard, batch), rows
         else:
-            # too few files for each to have its own: all are read by everyone, and decoded by one
-            groups = [self._spread_rows()] if self.limit is not None else map(self._shard_rows, self._shards())
+            # too few files for each set to have its own: everyone reads all of them, and each batch is decoded once
+            if self.limit is not None:
+                groups = iter([self._spread_rows(self.limit)])
+            else:
+                groups = map(self._shard_rows, self._shards())
             number = 0
-            for shard, rows in enumerate(groups):
-                for batch, part in enumerate(_batched(rows, size)):
+            for shard, group in enumerate(groups):
+                for batch, rows in enumerate(_batched(group, size)):
                     if number % shares == share:
-                        yield (shard, batch), part
+                        yield (shard, batch), rows
                     number += 1
 
     def _shards(self) -> range:
@@ -182,7 +207,7 @@ class LabelledImages:
         for shard in self._shards() if self.is_stream else ():
             yield from self._shard_rows(shard)
 
-    def _row_at(self, index: int) -> Row:
+    def _row_at(self, index: int) -> LabelledRow:
         item = read_item(self.dataset, index)
         if isinstance(item, UndecodableImage):
             return LabelledRow(str(index), item, 0)
@@ -197,19 +222,23 @@ class LabelledImages:
             image, label = (row.get(column, [None])[0] for column in (self.image_column, self.label_column))
             yield LabelledRow(name, image, self._label(label, name))
 
-    def _spread_rows(self) -> Iterator[LabelledRow]:
-        """`limit` rows from all over the stream: where rows are sorted by class, the first ones would say nothing."""
+    def _spread_rows(self, limit: int) -> Iterator[LabelledRow]:
+        """`limit` rows from all over the stream: where rows are sorted by class, the first ones would be of one class.
+
+        Every shard gives an equal share. As some may have fewer rows, there are further rounds, in which each shard
+        gives the rows behind those of the round before, twice as many every time.
+        """
         shards = self._shards()
-        # a file is not always as long as its share: then rounds of ever larger shares, each behind the last one
-        start, stop, found, left = 0, -(-self.limit // min(SPREAD, len(shards))), True, self.limit
-        spread = np.random.default_rng(0).permutation(len(shards)).tolist()
-        while left and found:
-            found = False
-            for shard in spread:
-                for row in islice(self._shard_rows(shard, start), min(left, stop - start)):
+        order = np.random.default_rng(0).permutation(len(shards)).tolist()
+        start, stop = 0, -(-limit // min(SPREAD, len(shards)))
+        missing, more = limit, True
+        while missing and more:
+            more = False
+            for shard in order:
+                for row in islice(self._shard_rows(shard, start), min(missing, stop - start)):
                     yield row
-                    left, found = left - 1, True
-                if not left:
+                    missing, more = missing - 1, True
+                if not missing:
                     return
             start, stop = stop, 3 * stop
 

@@ -58,7 +58,7 @@ def recorded_name(source_name: str, source: Source, checkpoint: Path | None) -> 
     """
     if checkpoint is None:
         return source.name
-    recorded = source.run_config and source.run_config.warm_started_from
+    recorded = source.run_config.warm_started_from if source.run_config is not None else None
     if recorded is None or recorded not in (source_name, shown_name(source_name)):
         start = f"started from {recorded}" if recorded else "did not start from another model"
         raise ValueError(
