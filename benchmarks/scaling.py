@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from poa_hf import ElasticSpace, PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
 from poa_hf.selection.costs import costs
-from poa_hf.selection.latency import Latency, estimate, grid
+from poa_hf.selection.estimate import estimate, latency_features
+from poa_hf.selection.latency_table import grid
 
 PUBLISHED = dict(global_size=224, local_size=96, num_local=8, heads={})
 TINY_HEADS = dict(num_prototypes=[64], head_hidden_size=32, head_bottleneck_size=16)
@@ -137,20 +138,17 @@ def measure(backbone, settings: dict, device: torch.device, options) -> dict:
     with FlopCounterMode(display=False) as counter:
         elastic(space.full)
     measured = {
-        size: Latency(1000 * fastest(lambda size=size: elastic(size), device, options.repeats), 0, 0)
+        size: 1000 * fastest(lambda size=size: elastic(size), device, options.repeats)
         for size in dict.fromkeys((*grid(space), space.full))
     }
-    rest = max(0.0, fastest(step, device, options.repeats) - measured[space.smallest].median_ms / 1000)
-    features = {
-        size: np.array([1, sum(size.depths), of.flops, of.activation_bytes], dtype=float)
-        for size, of in costs(backbone).items()
-    }
+    rest = max(0.0, fastest(step, device, options.repeats) - measured[space.smallest] / 1000)
+    features = {size: latency_features(size, cost) for size, cost in costs(backbone).items()}
     estimated = estimate(features, measured)
-    passes = {size: milliseconds / 1000 for size, milliseconds in estimated["milliseconds"].items()}
+    passes = {size: milliseconds / 1000 for size, milliseconds in estimated.milliseconds.items()}
     figures = {
         "sizes": len(space),
         "measured_sizes": len(measured),
-        "mean_error": estimated["mean_error"],
+        "mean_error": estimated.mean_error,
         "smallest_pass_seconds": passes[space.smallest],
         "full_pass_seconds": passes[space.full],
         "rest_of_step_seconds": rest,

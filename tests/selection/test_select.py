@@ -6,11 +6,13 @@ import pytest
 from poa_hf import ElasticSpace, PoaConfig, PoaViTConfig, SubNetwork
 from poa_hf.cli.main import run
 from poa_hf.cli.select import select as command
+from poa_hf.formatting import format_quantity
 from poa_hf.runs.evaluations import Evaluation, save_evaluations
-from poa_hf.selection import latency
+from poa_hf.selection import latency_table
 from poa_hf.selection.costs import Costs
-from poa_hf.selection.latency import Latency, LatencyTable
-from poa_hf.selection.select import Budget, Quality, format_quantity, parse_quantity, read_quality, select
+from poa_hf.selection.latency import Latency
+from poa_hf.selection.latency_table import LatencyTable
+from poa_hf.selection.select import Budget, Quality, parse_quantity, read_quality, select
 
 SPACE = ElasticSpace((1, 2, 3), ((1,), (2,)))
 SIZES = {str(size): size for size in SPACE}
@@ -190,7 +192,7 @@ def test_what_the_command_chooses_by_latency_was_measured(run_folder, capsys, mo
         return {size: Latency(1 + size.width * size.depths[0] / 100, 0.1, 10) for size in sizes}
 
     asked = []
-    monkeypatch.setattr(latency, "_measure", measure)
+    monkeypatch.setattr(latency_table, "_measure", measure)
     options = ("--max_latency_ms", "3", "--device", "cpu", "--batch_size", "2")
     status, printed = outcome(capsys, run_folder, *options)
     assert status == 0 and asked[:9] == [f"{width}x{depth}" for width in (32, 48, 64) for depth in (2, 6, 9)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..elastic import ElasticSpace, SubNetwork
-from ..selection.select import format_quantity
+from ..formatting import format_quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

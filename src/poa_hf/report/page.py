@@ -14,11 +14,12 @@ import jinja2
 
 from ..elastic import SubNetwork
 from ..evaluation.table import column_title
+from ..formatting import format_quantity
 from ..models.elastic_config import image_shape
 from ..runs.evaluations import Evaluation
 from ..runs.records import RunRecords, read_latencies, read_run
 from ..selection.costs import Costs, costs
-from ..selection.select import Quality, format_quantity, read_quality, select
+from ..selection.select import Quality, read_quality, select
 from .numbers import collapse_section, heat_map_section, loss_section, pareto_section
 from .pictures import FAMILIES, crops_section, pictures_section
 from .section import Section

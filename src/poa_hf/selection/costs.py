@@ -1,9 +1,10 @@
-"""What a size costs: parameters, FLOPs and activation memory, counted exactly and without any computation."""
+"""What a size costs: parameters, FLOPs and activation memory, counted exactly and without computing anything."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +19,18 @@ from ..models.elastic_config import elastic_config, image_shape
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of one size as the stock model that `extract` gives, per image of the configuration's `image_size`.
+    """The costs of one size, as the stock model that `extract` gives.
 
-    `parameters` counts all of them; there is no classifier.
-
-    `flops` counts a multiplication and its addition once, as the papers on ViT, Swin and ResNet do (4.6 G for ViT-S/16
-    at 224 pixels): the matrix products and convolutions of one forward pass. Twice this number is what devices
-    advertise and `torch.utils.flop_counter` counts.
-
-    `activation_bytes` is what one image adds to the memory of a training step: the tensors that a float32 forward pass
-    keeps for the backward pass, each storage once, the model's own parameters and buffers not. Without stochastic depth
-    and activation checkpointing, and with the attention kernel that PyTorch takes on CPUs, which like those of GPUs
-    keeps no attention map where nothing is added to it.
+    Attributes:
+        parameters: Number of all parameters; there is no classifier.
+        flops: Floating-point operations of one forward pass of one image of the configuration's `image_size`: the
+            matrix products and convolutions, with a multiplication and its addition counted once, as in the papers on
+            ViT, Swin and ResNet (4.6 G for ViT-S/16 at 224 pixels). Devices advertise twice this number, which is also
+            what `torch.utils.flop_counter` counts.
+        activation_bytes: Memory that one image adds to a training step: the tensors that a float32 forward pass keeps
+            for the backward pass, each storage once, without the model's own parameters and buffers. Counted without
+            stochastic depth and activation checkpointing, and with the fused attention of CPUs, which keeps no
+            attention map (nor does that of GPUs).
     """
 
     parameters: int
@@ -37,12 +38,24 @@ class Costs:
     activation_bytes: int
 
 
-def costs(config: PreTrainedConfig) -> dict[SubNetwork, Costs]:
-    """The costs of every size of an elastic configuration (or of a `PoaConfig`'s backbone), in seconds for hundreds.
+def costs(config: PreTrainedConfig | PreTrainedModel) -> dict[SubNetwork, Costs]:
+    """Count the costs of every size of a space, which takes seconds for hundreds of sizes.
 
-    At each width only the shallowest stages are counted, with one to three blocks: the first may differ from the
-    others, and the others cost the same, or the same by turns (Swin's plain and shifted windows). So stages add up, and
-    every further pair of blocks costs what the second and third cost.
+    At each width, only models with the shallowest stages are counted, with one to three blocks in one stage: the first
+    block may differ from the others, which cost the same or, as Swin's plain and shifted windows, the same in turn. So
+    costs of stages add up, and each further pair of blocks costs as much as the second and third together.
+
+    Args:
+        config: An elastic configuration, or a model or `PoaConfig` that has one.
+
+    Raises:
+        ValueError: If the model has only one size.
+
+    Example:
+        >>> from poa_hf import PoaViTConfig, SubNetwork
+        >>> table = costs(PoaViTConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, min_hidden_size=64))
+        >>> table[SubNetwork(64, 2)].parameters, table[SubNetwork(64, 2)].flops
+        (162304, 38934784)
     """
     config = elastic_config(config)
     space = config.space
@@ -52,7 +65,8 @@ def costs(config: PreTrainedConfig) -> dict[SubNetwork, Costs]:
     @cache
     def count(width: int, stage: int = 0, depth: int = shallowest[0]) -> np.ndarray:
         depths = (*shallowest[:stage], depth, *shallowest[stage + 1 :])
-        return np.array(_count(config, SubNetwork(width, depths)))
+        counted = count_costs(config, SubNetwork(width, depths))
+        return np.array([counted.parameters, counted.flops, counted.activation_bytes])
 
     table = {}
     for sub_network in space:
@@ -68,48 +82,44 @@ def costs(config: PreTrainedConfig) -> dict[SubNetwork, Costs]:
     return table
 
 
-def costs_of(config: PreTrainedConfig, sub_network: SubNetwork | str) -> Costs:
-    """The costs of one size, counted on that very model. ValueError for a size outside the space."""
-    config = elastic_config(config)
-    return Costs(*_count(config, config.space.resolve(sub_network)))
-
-
 def stock_model(config: PreTrainedConfig, sub_network: SubNetwork) -> PreTrainedModel:
-    """The model that `extract` would give, in evaluation mode, its parameters left to chance."""
+    """Return the model that `extract` would give, in evaluation mode, with uninitialised parameters."""
     with no_init_weights():
         return MODEL_MAPPING[type(config)].stock_class(config.stock_config(sub_network)).eval()
 
 
-def _count(config: PreTrainedConfig, sub_network: SubNetwork) -> tuple[int, int, int]:
-    """Parameters, FLOPs and activation bytes, from a forward pass of tensors without memory.
+def count_costs(config: PreTrainedConfig, sub_network: SubNetwork) -> Costs:
+    """Count the costs of one sub-network, also of one outside the space, by a forward pass of tensors without memory.
 
-    Such tensors know that they are on the CPU, unlike those on the meta device: PyTorch then takes the same attention
-    kernel as in earnest.
+    Unlike tensors on the meta device, fake tensors are on the CPU, so that PyTorch takes the same attention kernel as
+    in real execution.
     """
-    kept = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage  # held, so that no other storage gets this address
+        storage = tensor.untyped_storage()  # one object for all tensors that share it, for as long as it is held
+        kept[id(storage)] = storage
         return tensor
 
     flop_counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    with torch.device("meta"):  # not yet as such tensors: some models look at values while they are made
+    with torch.device("meta"):  # not yet as fake tensors: some models look at values while they are made
         # in evaluation mode: autograd records the same, and neither dropout nor stochastic depth takes part
         model = stock_model(config, sub_network)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), torch.enable_grad():
         model = model.to_empty(device="cpu")
-        pixel_values = torch.empty(1, *image_shape(config))
+        pixel_values = torch.empty(1, *image_shape(config))  # (1, C, H, W)
+        own = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
         with flop_counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(pixel_values)
-        own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+        for storage in own:
+            kept.pop(id(storage), None)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-    activation_bytes = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
-    return parameters, flop_counter.get_total_flops() // 2, activation_bytes
+    activation_bytes = sum(storage.nbytes() for storage in kept.values())
+    return Costs(parameters, flop_counter.get_total_flops() // 2, activation_bytes)
 
 
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args, **kwargs) -> int:
-    """Of the products with the keys and with the values; shapes (batch, heads, tokens, head size)."""
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """FLOPs of the products with the keys and with the values; shapes (batch, heads, tokens, head size)."""
     return 2 * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
 
 

@@ -13,7 +13,8 @@ from ..models.elastic_config import elastic_config
 from ..runs.layout import RunFolder
 from ..runs.load import resolve_run
 from .costs import Costs, costs
-from .latency import LatencyTable, find_device, latency_table
+from .latency import find_device
+from .latency_table import LatencyTable, latency_table
 from .select import Budget, Quality, Selection, read_quality, select
 
 # How often a choice that rests on estimated latencies is measured and made anew.
@@ -101,7 +102,7 @@ def search(
         "full": measure_all,
         "compile": compile,
         "folder": run_folder,
-        "costs_of_sizes": sizes,
+        "size_costs": sizes,
     }
     table = latency_table(config, place, batch_size, **options)
     selection = select(config.space, budget, sizes, measured.values, table)

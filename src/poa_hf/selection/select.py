@@ -11,12 +11,13 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import ElasticSpace, SubNetwork
+from ..formatting import format_quantity
 from ..models.elastic_config import elastic_config
 from ..runs.evaluations import Evaluation, load_evaluations
 from ..runs.layout import RunFolder
 from .costs import Costs
 from .costs import costs as costs_of_space
-from .latency import LatencyTable
+from .latency_table import LatencyTable
 
 _UNITS = {"t": 1e12, "g": 1e9, "b": 1e9, "m": 1e6, "k": 1e3, "": 1}
 _AXES = {"max_params": "parameters", "max_flops": "FLOPs", "max_latency_ms": "ms"}
@@ -165,12 +166,6 @@ def parse_quantity(value: float | str, name: str = "A limit") -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, not {value:g}.")
     return float(value)
-
-
-def format_quantity(value: float) -> str:
-    """Three digits and a unit, as in `21.7M`."""
-    letter, unit = next(((letter, unit) for letter, unit in _UNITS.items() if value >= 0.9995 * unit), ("", 1))
-    return f"{value / unit:.3g}{letter.upper().replace('K', 'k')}"
 
 
 def _entry(mapping: Mapping, size: SubNetwork, what: str):

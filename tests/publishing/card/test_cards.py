@@ -18,6 +18,7 @@ from transformers import AutoImageProcessor
 from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaTrainingArguments, SubNetwork
 from poa_hf.cli.main import main
 from poa_hf.data.textures import TextureDataset
+from poa_hf.formatting import format_quantity
 from poa_hf.publishing.card.cards import write_card, write_supernet_card
 from poa_hf.publishing.card.metadata import LICENSES, card_problems, is_hub_id
 from poa_hf.publishing.card.results import eval_results
@@ -27,15 +28,14 @@ from poa_hf.publishing.formats.format import find_format
 from poa_hf.runs.evaluations import Evaluation
 from poa_hf.runs.facts import OwnerFacts, RunFacts
 from poa_hf.runs.training_time import ComputePart
-from poa_hf.selection.costs import costs_of
-from poa_hf.selection.select import format_quantity
+from poa_hf.selection.costs import costs
 
 from ...conftest import golden_config, run_python, tiny_config
 
 SIZE = SubNetwork(16, 2)
 DINOV2 = find_format("dinov2", None)
 COSTS = RunFacts(tiny_config()).costs
-FLOPS = {size: format_quantity(costs_of(tiny_config(), size).flops) for size in ("16x1", "16x2", "32x3")}
+FLOPS = {size: format_quantity(costs(tiny_config())[SubNetwork.parse(size)].flops) for size in ("16x1", "16x2", "32x3")}
 
 
 def record(size: str = "16x2", metric: str = "knn_accuracy", value: float = 0.5, **fields) -> Evaluation:

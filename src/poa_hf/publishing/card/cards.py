@@ -14,9 +14,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ...data.crops import CropArguments
 from ...elastic import SubNetwork
+from ...formatting import format_quantity
 from ...models.elastic_config import image_shape
 from ...runs.facts import RunFacts
-from ...selection.select import format_quantity
 from ..formats.format import Format
 from . import sections as text
 from .markdown import code, escape, link, table

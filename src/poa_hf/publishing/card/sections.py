@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from ...data.sources import TEXTURES
 from ...elastic import ElasticSpace, SubNetwork
+from ...formatting import format_quantity
 from ...runs.facts import RunFacts
 from ...runs.training_time import ComputePart
-from ...selection.select import format_quantity
 from .markdown import escape, link, table
 from .metadata import is_repo_id
 
