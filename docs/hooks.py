@@ -56,7 +56,7 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Fill in what is generated, and turn links that leave `docs/`."""
     markdown = _GENERATED.sub(lambda match: GENERATED[match[1].split()[0]](*match[1].split()[1:]), markdown)
-    if page.file.src_uri in PAGES.values() or page.file.src_uri.startswith("results/"):
+    if page.file.generated_by:
         return markdown  # made by `on_files`, with its links turned
     return turn_links(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
 
