@@ -1,7 +1,7 @@
 """Pages of the site that are made from the repository while it is built, so that they cannot go stale.
 
-- A line `<!-- generated: NAME ... -->` on a page is replaced by what the function of that name in `GENERATED` returns: the
-  tables of arguments, configurations and commands.
+- A line `<!-- generated: NAME ... -->` on a page is replaced by what the function of that name in `GENERATED` returns:
+  the tables of arguments, configurations and commands.
 - `CHANGELOG.md`, `CONTRIBUTING.md`, the examples and the measurements, which lie outside of `docs/`, become pages.
 - Links on the pages are written for a reader of the repository. Those that leave `docs/` are turned to the page that
   shows the file, or into plain text where no page does.
@@ -65,7 +65,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def turn_links(markdown: str, source: str, page: str) -> str:
-    """Point relative links of the file `source`, a path in the repository, to pages of the site, as seen from `page`."""
+    """Point relative links of `source`, a path in the repository, to pages of the site, as seen from `page`."""
 
     def turned(match: re.Match) -> str:
         is_picture, text, target = match[1], match[2], match[3]
@@ -126,7 +126,9 @@ def _outside_pages() -> dict[str, str]:
         text = turn_links(result.read_text(), f"benchmarks/results/{result.name}", f"results/{result.name}")
         pages[f"results/{result.name}"] = text
         title = re.search(r"^# (.+)$", text, re.M)
-        pages["measurements.md"] += f"- {result.stem[:10]}: [{title[1] if title else result.stem}](results/{result.name})\n"
+        pages["measurements.md"] += (
+            f"- {result.stem[:10]}: [{title[1] if title else result.stem}](results/{result.name})\n"
+        )
     return pages
 
 
@@ -166,8 +168,9 @@ def recipe_arguments() -> str:
 
 def configuration(name: str) -> str:
     """The fields of one configuration class: its own, then those that it shares with its stock parent."""
-    import poa_hf
     from transformers import PreTrainedConfig
+
+    import poa_hf
 
     config_class = getattr(poa_hf, name)
     general = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"hidden_size"}
@@ -223,7 +226,9 @@ def recipes() -> str:
     sections = []
     for path in [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "configs" / "accelerate").iterdir())]:
         language = "shell" if path.suffix == ".sh" else "yaml"
-        sections.append(f"## {path.name} {{ #{_anchor(path.name)} }}\n\n```{language}\n{path.read_text().rstrip()}\n```")
+        sections.append(
+            f"## {path.name} {{ #{_anchor(path.name)} }}\n\n```{language}\n{path.read_text().rstrip()}\n```"
+        )
     return "\n\n".join(sections)
 
 
@@ -258,7 +263,7 @@ _KINDS = {
 _STOCK = {
     "hidden_size": "Width of the full size.",
     "num_hidden_layers": "Blocks of the full size.",
-    "num_attention_heads": "Heads of the full size; `hidden_size / num_attention_heads` is the head size of every size.",
+    "num_attention_heads": "Heads of the full size; every size has heads of `hidden_size / num_attention_heads` channels.",
     "embed_dim": "Width of the first stage of the full size; each stage is twice as wide as the one before.",
     "depths": "Blocks of each stage of the full size.",
     "window_size": "Side of an attention window, in positions; it must fit the last feature map, `image_size / 32`.",
@@ -279,6 +284,7 @@ _STOCK = {
     "apply_layernorm": "As a backbone for detection or segmentation: normalise the feature maps.",
     "reshape_hidden_states": "As a backbone: give feature maps of four dimensions instead of tokens.",
     "use_absolute_embeddings": "Absolute position embeddings beside the relative position bias.",
+    "warm_started_from": "The model that the run was initialised from, if any; written by `--init_from`.",
     "encoder_stride": "Stride of transformers' masked-image-modelling decoder; not used here.",
 }
 
@@ -338,8 +344,10 @@ def _field_row(field: dataclasses.Field, meaning: str | None = None) -> str:
 
 
 def _option_row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    is_flag = isinstance(action, argparse._StoreTrueAction | argparse._StoreFalseAction | argparse.BooleanOptionalAction)
-    metavar = "" if action.nargs == 0 or is_flag else f" {_metavar(action)}"
+    is_flag = isinstance(
+        action, argparse._StoreTrueAction | argparse._StoreFalseAction | argparse.BooleanOptionalAction
+    )
+    metavar = "" if is_flag else f" {_metavar(action)}"
     options = ", ".join(f"`{option}{metavar}`" for option in action.option_strings)
     shown = "" if is_flag and action.default in (False, None) else _value(action.default)
     return f"| {options} | {shown} | {_cell(_help(parser, action))} |"
