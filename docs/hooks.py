@@ -263,7 +263,7 @@ _KINDS = {
 _STOCK = {
     "hidden_size": "Width of the full size.",
     "num_hidden_layers": "Blocks of the full size.",
-    "num_attention_heads": "Heads of the full size; every size has heads of `hidden_size / num_attention_heads` channels.",
+    "num_attention_heads": "Heads of the full size, of `hidden_size / num_attention_heads` channels in every size.",
     "embed_dim": "Width of the first stage of the full size; each stage is twice as wide as the one before.",
     "depths": "Blocks of each stage of the full size.",
     "window_size": "Side of an attention window, in positions; it must fit the last feature map, `image_size / 32`.",

@@ -1,7 +1,7 @@
 """The pages and the README say what is so: links lead somewhere, commands exist, and marked blocks run as they stand.
 
 A block below a line `<!-- run -->` is run, those of a page in order in one folder. `<!-- run; pretrain: --max_steps 3
--->` adds options to the commands of that block, so that it takes seconds.
+-->` adds options to the commands of that block, so that it takes seconds; a page with `run slowly` is a slow test.
 """
 
 import json
@@ -32,6 +32,13 @@ def commands(text: str) -> list[list[str]]:
     lines = text.replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines if "poa " in line]
     return [line[line.index("poa") :] for line in words if "poa" in line and "|" not in line]
+
+
+def runnable() -> list:
+    """The pages with blocks to run, slow ones marked."""
+    texts = {name: (ROOT / name).read_text() for name in NAMES}
+    slow = {name: [pytest.mark.slow] * ("<!-- run slowly" in text) for name, text in texts.items()}
+    return [pytest.param(name, marks=slow[name]) for name, text in texts.items() if "<!-- run" in text]
 
 
 def anchors(page: Path) -> set[str]:
@@ -81,7 +88,7 @@ def test_commands_exist(name):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [name for name in NAMES if "<!-- run" in (ROOT / name).read_text()])
+@pytest.mark.parametrize("name", runnable())
 def test_marked_blocks_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": "__main__"}
@@ -93,6 +100,9 @@ def test_marked_blocks_run(name, tmp_path, monkeypatch):
             continue
         extra = dict(part.strip().split(":", 1) for part in marker.split(";")[1:])
         for words in commands(text):
+            # by path, as long as recipes are not found by name
+            pairs = zip(["", *words], words, strict=False)
+            words = [str(written_recipe(word)) if before == "--config" else word for before, word in pairs]
             argv = [*words[1:], *shlex.split(extra.get(words[1], ""))]
             assert main(argv) == 0, f"{name}: {' '.join(words)}"
 
