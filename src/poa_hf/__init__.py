@@ -1,39 +1,34 @@
-"""Elastic self-supervised pre-training: one run, a ready vision model of every size."""
+"""Elastic self-supervised pre-training: one run, a ready vision model of every size.
 
-from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification
+Every public name is imported on first use: `import poa_hf` loads neither torch nor transformers.
+"""
 
-from .elastic import ElasticSpace, SubNetwork
-from .evaluation.callback import KnnEvaluationCallback, WarmStartGuard
-from .models.configuration_gn_resnet import GnResNetConfig
-from .models.configuration_poa import PoaConfig
-from .models.configuration_poa_resnet import PoaResNetConfig
-from .models.configuration_poa_swin import PoaSwinConfig
-from .models.configuration_poa_vit import PoaViTConfig
-from .models.modeling_gn_resnet import GnResNetBackbone, GnResNetForImageClassification, GnResNetModel
-from .models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
-from .models.modeling_poa_resnet import PoaResNetModel
-from .models.modeling_poa_swin import PoaSwinModel
-from .models.modeling_poa_vit import PoaViTModel
-from .official.weights import load_official_checkpoint
-from .training.arguments import PoaTrainingArguments
-from .training.trainer import PoaTrainer
-from .warm_start.config import warm_start_config
-from .warm_start.load import init_from
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._moved import install as _find_old_paths
+from ._registration import register_when_imported as _register_when_imported
+
+if TYPE_CHECKING:
+    from .elastic import ElasticSpace, SubNetwork
+    from .evaluation.callback import KnnEvaluationCallback, WarmStartGuard
+    from .models.configuration_gn_resnet import GnResNetConfig
+    from .models.configuration_poa import PoaConfig
+    from .models.configuration_poa_resnet import PoaResNetConfig
+    from .models.configuration_poa_swin import PoaSwinConfig
+    from .models.configuration_poa_vit import PoaViTConfig
+    from .models.modeling_gn_resnet import GnResNetBackbone, GnResNetForImageClassification, GnResNetModel
+    from .models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
+    from .models.modeling_poa_resnet import PoaResNetModel
+    from .models.modeling_poa_swin import PoaSwinModel
+    from .models.modeling_poa_vit import PoaViTModel
+    from .official.weights import load_official_checkpoint
+    from .training.arguments import PoaTrainingArguments
+    from .training.trainer import PoaTrainer
+    from .warm_start.config import warm_start_config
+    from .warm_start.load import init_from
 
 __version__ = "0.1.0.dev0"
-
-AutoConfig.register("poa_vit", PoaViTConfig, exist_ok=True)
-AutoModel.register(PoaViTConfig, PoaViTModel, exist_ok=True)
-AutoConfig.register("poa_swin", PoaSwinConfig, exist_ok=True)
-AutoModel.register(PoaSwinConfig, PoaSwinModel, exist_ok=True)
-AutoConfig.register("poa_resnet", PoaResNetConfig, exist_ok=True)
-AutoModel.register(PoaResNetConfig, PoaResNetModel, exist_ok=True)
-AutoConfig.register("gn_resnet", GnResNetConfig, exist_ok=True)
-AutoModel.register(GnResNetConfig, GnResNetModel, exist_ok=True)
-AutoModelForImageClassification.register(GnResNetConfig, GnResNetForImageClassification, exist_ok=True)
-AutoBackbone.register(GnResNetConfig, GnResNetBackbone, exist_ok=True)
-AutoConfig.register("poa", PoaConfig, exist_ok=True)
-AutoModel.register(PoaConfig, PoaForPreTraining, exist_ok=True)
 
 __all__ = [
     "ElasticSpace",
@@ -59,3 +54,45 @@ __all__ = [
     "load_official_checkpoint",
     "warm_start_config",
 ]
+
+# The module of each name.
+_MODULES = {
+    "ElasticSpace": "elastic",
+    "GnResNetBackbone": "models.modeling_gn_resnet",
+    "GnResNetConfig": "models.configuration_gn_resnet",
+    "GnResNetForImageClassification": "models.modeling_gn_resnet",
+    "GnResNetModel": "models.modeling_gn_resnet",
+    "KnnEvaluationCallback": "evaluation.callback",
+    "PoaConfig": "models.configuration_poa",
+    "PoaForPreTraining": "models.modeling_poa_pretraining",
+    "PoaForPreTrainingOutput": "models.modeling_poa_pretraining",
+    "PoaResNetConfig": "models.configuration_poa_resnet",
+    "PoaResNetModel": "models.modeling_poa_resnet",
+    "PoaSwinConfig": "models.configuration_poa_swin",
+    "PoaSwinModel": "models.modeling_poa_swin",
+    "PoaTrainer": "training.trainer",
+    "PoaTrainingArguments": "training.arguments",
+    "PoaViTConfig": "models.configuration_poa_vit",
+    "PoaViTModel": "models.modeling_poa_vit",
+    "SubNetwork": "elastic",
+    "WarmStartGuard": "evaluation.callback",
+    "init_from": "warm_start.load",
+    "load_official_checkpoint": "official.weights",
+    "warm_start_config": "warm_start.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_find_old_paths()
+_register_when_imported()

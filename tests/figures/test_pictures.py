@@ -419,7 +419,7 @@ def test_crops_and_masks_are_where_they_belong(tmp_path):
 
 
 def test_crops_of_a_loaders_batch_are_coloured_as_in_training(tmp_path):
-    from poa_hf.data.augment import augment
+    from poa_hf.data.augmentation import augment
     from poa_hf.data.crops import CropArguments
     from poa_hf.data.loader import PretrainingLoader
     from poa_hf.data.textures import TextureDataset

@@ -17,7 +17,9 @@ from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments
 from ..conftest import tiny_backbone, tiny_config
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.training.processes", "poa_hf.data.augment", "kornia.enhance", "kornia.filters"])
+_CONTEXT.set_forkserver_preload(
+    ["tests.training.processes", "poa_hf.data.augmentation", "kornia.enhance", "kornia.filters"]
+)
 
 
 LAUNCH_CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"

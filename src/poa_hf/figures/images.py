@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.augment import augment
+from ..data.augmentation import augment
 from ..data.crops import CropArguments
 from .patches import PatchMatches
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.crops import CropArguments
+from ..data.crop_arguments import CropArguments
 
 
 def _argument(default, help: str):

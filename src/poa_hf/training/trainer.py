@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-from ..data.augment import augment
+from ..data.augmentation import augment
 from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete

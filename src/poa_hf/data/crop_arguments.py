@@ -1,0 +1,95 @@
+"""Arguments of crops, colours and masks. This module imports no library, so that commands can show their help at once."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class CropArguments:
+    """How images are cut into crops, coloured and masked; the defaults are DINOv2's."""
+
+    # Crops
+    global_crop_size: int = field(default=224, metadata={"help": "Side of the two global crops, in pixels."})
+    local_crop_size: int = field(default=96, metadata={"help": "Side of the local crops, in pixels."})
+    num_local_crops: int = field(default=8, metadata={"help": "Local crops per image; may be 0."})
+    global_crop_scale: list[float] = field(
+        default_factory=lambda: [0.32, 1.0],
+        metadata={"help": "Smallest and largest share of the image's area in a global crop."},
+    )
+    local_crop_scale: list[float] = field(
+        default_factory=lambda: [0.05, 0.32],
+        metadata={"help": "Smallest and largest share of the image's area in a local crop."},
+    )
+
+    # Colours
+    color_jitter: list[float] = field(
+        default_factory=lambda: [0.4, 0.4, 0.2, 0.1],
+        metadata={"help": "Strength of the changes of brightness, contrast, saturation and hue (hue at most 0.5)."},
+    )
+    color_jitter_probability: float = field(
+        default=0.8, metadata={"help": "Share of the crops whose colours are changed."}
+    )
+    grayscale_probability: float = field(default=0.2, metadata={"help": "Share of the crops turned grey."})
+    blur_probability: list[float] = field(
+        default_factory=lambda: [1.0, 0.1, 0.5],
+        metadata={"help": "Share of the crops that are blurred: first global view, second global view, local views."},
+    )
+    solarize_probability: float = field(
+        default=0.2, metadata={"help": "Share of the second global views that are solarised."}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Share of the crops that are mirrored."})
+
+    # Masks
+    mask_ratio: list[float] = field(
+        default_factory=lambda: [0.1, 0.5],
+        metadata={"help": "Smallest and largest share of the patches masked in a masked global view."},
+    )
+    mask_probability: float = field(default=0.5, metadata={"help": "Share of the global views that are masked."})
+
+    # Normalisation
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.485, 0.456, 0.406],
+        metadata={"help": "Mean of red, green and blue, subtracted from pixels in 0..1 (ImageNet's)."},
+    )
+    image_std: list[float] = field(
+        default_factory=lambda: [0.229, 0.224, 0.225],
+        metadata={"help": "Standard deviation of red, green and blue (ImageNet's)."},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("global_crop_size", "local_crop_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a size of at least one pixel.")
+        if self.num_local_crops < 0:
+            raise ValueError(f"num_local_crops is {self.num_local_crops}: give 0 or more.")
+        for name in ("global_crop_scale", "local_crop_scale"):
+            self._check_range(name, lowest_allowed=False)
+        self._check_range("mask_ratio", lowest_allowed=True)
+        for name in (
+            "color_jitter_probability",
+            "grayscale_probability",
+            "solarize_probability",
+            "flip_probability",
+            "mask_probability",
+            "blur_probability",
+        ):
+            value = getattr(self, name)
+            if any(not 0 <= p <= 1 for p in (value if isinstance(value, list | tuple) else [value])):
+                raise ValueError(f"{name} is {value}: give probabilities between 0 and 1.")
+        self._check_count("blur_probability", 3, "first global view, second global view, local views")
+        self._check_count("color_jitter", 4, "brightness, contrast, saturation, hue")
+        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
+            raise ValueError(f"color_jitter is {self.color_jitter}: give numbers from 0, the hue at most 0.5.")
+        self._check_count("image_mean", 3, "red, green, blue")
+        self._check_count("image_std", 3, "red, green, blue")
+        if min(self.image_std) <= 0:
+            raise ValueError(f"image_std is {self.image_std}: give numbers above 0.")
+
+    def _check_count(self, name: str, count: int, meaning: str) -> None:
+        if len(getattr(self, name)) != count:
+            raise ValueError(f"{name} has {len(getattr(self, name))} numbers: give {count} ({meaning}).")
+
+    def _check_range(self, name: str, lowest_allowed: bool) -> None:
+        self._check_count(name, 2, "smallest, largest")
+        low, high = getattr(self, name)
+        if not (0 <= low <= high <= 1) or (low == 0 and not lowest_allowed):
+            raise ValueError(f"{name} is {[low, high]}: give two shares, the smaller one first, above 0 and at most 1.")
