@@ -1,0 +1,138 @@
+"""Paths of the first build's modules, kept for one release.
+
+`import poa_hf.training.recipe`, `from poa_hf.training.recipe import parse_recipe` and `import_module` still work for
+every module that has moved since, each with one `DeprecationWarning` that names the new path. What is kept here is
+removed in version 0.2.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+from typing import Any
+
+# Old module -> new module; the old path gives the new module itself.
+MODULES = {
+    "command_line": "cli.parser",
+    "evaluation.clustering": "evaluation.tasks.clustering",
+    "evaluation.command": "cli.evaluate",
+    "evaluation.costs": "selection.costs",
+    "evaluation.evaluate": "evaluation.evaluator",
+    "evaluation.knn": "evaluation.tasks.knn",
+    "evaluation.latency": "selection.latency",
+    "evaluation.lowshot": "evaluation.tasks.lowshot",
+    "evaluation.pictures": "figures.patches",
+    "evaluation.plots": "figures.images",
+    "evaluation.probe": "evaluation.tasks.probe",
+    "evaluation.records": "runs.evaluations",
+    "evaluation.report": "report.page",
+    "evaluation.report_charts": "figures.charts",
+    "evaluation.report_command": "cli.report",
+    "evaluation.report_numbers": "report.numbers",
+    "evaluation.report_pictures": "report.pictures",
+    "evaluation.report_records": "runs.records",
+    "evaluation.report_section": "report.section",
+    "evaluation.retrieval": "evaluation.tasks.retrieval",
+    "evaluation.select": "selection.select",
+    "evaluation.select_command": "cli.select",
+    "evaluation.sharing": "evaluation.processes",
+    "evaluation.subjects": "evaluation.subject",
+    "losses": "objective.losses",
+    "models.early_gradients": "objective.early_gradients",
+    "models.head_losses": "objective.head_losses",
+    "models.heads": "objective.heads",
+    "official_files": "official.files",
+    "official_sizes": "official.config",
+    "publishing.card_results": "publishing.card.results",
+    "publishing.card_text": "publishing.card.sections",
+    "publishing.convert_command": "cli.convert",
+    "publishing.family": "publishing.release",
+    "publishing.family_picture": "publishing.card.picture",
+    "publishing.markdown": "publishing.card.markdown",
+    "publishing.metadata": "publishing.card.metadata",
+    "publishing.names": "publishing.hub.names",
+    "publishing.onnx_format": "publishing.formats.onnx",
+    "publishing.push_command": "cli.push",
+    "publishing.retrying": "publishing.hub.retrying",
+    "publishing.run_facts": "runs.facts",
+    "publishing.timm_format": "publishing.formats.timm",
+    "publishing.vit_format": "publishing.formats.vit",
+    "training.checkpoints": "runs.checkpoints",
+    "training.compute": "runs.training_time",
+    "training.hub_runs": "runs.hub",
+    "training.recipe": "cli.recipe",
+    "training.runs": "runs.load",
+    "training.warm_start": "warm_start.load",
+    "training.warm_start_config": "warm_start.config",
+    "training.warm_start_recipe": "warm_start.defaults",
+}
+
+# Old module -> names that are now in another module than the rest. Where the old path still exists (as a package, or as
+# a module that gave some names away), these are all that is kept; its `__getattr__` is `moved_names(__name__)`.
+NAMES = {
+    "cli": {"extract": "cli.extract", "evaluate": "cli.evaluate", "select": "cli.select", "report": "cli.report",
+            "convert": "cli.convert", "push": "cli.push"},
+}
+
+
+def install() -> None:
+    """Let Python find modules under their old paths, after it has looked everywhere else."""
+    if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
+        sys.meta_path.append(_OldPaths())
+
+
+def moved_names(module: str) -> Callable[[str], Any]:
+    """Return a `__getattr__` for a module that still exists, which finds the names that it no longer defines."""
+    names = NAMES[module.removeprefix("poa_hf.")]
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", f"poa_hf.{names[name]}.{name}", stacklevel=3)
+        return getattr(import_module(f"poa_hf.{names[name]}"), name)
+
+    return find
+
+
+class _OldPaths(MetaPathFinder):
+    """Finds modules under their old paths."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith("poa_hf.") or fullname.removeprefix("poa_hf.") not in MODULES:
+            return None
+        return spec_from_loader(fullname, _OldPathLoader())
+
+
+class _OldPathLoader(Loader):
+    """Puts the new module in the place of the old one."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old = module.__name__
+        new = f"poa_hf.{MODULES[old.removeprefix('poa_hf.')]}"
+        _warn(old, new, stacklevel=3)
+        names = NAMES.get(old.removeprefix("poa_hf."))
+        if names is None:
+            sys.modules[old] = import_module(new)
+            return
+
+        def find(name: str) -> Any:
+            return getattr(import_module(f"poa_hf.{names[name]}" if name in names else new), name)
+
+        module.__getattr__ = find  # type: ignore[method-assign]
+
+
+def _warn(old: str, new: str, stacklevel: int) -> None:
+    warnings.warn(
+        f"{old} is now {new}; the old path is removed in version 0.2.", DeprecationWarning, stacklevel=stacklevel
+    )
