@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._moved import install as _find_old_paths
-from ._registration import register_when_imported as _register_when_imported
+from ._registration import register_when_needed as _register_when_needed
 
 if TYPE_CHECKING:
     from .elastic import ElasticSpace, SubNetwork
@@ -95,4 +95,4 @@ def __dir__() -> list[str]:
 
 
 _find_old_paths()
-_register_when_imported()
+_register_when_needed()

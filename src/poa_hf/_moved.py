@@ -11,11 +11,15 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:  # which would take longer to import than the rest
+    Loader = MetaPathFinder = object
 
 # Old module -> new module; the old path gives the new module itself.
 MODULES = {
@@ -75,9 +79,48 @@ MODULES = {
 
 # Old module -> names that are now in another module than the rest. Where the old path still exists (as a package, or as
 # a module that gave some names away), these are all that is kept; its `__getattr__` is `moved_names(__name__)`.
-NAMES = {
-    "cli": {"extract": "cli.extract", "evaluate": "cli.evaluate", "select": "cli.select", "report": "cli.report",
-            "convert": "cli.convert", "push": "cli.push"},
+NAMES: dict[str, dict[str, str]] = {
+    "evaluation.command": {
+        "column_title": "evaluation.table",
+    },
+    "evaluation.costs": {
+        "elastic_config": "models.elastic_config",
+        "image_shape": "models.elastic_config",
+    },
+    "official": {
+        "OfficialWeights": "official.weights",
+        "load_official_checkpoint": "official.weights",
+        "select_weights": "official.weights",
+        "to_our_layout": "official.weights",
+        "check_is_elastic": "official.names",
+        "likely_family": "official.names",
+        "parameter_names": "official.names",
+    },
+    "publishing.card": {
+        "write_card": "publishing.card.cards",
+        "write_supernet_card": "publishing.card.cards",
+    },
+    "publishing.formats": {
+        "Artifact": "publishing.formats.format",
+        "Format": "publishing.formats.format",
+        "find_format": "publishing.formats.format",
+    },
+    "publishing.hub": {
+        "Hub": "publishing.hub.client",
+        "HubError": "publishing.hub.client",
+    },
+    "slicing": {
+        "ElasticModelMixin": "models.elastic_model",
+    },
+    "training.recipe": {
+        "model_config": "models.from_fields",
+        "read_model_section": "models.from_fields",
+    },
+    "training.warm_start_config": {
+        "Source": "warm_start.source",
+        "find_source": "warm_start.source",
+        "shown_name": "locations",
+    },
 }
 
 
@@ -95,7 +138,9 @@ def moved_names(module: str) -> Callable[[str], Any]:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         _warn(f"{module}.{name}", f"poa_hf.{names[name]}.{name}", stacklevel=3)
-        return getattr(import_module(f"poa_hf.{names[name]}"), name)
+        value = getattr(import_module(f"poa_hf.{names[name]}"), name)
+        setattr(sys.modules[module], name, value)  # so that one use warns once
+        return value
 
     return find
 

@@ -4,26 +4,34 @@
 models are registered by importing `poa_hf.models` (its `auto.py`):
 
 - If transformers' auto classes are imported already, that is done at once.
-- If not, a finder at the front of `sys.meta_path` waits for the two modules that define them, and does it as soon as
-  either has been executed. It finds no other module, and leaves `sys.meta_path` when the second has been found.
+- If not, a finder at the front of `sys.meta_path` waits for the module that defines `AutoConfig`, and leaves. Importing
+  our models then and there would be too early, for the modules that are importing `AutoConfig` are unfinished. So the
+  first call of `AutoConfig.from_pretrained` or `AutoConfig.for_model` does it; every other auto class calls these.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-# AutoConfig; AutoModel and its kin. Public names of transformers lead to these modules.
-AUTO_MODULES = ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto")
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:  # which would take longer to import than the rest
+    Loader = MetaPathFinder = object
+
+# The module of AutoConfig; `transformers.AutoConfig` leads to it.
+AUTO_MODULE = "transformers.models.auto.configuration_auto"
+_FIRST_USES = ("from_pretrained", "for_model")
 
 
-def register_when_imported() -> None:
-    """Register our models with transformers' auto classes, now or when they are imported."""
-    if any(name in sys.modules for name in AUTO_MODULES):
+def register_when_needed() -> None:
+    """Register our models with transformers' auto classes: now, or at the first use of these."""
+    if AUTO_MODULE in sys.modules:
         _register()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
@@ -33,28 +41,41 @@ def _register() -> None:
     import_module("poa_hf.models")
 
 
-class _Finder(MetaPathFinder):
-    """Finds the modules of the auto classes as Python would, with a loader that then registers our models."""
+def _register_at_first_use(auto_config: type) -> None:
+    """Replace two class methods until one of them is called, which registers our models and puts both back."""
+    originals = {name: vars(auto_config)[name] for name in _FIRST_USES}
 
-    def __init__(self) -> None:
-        self._awaited = set(AUTO_MODULES)
+    def replacement(name: str) -> classmethod:
+        @functools.wraps(originals[name].__func__)
+        def method(cls: type, *args: Any, **options: Any) -> Any:
+            for each, original in originals.items():
+                setattr(auto_config, each, original)
+            _register()
+            return getattr(cls, name)(*args, **options)
+
+        return classmethod(method)
+
+    for name in _FIRST_USES:
+        setattr(auto_config, name, replacement(name))
+
+
+class _Finder(MetaPathFinder):
+    """Finds the module of `AutoConfig` as Python would, with a loader that prepares the registration."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in self._awaited:
+        if fullname != AUTO_MODULE:
             return None
-        self._awaited.remove(fullname)
-        if not self._awaited:
-            sys.meta_path.remove(self)
+        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader)
+            spec.loader = _PreparingLoader(spec.loader)
         return spec
 
 
-class _RegisteringLoader(Loader):
-    """Executes a module by its own loader, then registers our models."""
+class _PreparingLoader(Loader):
+    """Executes a module by its own loader, then prepares the registration."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -67,4 +88,4 @@ class _RegisteringLoader(Loader):
         if module.__spec__ is not None:  # for whoever asks for the module's source, as inspect does
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        _register()
+        _register_at_first_use(module.AutoConfig)

@@ -20,6 +20,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils.checkpoint import checkpoint
 from transformers.initialization import no_init_weights
 
+from ._moved import moved_names
 from .elastic import kept_blocks
 
 
@@ -202,3 +203,6 @@ def checkpoint_with_slices(function, *args):
             return function(*inputs)
 
     return checkpoint(run, *args, use_reentrant=False)
+
+
+__getattr__ = moved_names(__name__)

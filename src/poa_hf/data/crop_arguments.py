@@ -1,4 +1,4 @@
-"""Arguments of crops, colours and masks. This module imports no library, so that commands can show their help at once."""
+"""Arguments of crops, colours and masks; no library is imported, so that commands show their help at once."""
 
 from dataclasses import dataclass, field
 

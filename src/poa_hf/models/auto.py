@@ -6,6 +6,8 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from .configuration_gn_resnet import GnResNetConfig
@@ -19,7 +21,7 @@ from .modeling_poa_resnet import PoaResNetModel
 from .modeling_poa_swin import PoaSwinModel
 from .modeling_poa_vit import PoaViTModel
 
-_MODELS = {
+_MODELS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
     PoaViTConfig: PoaViTModel,
     PoaSwinConfig: PoaSwinModel,
     PoaResNetConfig: PoaResNetModel,
