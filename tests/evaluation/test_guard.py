@@ -66,9 +66,9 @@ def test_training_is_not_changed_by_it(tmp_path):
 @pytest.mark.parametrize(("now", "fallen"), [(0.9, False), (0.48, False), (0.40, True)])
 def test_it_warns_beyond_the_margin_and_two_standard_errors(now, fallen):
     guard = WarmStartGuard(textures(), every_steps=1, margin=0.01)
-    guard.start, guard.num_test_images = 0.5, 1000
+    guard.num_test_images = 1000
     # the difference's standard error is about 0.022: 0.5 may fall to about 0.445
-    assert guard._has_fallen(now) is fallen
+    assert guard._has_fallen(0.5, now) is fallen
 
 
 def test_a_run_that_was_not_measured_at_its_start_says_so(tmp_path, caplog):
@@ -77,6 +77,6 @@ def test_a_run_that_was_not_measured_at_its_start_says_so(tmp_path, caplog):
         callback = WarmStartGuard(textures(), every_steps=2, k=5)
         trainer = PoaTrainer(new_model(), arguments(tmp_path), images(), callbacks=[callback])
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert "began without being measured" in caplog.text
+    assert "was not evaluated at its start" in caplog.text
     with pytest.raises(ValueError, match="margin is 2"):
         WarmStartGuard(textures(), every_steps=2, margin=2)

@@ -1,37 +1,53 @@
-"""How good the teacher is while it trains: k-NN of a few sizes every so many steps, and the best checkpoint by it."""
+"""How good the teacher is while it trains: k-NN accuracy of a few sizes at intervals, and the best checkpoint by it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 
 if TYPE_CHECKING:
+    from ..models.modeling_poa_pretraining import PoaForPreTraining
     from .splits import EvaluationData
 
 logger = logging.getLogger(__name__)
 
+# A PoaTrainer passes its PoaTrainingArguments, where transformers' callbacks declare TrainingArguments.
+Arguments = Any
+
 
 class KnnEvaluationCallback(TrainerCallback):
-    """Evaluates sizes of the teacher by weighted k-NN every `every_steps` steps and at the end of a `PoaTrainer`'s run.
+    """Evaluates sizes of the teacher by weighted k-NN, every `every_steps` steps and at the end of training.
 
-    Accuracies (0 to 1) go to the log as `knn_384x12` and their mean as `knn_mean`, the records to `evaluations.json` in
-    the run's folder. The checkpoint with the best mean is saved and kept beyond `save_total_limit`; the trainer's state
-    has it as `best_model_checkpoint`. Training itself is not changed by a bit.
+    Accuracies (0 to 1) go to the log as `knn_384x12` and so on, their mean as `knn_mean`, and the records to
+    `evaluations.json` in the run's folder. The checkpoint with the best mean is saved and kept beyond
+    `save_total_limit`; the trainer's state names it as `best_model_checkpoint`. Training computes the same, to the last
+    bit, with and without this callback.
 
     Args:
-        data: labelled splits, from `open_splits`.
-        sizes: a list of sizes; by default the smallest, a middle and the full one.
-        k: neighbours that vote.
+        data: Labelled splits, from `open_splits`.
+        every_steps: The number of steps between evaluations.
+        sizes: Sizes or their names; by default the smallest, a middle and the full size.
+        k: The number of neighbours that vote.
+        batch_size: Images at a time, per process.
+        num_workers: Processes that decode images, per process.
 
     Raises:
-        ValueError: at the start of training, for sizes that don't exist or fewer train images than `k`.
+        ValueError: For fewer than one step between evaluations; and at the start of training, for sizes that do not
+            exist or fewer train images than `k`.
+
+    Example:
+        >>> from poa_hf.evaluation.splits import open_splits
+        >>> data = open_splits("textures", max_train_images=60, max_test_images=20)
+        >>> callback = KnnEvaluationCallback(data, every_steps=100, sizes=["small", "large"], k=10)
+
+        Then pass `callbacks=[callback]` to `PoaTrainer`.
     """
 
     def __init__(
@@ -42,35 +58,39 @@ class KnnEvaluationCallback(TrainerCallback):
         k: int = 20,
         batch_size: int = 64,
         num_workers: int = 0,
-    ):
+    ) -> None:
         if every_steps < 1:
-            raise ValueError(f"every_steps is {every_steps}: evaluate every step at most.")
+            raise ValueError(f"every_steps is {every_steps}: give at least 1.")
         self.data, self.every_steps, self.sizes = data, every_steps, sizes
         self.k = k
         self.batch_size, self.num_workers = batch_size, num_workers
-        self._fresh: dict[str, float] = {}
+        self._new_values: dict[str, float] = {}  # what the next line of the log is to have
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        # here, as they take half a second that only an evaluation should cost
+    def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # imported here, as it takes half a second that only an evaluation should cost
         from .tasks import TaskOptions, check_tasks
 
+        if self.data.train is None:
+            raise ValueError("k-NN evaluation needs a train split: open the data with one.")
         self.options = TaskOptions(k=(self.k,))
         check_tasks(["knn"], self.options, len(self.data.train))
+        model: PoaForPreTraining = kwargs["model"]
         space = model.config.backbone_config.space
-        self.sizes = list(dict.fromkeys(str(space.resolve(size)) for size in self.sizes or space.spread))
+        self.size_names = list(dict.fromkeys(str(space.resolve(size)) for size in self.sizes or space.spread))
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every_steps and state.global_step != state.max_steps:
             return
-        self._fresh = self._measure(args, state, model)
-        self._fresh["knn_mean"] = sum(self._fresh.values()) / len(self._fresh)
-        if state.best_metric is None or self._fresh["knn_mean"] > state.best_metric:
-            state.best_metric, state.best_global_step = self._fresh["knn_mean"], state.global_step
+        accuracies = self._measure(args, state, kwargs["model"])
+        mean = sum(accuracies.values()) / len(accuracies)
+        self._new_values = accuracies | {"knn_mean": mean}
+        if state.best_metric is None or mean > state.best_metric:
+            state.best_metric, state.best_global_step = mean, state.global_step
             control.should_save = True
         control.should_log = True
 
-    def _measure(self, args, state, model) -> dict[str, float]:
-        """Accuracies of the teacher as it is now, by their names in the log; the records go to the run's folder."""
+    def _measure(self, args: Arguments, state: TrainerState, model: PoaForPreTraining) -> dict[str, float]:
+        """The accuracies of the teacher as it is now, by their names in the log. The records go to the run's folder."""
         from ..runs.evaluations import save_evaluations
         from ..runs.layout import RunFolder
         from ..training.engines import whole_parameters
@@ -81,77 +101,102 @@ class KnnEvaluationCallback(TrainerCallback):
         subject = Subject(Path(args.output_dir).name, model.teacher, processor, state.global_step)
         with whole_parameters(model):
             records = evaluate_sizes(
-                subject, self.data, self.sizes, ["knn"], self.options, self.batch_size, self.num_workers, args.bf16
+                subject,
+                self.data,
+                self.size_names,
+                ["knn"],
+                self.options,
+                self.batch_size,
+                self.num_workers,
+                args.bf16,
             )
         if state.is_world_process_zero:
             save_evaluations(RunFolder(Path(args.output_dir)).evaluations, records)
         self.num_test_images = records[0].test_images
         return {f"knn_{record.size}": record.value for record in records}
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        logs |= self._fresh
-        self._fresh = {}
+    def on_log(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        kwargs["logs"].update(self._new_values)
+        self._new_values = {}
 
 
 class WarmStartGuard(KnnEvaluationCallback):
-    """Also measures the model that the run starts with, and warns when the full size falls below it: a warm start is to
-    add sizes to a pre-trained model, not to spoil it.
+    """Also evaluates the model that the run starts with, and warns when the full size becomes worse than that: a warm
+    start is meant to add sizes to a pre-trained model, not to spoil it.
 
-    It warns when the full size has lost more than `margin` beyond two standard errors of the difference, once for as
-    long as that lasts, also across a resume. The accuracies of step 0 are in the trainer's `log_history`, in
-    `evaluations.json`, and the full size's as `knn_start` in every line of the log with an evaluation.
+    It warns when the full size has lost more than `margin` plus two standard errors of the difference. It warns once
+    for as long as that lasts, also across a resume. The accuracies of step 0 are in the trainer's `log_history` and in
+    `evaluations.json`; that of the full size is also in every later line of the log with an evaluation, as `knn_start`.
 
     Args:
-        margin: of the accuracy, from 0 to 1; by default a point.
+        data: See `KnnEvaluationCallback`, also for the arguments that follow.
+        margin: Accuracy, from 0 to 1, that may be lost without a warning; by default one per cent.
+
+    Raises:
+        ValueError: For a margin that is negative or not below 1, and as `KnnEvaluationCallback` does.
     """
 
-    def __init__(self, data, every_steps, sizes=None, k=20, batch_size=64, num_workers=0, margin: float = 0.01):
+    def __init__(
+        self,
+        data: EvaluationData,
+        every_steps: int,
+        sizes: Sequence[str | SubNetwork] | None = None,
+        k: int = 20,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        margin: float = 0.01,
+    ) -> None:
         super().__init__(data, every_steps, sizes, k, batch_size, num_workers)
         if not 0 <= margin < 1:
             raise ValueError(f"margin is {margin}: it must be at least 0 and below 1.")
         self.margin = margin
+        self.start: float | None = None  # the full size's accuracy at step 0, if it was measured
+        self.falling = False
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        super().on_train_begin(args, state, control, model=model, **kwargs)
+    def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        model: PoaForPreTraining = kwargs["model"]
         full = str(model.config.backbone_config.space.full)
-        self.sizes = list(dict.fromkeys([*self.sizes, full]))
+        self.size_names = list(dict.fromkeys([*self.size_names, full]))
         self.full, self.start, self.falling = f"knn_{full}", None, False
         if state.global_step == 0:
             values = self._measure(args, state, model)
-            state.log_history.append(
-                {"step": 0, **values, "knn_start": values[self.full], "test_images": self.num_test_images}
-            )
+            first_line = {"step": 0, **values, "knn_start": values[self.full], "test_images": self.num_test_images}
+            state.log_history.append(first_line)
         for line in state.log_history:
             if "knn_start" in line and line["step"] == 0:
-                self.start, self.num_test_images = line["knn_start"], line["test_images"]
+                self.start, self.num_test_images = line["knn_start"], int(line["test_images"])
             elif self.full in line and self.start is not None:
-                self.falling = self._has_fallen(line[self.full])
+                self.falling = self._has_fallen(self.start, line[self.full])
         if self.start is None and state.is_world_process_zero:
-            logger.warning("The run began without being measured: nothing tells whether its full size falls.")
+            logger.warning(
+                "The run was not evaluated at its start, so a loss of accuracy of its full size will not be noticed."
+            )
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        super().on_step_end(args, state, control, model=model, **kwargs)
-        if not self._fresh or self.start is None:
+    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_step_end(args, state, control, **kwargs)
+        if not self._new_values or self.start is None:
             return
-        now = self._fresh[self.full]
-        self._fresh["knn_start"] = self.start
-        falling = self._has_fallen(now)
+        now = self._new_values[self.full]
+        self._new_values["knn_start"] = self.start
+        falling = self._has_fallen(self.start, now)
         if falling and not self.falling and state.is_world_process_zero:
             logger.warning(
-                "The full size has lost %.1f points of k-NN accuracy since its start (%.1f %% to %.1f %% at step %d; "
+                "The full size has lost %.1f points of k-NN accuracy since the start (%.1f %% to %.1f %% at step %d; "
                 "standard error of the difference %.1f): lower learning_rate, or raise freeze_backbone_steps, "
                 "teacher_momentum or intact_weight.",
                 100 * (self.start - now),
                 100 * self.start,
                 100 * now,
                 state.global_step,
-                100 * self._standard_error(now),
+                100 * self._standard_error(self.start, now),
             )
         self.falling = falling
 
-    def _has_fallen(self, now: float) -> bool:
-        return self.start - now > self.margin + 2 * self._standard_error(now)
+    def _has_fallen(self, start: float, now: float) -> bool:
+        return start - now > self.margin + 2 * self._standard_error(start, now)
 
-    def _standard_error(self, now: float) -> float:
-        """Of the difference to the start, as if of other test images: they are the same, so it is rather less."""
-        return (sum(p * (1 - p) for p in (self.start, now)) / self.num_test_images) ** 0.5
+    def _standard_error(self, start: float, now: float) -> float:
+        """The standard error of the difference between two accuracies. It treats their test images as independent; as
+        they are the same ones, the true error is smaller."""
+        return (sum(p * (1 - p) for p in (start, now)) / self.num_test_images) ** 0.5

@@ -1,10 +1,11 @@
-"""What several processes of one evaluation tell each other, on the CPU: features and results."""
+"""What the processes of one evaluation tell each other, on the CPU: features and results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from types import TracebackType
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,53 +14,68 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 BATCHES_AT_A_TIME = 64
+Value = TypeVar("Value")
 
 
 class Processes:
     """The processes of this evaluation, one or many, as `accelerate launch` or `torchrun` started them.
 
-    All must call the same methods in the same order, within a `with` block, which ends what connects them.
+    All of them must call the same methods in the same order, within a `with` block, at whose end the connection between
+    them is closed.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        count: The number of processes.
+        device: The device of this process.
+        is_main: Whether this is the process that talks to the user.
     """
 
-    def __init__(self):
-        # on a GPU where there is one; without `cpu`, processes on CPUs would each take themselves for the only one
+    def __init__(self) -> None:
+        # on a GPU if there is one; without `cpu`, processes on CPUs would each take themselves for the only one
         self.state = PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
-        self.rank, self.count = self.state.process_index, self.state.num_processes
+        self.rank: int = self.state.process_index
+        self.count: int = self.state.num_processes
         device = self.state.device
         # to PyTorch, Accelerate's "cpu:0" is another device than "cpu": it would copy every tensor that is moved there
         self.device = torch.device("cpu") if device.type == "cpu" else device
-        self.is_main = self.state.is_main_process
+        self.is_main: bool = self.state.is_main_process
         self._group: dist.ProcessGroup | None = None
 
     def __enter__(self) -> Processes:
         if self.count > 1:
-            # features are on the CPU; and a process may wait for long for others that have more to compute
+            # features are on the CPU; and a process may wait long for others that have more to compute
             self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._group is not None:
             dist.destroy_process_group(self._group)
 
-    def from_all(self, value: Any) -> list[Any]:
-        """Everyone's `value`, by rank."""
+    def from_all(self, value: Value) -> list[Value]:
+        """The `value` of every process, by rank."""
         if self.count == 1:
             return [value]
-        values = [None] * self.count
+        values: list[Value] = [value] * self.count
         dist.all_gather_object(values, value, group=self._group)
         return values
 
     def gather_rows(self, batches: list[Tensor], places: Sequence[list[Tensor]], owner: int) -> Tensor | None:
-        """Everyone's batches of rows (B, D) as one (N, D), at process `owner`; None at the others.
+        """Gather the batches of all processes as one tensor at one of them.
 
         Args:
-            batches: this process's; emptied on the way, so that memory is not needed twice.
-            places: for every rank, where in the result the rows of each of its batches belong: [(B,), ...].
+            batches: This process's batches, [(B, D), ...]. The list is emptied on the way, so that the features are not
+                in memory twice.
+            places: By rank, the rows of the result that each of its batches fills: [(B,), ...].
+            owner: The rank of the process that gets the result.
+
+        Returns:
+            (N, D) at the owner, None at the others.
         """
         batches.reverse()  # taken from the end
-        rounds = range(0, max(map(len, places)), BATCHES_AT_A_TIME)
-        result = None
-        for start in rounds:
+        result: Tensor | None = None
+        for start in range(0, max(map(len, places)), BATCHES_AT_A_TIME):
             parts = [batches.pop() for _ in range(min(BATCHES_AT_A_TIME, len(batches)))]
             part = torch.cat(parts) if parts else None
             received: list[Tensor | None] = [part]
@@ -68,11 +84,11 @@ class Processes:
                 dist.gather_object(part, received if self.rank == owner else None, dst=owner, group=self._group)
             if self.rank != owner:
                 continue
-            for rows, own_places in zip(received, places, strict=True):
+            for rows, places_of_rank in zip(received, places, strict=True):
                 if rows is None:
                     continue
                 if result is None:
-                    total = sum(len(place) for rank in places for place in rank)
-                    result = torch.empty(total, rows.shape[1])
-                result[torch.cat(own_places[start : start + BATCHES_AT_A_TIME])] = rows
+                    total = sum(len(place) for batches_of_rank in places for place in batches_of_rank)
+                    result = torch.empty(total, rows.shape[1])  # (N, D)
+                result[torch.cat(places_of_rank[start : start + BATCHES_AT_A_TIME])] = rows
         return result
