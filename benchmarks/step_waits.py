@@ -29,8 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainer, PoaTrainingArguments, PoaViTConfig
 from poa_hf.data.textures import TextureDataset
 from poa_hf.runs.json_lines import JsonLines
+from poa_hf.training.monitoring import LogWindow
 from poa_hf.training.optimization import build_optimizer
-from poa_hf.training.runlog import Window
 
 WAIT = "waits: "
 CUDA_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
@@ -65,7 +65,7 @@ def step_waits(device: torch.device) -> dict[str, int]:
 
 def on_cuda(trainer: PoaTrainer) -> dict[str, int]:
     trainer.model.train()
-    batches, window, found = iter(trainer.loader), Window(), {}
+    batches, window, found = iter(trainer.loader), LogWindow(), {}
     for step in range(4):  # the first steps set libraries up
         trainer.state.global_step = step
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) if step == 3 else nullcontext() as run:
@@ -85,7 +85,7 @@ def on_meta(trainer: PoaTrainer) -> dict[str, int]:
     trainer.model.to(meta).train()
     trainer.optimizer = build_optimizer(trainer.model, trainer.args)
     trainer.state.global_step = 3
-    batches, window = iter([next(iter(trainer.loader))]), Window()  # made before, not profiled
+    batches, window = iter([next(iter(trainer.loader))]), LogWindow()  # made before, not profiled
     with ExitStack() as stack:
         stack.enter_context(patch.object(type(trainer.accelerator), "device", meta))
         if hasattr(trainer, "nonfinite"):  # reads the flag of the step before from an event, which only GPUs have

@@ -173,7 +173,7 @@ def test_deepspeed_gives_the_losses_of_one_process_and_resumes(tmp_path):
     assert losses(resumed) == {
         step: pytest.approx(values, rel=1e-5) for step, values in losses(two).items() if step > 5
     }
-    with pytest.raises(ValueError, match="was written with DeepSpeed: go on with it"):
+    with pytest.raises(ValueError, match="was written with DeepSpeed: resume with it"):
         args = arguments(tmp_path / "other", per_device_train_batch_size=8, max_steps=10)
         PoaTrainer(new_model(), args, images()).train(resume_from_checkpoint=str(two / "checkpoint-5"))
 

@@ -17,7 +17,7 @@ def test_spread_and_rank_of_known_features():
 @pytest.mark.parametrize(
     ("statistics", "words"),
     [
-        ({"feature_spread": 0.01, "effective_rank": 9.0}, "every image almost one feature"),
+        ({"feature_spread": 0.01, "effective_rank": 9.0}, "every image almost the same feature"),
         ({"feature_spread": 0.5, "effective_rank": 1.2}, "almost one direction"),
         ({"feature_spread": 0.5, "effective_rank": 9.0, "teacher_entropy_1": 0.9999}, "teacher_entropy_1 above"),
     ],

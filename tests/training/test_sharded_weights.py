@@ -12,7 +12,7 @@ from poa_hf.publishing.export import extract_to
 from poa_hf.publishing.formats import format as formats
 from poa_hf.runs.checkpoints import MAX_SHARD_SIZE, checkpoints
 from poa_hf.runs.load import load_run
-from poa_hf.training import trainer as trainer_module
+from poa_hf.training import checkpointing
 
 from .test_trainer import arguments, images, metrics, new_model
 
@@ -21,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr(trainer_module, "MAX_SHARD_SIZE", "20KB")
+    monkeypatch.setattr(checkpointing, "MAX_SHARD_SIZE", "20KB")
     monkeypatch.setattr(formats, "MAX_SHARD_SIZE", "20KB")
 
 
@@ -63,14 +63,14 @@ def test_a_run_is_saved_resumed_and_loaded(tmp_path, small_files):
 def test_files_of_another_save_do_not_stay(tmp_path, small_files, monkeypatch):
     train(tmp_path, max_steps=1, save_steps=1)
     assert_several(tmp_path)
-    monkeypatch.setattr(trainer_module, "MAX_SHARD_SIZE", "5GB")
+    monkeypatch.setattr(checkpointing, "MAX_SHARD_SIZE", "5GB")
     one_file = train(tmp_path, max_steps=2, resume_from_checkpoint="true")
     assert weight_files(tmp_path) == {"model.safetensors"} and equal(load_run(tmp_path), one_file)
-    monkeypatch.setattr(trainer_module, "MAX_SHARD_SIZE", "20KB")
+    monkeypatch.setattr(checkpointing, "MAX_SHARD_SIZE", "20KB")
     several = train(tmp_path, max_steps=3, resume_from_checkpoint="true")
     assert_several(tmp_path)
     assert equal(load_run(tmp_path), several), "an old model.safetensors is loaded in the place of several files"
-    monkeypatch.setattr(trainer_module, "MAX_SHARD_SIZE", "5GB")
+    monkeypatch.setattr(checkpointing, "MAX_SHARD_SIZE", "5GB")
     train(tmp_path, max_steps=1, overwrite_output_dir=True)
     assert weight_files(tmp_path) == {"model.safetensors"}
 

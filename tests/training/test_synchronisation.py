@@ -8,9 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from poa_hf import PoaTrainer
 from poa_hf.runs.json_lines import JsonLines
-from poa_hf.training.nonfinite import NonfiniteSteps
+from poa_hf.training.monitoring import LogWindow, NonfiniteSteps
 from poa_hf.training.optimization import build_optimizer, step_unless
-from poa_hf.training.runlog import Window
 
 from ..conftest import ROOT
 from .test_trainer import arguments, images, new_model
@@ -71,7 +70,7 @@ def test_a_step_waits_for_nothing_on_the_device(tmp_path, monkeypatch, meta_devi
     flags = []
     monkeypatch.setattr(trainer.nonfinite, "add", lambda step, flag: flags.append(flag))  # a copy to the host
     trainer.state.global_step = step
-    window = Window()
+    window = LogWindow()
     batches = iter(trainer.loader)
     with Queue():
         trainer._step(batches, window)
@@ -85,7 +84,7 @@ def test_a_step_waits_for_nothing_on_a_gpu(tmp_path):
     args = arguments(tmp_path, max_steps=9, logging_steps=9, bf16=True)
     trainer = PoaTrainer(new_model(drop_path_rate=0.3), args, images())
     trainer.image_ids = JsonLines(tmp_path / "unused", 0, enabled=False)
-    batches, window = iter(trainer.loader), Window()
+    batches, window = iter(trainer.loader), LogWindow()
     for step in range(4):  # the first steps set libraries up
         trainer.state.global_step = step
         if step == 2:

@@ -312,7 +312,7 @@ def test_precision_and_accumulation_are_the_arguments(tmp_path, monkeypatch):
 
 
 def test_trackers_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="report_to 'blackboard' is not installed or not a tracker"):
+    with pytest.raises(ValueError, match="report_to 'blackboard' is not a tracker or not installed"):
         PoaTrainer(new_model(), arguments(tmp_path, report_to="blackboard"), images())
 
 
@@ -351,7 +351,7 @@ def test_waiting_for_data_is_said_once(tmp_path, caplog):
     PoaTrainer(new_model(), arguments(tmp_path, max_steps=8), Slow()).train()
     assert metrics(tmp_path)[-1]["data_wait"] > 0.2
     assert [record.message for record in caplog.records if "waiting for data" in record.message] == [
-        "More than a fifth of the time goes into waiting for data: raise dataloader_num_workers."
+        "More than a fifth of the time is spent waiting for data: raise dataloader_num_workers."
     ]
 
 

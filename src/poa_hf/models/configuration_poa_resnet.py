@@ -29,6 +29,7 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
 
     model_type = "poa_resnet"
     stock_config_class = GnResNetConfig
+    has_attention = False
     shared_fields = tuple(
         "image_size num_channels embedding_size hidden_sizes num_groups hidden_act layer_norm_eps".split()
     )

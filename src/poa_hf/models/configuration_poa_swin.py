@@ -127,6 +127,10 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
         )
         return ElasticSpace.of(widths, depths, self.sampling_bias, self.sampling_bias, named)
 
+    @property
+    def has_position_embeddings(self) -> bool:
+        return self.use_absolute_embeddings
+
     def _size(self, sub_network: SubNetwork) -> dict:
         heads = [heads * sub_network.width // self.embed_dim for heads in self.num_heads]
         return {"embed_dim": sub_network.width, "depths": list(sub_network.depths), "num_heads": heads}

@@ -123,6 +123,10 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
         bias = self.sampling_bias
         return ElasticSpace.of(widths, tuple((depth,) for depth in depths), bias, bias, named)
 
+    @property
+    def has_position_embeddings(self) -> bool:
+        return True
+
     def _size(self, sub_network: SubNetwork) -> dict:
         return {
             "hidden_size": sub_network.width,

@@ -37,17 +37,24 @@ class ElasticConfigMixin(_Configuration):
         shared_fields: Names of the fields that all sizes have in common.
         pretraining_fields: Names of fields that only pre-training uses; extracted models have 0 in them.
         has_class_token: Whether the tokens begin with a class token that attends to all patches.
+        has_attention: Whether the model has attention, whose implementation can be chosen.
     """
 
     stock_config_class: ClassVar[type[PreTrainedConfig]] = PreTrainedConfig
     shared_fields: ClassVar[tuple[str, ...]] = ()
     pretraining_fields: ClassVar[tuple[str, ...]] = ()
     has_class_token: ClassVar[bool] = False
+    has_attention: ClassVar[bool] = True
 
     @property
     def space(self) -> ElasticSpace:
         """All sizes of this configuration."""
         raise NotImplementedError
+
+    @property
+    def has_position_embeddings(self) -> bool:
+        """Whether the model learns position embeddings for `image_size`, which are resized for crops of other sizes."""
+        return False
 
     def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
         """The fields of the plain configuration that make a sub-network's size."""

@@ -1,11 +1,13 @@
-"""What can be refused before data is opened and a model made."""
+"""Checks of a run that need neither its data nor its model."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 from accelerate.tracking import get_available_trackers
 from transformers import AutoModel
-from transformers.utils.generic import is_flash_attention_requested
 
+from ..formatting import one_line
 from ..models.configuration_poa import PoaConfig
 from ..runs.checkpoints import check_architecture, find_checkpoint
 from ..slicing import without_storage
@@ -13,12 +15,22 @@ from .arguments import PoaTrainingArguments
 
 
 def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
-    """All that can be refused before data and model are made.
+    """Refuse what cannot work before data is opened and a model is made.
 
     Raises:
-        ValueError: For crops that do not fit the patches, an output folder that cannot be one, a checkpoint of another
-            architecture, trackers that are not installed, an attention that model or machine lack.
+        ValueError: For crops that do not fit the patches, an output folder that cannot be used, a checkpoint of another
+            architecture, trackers that are not installed, or an attention that the model or the machine does not
+            support.
     """
+    _check_crops(config, args)
+    _check_attention(config, args)
+    _check_trackers(args.trackers)
+    checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
+    if checkpoint is not None:
+        check_architecture(config, checkpoint)
+
+
+def _check_crops(config: PoaConfig, args: PoaTrainingArguments) -> None:
     backbone = config.backbone_config
     multiples = {"global_crop_size": backbone.crop_multiple}
     if args.num_local_crops:
@@ -36,31 +48,27 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
             f"{backbone.min_crop_size} (Swin: or a smaller window_size, which must fit the last feature map)."
         )
     if backbone.num_channels != 3:
-        raise ValueError(f"num_channels is {backbone.num_channels}, and the crops are RGB: use 3.")
-    _check_attention(config, args)
-    _check_trackers(args.trackers)
-    checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
-    if checkpoint is not None:
-        check_architecture(config, checkpoint)
+        raise ValueError(f"num_channels is {backbone.num_channels}, but the crops are RGB: use 3.")
 
 
 def _check_attention(config: PoaConfig, args: PoaTrainingArguments) -> None:
     name, backbone = args.attn_implementation, config.backbone_config
     if name is None:
         return
+    if not backbone.has_attention:
+        raise ValueError(f"A {backbone.model_type} has no attention to choose: leave attn_implementation out.")
     with without_storage():
         smallest = AutoModel.from_config(backbone.plain_config(backbone.space.smallest))
-    if not smallest._supports_attention_backend:
-        raise ValueError(f"A {backbone.model_type} has no attention to choose: leave attn_implementation out.")
     try:
         smallest.set_attn_implementation(name)
     except (ValueError, ImportError, OSError) as error:
-        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        reason = one_line(error).partition(". ")[0]
         raise ValueError(
             f"attn_implementation {name!r} does not work for {backbone.model_type} on this machine ({reason}): leave "
             "it out for the default, or use sdpa or eager."
         ) from error
-    if is_flash_attention_requested(requested_attention_implementation=name) and not args.bf16:
+    # all implementations of flash attention have it in their names, kernels of the Hub included
+    if "flash" in name and not args.bf16:
         raise ValueError(f"attn_implementation {name!r} computes in half precision only: add --bf16, or leave it out.")
 
 
@@ -68,4 +76,6 @@ def _check_trackers(names: list[str]) -> None:
     available = [str(tracker) for tracker in get_available_trackers()]
     for name in names:
         if name not in available:
-            raise ValueError(f"report_to {name!r} is not installed or not a tracker; available: {available or 'none'}.")
+            raise ValueError(
+                f"report_to {name!r} is not a tracker or not installed; available: {', '.join(available) or 'none'}."
+            )

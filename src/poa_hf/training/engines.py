@@ -1,16 +1,17 @@
-"""What the loop must know of the engines that Accelerate launches: one process, DDP, FSDP2 on the root, DeepSpeed.
+"""The engines that Accelerate launches: one process, DDP, FSDP2 with one unit, or DeepSpeed.
 
-A checkpoint is of a run, not of an engine: under FSDP2 too it holds whole weights and the optimizer's state by
-parameter, so that it goes on with any number of processes, sharded or not. DeepSpeed alone keeps the optimizer's state
-in a form of its own.
+The loop and the checkpoints are the same for all of them; what differs is here. A checkpoint does not depend on the
+engine that wrote it: under FSDP2 too it holds whole weights and the optimizer's state by parameter, so that any number
+of processes can resume it, sharded or not. Only DeepSpeed keeps the optimizer's state in another form.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,6 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_map
 
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.layout import OPTIMIZER_STATE, data_states
@@ -37,8 +37,12 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
-    """The accelerator of a run, as the launcher's environment says. ValueError for what the method cannot use."""
-    # Accelerate shares one state among all of a process's accelerators: a run before must not decide for this one.
+    """Make the accelerator of a run from its arguments and the launcher's environment.
+
+    Raises:
+        ValueError: For float16 and FSDP 1, which do not fit the method.
+    """
+    # Accelerate shares one state among all accelerators of a process: an earlier run must not decide for this one.
     for shared in (AcceleratorState, GradientState):
         shared._reset_state()
     on_cpus = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available()
@@ -48,16 +52,16 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
     mixed_precision = "bf16" if args.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
     if mixed_precision == "fp16":
-        raise ValueError("fp16 is not supported, as targets of small temperatures overflow in it: use bf16.")
-    # Accelerate's name for no version is 1; some of its settings for that fail in it before they could be refused here
+        raise ValueError("fp16 is not supported, as the sharp targets of small temperatures overflow in it: use bf16.")
+    # Without a version Accelerate assumes 1, and some settings of that fail before they could be refused here.
     if _asked_for("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError("FSDP 1 is not supported: set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml.")
     return Accelerator(
-        # else several processes without a GPU would each take themselves for the only one
+        # otherwise each of several processes without a GPU would take itself for the only one
         cpu=on_cpus and not deepspeed,
-        # DeepSpeed's own would cast the teacher too, whose moving average bfloat16 cannot hold
+        # DeepSpeed's mixed precision would cast the teacher too, whose moving average needs float32
         mixed_precision="no" if deepspeed else mixed_precision,
-        # the loop accumulates by itself; a number in the environment would only divide the loss
+        # the loop accumulates; a number in the environment would only divide the loss
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=args.trackers or None,
         project_dir=args.output_dir,
@@ -76,7 +80,14 @@ def _has_deepspeed(accelerator: Accelerator) -> bool:
 def prepare(
     accelerator: Accelerator, model: PoaForPreTraining, args: PoaTrainingArguments
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The model to call in training, on its device, and its optimizer."""
+    """Make the optimizer, and put the model on its device and into the engine's wrapper.
+
+    Returns:
+        The model to call in training, and its optimizer.
+
+    Raises:
+        ValueError: For settings of FSDP or DeepSpeed that do not fit sub-networks.
+    """
     if _has_deepspeed(accelerator):
         _configure_deepspeed(accelerator.deepspeed_plugin.deepspeed_config, args)
         return accelerator.prepare(model, build_optimizer(model, args))
@@ -87,23 +98,23 @@ def prepare(
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             dist.broadcast(tensor, src=0)
-    # Not by accelerator.prepare: it puts the patch embedding and the last norm into units of their own, and what is cut
-    # from these after their forward pass is a shard. Without a policy of precision, as autocast does what it does in
-    # DDP: losses, gradients and the moving average stay in float32.
+    # Not by accelerator.prepare: it makes the patch embedding and the last norm separate units, which are shards again
+    # after their forward pass, when sub-networks are sliced from them. There is no precision policy, as autocast does
+    # the same as under DDP: losses, gradients and the moving average stay in float32.
     fully_shard(model, **({"offload_policy": plugin.cpu_offload} if plugin.cpu_offload else {}))
     return model, accelerator.prepare_optimizer(build_optimizer(model, args))
 
 
 def _sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
-    """Accelerate's FSDP settings, if the launcher asks for it. ValueError for those that do not fit sub-networks."""
+    """Return Accelerate's FSDP settings if the launcher asks for FSDP; ValueError for those that do not fit."""
     if not _asked_for("ACCELERATE_USE_FSDP") or accelerator.num_processes == 1:
         return None
-    # Accelerate leaves them out where there is no GPU, and would go on with DDP
+    # Accelerate leaves them out where there is no GPU, and would use DDP.
     plugin = getattr(accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin()
     if plugin.auto_wrap_policy is not None:
         raise ValueError(
-            "fsdp_auto_wrap_policy must be NO_WRAP: sub-networks are cut from whole weights, so the model is sharded "
-            "as one unit."
+            "fsdp_auto_wrap_policy must be NO_WRAP: sub-networks are sliced from whole weights, so that the model is "
+            "sharded as one unit."
         )
     if plugin.activation_checkpointing:
         raise ValueError("fsdp_activation_checkpointing is not supported: use --gradient_checkpointing instead.")
@@ -111,37 +122,44 @@ def _sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None
 
 
 def _configure_deepspeed(config: dict, args: PoaTrainingArguments) -> None:
-    """Tell DeepSpeed what the run's arguments say. ValueError for settings that do not fit the method."""
+    """Put the run's arguments into DeepSpeed's configuration; ValueError for settings that do not fit the method."""
     if config["zero_optimization"]["stage"] > 2:
-        raise ValueError("ZeRO-3 is not supported, as sub-networks are cut from whole weights: set zero_stage: 2.")
+        raise ValueError("ZeRO-3 is not supported, as sub-networks are sliced from whole weights: set zero_stage: 2.")
     for precision in ("bf16", "fp16"):
         if config.get(precision, {}).get("enabled") not in (None, False, "auto"):
             raise ValueError(
                 f"DeepSpeed's {precision} is not supported, as it casts the teacher too, whose moving average needs "
                 "float32: leave it out and use --bf16."
             )
-    # the loop accumulates by itself
+    # the loop accumulates
     config |= {"train_micro_batch_size_per_gpu": args.per_device_train_batch_size, "gradient_accumulation_steps": 1}
     config["gradient_clipping"] = args.max_grad_norm
     bf16 = args.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
-    # no modules whose gradients are reduced in bfloat16
+    # an empty list: no gradient is reduced in bfloat16
     config["torch_autocast"] = {"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []}
 
 
 @contextmanager
 def accumulating(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
-    """Within, backward passes add to the gradients and change nothing else, in this process alone where possible."""
+    """Within this context, backward passes add to the gradients and do nothing else: no step, and no communication
+    where the engine can do without."""
     with accelerator.no_sync(model):
-        accelerator.gradient_state._set_sync_gradients(False)  # for DeepSpeed, whose backward would step
+        accelerator.sync_gradients = False  # for DeepSpeed, whose backward pass would make a step
         try:
             yield
         finally:
-            accelerator.gradient_state._set_sync_gradients(True)
+            accelerator.sync_gradients = True
 
 
 @contextmanager
 def whole_parameters(model: nn.Module) -> Iterator[None]:
-    """Within, the parameters are plain tensors, for all that calls parts of the model. All processes enter together."""
+    """Within this context, the model's parameters are whole, plain tensors, so that parts of it can be called.
+
+    All processes enter and leave it together.
+
+    Args:
+        model: The model of a `PoaTrainer`, sharded or not.
+    """
     if not isinstance(model, FSDPModule):
         yield
         return
@@ -153,9 +171,12 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
 
 
 def clip_grad_norm(accelerator: Accelerator, modules: Sequence[nn.Module], max_norm: float) -> Tensor:
-    """Clip the gradients of each module to `max_norm`; the norm of all before that, over all processes' shards.
+    """Clip the gradient of each module to a norm of at most `max_norm`.
 
-    DeepSpeed has clipped and stepped already, of all modules together, or skipped a step whose gradient is not finite.
+    DeepSpeed has clipped already, all modules together, and made its step, or skipped one whose gradient is not finite.
+
+    Returns:
+        The norm of all modules' gradients together before clipping, over all shards: a scalar on the device.
     """
     if _has_deepspeed(accelerator):
         norm = accelerator.deepspeed_engine_wrapped.get_global_grad_norm()
@@ -165,55 +186,113 @@ def clip_grad_norm(accelerator: Accelerator, modules: Sequence[nn.Module], max_n
 
 
 def whole_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict with whole tensors, on the main process; under FSDP2 all processes call this, and the
-    others get an empty one."""
-    return get_model_state_dict(model, options=_WHOLE) if isinstance(model, FSDPModule) else model.state_dict()
+    """Return the model's state dict with whole tensors. All processes call this.
+
+    Under FSDP2 only the main process gets it; the others get an empty dict.
+    """
+    if not isinstance(model, FSDPModule):
+        return model.state_dict()
+    return cast("dict[str, Tensor]", get_model_state_dict(model, options=_WHOLE))
 
 
 def load_whole_state_dict(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """Each process gives all tensors and keeps its shards."""
+    """Load a state dict of whole tensors, which every process gives; under FSDP2 each keeps its shards."""
     if isinstance(model, FSDPModule):
-        set_model_state_dict(model, state_dict, options=StateDictOptions(full_state_dict=True))
+        set_model_state_dict(model, dict(state_dict), options=StateDictOptions(full_state_dict=True))
     else:
         model.load_state_dict(state_dict)
 
 
-def save_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """What Accelerate keeps of a run beside the model, which its hooks write. All processes call this."""
-    if not isinstance(model, FSDPModule):
-        accelerator.save_state(str(folder))
+def save_state(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    write_model: Callable[[Path], None],
+) -> None:
+    """Write model and optimizer into a checkpoint. All processes call this.
+
+    Args:
+        write_model: Writes the model's own files into a folder.
+    """
+    if isinstance(model, FSDPModule):
+        write_model(folder)
+        state = _whole_optimizer_state(optimizer)
+        if accelerator.is_main_process:
+            torch.save(state, folder / OPTIMIZER_STATE)
         return
-    for hook in accelerator._save_model_state_pre_hook.values():
-        hook([model], [], str(folder))
-    state = tree_map(_whole, optimizer.state_dict())
-    if accelerator.is_main_process:
-        torch.save(state, folder / OPTIMIZER_STATE)
+
+    def write_model_once(models: list[nn.Module], weights: list[dict], output_dir: str) -> None:
+        weights.clear()  # Accelerate would write them a second time
+        write_model(Path(output_dir))
+
+    hook = accelerator.register_save_state_pre_hook(write_model_once)
+    try:
+        accelerator.save_state(str(folder))
+    finally:
+        hook.remove()
 
 
-def load_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Model and optimizer of a checkpoint. ValueError for one of another form."""
-    processes = len(data_states(folder))
-    by_deepspeed = not (folder / OPTIMIZER_STATE).exists()
+def load_state(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    checkpoint: Path,
+    read_model: Callable[[Path], None],
+) -> None:
+    """Restore model and optimizer from a checkpoint. All processes call this.
+
+    Args:
+        read_model: Restores the model from its files in a folder.
+
+    Raises:
+        ValueError: If DeepSpeed wrote the checkpoint and this run does without it, or the other way round; or if
+            DeepSpeed wrote it with another number of processes.
+    """
+    num_processes = len(data_states(checkpoint))
+    by_deepspeed = not (checkpoint / OPTIMIZER_STATE).exists()
     if by_deepspeed != _has_deepspeed(accelerator):
         with_or_without = "with" if by_deepspeed else "without"
-        raise ValueError(f"{folder} was written {with_or_without} DeepSpeed: go on {with_or_without} it.")
-    if by_deepspeed and processes != accelerator.num_processes:
-        raise ValueError(f"{folder} was written by DeepSpeed with {processes} processes: go on with as many.")
-    if not isinstance(model, FSDPModule):
-        accelerator.load_state(str(folder))
+        raise ValueError(f"{checkpoint} was written {with_or_without} DeepSpeed: resume {with_or_without} it.")
+    if by_deepspeed and num_processes != accelerator.num_processes:
+        raise ValueError(
+            f"{checkpoint} was written by DeepSpeed with {num_processes} processes: resume with the same number."
+        )
+    if isinstance(model, FSDPModule):
+        read_model(checkpoint)
+        saved = torch.load(checkpoint / OPTIMIZER_STATE, map_location="cpu", weights_only=True)
+        _load_whole_optimizer_state(optimizer, saved)
         return
-    for hook in accelerator._load_model_state_pre_hook.values():
-        hook([model], str(folder))
-    saved = torch.load(folder / OPTIMIZER_STATE, map_location="cpu", weights_only=True)
+
+    def read_model_once(models: list[nn.Module], input_dir: str) -> None:
+        models.clear()  # Accelerate did not write their weights
+        read_model(Path(input_dir))
+
+    hook = accelerator.register_load_state_pre_hook(read_model_once)
+    try:
+        accelerator.load_state(str(checkpoint))
+    finally:
+        hook.remove()
+
+
+def _whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state dict with whole tensors on the CPU; all processes gather them."""
+
+    def whole(value: Any) -> Any:
+        return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+    saved = optimizer.state_dict()
+    state = {index: {name: whole(value) for name, value in values.items()} for index, values in saved["state"].items()}
+    return {**saved, "state": state}
+
+
+def _load_whole_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load a state dict of whole tensors, of which each process keeps its shards."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in saved["state"].items():
-        like = parameters[index]
+        parameter = parameters[index]
         for name, value in values.items():
-            if isinstance(like, DTensor) and value.shape == like.shape:
-                value = value.to(like.device)
-                values[name] = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+            if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+                value = value.to(parameter.device)
+                values[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
     optimizer.load_state_dict(saved)
-
-
-def _whole(value):
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value

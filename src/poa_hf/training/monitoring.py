@@ -1,39 +1,181 @@
-"""Signs of collapse in the teacher's features, and the words to say it."""
+"""What a run watches: values for the next log line, steps that are not finite, and signs of collapse."""
 
 from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..elastic import SubNetwork
+from .optimization import StepHyperparameters
+
+logger = logging.getLogger(__name__)
+
+# Training has collapsed below or above these values of the logged statistics.
+MIN_FEATURE_SPREAD = 0.02
+MIN_EFFECTIVE_RANK = 2
+MAX_TEACHER_ENTROPY = 0.999
+MIN_BATCH_SIZE = 8  # images per process below which spread and rank of the features say nothing
+MAX_DATA_WAIT = 0.2  # share of the time spent waiting for data above which a run warns
+
+
+class LogWindow:
+    """Collects what happens from one log line to the next.
+
+    Losses are summed on their device, so that no step waits for them.
+    """
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.sums: dict[str, Tensor] = {}
+        self.steps: Tensor | int = 0
+        self.images = 0
+        self.data_wait = 0.0  # seconds
+        self.statistics: dict[str, float] = {}
+        self.hyperparameters: StepHyperparameters | None = None
+        self.sub_network: SubNetwork | None = None
+
+    def add(self, losses: Mapping[str, Tensor], skipped: Tensor) -> None:
+        """Add a step's losses, unless the step is skipped.
+
+        Args:
+            losses: Scalars by their names in the log.
+            skipped: A bool on the device of the losses.
+        """
+        self.steps = self.steps + ~skipped
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + torch.where(skipped, 0, value)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each loss over the steps that count; empty if all were skipped."""
+        if not int(self.steps):
+            return {}
+        means = torch.stack(list(self.sums.values())) / self.steps
+        return dict(zip(self.sums, means.tolist(), strict=True))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the values of the log line: means of the losses, the last step's statistics and hyperparameters,
+        images per second, and the share of the time spent waiting for data."""
+        elapsed = time.perf_counter() - self.started
+        values = self.means() | self.statistics
+        if self.hyperparameters is not None:
+            values |= dataclasses.asdict(self.hyperparameters)
+        return values | {
+            "sub_network": str(self.sub_network),
+            "images_per_second": self.images / elapsed,
+            "data_wait": self.data_wait / elapsed,
+        }
+
+
+class NonfiniteSteps:
+    """Counts the steps that are skipped because their loss or gradient is not finite.
+
+    The flags are computed on the device, and each is read only when another step is queued there. So the host never
+    waits for the step that it has just queued, and is never more than one step ahead: a GPU always has work. All
+    processes have the same flags, and see them at the same step.
+
+    Args:
+        is_main: Whether to warn of each skipped step; one process does.
+    """
+
+    def __init__(self, is_main: bool):
+        self.is_main = is_main
+        self.count = self.in_a_row = self.last_step = 0
+        self._unread: deque[tuple[int, Tensor, torch.Event | None]] = deque()
+
+    def add(self, step: int, skipped: Tensor) -> None:
+        """Take note of a step, whose flag `skipped` is a bool on the device."""
+        on_host = skipped.to("cpu", non_blocking=True)  # into pinned memory
+        copied = None
+        if skipped.device.type != "cpu":
+            copied = torch.accelerator.current_stream(skipped.device).record_event()
+        self._unread.append((step, on_host, copied))
+        self.settle(unread=0 if copied is None else 1)
+
+    def settle(self, unread: int = 0) -> None:
+        """Read all flags but the last `unread` ones, waiting for them."""
+        while len(self._unread) > unread:
+            self.last_step, flag, copied = self._unread.popleft()
+            if copied is not None:
+                copied.synchronize()
+            if not flag:
+                self.in_a_row = 0
+                continue
+            self.count += 1
+            self.in_a_row += 1
+            if self.is_main:
+                logger.warning("Step %d is skipped: its loss or gradient is not finite.", self.last_step)
+
 
 @torch.no_grad()
 def feature_statistics(features: Tensor) -> dict[str, float]:
-    """How far apart features (N, D) lie.
+    """Measure how far apart features lie, and in how many directions.
 
-    `feature_spread`: standard deviation of the L2-normalised features over the images, times sqrt(D) (SimSiam,
-    arXiv 2011.10566): 0 when all images have one feature, 1 when directions are uniform.
-    `effective_rank`: exponential of the entropy of the normalised singular values of the centred features (Roy and
-    Vetterli, 2007): the number of directions in use, at most min(N - 1, D).
+    Args:
+        features: Features of N images, (N, D).
+
+    Returns:
+        `feature_spread`: the standard deviation of the L2-normalised features over the images, times sqrt(D) (SimSiam,
+        arXiv 2011.10566); 0 if all images have one feature, 1 if directions are uniform.
+        `effective_rank`: the exponential of the entropy of the normalised singular values of the centred features (Roy
+        and Vetterli, 2007); the number of directions in use, at most min(N - 1, D).
     """
     features = F.normalize(features.float(), dim=-1)
     spread = features.std(dim=0, unbiased=False).square().mean().sqrt() * features.shape[1] ** 0.5
-    singular_values = torch.linalg.svdvals(features - features.mean(dim=0))
+    singular_values = torch.linalg.svdvals(features - features.mean(dim=0))  # (min(N, D),)
     shares = singular_values / singular_values.sum().clamp(min=1e-12)
     return {"feature_spread": spread.item(), "effective_rank": torch.special.entr(shares).sum().exp().item()}
 
 
-def collapse_warning(statistics: dict[str, float]) -> str | None:
-    """A sentence when the logged statistics say that training has collapsed, else None."""
+def collapse_warning(statistics: Mapping[str, float]) -> str | None:
+    """Return a sentence if the statistics of a log line say that training has collapsed, else None.
+
+    Example:
+        >>> collapse_warning({"feature_spread": 0.5, "effective_rank": 1.2}).partition(";")[0]
+        "Collapse: the teacher's features vary in almost one direction (effective_rank below 2)"
+        >>> collapse_warning({"feature_spread": 0.5, "effective_rank": 30.0}) is None
+        True
+    """
     remedy = "lower the learning rate or raise koleo_weight."
-    if statistics["feature_spread"] < 0.02:
-        return f"Collapse: the teacher gives every image almost one feature (feature_spread below 0.02); {remedy}"
-    if statistics["effective_rank"] < 2:
-        return f"Collapse: the teacher's features vary in almost one direction (effective_rank below 2); {remedy}"
-    flat = [name for name, value in statistics.items() if name.startswith("teacher_entropy") and value > 0.999]
-    if flat:
+    if statistics["feature_spread"] < MIN_FEATURE_SPREAD:
         return (
-            f"Collapse: the teacher's targets are uniform ({', '.join(flat)} above 0.999), so that its prototypes do "
-            "not tell images apart; lower teacher_temperature or the learning rate."
+            "Collapse: the teacher gives every image almost the same feature (feature_spread below "
+            f"{MIN_FEATURE_SPREAD}); {remedy}"
+        )
+    if statistics["effective_rank"] < MIN_EFFECTIVE_RANK:
+        return (
+            "Collapse: the teacher's features vary in almost one direction (effective_rank below "
+            f"{MIN_EFFECTIVE_RANK}); {remedy}"
+        )
+    uniform = [
+        name for name, value in statistics.items() if name.startswith("teacher_entropy") and value > MAX_TEACHER_ENTROPY
+    ]
+    if uniform:
+        return (
+            f"Collapse: the teacher's targets are uniform ({', '.join(uniform)} above {MAX_TEACHER_ENTROPY}), so that "
+            "its prototypes do not tell images apart; lower teacher_temperature or the learning rate."
         )
     return None
+
+
+def log_warnings(logs: Mapping[str, Any], batch_size: int, ignore_data_wait: bool = False) -> set[str]:
+    """Return in words what is wrong according to a log line.
+
+    Args:
+        logs: The line's values.
+        batch_size: Images per process.
+        ignore_data_wait: Whether waiting for data is no reason for a warning.
+    """
+    warnings = set()
+    if batch_size >= MIN_BATCH_SIZE and "feature_spread" in logs and (collapse := collapse_warning(logs)):
+        warnings.add(collapse)
+    if logs["data_wait"] > MAX_DATA_WAIT and not ignore_data_wait:
+        warnings.add("More than a fifth of the time is spent waiting for data: raise dataloader_num_workers.")
+    return warnings

@@ -1,15 +1,18 @@
-"""Parameter groups and schedules, each a pure function of the step (conventions of the authors' code, which are
-DINOv2's; golden values: tests/fixtures/golden/components.safetensors and param_groups.json)."""
+"""The optimizer: its parameter groups, and schedules that are pure functions of the step.
+
+Conventions are those of the authors' code, which follows DINOv2. Golden values were recorded from it
+(tests/fixtures/golden/components.safetensors and param_groups.json).
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from ..models.modeling_poa_pretraining import PoaForPreTraining
@@ -17,8 +20,19 @@ if TYPE_CHECKING:
 
 
 def cosine_schedule(step: int, start: float, end: float, total_steps: int, warmup_steps: int = 0) -> float:
-    """Linear from 0 to `start` over `warmup_steps` (the last of which has the full value), then a half cosine to `end`
-    at `total_steps`, and `end` from there on."""
+    """Rise linearly from 0 to `start`, then fall (or rise) along half a cosine to `end`, and stay there.
+
+    Args:
+        step: The step, from 0.
+        start: Value at the last step of the warm-up.
+        end: Value at `total_steps` and after.
+        total_steps: Step at which the cosine ends.
+        warmup_steps: Steps of the linear part.
+
+    Example:
+        >>> [cosine_schedule(step, start=1.0, end=0.0, total_steps=8, warmup_steps=3) for step in (0, 1, 2, 3, 8)]
+        [0.0, 0.5, 1.0, 1.0, 0.0]
+    """
     if step < warmup_steps:
         return start * step / max(1, warmup_steps - 1)
     if step >= total_steps:
@@ -28,7 +42,7 @@ def cosine_schedule(step: int, start: float, end: float, total_steps: int, warmu
 
 
 def linear_schedule(step: int, start: float, end: float, warmup_steps: int) -> float:
-    """Linear from `start` to `end`, reached at step `warmup_steps - 1`, then constant."""
+    """Go linearly from `start` to `end`, which is reached at step `warmup_steps - 1`, and stay there."""
     if step >= warmup_steps - 1:
         return end
     return start + (end - start) * step / (warmup_steps - 1)
@@ -36,7 +50,18 @@ def linear_schedule(step: int, start: float, end: float, warmup_steps: int) -> f
 
 @dataclass(frozen=True)
 class StepHyperparameters:
-    """What the schedules say for one step."""
+    """The values of all schedules at one step; they are logged under these names.
+
+    Args:
+        learning_rate: Learning rate of the heads; the backbone's after its warm-up.
+        last_layer_learning_rate: Learning rate of the prototypes; 0 for the first `freeze_last_layer_steps`.
+        backbone_learning_rate: Learning rate of the backbone; 0 for the first `freeze_backbone_steps`.
+        weight_decay: Weight decay.
+        teacher_momentum: Momentum of the teacher's moving average.
+        teacher_temperature: Temperature of the teacher's softmax.
+        predict_masked_patches: Whether masked patches are predicted.
+        freeze_backbone: Whether only the heads train.
+    """
 
     learning_rate: float
     last_layer_learning_rate: float
@@ -49,9 +74,17 @@ class StepHyperparameters:
 
 
 def hyperparameters_at(step: int, args: PoaTrainingArguments, global_batch_size: int) -> StepHyperparameters:
-    """All schedules at `step`. Cosines are stretched to `max_steps / schedule_stretch` and truncated at `max_steps`;
-    the learning rate grows with the square root of the batch (1024 images: as given). A backbone that was frozen at
-    first, and whose AdamW starts then, gets a linear warm-up of its own, as long as the first one."""
+    """Return the values of all schedules at a step.
+
+    Cosines are stretched to `max_steps / schedule_stretch` and cut off at `max_steps`. The learning rate grows with the
+    square root of the batch size, and is `args.learning_rate` for 1024 images. A backbone that was frozen at first gets
+    a second linear warm-up of the same length, because AdamW's moments start from 0 for it.
+
+    Args:
+        step: The step, from 0.
+        args: The arguments of the run.
+        global_batch_size: Images per step, of all processes.
+    """
     total = int(args.max_steps / args.schedule_stretch)
     peak = args.learning_rate * math.sqrt(global_batch_size / 1024)
     learning_rate = cosine_schedule(step, peak, args.min_learning_rate, total, args.warmup_steps)
@@ -74,7 +107,8 @@ def hyperparameters_at(step: int, args: PoaTrainingArguments, global_batch_size:
 
 
 class Multipliers(NamedTuple):
-    """What a parameter makes of the scheduled values. The last layer is frozen at first."""
+    """Factors of the scheduled learning rate and weight decay for a parameter, and whether it belongs to the last layer
+    (the prototypes), which has a learning rate of its own."""
 
     learning_rate: float
     weight_decay: float
@@ -84,18 +118,23 @@ class Multipliers(NamedTuple):
 def parameter_multipliers(
     model: PoaForPreTraining, layerwise_decay: float, patch_embed_lr_mult: float
 ) -> dict[str, Multipliers]:
-    """Multipliers of every parameter of the student and its heads.
+    """Return the multipliers of every parameter of the student and its heads, by name.
 
-    The learning rate decays from the last layer down to the embeddings; heads have the full rate. No weight decay on
-    vectors (biases, norms, LayerScale) but those that the family names.
+    The learning rate decays from the last block down to the embeddings; heads have the full rate. Vectors (biases,
+    norms, LayerScale) have no weight decay, except those that the family names (`decayed_vectors`).
+
+    Args:
+        model: The model.
+        layerwise_decay: Factor of the learning rate per block below the last.
+        patch_embed_lr_mult: Further factor for the patch embedding.
     """
     student = model.student
     parameters = dict(student.named_parameters())
-    places = student.slice_rules.layer_indices(parameters, student.config.space.full.depths)
-    last = max(places.values())
+    layers = student.slice_rules.layer_indices(parameters, student.config.space.full.depths)
+    last = max(layers.values())
     multipliers = {}
     for name, parameter in parameters.items():
-        rate = layerwise_decay ** (last - places[name])
+        rate = layerwise_decay ** (last - layers[name])
         if student.patch_embedding and re.search(student.patch_embedding, name):
             rate *= patch_embed_lr_mult
         decayed = parameter.ndim > 1 or bool(student.decayed_vectors and re.search(student.decayed_vectors, name))
@@ -106,18 +145,23 @@ def parameter_multipliers(
 
 
 def parameter_groups(model: PoaForPreTraining, layerwise_decay: float, patch_embed_lr_mult: float) -> list[dict]:
-    """Optimizer groups, one per distinct `Multipliers` (kept in the group as `multipliers`) of backbone and heads."""
+    """Return the optimizer's groups: one per distinct `Multipliers`, apart for backbone and heads.
+
+    Each group holds its `multipliers` and `is_backbone`, which `set_hyperparameters` reads.
+    """
     parameters = dict(model.named_parameters())
-    groups: dict[tuple[bool, Multipliers], dict] = {}
+    members: dict[tuple[bool, Multipliers], list[nn.Parameter]] = {}
     for name, multipliers in parameter_multipliers(model, layerwise_decay, patch_embed_lr_mult).items():
-        is_backbone = name.startswith("student.")
-        group = {"params": [], "multipliers": tuple(multipliers), "is_backbone": is_backbone}
-        group = groups.setdefault((is_backbone, multipliers), group)
-        group["params"].append(parameters[name])
-    return list(groups.values())
+        key = name.startswith("student."), multipliers
+        members.setdefault(key, []).append(parameters[name])
+    return [
+        {"params": params, "multipliers": tuple(multipliers), "is_backbone": is_backbone}
+        for (is_backbone, multipliers), params in members.items()
+    ]
 
 
 def build_optimizer(model: PoaForPreTraining, args: PoaTrainingArguments) -> torch.optim.AdamW:
+    """Make the AdamW of a run; `set_hyperparameters` gives its groups their values at each step."""
     groups = parameter_groups(model, args.layerwise_decay, args.patch_embed_lr_mult)
     return torch.optim.AdamW(
         groups, lr=0.0, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, fused=True
@@ -125,7 +169,7 @@ def build_optimizer(model: PoaForPreTraining, args: PoaTrainingArguments) -> tor
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, values: StepHyperparameters) -> None:
-    """Give every group of the optimizer its learning rate and weight decay of this step."""
+    """Give every group of the optimizer its learning rate and weight decay for this step."""
     for group in optimizer.param_groups:
         multipliers = Multipliers(*group["multipliers"])
         rate = values.backbone_learning_rate if group["is_backbone"] else values.learning_rate
@@ -135,11 +179,15 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, values: StepHyperparam
 
 
 def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """The optimizer's step, which changes neither parameters nor state where `skip`, a bool on the device, is true.
+    """Make the optimizer's step, which changes neither parameters nor state if `skip` is true.
 
-    Fused optimizers read such a flag on the device, where gradient scalers put it: no host waits for it.
+    Fused optimizers read such a flag on the device, where `torch.amp.GradScaler` puts it: the host does not wait.
+
+    Args:
+        skip: A bool on the device.
+        optimizer: A fused optimizer, or Accelerate's wrapper of one.
     """
-    fused = getattr(optimizer, "optimizer", optimizer)  # in Accelerate's wrapper
+    fused: Any = getattr(optimizer, "optimizer", optimizer)
     fused.found_inf = skip.float()
     optimizer.step()
     del fused.found_inf

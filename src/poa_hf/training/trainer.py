@@ -1,47 +1,43 @@
-"""The training loop, on Accelerate."""
+"""The training loop, on Accelerate.
+
+A step takes a batch of crops from `data.loader`, colours them on the device (`data.augment`), calls the model for the
+loss (`models.modeling_poa_pretraining`), and moves the student by AdamW (`optimization`) and the teacher by its moving
+average. Around it: `engines` for the ways to run on several processes, `checkpointing` for what is saved, `monitoring`
+for what is logged.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from ..data.augmentation import augment
 from ..data.loader import PretrainingLoader
-from ..data.processor import evaluation_processor
-from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
-from ..runs.atomic import unfinished_folder, write_json, written_folder
-from ..runs.checkpoints import (
-    MAX_SHARD_SIZE,
-    check_architecture,
-    find_checkpoint,
-    prune,
-    replace_model,
-    start_folder,
-)
+from ..elastic import SubNetwork
+from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
+from ..runs.atomic import write_json
+from ..runs.checkpoints import find_checkpoint, start_folder
 from ..runs.json_lines import JsonLines
-from ..runs.layout import COUNTS, TRAINER_STATE, RunFolder, data_state, data_states
-from ..runs.training_time import ComputeLog
+from ..runs.layout import RunFolder
 from . import engines
 from .arguments import PoaTrainingArguments
+from .callbacks import CallbackList
+from .checkpointing import Checkpointer
 from .checks import check_run
-from .monitoring import collapse_warning, feature_statistics
-from .nonfinite import NonfiniteSteps
+from .monitoring import LogWindow, NonfiniteSteps, feature_statistics, log_warnings
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
-from .runlog import Window
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +54,42 @@ class PoaTrainer:
     and the number of processes changes neither crops nor masks.
 
     Args:
+        model: The model, which is trained in place.
+        args: The arguments of the run.
         train_dataset: A `datasets.Dataset` or `IterableDataset` with an image column, or any indexable collection of
             images. Labels are not read.
         callbacks: Stock `transformers.TrainerCallback`s.
 
     Raises:
         ValueError: For arguments that do not fit the model, the data or the output folder, before any work.
+
+    Example:
+        >>> import tempfile
+        >>> from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, PoaViTConfig
+        >>> from poa_hf.data import open_dataset
+        >>> backbone = PoaViTConfig(
+        ...     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=16, image_size=32,
+        ...     patch_size=8,
+        ... )
+        >>> config = PoaConfig(
+        ...     backbone_config=backbone, head_hidden_size=16, head_bottleneck_size=8, num_prototypes=[16]
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     args = PoaTrainingArguments(
+        ...         output_dir=folder, max_steps=2, per_device_train_batch_size=4, global_crop_size=32,
+        ...         local_crop_size=16, num_local_crops=2, dataloader_num_workers=0, disable_tqdm=True,
+        ...     )
+        ...     trainer = PoaTrainer(PoaForPreTraining(config), args, train_dataset=open_dataset("textures"))
+        ...     state = trainer.train()
+        >>> state.global_step, sorted(name for name in state.log_history[-1] if name.startswith("dino"))
+        (2, ['dino_global_crops_loss_0', 'dino_local_crops_loss_0'])
     """
 
     def __init__(
         self,
         model: PoaForPreTraining,
         args: PoaTrainingArguments,
-        train_dataset,
+        train_dataset: Any,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         self.args = args
@@ -78,142 +97,141 @@ class PoaTrainer:
         check_run(model.config, args)
         self.accelerator = engines.new_accelerator(args)
         self.is_main = self.accelerator.is_main_process
-        resizes = any("position_embeddings" in name for name, _ in model.student.named_parameters())
-        # a warm start keeps its source's grid, and so its function at every size
-        meant = model.config.warm_started_from is not None
-        if self.is_main and resizes and not meant and model.config.backbone_config.image_size != args.global_crop_size:
-            logger.warning(
-                "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each "
-                "step; set both alike unless this is meant.",
-                model.config.backbone_config.image_size,
-                args.global_crop_size,
-            )
         self.rank = self.accelerator.process_index
-        self.global_batch_size = (
-            args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
-        )
-        self.compute = ComputeLog(self.accelerator.device, self.accelerator.num_processes, self.global_batch_size)
+        num_processes = self.accelerator.num_processes
+        self.global_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * num_processes
         self.loader = PretrainingLoader(
             train_dataset,
             args,
             batch_size=args.per_device_train_batch_size,
             mask_grid=(args.global_crop_size // model.config.backbone_config.patch_grid,) * 2,
             rank=self.rank,
-            world_size=self.accelerator.num_processes,
+            world_size=num_processes,
             num_workers=args.dataloader_num_workers,
             seed=args.seed,
             image_column=args.image_column,
         )
-        if args.attn_implementation:
-            for backbone in (model.student, model.teacher):  # sub-networks go by the student's
-                backbone.set_attn_implementation(args.attn_implementation)
-        if args.gradient_checkpointing:
-            model.student.activation_checkpointing_enable()
-        if args.torch_compile:
-            model.compile_full_size()
-        model.train()
+        if self.is_main:
+            _warn_of_resized_embeddings(model, args)
+        _configure(model, args)
         self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
-        self.accelerator.register_save_state_pre_hook(self._save_model_hook)
-        self.accelerator.register_load_state_pre_hook(self._load_model_hook)
         self.state = TrainerState(max_steps=args.max_steps, is_world_process_zero=self.is_main)
         self.state.is_local_process_zero = self.accelerator.is_local_main_process
         self.control = TrainerControl()
-        self.callbacks = CallbackHandler([_OwnFlow(), *callbacks], self.model, None, self.optimizer, None)
-        self.callbacks.train_dataloader = self.loader
+        self.callbacks = CallbackList(
+            callbacks, model=self.model, optimizer=self.optimizer, train_dataloader=self.loader
+        )
         self.nonfinite = NonfiniteSteps(self.is_main)
+        self.checkpointer = Checkpointer(
+            args,
+            self.accelerator,
+            self.model,
+            self.optimizer,
+            self.loader,
+            self.state,
+            self.nonfinite,
+            self.global_batch_size,
+        )
         self.skipped_images = 0
+        self.warnings: set[str] = set()
 
     # -- the loop
 
     def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainerState:
-        """Run to `max_steps`; the trained model is then in `output_dir`, loadable by `from_pretrained`.
+        """Train up to `max_steps`, and save the model in `output_dir` for `from_pretrained`.
 
         Args:
-            resume_from_checkpoint: True for the last complete checkpoint in `output_dir` (from the start when there is
-                none yet), or a path. None takes it from the arguments.
+            resume_from_checkpoint: True for the last complete checkpoint in `output_dir` (or the start, if there is
+                none yet), or the path of a checkpoint. None means what the arguments say.
+
+        Returns:
+            The state of the run: its step and `log_history`.
 
         Raises:
-            ValueError: If the folder holds another run, or a checkpoint has another architecture.
+            ValueError: If the folder holds another run, or a checkpoint does not fit this one.
             TrainingDivergedError: If the loss was not finite for `max_nonfinite_steps` steps in a row.
         """
         args, state = self.args, self.state
-        resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        batches = self._start(args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint)
+        self.control.should_training_stop = False
+        self._call("on_train_begin")
+        self.wrapped_model.train()
+        self.checkpointer.training_time.start(state.global_step)
+        window = LogWindow()
+        with tqdm(
+            total=args.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or not self.is_main
+        ) as progress:
+            while state.global_step < args.max_steps and not self.control.should_training_stop:
+                self.control.should_log = self.control.should_save = self.control.should_evaluate = False
+                self._call("on_step_begin")
+                self._step(batches, window)
+                state.global_step += 1
+                progress.update()
+                self._call("on_step_end")
+                is_last = state.global_step == args.max_steps or self.control.should_training_stop
+                if state.global_step % args.logging_steps == 0 or is_last or self.control.should_log:
+                    self._log(window, progress)
+                    window = LogWindow()
+                if state.global_step % args.save_steps == 0 or is_last or self.control.should_save:
+                    self.checkpointer.save()
+                    self.control.should_save = False
+                    self._call("on_save")
+                self._stop_if_diverged()
+            self.nonfinite.settle()
+            self._stop_if_diverged()
+        self.save_model()
+        self._call("on_train_end")
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        return state
+
+    def save_model(self, folder: str | Path | None = None) -> None:
+        """Write teacher, student and heads, and the image processor, for `from_pretrained`.
+
+        Args:
+            folder: Where to write; `output_dir` if not given.
+        """
+        self.checkpointer.save_model(Path(folder or self.output_dir))
+
+    def _start(self, resume: bool | str | None) -> Iterator[dict[str, Any]]:
+        """Restore the checkpoint to resume from, if any, make the folder ready, and return the batches."""
+        args = self.args
         checkpoint = find_checkpoint(self.output_dir, resume, args.overwrite_output_dir)
         if checkpoint is not None:
-            check_architecture(self.model.config, checkpoint)
-            self._load(checkpoint)
+            self.checkpointer.load(checkpoint)
         elif resume and self.is_main:
             logger.warning("%s has no checkpoint yet: starting from step 0.", self.output_dir)
         # The first batch comes before anything in the folder changes: data that cannot be read leaves it as it was.
         batches = iter(self.loader)
-        if state.global_step < args.max_steps:
+        if self.state.global_step < args.max_steps:
             batches = itertools.chain([next(batches)], batches)
         self.accelerator.wait_for_everyone()
         if self.is_main:
             start_folder(self.output_dir, checkpoint, args.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
         self._start_logs()
-        self.control = self.callbacks.on_train_begin(args, state, self.control)
-        self.wrapped_model.train()
-        self.compute.start(state.global_step)
-        window = Window()
-        with tqdm(
-            total=args.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or not self.is_main
-        ) as progress:
-            while state.global_step < args.max_steps and not self.control.should_training_stop:
-                self.control = self.callbacks.on_step_begin(args, state, self.control)
-                self._step(batches, window)
-                state.global_step += 1
-                progress.update()
-                self.control = self.callbacks.on_step_end(args, state, self.control)
-                last = state.global_step == args.max_steps or self.control.should_training_stop
-                if state.global_step % args.logging_steps == 0 or last or self.control.should_log:
-                    self._log(window, progress)
-                    window = Window()
-                if state.global_step % args.save_steps == 0 or last or self.control.should_save:
-                    self._save()
-                self.control.should_log = self.control.should_save = False
-                self._stop_if_diverged()
-            self.nonfinite.settle()
-            self._stop_if_diverged()
-        self.save_model()
-        self.control = self.callbacks.on_train_end(args, state, self.control)
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-        return state
+        return batches
 
-    def _step(self, batches, window: Window) -> None:
-        """One optimizer step, or none when any process has a loss or gradient that is not finite."""
+    def _step(self, batches: Iterator[dict[str, Any]], window: LogWindow) -> None:
+        """Make one optimizer step, or none if the loss or the gradient of any process is not finite."""
         args, step = self.args, self.state.global_step
         values = hyperparameters_at(step, args, self.global_batch_size)
         set_hyperparameters(self.optimizer, values)
         # stochastic depth draws from the global generator
         torch.manual_seed(int(np.random.SeedSequence([args.seed, step, self.rank]).generate_state(1)[0]))
         space = self.model.config.backbone_config.space
-        window.sub_network = space.sub_network_at(step, args.seed, 0 if args.same_sub_network else self.rank)
-        window.values = values
+        sub_network = space.sub_network_at(step, args.seed, 0 if args.same_sub_network else self.rank)
+        window.sub_network, window.hyperparameters = sub_network, values
         will_log = (step + 1) % args.logging_steps == 0 or step + 1 == args.max_steps
-        losses: dict[str, Tensor] = defaultdict(float)
-        for part in range(args.gradient_accumulation_steps):
-            waiting_since = time.perf_counter()
-            batch = next(batches)
-            window.data_wait += time.perf_counter() - waiting_since
-            self.skipped_images += batch["skipped"]
-            self.image_ids.write({"step": step + 1, "image_ids": batch["image_ids"]})
-            is_last = part + 1 == args.gradient_accumulation_steps
-            with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
-                output = self._forward(batch, values, window.sub_network, will_log and is_last)
-                self.accelerator.backward(output.loss / args.gradient_accumulation_steps)
-            for name, loss in {"loss": output.loss.detach(), **output.losses}.items():
-                losses[name] = losses[name] + loss / args.gradient_accumulation_steps
-        losses = dict(zip(losses, self.accelerator.reduce(torch.stack(list(losses.values())), "mean"), strict=True))
-        modules = self.model.student, self.model.student_head
-        losses["grad_norm"] = engines.clip_grad_norm(self.accelerator, modules, args.max_grad_norm)
+        losses, output = self._accumulate_gradients(batches, values, sub_network, window, will_log)
+        losses["grad_norm"] = engines.clip_grad_norm(
+            self.accelerator, (self.model.student, self.model.student_head), args.max_grad_norm
+        )
         if values.freeze_backbone:
-            # AdamW must not see its zeros: its moments would be behind its count of steps when the backbone sets off
+            # AdamW must not see gradients of 0: its count of steps would run ahead of its moments
             self.model.student.zero_grad()
-        # Both are the same on all processes: losses are reduced, gradients too. The host does not wait for the flag.
+        # The flag is the same on all processes, as losses and gradients are reduced. The host does not wait for it.
         skip = ~torch.isfinite(losses["loss"] + losses["grad_norm"])
         step_unless(skip, self.optimizer)
         self.model.update_teacher(values.teacher_momentum, skip, heads_only=values.freeze_backbone)
@@ -222,26 +240,57 @@ class PoaTrainer:
         self.optimizer.zero_grad()
         window.images += self.global_batch_size
         if will_log:
-            window.statistics = {name: value.item() for name, value in output.statistics.items()}
-            if torch.isfinite(output.teacher_features).all():
-                window.statistics |= feature_statistics(output.teacher_features)
+            window.statistics = {name: value.item() for name, value in (output.statistics or {}).items()}
+            features = output.teacher_features  # (2B, D)
+            if features is not None and torch.isfinite(features).all():
+                window.statistics |= feature_statistics(features)
 
-    def _stop_if_diverged(self) -> None:
-        if self.nonfinite.in_a_row >= self.args.max_nonfinite_steps:
-            raise TrainingDivergedError(
-                f"The loss was not finite for {self.nonfinite.in_a_row} steps in a row, up to step "
-                f"{self.nonfinite.last_step}: lower learning_rate and resume from a checkpoint before that."
-            )
+    def _accumulate_gradients(
+        self,
+        batches: Iterator[dict[str, Any]],
+        values: StepHyperparameters,
+        sub_network: SubNetwork,
+        window: LogWindow,
+        will_log: bool,
+    ) -> tuple[dict[str, Tensor], PoaForPreTrainingOutput]:
+        """Run forward and backward passes of all parts of a step.
 
-    def _forward(self, batch: dict, values: StepHyperparameters, sub_network, return_statistics: bool):
+        Returns:
+            The losses, means over the parts and the processes, and the output of the last forward pass.
+        """
+        num_parts = self.args.gradient_accumulation_steps
+        losses: dict[str, Tensor] = {}
+        for part in range(num_parts):
+            waiting_since = time.perf_counter()
+            batch = next(batches)
+            window.data_wait += time.perf_counter() - waiting_since
+            self.skipped_images += batch["skipped"]
+            self.image_ids.write({"step": self.state.global_step + 1, "image_ids": batch["image_ids"]})
+            is_last = part + 1 == num_parts
+            with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
+                output = self._forward(batch, values, sub_network, will_log and is_last)
+                self.accelerator.backward(output.loss / num_parts)
+            for name, loss in {"loss": output.loss.detach(), **output.losses}.items():
+                losses[name] = losses.get(name, 0.0) + loss / num_parts
+        means = self.accelerator.reduce(torch.stack(list(losses.values())), "mean")
+        return dict(zip(losses, means, strict=True)), output
+
+    def _forward(
+        self,
+        batch: dict[str, Any],
+        values: StepHyperparameters,
+        sub_network: SubNetwork,
+        return_statistics: bool,
+    ) -> PoaForPreTrainingOutput:
+        """Colour a batch of the loader on the device, and compute its loss."""
         device = self.accelerator.device
         crops = {}
         for kind in ("global", "local"):
-            pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)
+            pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)  # uint8 (2B, 3, g, g) or (V * B, 3, l, l)
             # the parameters stay on the CPU, where they say which crops an operation is for
             parameters = batch[f"{kind}_augmentation"]
             crops[kind] = augment(pixels, parameters, self.args.image_mean, self.args.image_std)
-        masked_patches = batch["masks"].flatten().nonzero().squeeze(1)
+        masked_patches = batch["masks"].flatten().nonzero().squeeze(1)  # (M,) of 2B * patches
         with self.accelerator.autocast():
             return self.wrapped_model(
                 crops["global"],
@@ -255,21 +304,39 @@ class PoaTrainer:
                 freeze_backbone=values.freeze_backbone,
             )
 
+    def _stop_if_diverged(self) -> None:
+        if self.nonfinite.in_a_row >= self.args.max_nonfinite_steps:
+            raise TrainingDivergedError(
+                f"The loss was not finite for {self.nonfinite.in_a_row} steps in a row, up to step "
+                f"{self.nonfinite.last_step}: lower learning_rate and resume from a checkpoint before that."
+            )
+
+    def _call(self, event: str, **values: Any) -> None:
+        self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)
+
     # -- logs
 
-    def _log(self, window: Window, progress: tqdm) -> None:
-        logs = {"step": self.state.global_step, **window.means()}
-        logs |= window.statistics
-        logs |= dataclasses.asdict(window.values) | {"sub_network": str(window.sub_network)}
-        elapsed = time.perf_counter() - window.started
-        logs["images_per_second"] = window.images / elapsed
-        logs["data_wait"] = window.data_wait / elapsed
-        counts = torch.tensor([self.skipped_images], device=self.accelerator.device)
-        logs["skipped_images"] = int(self.accelerator.reduce(counts, "sum"))
+    def _start_logs(self) -> None:
+        args, run, step = self.args, RunFolder(self.output_dir), self.state.global_step
+        self.first_step, self.warnings = step, set()
+        if self.is_main:
+            write_json(run.training_arguments, dataclasses.asdict(args))
+        self.accelerator.wait_for_everyone()
+        self.metrics = JsonLines(run.metrics, step, self.is_main)
+        self.image_ids = JsonLines(run.image_ids(self.rank), step, args.log_image_ids)
+        if args.trackers:
+            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(args).items()}
+            self.accelerator.init_trackers("poa_hf", config=plain)
+
+    def _log(self, window: LogWindow, progress: tqdm) -> None:
+        """Write a line of the log, and warn of what is wrong."""
+        logs: dict[str, Any] = {"step": self.state.global_step, **window.summary()}
+        skipped = torch.tensor([self.skipped_images], device=self.accelerator.device)
+        logs["skipped_images"] = int(self.accelerator.reduce(skipped, "sum"))
         self.nonfinite.settle()
         logs["nonfinite_steps"] = self.nonfinite.count
-        # first, so that a callback may add to the line
-        self.control = self.callbacks.on_log(self.args, self.state, self.control, logs)
+        self.control.should_log = False
+        self._call("on_log", logs=logs)  # first, so that a callback may add to the line
         if self.is_main:
             self.metrics.write(logs)
             self._warn(logs)
@@ -282,100 +349,36 @@ class PoaTrainer:
         self.accelerator.log({k: v for k, v in logs.items() if not isinstance(v, str)}, step=self.state.global_step)
         self.state.log_history.append(logs)
 
-    def _warn(self, logs: dict) -> None:
-        """Say in words what is wrong, once for as long as it lasts."""
-        warnings = set()
-        # of a handful of images the spread says nothing
-        if self.args.per_device_train_batch_size >= 8 and "feature_spread" in logs:
-            warnings.add(collapse_warning(logs))
-        # the first line's time has the start of the workers in it
-        if logs["data_wait"] > 0.2 and logs["step"] > self.first_step + self.args.logging_steps:
-            warnings.add("More than a fifth of the time goes into waiting for data: raise dataloader_num_workers.")
-        for warning in warnings - self.warnings - {None}:
+    def _warn(self, logs: dict[str, Any]) -> None:
+        """Warn of what is wrong, once for as long as it lasts."""
+        # the time of the first line includes the start of the workers
+        is_first = logs["step"] <= self.first_step + self.args.logging_steps
+        found = log_warnings(logs, self.args.per_device_train_batch_size, ignore_data_wait=is_first)
+        for warning in found - self.warnings:
             logger.warning(warning)
-        self.warnings = warnings
-
-    def _start_logs(self) -> None:
-        args, run = self.args, RunFolder(self.output_dir)
-        self.first_step, self.warnings = self.state.global_step, set()
-        if self.is_main:
-            write_json(run.training_arguments, dataclasses.asdict(args))
-        self.accelerator.wait_for_everyone()
-        self.metrics = JsonLines(run.metrics, self.state.global_step, self.is_main)
-        self.image_ids = JsonLines(run.image_ids(self.rank), self.state.global_step, args.log_image_ids)
-        if args.trackers:
-            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(args).items()}
-            self.accelerator.init_trackers("poa_hf", config=plain)
-
-    # -- checkpoints
-
-    def save_model(self, folder: str | Path | None = None) -> None:
-        """Write teacher, student and heads, and the image processor, for `from_pretrained`."""
-        folder = Path(folder or self.output_dir)
-        wait = self.accelerator.wait_for_everyone
-        with unfinished_folder(folder / "model", self.is_main, wait) as new:
-            self._save_pretrained(new)
-        if self.is_main:
-            replace_model(folder, new)
-        wait()
-
-    def _save_pretrained(self, folder: Path) -> None:
-        args, state_dict = self.args, engines.whole_state_dict(self.model)
-        if self.is_main:
-            self.model.save_pretrained(folder, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
-            evaluation_processor(args.global_crop_size, args.image_mean, args.image_std).save_pretrained(folder)
-            self.compute.write(folder, self.state.global_step)
-
-    def _save_model_hook(self, models, weights, folder: str) -> None:
-        weights.clear()  # Accelerate would write them a second time
-        self._save_pretrained(Path(folder))
-
-    def _load_model_hook(self, models, folder: str) -> None:
-        models.clear()
-        engines.load_whole_state_dict(self.model, load_complete(folder).state_dict())
-
-    def _save(self) -> None:
-        target = RunFolder(self.output_dir).checkpoint(self.state.global_step)
-        self.nonfinite.settle()
-        with written_folder(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
-            engines.save_state(self.accelerator, self.model, self.optimizer, folder)
-            data_state(folder, self.rank).write_text(json.dumps(self.loader.state_dict()))
-            if self.is_main:
-                counts = {
-                    "global_batch_size": self.global_batch_size,
-                    "nonfinite_steps": self.nonfinite.count,
-                    "in_a_row": self.nonfinite.in_a_row,
-                }
-                (folder / COUNTS).write_text(json.dumps(counts))
-                if self.state.best_global_step == self.state.global_step:
-                    self.state.best_model_checkpoint = str(target)
-                self.state.save_to_json(str(folder / TRAINER_STATE))
-        if self.is_main:
-            prune(self.output_dir, self.args.save_total_limit, self.state.best_global_step)
-        self.control = self.callbacks.on_save(self.args, self.state, self.control)
-
-    def _load(self, checkpoint: Path) -> None:
-        counts = json.loads((checkpoint / COUNTS).read_text())
-        if counts["global_batch_size"] != self.global_batch_size:
-            raise ValueError(
-                f"{checkpoint} is of a run with {counts['global_batch_size']} images a step, this one has "
-                f"{self.global_batch_size}: keep processes * per_device_train_batch_size * gradient_accumulation_steps."
-            )
-        saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
-        if saved.global_step > self.args.max_steps:
-            raise ValueError(
-                f"{checkpoint} lies after max_steps {self.args.max_steps}: raise it, or name an earlier checkpoint."
-            )
-        engines.load_state(self.accelerator, self.model, self.optimizer, checkpoint)
-        self.compute.resume(checkpoint)
-        self.loader.load_state_dict([json.loads(path.read_text()) for path in data_states(checkpoint)])
-        for name in ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint"):
-            setattr(self.state, name, getattr(saved, name))
-        self.nonfinite.count, self.nonfinite.in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
+        self.warnings = found
 
 
-class _OwnFlow(DefaultFlowCallback):
-    """Stands in for the stock flow, which the handler insists on: here the loop itself says when to log and save."""
+def _warn_of_resized_embeddings(model: PoaForPreTraining, args: PoaTrainingArguments) -> None:
+    backbone = model.config.backbone_config
+    # A model that started from a pre-trained one keeps that one's grid, and so its function at every size.
+    meant = model.config.warm_started_from is not None
+    if backbone.has_position_embeddings and backbone.image_size != args.global_crop_size and not meant:
+        logger.warning(
+            "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each step; "
+            "give both the same value unless this is meant.",
+            backbone.image_size,
+            args.global_crop_size,
+        )
 
-    def on_step_end(self, args, state, control, **kwargs):
-        return control
+
+def _configure(model: PoaForPreTraining, args: PoaTrainingArguments) -> None:
+    """Prepare the model for training as the arguments say."""
+    if args.attn_implementation:
+        for backbone in (model.student, model.teacher):  # sub-networks take the student's
+            backbone.set_attn_implementation(args.attn_implementation)
+    if args.gradient_checkpointing:
+        model.student.activation_checkpointing_enable()
+    if args.torch_compile:
+        model.compile_full_size()
+    model.train()

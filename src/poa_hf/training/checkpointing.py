@@ -1,0 +1,134 @@
+"""What a run saves, and how it is restored.
+
+A checkpoint holds (`runs.layout` has the names of the files):
+
+- the model (teacher, student and heads) as a folder for `from_pretrained`, with its image processor and `compute.json`;
+- the optimizer's state, in the form of the engine (`engines`);
+- the step, the log history and the best evaluation, as a `TrainerState`;
+- the batch size and the counts of steps that were not finite;
+- each process's position in the data.
+
+The output folder holds the first of these after the last step.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch.optim import Optimizer
+from transformers import TrainerState
+
+from ..data.loader import PretrainingLoader
+from ..data.processor import evaluation_processor
+from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
+from ..runs.atomic import unfinished_folder, written_folder
+from ..runs.checkpoints import MAX_SHARD_SIZE, check_architecture, prune, replace_model
+from ..runs.layout import COUNTS, TRAINER_STATE, RunFolder, data_state, data_states
+from ..runs.training_time import ComputeLog
+from . import engines
+from .arguments import PoaTrainingArguments
+from .monitoring import NonfiniteSteps
+
+_RESTORED_STATE = ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint")
+
+
+class Checkpointer:
+    """Saves and restores a run. All processes call each method together.
+
+    Args:
+        args: The arguments of the run.
+        accelerator: Its accelerator.
+        model: The model, without the engine's wrapper.
+        optimizer: The optimizer as Accelerate wraps it.
+        loader: The data, whose position is saved.
+        state: Step, log history and best evaluation of the run.
+        nonfinite: The counts of steps that were not finite.
+        global_batch_size: Images per optimizer step, of all processes.
+    """
+
+    def __init__(
+        self,
+        args: PoaTrainingArguments,
+        accelerator: Accelerator,
+        model: PoaForPreTraining,
+        optimizer: Optimizer,
+        loader: PretrainingLoader,
+        state: TrainerState,
+        nonfinite: NonfiniteSteps,
+        global_batch_size: int,
+    ):
+        self.args, self.accelerator, self.model, self.optimizer = args, accelerator, model, optimizer
+        self.loader, self.state, self.nonfinite = loader, state, nonfinite
+        self.global_batch_size = global_batch_size
+        self.output_dir = Path(args.output_dir)
+        self.is_main = accelerator.is_main_process
+        self.training_time = ComputeLog(accelerator.device, accelerator.num_processes, global_batch_size)
+
+    def save(self) -> None:
+        """Write a checkpoint of the current step, and delete the oldest ones beyond `save_total_limit`."""
+        state = self.state
+        target = RunFolder(self.output_dir).checkpoint(state.global_step)
+        self.nonfinite.settle()
+        with written_folder(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
+            engines.save_state(self.accelerator, self.model, self.optimizer, folder, self._write_model)
+            position = data_state(folder, self.accelerator.process_index)
+            position.write_text(json.dumps(self.loader.state_dict()))
+            if self.is_main:
+                counts = {
+                    "global_batch_size": self.global_batch_size,
+                    "nonfinite_steps": self.nonfinite.count,
+                    "in_a_row": self.nonfinite.in_a_row,
+                }
+                (folder / COUNTS).write_text(json.dumps(counts))
+                if state.best_global_step == state.global_step:
+                    state.best_model_checkpoint = str(target)
+                state.save_to_json(str(folder / TRAINER_STATE))
+        if self.is_main:
+            prune(self.output_dir, self.args.save_total_limit, state.best_global_step)
+
+    def load(self, checkpoint: Path) -> None:
+        """Restore the run from a checkpoint.
+
+        Raises:
+            ValueError: If the checkpoint has another architecture, or does not fit the run's batch size, `max_steps`,
+                data or engine.
+        """
+        check_architecture(self.model.config, checkpoint)
+        counts = json.loads((checkpoint / COUNTS).read_text())
+        if counts["global_batch_size"] != self.global_batch_size:
+            raise ValueError(
+                f"{checkpoint} belongs to a run with {counts['global_batch_size']} images a step, this one has "
+                f"{self.global_batch_size}: keep processes * per_device_train_batch_size * gradient_accumulation_steps."
+            )
+        saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
+        if saved.global_step > self.args.max_steps:
+            raise ValueError(
+                f"{checkpoint} lies after max_steps {self.args.max_steps}: raise it, or name an earlier checkpoint."
+            )
+        engines.load_state(self.accelerator, self.model, self.optimizer, checkpoint, self._read_model)
+        self.training_time.resume(checkpoint)
+        self.loader.load_state_dict([json.loads(path.read_text()) for path in data_states(checkpoint)])
+        for name in _RESTORED_STATE:
+            setattr(self.state, name, getattr(saved, name))
+        self.nonfinite.count, self.nonfinite.in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
+
+    def save_model(self, folder: Path) -> None:
+        """Write the model into a folder, replacing one that is there."""
+        wait_for_everyone = self.accelerator.wait_for_everyone
+        with unfinished_folder(folder / "model", self.is_main, wait_for_everyone) as new:
+            self._write_model(new)
+        if self.is_main:
+            replace_model(folder, new)
+        wait_for_everyone()
+
+    def _write_model(self, folder: Path) -> None:
+        args, state_dict = self.args, engines.whole_state_dict(self.model)
+        if self.is_main:
+            self.model.save_pretrained(folder, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
+            evaluation_processor(args.global_crop_size, args.image_mean, args.image_std).save_pretrained(folder)
+            self.training_time.write(folder, self.state.global_step)
+
+    def _read_model(self, folder: Path) -> None:
+        engines.load_whole_state_dict(self.model, load_complete(folder).state_dict())
