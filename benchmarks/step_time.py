@@ -30,9 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, PoaViTConfig
 from poa_hf.data import PretrainingLoader, augment
 from poa_hf.data.textures import TextureDataset
+from poa_hf.objective import objective
 from poa_hf.objective.early_gradients import GradientSums
-from poa_hf.objective.head_losses import HeadLosses
-from poa_hf.slicing import SlicedModel
+from poa_hf.objective.head_losses import TeacherTargets
+from poa_hf.objective.objective import Branch
 from poa_hf.training.optimization import build_optimizer, hyperparameters_at, set_hyperparameters
 
 PRESETS = {
@@ -145,7 +146,7 @@ class Step:
     @contextmanager
     def timed_parts(self, seconds):
         """Within, the parts of the model's forward pass, which has the students' backward passes in it, are timed."""
-        model, branch = self.model, ["teacher"]
+        model, branches, branch = self.model, iter(["teacher", "intact", "elastic"]), [""]
 
         def timed(function, part=None):
             def call(*args, **kwargs):
@@ -153,24 +154,31 @@ class Step:
 
             return call
 
-        def global_tokens(backbone, *args, **kwargs):
-            if kwargs.get("masks", args[-1]) is not None:
-                branch[0] = "elastic" if isinstance(backbone, SlicedModel) else "intact"
-            return timed(model_global_tokens)(backbone, *args, **kwargs)
+        def global_tokens(*args, **kwargs):
+            branch[0] = next(branches)
+            return timed(branch_global_tokens)(*args, **kwargs)
 
-        model_global_tokens = model._global_tokens
+        @contextmanager
+        def timed_end(context, part=None):
+            """Of a context, what happens when it is left: the backward pass of what it was entered with."""
+            with ExitStack() as stack:
+                value = stack.enter_context(context)
+                yield value
+                del value
+                timed(stack.close, part)()
+
+        branch_global_tokens, cut, prototypes = Branch.global_tokens, GradientSums.cut, objective.student_prototypes
         heads = "heads and losses"
         replaced = [
-            (model, "_global_tokens", global_tokens),
-            (model, "_local_tokens", timed(model._local_tokens)),
+            (Branch, "global_tokens", global_tokens),
+            (Branch, "local_tokens", timed(Branch.local_tokens)),
             (model.student, "sliced", timed(model.student.sliced, "elastic")),
-            (GradientSums, "pass_on", timed(GradientSums.pass_on)),
-            (GradientSums, "put_on_leaves", timed(GradientSums.put_on_leaves, "elastic")),
-            (GradientSums, "finish", timed(GradientSums.finish, "elastic")),
-        ]
-        replaced += [
-            (HeadLosses, name, timed(getattr(HeadLosses, name), heads))
-            for name in ("__init__", "global_crops", "local_crops", "finish")
+            (GradientSums, "cut", lambda *args: timed_end(cut(*args))),
+            (GradientSums, "on_leaves", timed(GradientSums.on_leaves, "elastic")),
+            (GradientSums, "totals", timed(GradientSums.totals, "elastic")),
+            (TeacherTargets, "__init__", timed(TeacherTargets.__init__, heads)),
+            (objective, "head_losses", timed(objective.head_losses, heads)),
+            (objective, "student_prototypes", lambda *args: timed_end(prototypes(*args), heads)),
         ]
         with ExitStack() as stack:
             for owner, name, function in replaced:

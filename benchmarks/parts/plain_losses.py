@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from poa_hf.objective.early_gradients import differentiated
-from poa_hf.objective.head_losses import HeadLosses
-from poa_hf.objective.losses import cross_entropy, koleo
+from poa_hf.objective.losses import koleo
+from poa_hf.objective.objective import LossWeights, poa_loss
 
 
 class Tokens(NamedTuple):
@@ -25,32 +25,59 @@ class Tokens(NamedTuple):
 
 
 def ours(model, teacher, intact, elastic, patch_weights, temperature):
+    """The objective on features that are there already."""
+    counts = [len(kind) for kind in intact]
+
     def loss(gradients, *features):
-        intact, elastic = Tokens(*features[:3]), Tokens(*features[3:])
-        head_losses = HeadLosses(
-            model.config,
-            model.teacher_head,
-            model.student_head,
-            torch.cat([teacher.global_, teacher.masked]),
-            patch_weights,
-            2 * len(intact.local) // len(intact.global_),
+        def branch(tokens, heads):
+            return GivenFeatures(Tokens(*tokens), list(heads))
+
+        heads = [gradients.on_leaves(head) for head in model.student_head.sliced(elastic.global_.shape[-1])]
+        weights = LossWeights(model.config.intact_weight, model.config.koleo_weight, model.config.student_temperature)
+        return poa_loss(
+            GivenBatch(torch.empty(counts[0], 0), torch.empty(counts[1], 0), patch_weights),
+            branch(teacher, model.teacher_head),
+            branch(features[:3], model.student_head),
+            branch(features[3:], heads),
+            weights,
             temperature,
             gradients,
         )
-        total = 0
-        for is_elastic, tokens in enumerate([intact, elastic]):
-            heads = model.student_head.sliced(tokens.global_.shape[-1])
-            global_ = gradients.leaf(torch.cat([tokens.global_, tokens.masked]))
-            total = total + head_losses.global_crops(heads, global_, is_elastic)
-            gradients.pass_on(global_)
-            if len(tokens.local):
-                total = total + head_losses.local_crops(heads, tokens.local, is_elastic)
-        spread = koleo_loss(model.config, intact, elastic)
-        gradients.add([spread])
-        head_losses.finish()
-        return total + spread.detach()
 
-    return differentiated(loss, [*intact, *elastic], model.student_head.parameters())
+    total, _ = differentiated(loss, [*intact, *elastic], model.student_head.parameters())
+    return total
+
+
+class GivenBatch(NamedTuple):
+    """As many crops as there are features, and what the masked patches count."""
+
+    global_crops: Tensor
+    local_crops: Tensor
+    patch_weights: Tensor
+    masks: None = None
+
+    @property
+    def num_local_views(self) -> int:
+        return 2 * len(self.local_crops) // len(self.global_crops)
+
+
+class GivenFeatures(NamedTuple):
+    """A branch whose features were computed before."""
+
+    tokens: Tokens
+    heads: list
+
+    def global_tokens(self, batch, masks):
+        return torch.cat([self.tokens.global_, self.tokens.masked])
+
+    def local_tokens(self, batch):
+        return self.tokens.local
+
+
+def cross_entropy(targets, logits, temperature):
+    """Without a log-softmax: of each row of logits (..., K) against soft targets."""
+    scores = logits.float() / temperature
+    return scores.logsumexp(dim=-1) * targets.sum(dim=-1) - (targets * scores).sum(dim=-1)
 
 
 def sinkhorn(logits, temperature):

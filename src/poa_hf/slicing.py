@@ -6,12 +6,14 @@ convolution layers by full fan-in over own fan-in (the method's alpha, arXiv 240
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +190,13 @@ class SlicedModel:
         self.full = _sources(full, plan)
         self.tensors = {name: cut.of(self.full) for name, cut in plan.items()}
 
-    def __call__(self, *args, **kwargs):
+    def with_tensors(self, tensors: dict[str, Tensor]) -> SlicedModel:
+        """Return the same model computing with other tensors in place of its slices."""
+        model = copy.copy(self)
+        model.tensors = tensors
+        return model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return functional_call(self.plain, self.tensors, args, kwargs, tie_weights=False)
 
 

@@ -25,26 +25,20 @@ def two_layers():
 
 def parts_of(gradients, layers, inputs):
     """A loss of three parts on shared features, one of which uses a parameter on its own."""
-    features = gradients.leaf(layers[:2](inputs))
-    total = 0
-    for part in (
-        lambda: layers[2](features).square().sum(),
-        lambda: features.exp().mean(),
-        lambda: layers[2].weight.sin().sum(),
-    ):
-        loss = part()
-        gradients.add([loss])
-        total = total + loss.detach()
-    gradients.pass_on(features)
-    return total
+    with gradients.cut(layers[:2](inputs)) as features:
+        total = gradients.add(layers[2](features).square().sum())
+        total = total + gradients.add(features.exp().mean())
+        total = total + gradients.add(layers[2].weight.sin().sum())
+    return total, len(features)
 
 
 def test_sums_are_the_gradient_of_the_sum(two_layers):
     inputs = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
     wanted = [inputs, *two_layers.parameters()]
-    loss = differentiated(
+    loss, num_rows = differentiated(
         lambda gradients, inputs: parts_of(gradients, two_layers, inputs), [inputs], two_layers.parameters()
     )
+    assert num_rows == 7
     features = two_layers[:2](inputs)
     weight = two_layers[2].weight
     whole = two_layers[2](features).square().sum() + features.exp().mean() + weight.sin().sum()
@@ -57,13 +51,15 @@ def test_sums_are_the_gradient_of_the_sum(two_layers):
 
 def test_where_no_gradient_is_wanted_the_loss_is_the_same(two_layers):
     inputs = torch.randn(7, 6, dtype=torch.float64)
-    with_gradient = differentiated(
-        lambda gradients: parts_of(gradients, two_layers, inputs), [], two_layers.parameters()
-    )
+
+    def total():
+        return differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), [], two_layers.parameters())[0]
+
+    with_gradient = total()
     with torch.no_grad():
-        without = differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), [], two_layers.parameters())
+        without = total()
     two_layers.requires_grad_(False)
-    frozen = differentiated(lambda gradients: parts_of(gradients, two_layers, inputs), [], two_layers.parameters())
+    frozen = total()
     assert with_gradient.requires_grad and not without.requires_grad and not frozen.requires_grad
     assert with_gradient == without == frozen
 
@@ -72,10 +68,9 @@ def test_what_no_part_reaches_gets_zeros():
     reached, unreached = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
 
     def loss(gradients):
-        gradients.add([reached.sum()])
-        return reached.sum()
+        return gradients.add(reached.sum()), None
 
-    differentiated(loss, [], [reached, unreached]).backward()
+    differentiated(loss, [], [reached, unreached])[0].backward()
     assert torch.equal(reached.grad, torch.ones(3)) and torch.equal(unreached.grad, torch.zeros(2))
 
 
@@ -84,9 +79,9 @@ def test_one_tensor_as_several_gradients_is_not_added_to_in_place():
     a, b = (torch.zeros(3, requires_grad=True) for _ in range(2))
     gradients = GradientSums([a, b])
     for scale in (1.0, 10.0, 100.0):
-        gradients.add([a + b], [torch.full((3,), scale)])
-        gradients.add([a.sum()])
-    for_a, for_b = gradients.finish()
+        gradients.add(a + b, torch.full((3,), scale))
+        gradients.add(a.sum())
+    for_a, for_b = gradients.totals()
     assert for_a.tolist() == [114.0] * 3 and for_b.tolist() == [111.0] * 3
 
 
@@ -106,15 +101,11 @@ def test_gradients_of_slices_reach_the_leading_entries(two_layers, by_full_model
             yield two_layers(others).exp().sum()
 
     def loss(gradients):
-        sliced, total = SlicedModel(small, two_layers, plan), 0
-        gradients.put_on_leaves(sliced)
-        for term in terms(sliced):
-            gradients.add([term])
-            total = total + term.detach()
-        return total
+        sliced = gradients.on_leaves(SlicedModel(small, two_layers, plan))
+        return sum(gradients.add(term) for term in terms(sliced)), None
 
     whole = sum(terms(SlicedModel(small, two_layers, plan)))
-    found = differentiated(loss, [], parameters)
+    found, _ = differentiated(loss, [], parameters)
     torch.testing.assert_close(found, whole)
     torch.testing.assert_close(torch.autograd.grad(found, parameters), torch.autograd.grad(whole, parameters))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
 from ..objective.early_gradients import GradientSums, differentiated
-from ..objective.head_losses import HeadLosses
+from ..objective.head_losses import Head
 from ..objective.heads import ProjectionHeads, Prototypes
-from ..objective.losses import koleo
+from ..objective.objective import Batch, Branch, LossWeights, StepDetails, poa_loss
+from ..slicing import SlicedModel
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin
 
@@ -151,102 +153,38 @@ class PoaForPreTraining(PreTrainedModel):
         if not predict_masked_patches:
             # still given to the students: every parameter then takes part in every step, as DDP wants it
             masks, masked_patches = torch.zeros_like(masks), masked_patches[:0]
-        with torch.no_grad():
-            crops = _Crops(global_crops, local_crops, masks, masked_patches)
-            teacher = self._global_tokens(self._compiled.get("teacher", self.teacher), crops, masks=None)
-        terms, statistics = {}, {}
+        config = self.config
 
-        def loss(gradients: GradientSums, global_crops: Tensor, local_crops: Tensor) -> Tensor:
-            crops = _Crops(global_crops, local_crops, masks, masked_patches)
-            head_losses = HeadLosses(
-                self.config,
-                self.teacher_head,
-                self.student_head,
-                teacher,
-                crops.patch_weights,
-                len(local_crops) // crops.num_images,
+        def loss(gradients: GradientSums, global_crops: Tensor, local_crops: Tensor) -> tuple[Tensor, StepDetails]:
+            elastic = None
+            if config.intact_weight < 1:
+                sliced = self.student.sliced(sub_network)
+                width = (sliced.plain if isinstance(sliced, SlicedModel) else sliced).config.hidden_size
+                heads = [gradients.on_leaves(head) for head in self.student_head.sliced(width)]
+                elastic = self._branch(gradients.on_leaves(sliced), heads, freeze_backbone)
+            return poa_loss(
+                Batch(global_crops, local_crops, masks, masked_patches),
+                self._branch(self._compiled.get("teacher", self.teacher), self.teacher_head),
+                self._branch(self._compiled.get("student", self.student), self.student_head, freeze_backbone),
+                elastic,
+                LossWeights(config.intact_weight, config.koleo_weight, config.student_temperature),
                 teacher_temperature,
                 gradients,
+                return_statistics,
             )
-            if return_statistics:
-                statistics.update(head_losses.statistics())
-            students = [self._compiled.get("student", self.student)]
-            if self.config.intact_weight < 1:
-                students.append(self.student.sliced(sub_network))
-                gradients.put_on_leaves(students[-1])
-            if freeze_backbone:
-                students = [torch.no_grad()(student.__call__) for student in students]
-            koleo_weight = self.config.koleo_weight / len(students)
-            total = sum(
-                self._student_loss(student, crops, head_losses, gradients, koleo_weight, is_elastic=index > 0)
-                for index, student in enumerate(students)
-            )
-            head_losses.finish()
-            terms.update(head_losses.terms)
-            return total
 
         parameters = [*self.student.parameters(), *self.student_head.parameters()]
-        total = differentiated(loss, [global_crops, local_crops], parameters)
-        return PoaForPreTrainingOutput(total, terms, teacher[: len(global_crops)], statistics)
+        total, details = differentiated(loss, [global_crops, local_crops], parameters)
+        return PoaForPreTrainingOutput(total, details.terms, details.teacher_features, details.statistics)
 
-    def _student_loss(
-        self,
-        backbone,
-        crops: _Crops,
-        head_losses: HeadLosses,
-        gradients: GradientSums,
-        koleo_weight: float,
-        is_elastic: bool,
-    ) -> Tensor:
-        """One kind of crops after the other, so that the activations of one alone exist at a time."""
-        tokens = gradients.leaf(self._global_tokens(backbone, crops, crops.masks))
-        heads = self.student_head.sliced(tokens.shape[-1])
-        for head in heads:
-            gradients.put_on_leaves(head)
-        total = head_losses.global_crops(heads, tokens, is_elastic)
-        if koleo_weight:
-            spread = koleo_weight * sum(map(koleo, tokens[: len(crops.global_)].chunk(2)))
-            gradients.add([spread])
-            spread = spread.detach()
-            total = total + spread
-            head_losses.terms["koleo_loss"] = head_losses.terms.get("koleo_loss", 0) + spread / 2
-        gradients.pass_on(tokens)
-        if len(crops.local):
-            tokens = gradients.leaf(self._local_tokens(backbone, crops))
-            total = total + head_losses.local_crops(heads, tokens, is_elastic)
-            gradients.pass_on(tokens)
-        return total
+    def _branch(self, backbone: Callable[..., ModelOutput], heads: Iterable[Head], frozen: bool = False) -> Branch:
+        """A model, compiled or not, or the slices of one, and its heads as the objective takes them."""
 
-    def _global_tokens(self, backbone, crops: _Crops, masks: Tensor | None) -> Tensor:
-        """Image features of the global crops and features of their masked patches (2B + M, D); `backbone` is a model or
-        its slices, `masks` what is hidden from it."""
-        features, patches = self.student.image_tokens(backbone(crops.global_, bool_masked_pos=masks))
-        view, patch = crops.masked_patches // patches.shape[1], crops.masked_patches % patches.shape[1]
-        return torch.cat([features, patches[view, patch]])
+        def features(crops: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+            with torch.no_grad() if frozen else nullcontext():
+                return self.student.image_tokens(backbone(crops, bool_masked_pos=masks))
 
-    def _local_tokens(self, backbone, crops: _Crops) -> Tensor:
-        """Image features of the local crops (V * B, D)."""
-        features, _ = self.student.image_tokens(backbone(crops.local))
-        return features
-
-
-@dataclass
-class _Crops:
-    """A batch as `PoaForPreTraining.forward` takes it."""
-
-    global_: Tensor
-    local: Tensor
-    masks: Tensor
-    masked_patches: Tensor
-
-    @property
-    def num_images(self) -> int:
-        return len(self.global_) // 2
-
-    @property
-    def patch_weights(self) -> Tensor:
-        """What each masked patch counts (M,): those of an image count as one together, whatever their number."""
-        return (1 / self.masks.sum(dim=1).clamp(min=1))[self.masked_patches // self.masks.shape[1]]
+        return Branch(features, list(heads))
 
 
 def load_complete(folder: str | Path) -> PoaForPreTraining:

@@ -1,14 +1,15 @@
 """Gradients taken while a loss is still being computed.
 
-Autograd keeps what a loss was computed from until the loss is whole. Where a loss is a sum of parts, each part can be
-differentiated as soon as it is there, and its activations are freed before those of the next part are made. Callers see
-none of this: the loss is a tensor as any other, whose backward pass hands on the gradient that is there already.
+Autograd keeps what a loss was computed from until the loss is complete. Where a loss is a sum of parts, each part can
+be differentiated as soon as it is known, and its activations are freed before those of the next part are made. Callers
+see none of this: the loss is a tensor like any other, whose backward pass hands on gradients that exist already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,71 +17,95 @@ from torch.autograd.function import once_differentiable
 
 from ..slicing import Slice, SlicedModel
 
+Details = TypeVar("Details")
+Model = TypeVar("Model")
+
 
 class GradientSums:
-    """Gradients of `inputs`, to which each part of a loss adds its own.
+    """The gradients of some tensors, to which each part of a loss adds its own.
 
-    Without inputs, or where nothing requires a gradient, all methods do nothing.
+    Without tensors, or where nothing requires a gradient, nothing is computed.
+
+    Args:
+        inputs: The tensors whose gradients are summed.
     """
 
     def __init__(self, inputs: Iterable[Tensor] = ()):
         self.inputs = list(inputs)
         self._sums: dict[Tensor, Tensor] = {}
-        self._owned: set[Tensor] = set()
-        self._sources: dict[Tensor, Tensor] = {}
+        self._owned: set[Tensor] = set()  # tensors whose sum is nobody else's and may be changed in place
+        self._cuts: set[Tensor] = set()
         self._slices: dict[Tensor, tuple[Tensor, Slice]] = {}
 
-    def leaf(self, source: Tensor) -> Tensor:
-        """A tensor to use in place of `source` wherever that is needed: the graph is cut there, so that what lies
-        before it is passed once, by `pass_on`, with the sum of the gradients."""
-        if source.is_leaf or not source.requires_grad:
-            return source
-        leaf = source.detach().requires_grad_()
-        self._sources[leaf] = source
-        return leaf
+    def add(self, output: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """Differentiate a part of the loss, and free its graph.
 
-    def put_on_leaves(self, model) -> None:
-        """Cut the graph likewise at the slices that a `SlicedModel` computes with; other models are left as they are.
-        Their sums are added to the leading entries of full ones at the end, and no full-size gradient of a slice is
-        written."""
-        for name, tensor in model.tensors.items() if isinstance(model, SlicedModel) else ():
-            if tensor.requires_grad and not tensor.is_leaf:
-                leaf = model.tensors[name] = tensor.detach().requires_grad_()
-                self._slices[leaf] = model.full[model.plan[name].source], model.plan[name]
+        Args:
+            output: The part, a scalar; or any tensor that the loss depends on.
+            gradient: The loss's gradient of `output`, unless that is the part itself.
 
-    def add(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
-        """Add the gradients of inputs and leaves; `gradients` are those of the outputs, 1 for scalars if not given. The
-        graph of the outputs is freed."""
-        pairs = zip(outputs, gradients or [None] * len(outputs), strict=True)
-        pairs = [(output, gradient) for output, gradient in pairs if output.requires_grad]
-        if not pairs:
-            return
-        outputs, gradients = zip(*pairs, strict=True)
-        targets = [*self.inputs, *self._sources, *self._slices]
-        # a backward pass takes the precision of the forward pass by itself
-        with torch.autocast(outputs[0].device.type, enabled=False):
-            found = torch.autograd.grad(outputs, targets, gradients, allow_unused=True)
-        found = {target: gradient for target, gradient in zip(targets, found, strict=True) if gradient is not None}
-        owned, again = [t for t in found if t in self._owned], found.keys() & self._sums.keys() - self._owned
+        Returns:
+            The output, detached.
+        """
+        if output.requires_grad:
+            targets = [*self.inputs, *self._cuts, *self._slices]
+            # a backward pass takes the precision of the forward pass by itself
+            with torch.autocast(output.device.type, enabled=False):
+                gradients = torch.autograd.grad(output, targets, gradient, allow_unused=True)
+            self._accumulate({t: g for t, g in zip(targets, gradients, strict=True) if g is not None})
+        return output.detach()
+
+    def _accumulate(self, gradients: dict[Tensor, Tensor]) -> None:
+        owned = [target for target in gradients if target in self._owned]
+        again = gradients.keys() & self._sums.keys() - self._owned
         if owned:
-            torch._foreach_add_([self._sums[t] for t in owned], [found.pop(t) for t in owned])
+            torch._foreach_add_([self._sums[t] for t in owned], [gradients.pop(t) for t in owned])
         if again:
             # not in place: autograd may hand out one tensor, or parts of one, as several gradients
-            sums = torch._foreach_add([self._sums[t] for t in again], [found[t] for t in again])
-            found |= dict(zip(again, sums, strict=True))
+            sums = torch._foreach_add([self._sums[t] for t in again], [gradients[t] for t in again])
+            gradients |= dict(zip(again, sums, strict=True))
             self._owned |= again
-        self._sums |= found
+        self._sums |= gradients
 
-    def pass_on(self, leaf: Tensor) -> None:
-        """Take the sum of a leaf through the graph before it, and free both."""
-        source, total = self._sources.pop(leaf, None), self._sums.pop(leaf, None)
+    @contextmanager
+    def cut(self, source: Tensor) -> Iterator[Tensor]:
+        """Give a tensor to use in place of `source`, whose graph is passed only once: at the end, with the sum of what
+        was added meanwhile.
+
+        Args:
+            source: A tensor that several parts of the loss are computed from, such as the features that all heads read.
+        """
+        if source.is_leaf or not source.requires_grad:
+            yield source
+            return
+        leaf = source.detach().requires_grad_()
+        self._cuts.add(leaf)
+        yield leaf
+        self._cuts.remove(leaf)
+        total = self._sums.pop(leaf, None)
         self._owned.discard(leaf)
         if total is not None:
-            self.add([source], [total])
+            self.add(source, total)
 
-    def finish(self) -> list[Tensor]:
-        """The gradients of the inputs: zeros where no part reached."""
-        for leaf, (full, cut) in self._slices.items():
+    def on_leaves(self, model: Model) -> Model:
+        """Return a `SlicedModel` that computes with slices cut off from the graph; other models as they are.
+
+        The slices' sums are added to the leading entries of the full tensors' by `totals`, and no full-size gradient of
+        a single slice is ever written.
+        """
+        if not isinstance(model, SlicedModel):
+            return model
+        tensors = dict(model.tensors)
+        for name, tensor in model.tensors.items():
+            if tensor.requires_grad and not tensor.is_leaf:
+                leaf = tensors[name] = tensor.detach().requires_grad_()
+                self._slices[leaf] = model.full[model.plan[name].source], model.plan[name]
+        return model.with_tensors(tensors)
+
+    def totals(self) -> list[Tensor]:
+        """Return the sums of the inputs' gradients, zeros where no part reached, and forget those of slices."""
+        while self._slices:
+            leaf, (full, cut) = self._slices.popitem()
             if leaf not in self._sums:
                 continue
             if full not in self._owned:
@@ -90,9 +115,17 @@ class GradientSums:
         return [self._sums[t] if t in self._sums else torch.zeros_like(t) for t in self.inputs]
 
 
-def differentiated(loss: Callable[..., Tensor], inputs: Sequence[Tensor], parameters: Iterable[Tensor]) -> Tensor:
-    """The scalar that `loss(gradients, *inputs)` computes, differentiable in inputs and parameters by the gradients
-    that `loss` adds on its way. It gets the inputs cut off from the graph that made them."""
+def differentiated(
+    loss: Callable[..., tuple[Tensor, Details]], inputs: Sequence[Tensor], parameters: Iterable[Tensor]
+) -> tuple[Tensor, Details]:
+    """Return what a loss function returns, its loss differentiable by the gradients that it has added up itself.
+
+    Args:
+        loss: Called as `loss(gradients, *inputs)`, it returns a scalar and anything else, and adds its gradients to
+            `gradients`. It gets the inputs cut off from the graph that made them.
+        inputs: Tensors that the loss is differentiated by if they require it.
+        parameters: Further ones, which the loss function has from elsewhere.
+    """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in [*inputs, *parameters]):
         return _Differentiated.apply(loss, len(inputs), *inputs, *parameters)
@@ -101,26 +134,29 @@ def differentiated(loss: Callable[..., Tensor], inputs: Sequence[Tensor], parame
 
 class _Differentiated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, loss: Callable[..., Tensor], num_inputs: int, *tensors: Tensor):
-        leaves = [t.detach().requires_grad_() if t.requires_grad else t for t in tensors[:num_inputs]]
-        tensors = [*leaves, *tensors[num_inputs:]]
+    def forward(
+        ctx: Any, loss: Callable[..., tuple[Tensor, Details]], num_inputs: int, *given: Tensor
+    ) -> tuple[Tensor, Details]:
+        leaves = [t.detach().requires_grad_() if t.requires_grad else t for t in given[:num_inputs]]
+        tensors = [*leaves, *given[num_inputs:]]
         ctx.needed = [tensor.requires_grad for tensor in tensors]
         gradients = GradientSums(tensor for tensor in tensors if tensor.requires_grad)
         with torch.enable_grad(), _without_hooks(tensors):
-            total = loss(gradients, *leaves).detach()
-            ctx.save_for_backward(*gradients.finish())
-        return total
+            total, details = loss(gradients, *leaves)
+            ctx.save_for_backward(*gradients.totals())
+        return total.detach(), details
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
-        found = iter(torch._foreach_mul(ctx.saved_tensors, gradient))
-        return None, None, *(next(found) if needed else None for needed in ctx.needed)
+    def backward(ctx: Any, gradient: Tensor, _: None = None) -> tuple[Tensor | None, ...]:
+        gradients = iter(torch._foreach_mul(ctx.saved_tensors, gradient))
+        return None, None, *(next(gradients) if needed else None for needed in ctx.needed)
 
 
 @contextmanager
 def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Within, hooks of these tensors are not called: theirs is the whole gradient, which the backward pass brings."""
+    """Within, the hooks of these tensors are not called: they are due the whole gradient, in the backward pass."""
+    # no public way leads to hooks that others have registered (docs/private_interfaces.md)
     hooks = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
     kept = [dict(own) for own in hooks]
     for own in hooks:

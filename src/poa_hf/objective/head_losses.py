@@ -1,217 +1,252 @@
-"""From features to the loss terms of all heads, without keeping logits or activations.
+"""From features to the losses of all heads, without keeping logits or activations.
 
-Logits of all prototypes, of three branches and all heads, would be the largest tensors of a step. Here they exist a
+The logits of all prototypes, of three branches and all heads, would be the largest tensors of a step. Here they exist a
 chunk of rows at a time: nothing but the loss comes after them, so their gradient is computed together with the loss
-(`losses.prototype_losses`). What stays between the branches is what a head multiplies its prototypes with.
+(`losses.prototype_losses`). What stays between the passes is what a head multiplies its prototypes with.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..models.configuration_poa import PoaConfig
 from ..slicing import SlicedModel
 from .early_gradients import GradientSums
 from .heads import ProjectionHead
-from .losses import SinkhornKnopp, prototype_losses
+from .losses import RowTargets, SinkhornKnopp, prototype_losses
+
+# A projection head, or the slices of one that reads narrower features.
+Head = ProjectionHead | SlicedModel
+# Makes the targets of some images or patches when they are needed.
+MakeTargets = Callable[[], RowTargets]
 
 
-class HeadLosses:
-    """The losses of one step, of one student's features of one kind of crops after another.
+class TeacherTargets:
+    """One teacher head's soft assignments to its K prototypes: the targets of the students.
+
+    They are made from the teacher's projected features whenever they are needed, as (N, K) is too large to be kept.
 
     Args:
-        teacher: Its image features of the global crops and its features of the masked patches (2B + M, D).
-        patch_weights: (M,), what each masked patch counts among those of its image.
-        num_local_views: V, how many local crops each image has.
-        gradients: Gets the gradients of students' features and of their heads' parameters.
+        head: A head of the teacher.
+        tokens: The teacher's features of the global crops, and below them those of the masked patches (2B + M, D).
+        num_images: 2B.
+        temperature: Softmax temperature.
     """
 
-    def __init__(
-        self,
-        config: PoaConfig,
-        teacher_heads: Sequence[ProjectionHead],
-        student_heads: Sequence[ProjectionHead],
-        teacher: Tensor,
-        patch_weights: Tensor,
-        num_local_views: int,
-        teacher_temperature: float,
-        gradients: GradientSums,
-    ):
-        self.config, self.gradients = config, gradients
-        self.num_global, self.patch_weights = len(teacher) - len(patch_weights), patch_weights.float()
-        # of all cross-view terms, global ones count twice
-        self.num_terms = 2 + 2 * num_local_views
-        self.heads = [
-            _HeadLoss(*heads, teacher, self.num_global, teacher_temperature, gradients)
-            for heads in zip(teacher_heads, student_heads, strict=True)
-        ]
-        names = ["dino_local_crops_loss", "dino_global_crops_loss", "ibot_loss"]
-        if config.intact_weight < 1:
-            names += ["distill_local_crops_loss", "distill_global_crops_loss"]
-        self.terms = {f"{name}_{index}": self._filled(1, 0.0)[0] for index in range(len(self.heads)) for name in names}
-
-    def statistics(self) -> dict[str, Tensor]:
-        """`assignment_statistics` of each head's targets of the global crops."""
-        of_heads = [assignment_statistics(head.class_targets()) for head in self.heads]
-        return {f"{name}_{index}": value for index, of_head in enumerate(of_heads) for name, value in of_head.items()}
-
-    def finish(self) -> None:
-        """To be called once, after the last student."""
-        while self.heads:
-            self.heads.pop().finish()
-
-    def global_crops(self, heads: Sequence[ProjectionHead | SlicedModel], tokens: Tensor, is_elastic: bool) -> Tensor:
-        """A student's loss on its image features of the global crops and those of the masked patches (2B + M, D),
-        detached. The intact student comes first: the elastic one learns from it too."""
-        count = self.num_global
-        shares = torch.cat([self._filled(count, 2 / (self.num_terms * count)), self.patch_weights / count])
-        return self._loss("global", heads, tokens, shares, self._filled(count, 1 / count), is_elastic)
-
-    def local_crops(self, heads: Sequence[ProjectionHead | SlicedModel], tokens: Tensor, is_elastic: bool) -> Tensor:
-        """Likewise, on its image features of the local crops (V * B, D)."""
-        count = len(tokens)
-        shares = self._filled(count, 2 / (self.num_terms * self.num_global))
-        return self._loss("local", heads, tokens, shares, self._filled(count, 1 / count), is_elastic)
-
-    def _filled(self, count: int, value: float) -> Tensor:
-        return torch.full((count,), value, device=self.patch_weights.device)
-
-    def _loss(
-        self, crops: str, heads: Sequence, tokens: Tensor, shares: Tensor, same_view_shares: Tensor, is_elastic: bool
-    ) -> Tensor:
-        """`shares` (N,) is what each row counts in a head's loss but for the student's weight, `same_view_shares` what
-        those of images count in the elastic student's same-view loss."""
-        weight = 1 - self.config.intact_weight if is_elastic else self.config.intact_weight
-        num_images, scale = len(same_view_shares), weight / len(self.heads)
-        total = self._filled(1, 0.0)[0]
-        for index, (head, loss) in enumerate(zip(heads, self.heads, strict=True)):
-            rows, same_view = loss(
-                crops,
-                head,
-                tokens,
-                scale * shares,
-                scale * same_view_shares,
-                is_elastic,
-                self.config.student_temperature,
-            )
-            rows = weight * shares * rows
-            self.terms[f"dino_{crops}_crops_loss_{index}"] += rows[:num_images].sum()
-            if crops == "global":
-                self.terms[f"ibot_loss_{index}"] += rows[num_images:].sum() / 2
-            total += rows.sum() / len(self.heads)
-            if same_view is not None:
-                same_view = (same_view_shares * same_view).sum()
-                self.terms[f"distill_{crops}_crops_loss_{index}"] += same_view
-                total += scale * same_view
-        return total
-
-
-class _HeadLoss:
-    """One head's part: the teacher's targets, and the prototypes that are shared by all students and crops."""
-
-    def __init__(
-        self,
-        teacher_head: ProjectionHead,
-        student_head: ProjectionHead,
-        teacher: Tensor,
-        num_global: int,
-        temperature: float,
-        gradients: GradientSums,
-    ):
-        self.gradients = gradients
-        with torch.no_grad():
-            tokens = teacher_head(teacher, project=False)
-            prototypes = teacher_head.prototypes.weight
-        device = tokens.device.type
+    @torch.no_grad()
+    def __init__(self, head: ProjectionHead, tokens: Tensor, num_images: int, temperature: float):
+        projected = head(tokens, project=False)  # (2B + M, bottleneck)
+        prototypes = head.prototypes.weight  # (K, bottleneck)
+        device = projected.device.type
         # Logits are in autocast's precision where that is on, all that comes after them in float32.
-        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
-        self.class_tokens, self.patches = tokens.to(self.dtype).tensor_split([num_global])
-        self.teacher_prototypes = prototypes.to(self.dtype)
+        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else projected.dtype
+        self._images, self._patches = projected.to(self.dtype).tensor_split([num_images])
+        self._prototypes = prototypes.to(self.dtype)
         with torch.autocast(device, enabled=False):
-            self.class_assignments = SinkhornKnopp(self._teacher_logits(self.class_tokens), temperature)
-            self.patch_assignments = SinkhornKnopp(self._teacher_logits(self.patches), temperature)
-        self.student_head = student_head
-        with torch.no_grad():
-            self.prototypes = student_head.prototypes.weight.to(self.dtype)
-        self.prototypes_gradient: Tensor | None = None
-        self.intact: dict[str, Tensor] = {}
+            # class tokens and patches are balanced separately
+            self._assign_images = SinkhornKnopp(self._logits(self._images), temperature)
+            self._assign_patches = SinkhornKnopp(self._logits(self._patches), temperature)
 
-    def __call__(
-        self,
-        crops: str,
-        head: ProjectionHead | SlicedModel,
-        tokens: Tensor,
-        weights: Tensor,
-        same_view_weights: Tensor,
-        is_elastic: bool,
-        temperature: float,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The losses of `losses.prototype_losses`; gradients of tokens and of the head's parameters are added up."""
-        # a view, as hooks on a module's inputs, such as a FLOP counter's, may not sit on leaves of autograd.grad
-        root = head(tokens.view_as(tokens), project=False)
-        with_gradient, num_images = torch.is_grad_enabled(), len(same_view_weights)
-        with torch.no_grad(), torch.autocast(root.device.type, enabled=False):
-            features, gradients = root.to(self.dtype), None
-            if with_gradient:
-                if self.prototypes_gradient is None:
-                    self.prototypes_gradient = torch.zeros_like(self.prototypes, dtype=torch.float32)
-                gradients = torch.zeros_like(features, dtype=torch.float32), self.prototypes_gradient
-            if not is_elastic:
-                self.intact[crops] = features[:num_images]
-            intact = (self.intact[crops], same_view_weights) if is_elastic else None
-
-            def losses(rows: slice, targets: Callable[[slice], Tensor], intact: tuple[Tensor, Tensor] | None):
-                own = (gradients[0][rows], gradients[1]) if gradients else None
-                return prototype_losses(
-                    features[rows], self.prototypes, targets, temperature, weights[rows], intact, own
-                )
-
-            targets = self._targets_of(crops, num_images)
-            rows, same_view = losses(slice(num_images), targets, intact)
-            del targets
-            if crops == "global":
-                rows = torch.cat([rows, losses(slice(num_images, None), self._patch_targets, None)[0]])
-        if gradients:
-            self.gradients.add([root], [gradients[0].to(root.dtype)])
-        return rows, same_view
-
-    def finish(self) -> None:
-        """Add the gradient of what the prototypes are made of."""
-        if self.prototypes_gradient is not None:
-            del self.teacher_prototypes, self.prototypes
-            weight = self.student_head.prototypes.weight
-            self.gradients.add([weight], [self.prototypes_gradient.to(weight.dtype)])
-
-    def _teacher_logits(self, tokens: Tensor) -> Tensor:
-        return tokens @ self.teacher_prototypes.T
+    def _logits(self, projected: Tensor) -> Tensor:
+        return projected @ self._prototypes.T  # (N, K)
 
     @torch.no_grad()
-    def class_targets(self) -> Tensor:
-        """Targets of the global crops (2B, K), float32."""
-        with torch.autocast(self.class_tokens.device.type, enabled=False):
-            return self.class_assignments(self._teacher_logits(self.class_tokens))
+    def _image_assignments(self) -> Tensor:
+        with torch.autocast(self._images.device.type, enabled=False):
+            return self._assign_images(self._logits(self._images))  # (2B, K)
 
-    def _targets_of(self, crops: str, num_images: int) -> Callable[[slice], Tensor]:
-        """A global crop's target is that of the other one, a local crop's the sum of both."""
-        first, second = self.class_targets().chunk(2)
-        if crops == "global":
-            targets = torch.cat([second, first])
-            return lambda rows: targets[rows]
-        targets = first + second
-        images = torch.arange(num_images, device=targets.device) % len(targets)
-        return lambda rows: targets[images[rows]]
+    def other_view(self) -> RowTargets:
+        """Return the targets of the global crops (2B, K): the assignments of the same image's other global crop."""
+        first, second = self._image_assignments().chunk(2)
+        targets = torch.cat([second, first])
+        return lambda rows: targets[rows]
 
-    def _patch_targets(self, rows: slice) -> Tensor:
-        return self.patch_assignments(self._teacher_logits(self.patches[rows]))
+    def both_views(self) -> RowTargets:
+        """Return the targets of the local crops (V * B, K): the sum of both global crops' assignments."""
+        first, second = self._image_assignments().chunk(2)
+        targets = first + second  # (B, K)
+        # row v * B + b is a crop of image b
+        return lambda rows: targets[torch.arange(rows.start, rows.stop, device=targets.device) % len(targets)]
+
+    def patches(self) -> RowTargets:
+        """Return the targets of the masked patches (M, K): the assignments of the teacher's own patches."""
+        return lambda rows: self._assign_patches(self._logits(self._patches[rows]))
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Return `assignment_statistics` of the global crops."""
+        return assignment_statistics(self._image_assignments())
+
+
+@dataclass
+class StudentPrototypes:
+    """One head's prototypes, which both students and all crops share, and the sum of their gradients.
+
+    Attributes:
+        weight: (K, bottleneck), in the precision of the logits.
+        gradient: (K, bottleneck), float32; None where no gradient is wanted.
+    """
+
+    weight: Tensor
+    gradient: Tensor | None
+
+
+@contextmanager
+def student_prototypes(
+    heads: Sequence[ProjectionHead], dtype: torch.dtype, gradients: GradientSums
+) -> Iterator[list[StudentPrototypes]]:
+    """Give the prototypes of each head; at the end, take the sums of their gradients to the heads' parameters.
+
+    Args:
+        heads: The heads of the full-size student.
+        dtype: Precision of the logits.
+        gradients: Receives the gradients.
+    """
+    with torch.no_grad():
+        weights = [head.prototypes.weight.to(dtype) for head in heads]
+    shared = [
+        StudentPrototypes(weight, torch.zeros_like(weight, dtype=torch.float32) if torch.is_grad_enabled() else None)
+        for weight in weights
+    ]
+    del weights
+    yield shared
+    for head in reversed(heads):
+        gradient = shared.pop().gradient
+        if gradient is not None:
+            weight = head.prototypes.weight
+            gradients.add(weight, gradient.to(weight.dtype))
+
+
+@dataclass
+class HeadLosses:
+    """The losses of a student's features of one kind of crops, detached.
+
+    Attributes:
+        total: What they add to the loss of the step.
+        cross_view: By head, the cross-view loss, times the student's weight.
+        masked: By head, the masked patches' loss, times the student's weight; empty where no patches were given.
+        same_view: By head, the same-view loss; empty where there was nobody to agree with.
+        projected: By head, the images' projected features (n, bottleneck), the same-view targets of the next student.
+    """
+
+    total: Tensor
+    cross_view: list[Tensor] = field(default_factory=list)
+    masked: list[Tensor] = field(default_factory=list)
+    same_view: list[Tensor] = field(default_factory=list)
+    projected: list[Tensor] = field(default_factory=list)
+
+
+def head_losses(
+    heads: Sequence[Head],
+    prototypes: Sequence[StudentPrototypes],
+    weight: float,
+    temperature: float,
+    gradients: GradientSums,
+    tokens: Tensor,
+    num_images: int,
+    shares: Tensor,
+    *,
+    image_targets: Sequence[MakeTargets],
+    patch_targets: Sequence[MakeTargets] | None = None,
+    same_view: Sequence[Tensor] | None = None,
+) -> HeadLosses:
+    """Return the losses of all heads on a student's features of one kind of crops, and add their gradients up.
+
+    Args:
+        heads: The student's heads.
+        prototypes: Their prototypes.
+        weight: The student's share of the loss.
+        temperature: Softmax temperature of the student.
+        gradients: Receives the gradients of the tokens and of the heads' parameters.
+        tokens: Features of n images and, where there are `patch_targets`, of M masked patches below them (N, D).
+        num_images: n.
+        shares: What the cross-entropy of each row counts in a head's loss (N,).
+        image_targets: By head, the teacher's targets of the images, for the cross-view loss.
+        patch_targets: By head, the teacher's targets of the masked patches.
+        same_view: By head, what another student's head gave for the same images (n, bottleneck), for the same-view
+            loss.
+    """
+    losses, scale = HeadLosses(shares.new_zeros(())), weight / len(heads)
+    same_view_shares = shares.new_full((num_images,), 1 / max(1, num_images))
+    for index, (head, shared) in enumerate(zip(heads, prototypes, strict=True)):
+        rows, same_view_rows, projected = _cross_entropies(
+            head,
+            shared,
+            tokens,
+            num_images,
+            scale * shares,
+            temperature,
+            gradients,
+            image_targets[index],
+            None if patch_targets is None else patch_targets[index],
+            None if same_view is None else (same_view[index], scale * same_view_shares),
+        )
+        rows = weight * shares * rows  # (N,)
+        losses.total += rows.sum() / len(heads)
+        losses.cross_view.append(rows[:num_images].sum())
+        losses.projected.append(projected)
+        if patch_targets is not None:
+            losses.masked.append(rows[num_images:].sum())
+        if same_view_rows is not None:
+            losses.same_view.append((same_view_shares * same_view_rows).sum())
+            losses.total += scale * losses.same_view[-1]
+    return losses
+
+
+def _cross_entropies(
+    head: Head,
+    shared: StudentPrototypes,
+    tokens: Tensor,
+    num_images: int,
+    weights: Tensor,
+    temperature: float,
+    gradients: GradientSums,
+    image_targets: MakeTargets,
+    patch_targets: MakeTargets | None,
+    same_view: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return one head's cross-entropies, and add the gradients of their weighted sum up.
+
+    Returns:
+        The cross-entropies of all rows against the teacher (N,), those of the images against the other student (n,) or
+        None, and the images' projected features (n, bottleneck).
+    """
+    # a view, as hooks on a module's inputs, such as a FLOP counter's, may not sit on leaves of autograd.grad
+    root = head(tokens.view_as(tokens), project=False)  # (N, bottleneck)
+    with torch.no_grad(), torch.autocast(root.device.type, enabled=False):
+        projected = root.to(shared.weight.dtype)
+        slopes = None if shared.gradient is None else torch.zeros_like(projected, dtype=torch.float32)
+
+        def losses(
+            rows: slice, targets: RowTargets, same_view: tuple[Tensor, Tensor] | None = None
+        ) -> tuple[Tensor, Tensor | None]:
+            sums = None if slopes is None or shared.gradient is None else (slopes[rows], shared.gradient)
+            return prototype_losses(
+                projected[rows], shared.weight, targets, temperature, weights[rows], same_view, sums
+            )
+
+        rows, same_view_rows = losses(slice(num_images), image_targets(), same_view)
+        if patch_targets is not None:
+            rows = torch.cat([rows, losses(slice(num_images, None), patch_targets())[0]])  # (N,)
+    if slopes is not None:
+        gradients.add(root, slopes.to(root.dtype))
+    return rows, same_view_rows, projected[:num_images].clone()
 
 
 def assignment_statistics(assignments: Tensor) -> dict[str, Tensor]:
-    """How the teacher uses its prototypes for assignments (N, K): mean entropy of a row over its maximum log K, and the
-    distinct prototypes that come first in some row over the most that could, min(N, K)."""
+    """Return how evenly the teacher uses its prototypes, each from 0 to 1.
+
+    Args:
+        assignments: (N, K), each row sums to 1.
+
+    Returns:
+        `teacher_entropy`, the mean entropy of a row over its maximum log K, and `prototype_use`, the number of
+        prototypes that are the first of some row over the largest possible one, min(N, K).
+    """
     count, num_prototypes = assignments.shape
     entropy = torch.special.entr(assignments).sum(dim=1).mean() / math.log(num_prototypes)
     used = torch.bincount(assignments.argmax(dim=1), minlength=num_prototypes).count_nonzero()

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+# Gives the targets (n, K), float32, of a slice of n rows.
+RowTargets = Callable[[slice], Tensor]
 CHUNK_LOGITS = 2**23  # of one branch at a time: 32 MiB in float32, enough rows to keep matrix products efficient
 
 
@@ -58,26 +60,11 @@ class SinkhornKnopp:
         return _inverse(scores @ self._prototype_factors)
 
 
-def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """The assignments (N, K) of all samples, float32."""
-    with torch.autocast(logits.device.type, enabled=False):
-        return SinkhornKnopp(logits, temperature, iterations)(logits)
-
-
-def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy (...,) of each row of logits (..., K) against soft targets that broadcast with it.
-
-    Target rows may sum to more than 1 (the targets of several views, added).
-    """
-    scores = logits.float() / temperature
-    return scores.logsumexp(dim=-1) * targets.sum(dim=-1) - (targets * scores).sum(dim=-1)
-
-
 @torch.no_grad()
 def prototype_losses(
     features: Tensor,
     prototypes: Tensor,
-    targets: Callable[[slice], Tensor],
+    targets: RowTargets,
     temperature: float,
     weights: Tensor,
     intact: tuple[Tensor, Tensor] | None = None,

@@ -1,0 +1,228 @@
+"""What a training step minimises (arXiv 2408.01031, section 3): which branch sees what, and what follows from it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .early_gradients import GradientSums
+from .head_losses import Head, HeadLosses, TeacherTargets, head_losses, student_prototypes
+from .losses import koleo
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The crops of B images and which of their patches are masked.
+
+    Attributes:
+        global_crops: (2B, 3, H, W), the first views of all images, then the second ones.
+        local_crops: (V * B, 3, h, w), one view of all images after the other; V may be 0.
+        masks: bool (2B, tokens), the patches of the global crops that the students do not see.
+        masked_patches: (M,), where `masks.flatten()` is true.
+    """
+
+    global_crops: Tensor
+    local_crops: Tensor
+    masks: Tensor
+    masked_patches: Tensor
+
+    @property
+    def num_local_views(self) -> int:
+        """V, the number of local crops of an image."""
+        return 2 * len(self.local_crops) // len(self.global_crops)
+
+    @property
+    def patch_weights(self) -> Tensor:
+        """Weights of the masked patches (M,), float32: those of one image add up to 1."""
+        counts = self.masks.sum(dim=1).clamp(min=1)  # (2B,)
+        return (1 / counts)[self.masked_patches // self.masks.shape[1]].float()
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The teacher, the intact student or the elastic student.
+
+    Attributes:
+        features: Computes, from crops (N, 3, H, W) and masks (N, tokens) or None, the images' features (N, D) and one
+            token for each entry of the masks (N, tokens, D).
+        heads: The projection heads for features of width D.
+    """
+
+    features: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+    heads: Sequence[Head]
+
+    def global_tokens(self, batch: Batch, masks: Tensor | None) -> Tensor:
+        """Return the global crops' features, and below them the tokens of the masked patches (2B + M, D).
+
+        Args:
+            batch: The step's crops; its masks say which tokens are returned.
+            masks: What is hidden from this branch.
+        """
+        images, tokens = self.features(batch.global_crops, masks)  # (2B, D), (2B, tokens, D)
+        image, token = batch.masked_patches // tokens.shape[1], batch.masked_patches % tokens.shape[1]
+        return torch.cat([images, tokens[image, token]])
+
+    def local_tokens(self, batch: Batch) -> Tensor:
+        """Return the local crops' features (V * B, D)."""
+        images, _ = self.features(batch.local_crops, None)
+        return images
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The numbers of the objective.
+
+    Attributes:
+        intact: Lambda, the intact student's share of the loss; the elastic student's is the rest.
+        koleo: Weight of the KoLeo regulariser, the mean of the students'; 0 leaves it out.
+        student_temperature: Softmax temperature of the students.
+    """
+
+    intact: float
+    koleo: float
+    student_temperature: float
+
+
+@dataclass(frozen=True)
+class StudentLosses:
+    """The losses of one student, detached.
+
+    Attributes:
+        on_global: Those of its global crops and of their masked patches.
+        on_local: Those of its local crops; None where there are none.
+        koleo: The KoLeo regulariser of its global crops, weighted; None where that is left out.
+    """
+
+    on_global: HeadLosses
+    on_local: HeadLosses | None
+    koleo: Tensor | None
+
+    @property
+    def total(self) -> Tensor:
+        """What the student adds to the loss of the step."""
+        parts = (self.on_global.total, self.koleo, None if self.on_local is None else self.on_local.total)
+        return functools.reduce(torch.add, (part for part in parts if part is not None))
+
+
+@dataclass
+class StepDetails:
+    """What a step tells beside its loss, detached.
+
+    Attributes:
+        terms: The parts of the loss, by the names under which the authors log them.
+        teacher_features: The teacher's features of the global crops (2B, D).
+        statistics: How evenly the teacher uses the prototypes of each head, where that was asked for.
+    """
+
+    terms: dict[str, Tensor]
+    teacher_features: Tensor
+    statistics: dict[str, Tensor]
+
+
+def poa_loss(
+    batch: Batch,
+    teacher: Branch,
+    intact: Branch,
+    elastic: Branch | None,
+    weights: LossWeights,
+    teacher_temperature: float,
+    gradients: GradientSums,
+    with_statistics: bool = False,
+) -> tuple[Tensor, StepDetails]:
+    """Return the loss of a step, and add its gradients up on the way.
+
+    A student's pass over one kind of crops is differentiated as soon as its losses are known, so that the activations
+    of only one pass exist at a time.
+
+    Args:
+        batch: Crops of B images and their masks.
+        teacher: Its features are computed without gradient.
+        intact: The full-size student.
+        elastic: The sub-network of this step, or None to train the intact student alone.
+        weights: Weights of the losses.
+        teacher_temperature: Softmax temperature of the teacher's targets.
+        gradients: Receives the gradients of the students' and heads' parameters and of the crops.
+        with_statistics: Whether to compute the teacher's statistics.
+    """
+    images = len(batch.global_crops)  # 2B
+    # An image has 2 + 2V cross-view terms: two per local crop, and one per global crop, which counts twice.
+    share = 2 / ((2 + 2 * batch.num_local_views) * images)
+    local_shares = batch.patch_weights.new_full((len(batch.local_crops),), share)  # (V * B,)
+    global_shares = torch.cat([local_shares.new_full((images,), share), batch.patch_weights / images])  # (2B + M,)
+
+    # The teacher sees the global crops without masks; its targets, by Sinkhorn-Knopp, are the same for both students.
+    with torch.no_grad():
+        teacher_tokens = teacher.global_tokens(batch, masks=None)  # (2B + M, D)
+        targets = [TeacherTargets(head, teacher_tokens, images, teacher_temperature) for head in teacher.heads]
+    statistics = _by_head([target.statistics() for target in targets] if with_statistics else [])
+
+    students = [(intact, weights.intact)] + ([] if elastic is None else [(elastic, 1 - weights.intact)])
+    losses: list[StudentLosses] = []
+    with student_prototypes(intact.heads, targets[0].dtype, gradients) as prototypes:
+        for student, weight in students:
+            losses_of = functools.partial(
+                head_losses, student.heads, prototypes, weight, weights.student_temperature, gradients
+            )
+            # The intact student comes first, for the elastic one to agree with on the same views.
+            agreed = losses[0] if losses else None
+            on_local, spread = None, None
+
+            # Global crops, masked: features -> heads -> cross-view, masked-patch and same-view losses; KoLeo.
+            with gradients.cut(student.global_tokens(batch, batch.masks)) as tokens:  # (2B + M, D)
+                on_global = losses_of(
+                    tokens,
+                    images,
+                    global_shares,
+                    image_targets=[target.other_view for target in targets],
+                    patch_targets=[target.patches for target in targets],
+                    same_view=agreed and agreed.on_global.projected,
+                )
+                if weights.koleo:
+                    both_views = functools.reduce(torch.add, map(koleo, tokens[:images].chunk(2)))
+                    spread = gradients.add(weights.koleo / len(students) * both_views)
+
+            # Local crops: features -> heads -> cross-view and same-view losses.
+            if len(batch.local_crops):
+                with gradients.cut(student.local_tokens(batch)) as tokens:  # (V * B, D)
+                    on_local = losses_of(
+                        tokens,
+                        len(tokens),
+                        local_shares,
+                        image_targets=[target.both_views for target in targets],
+                        same_view=agreed and agreed.on_local and agreed.on_local.projected,
+                    )
+            losses.append(StudentLosses(on_global, on_local, spread))
+        del targets, tokens  # their memory is needed for the gradients of the prototypes
+    total = functools.reduce(torch.add, (each.total for each in losses))
+    return total, StepDetails(_terms(losses), teacher_tokens[:images], statistics)
+
+
+def _terms(losses: Sequence[StudentLosses]) -> dict[str, Tensor]:
+    """Return the parts of the loss by the authors' names; `ibot_*` and `koleo_loss` are half of what is added."""
+    zero = torch.zeros_like(losses[0].total)
+
+    def mixed(parts: Iterable[Tensor]) -> Tensor:
+        return functools.reduce(torch.add, parts, zero)
+
+    on_global = [each.on_global for each in losses]
+    on_local = [each.on_local for each in losses if each.on_local is not None]
+    terms = {}
+    for index in range(len(on_global[0].cross_view)):
+        terms[f"dino_local_crops_loss_{index}"] = mixed(each.cross_view[index] for each in on_local)
+        terms[f"dino_global_crops_loss_{index}"] = mixed(each.cross_view[index] for each in on_global)
+        terms[f"ibot_loss_{index}"] = mixed(each.masked[index] / 2 for each in on_global)
+        if len(losses) > 1:
+            terms[f"distill_local_crops_loss_{index}"] = mixed(each.same_view[index] for each in on_local[1:])
+            terms[f"distill_global_crops_loss_{index}"] = mixed(each.same_view[index] for each in on_global[1:])
+    if losses[0].koleo is not None:
+        terms["koleo_loss"] = mixed(each.koleo / 2 for each in losses if each.koleo is not None)
+    return terms
+
+
+def _by_head(of_heads: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the values of all heads, each name followed by the number of its head."""
+    return {f"{name}_{index}": value for index, values in enumerate(of_heads) for name, value in values.items()}
