@@ -111,7 +111,7 @@ def test_quantities_are_read_and_written():
     shown = {21_675_264: "21.7M", 999_700_000: "1G", 999: "999", 4.598e9: "4.6G", 12_345: "12.3k", 0.04321: "0.0432"}
     assert {value: format_quantity(value) for value in shown} == shown
     for bad, message in {
-        "30X": "'30X' is not understood: write a number as 4, 30M or 5G",
+        "30X": "'30X' is not understood: write a number such as 4, 30M or 5G",
         "M": "'M' is not understood",
         "4 ms or so": "is not understood",
         "-3M": "must be a positive number, not -3e",

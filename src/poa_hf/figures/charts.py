@@ -205,15 +205,6 @@ def pareto_chart(
     return figure
 
 
-def pareto_front(quality: Mapping[SubNetwork, float], cost: Mapping[SubNetwork, float]) -> list[SubNetwork]:
-    """The sizes that are better than all that cost no more, from cheap to dear."""
-    front: list[SubNetwork] = []
-    for size in sorted(quality, key=lambda size: (cost[size], -quality[size])):
-        if not front or quality[size] > quality[front[-1]]:
-            front.append(size)
-    return front
-
-
 def cost_chart(
     theme: Theme,
     costs: Mapping[SubNetwork, tuple[float, float]],

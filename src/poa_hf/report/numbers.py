@@ -9,6 +9,7 @@ from ..elastic import SubNetwork
 from ..figures import charts
 from ..runs.records import RunRecords
 from ..selection.costs import Costs
+from ..selection.pareto import pareto_front
 from ..selection.select import Quality
 from ..training.monitoring import collapse_warning
 from .section import Section
@@ -55,7 +56,7 @@ def pareto_section(
             caption = f"{measured.title} accuracy against {title}"
             if len(quality) < len(measured.values):
                 caption += f": the {len(quality)} sizes whose latency was measured (poa select --measure_all: all)"
-            front = charts.pareto_front(quality, cost)
+            front = pareto_front(quality, [cost])
             options = (cost, quality, front, title, f"{measured.title} accuracy", named)
             section.chart(f"pareto-{name}", f"{caption}.", charts.pareto_chart, *options)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from ..elastic import SubNetwork
-from ..models.elastic_config import elastic_config, image_shape
+from ..models.elastic_config import ElasticConfigMixin, elastic_config, image_shape
+from ..models.elastic_model import ElasticModelMixin
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,14 @@ def costs(config: PreTrainedConfig | PreTrainedModel) -> dict[SubNetwork, Costs]
     return table
 
 
-def stock_model(config: PreTrainedConfig, sub_network: SubNetwork) -> PreTrainedModel:
+def stock_model(config: ElasticConfigMixin, sub_network: SubNetwork) -> PreTrainedModel:
     """Return the model that `extract` would give, in evaluation mode, with uninitialised parameters."""
+    elastic_class = cast("type[ElasticModelMixin]", MODEL_MAPPING[type(config)])
     with no_init_weights():
-        return MODEL_MAPPING[type(config)].stock_class(config.stock_config(sub_network)).eval()
+        return elastic_class.stock_class(config.stock_config(sub_network)).eval()
 
 
-def count_costs(config: PreTrainedConfig, sub_network: SubNetwork) -> Costs:
+def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
     """Count the costs of one sub-network, also of one outside the space, by a forward pass of tensors without memory.
 
     Unlike tensors on the meta device, fake tensors are on the CPU, so that PyTorch takes the same attention kernel as

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.elastic_config import image_shape
@@ -61,12 +62,12 @@ def measure_latency(
             f"batch_size ({batch_size}) and repeats ({repeats}) must be at least 1, and warmup ({warmup}) not negative."
         )
     device = find_device(device)
-    model = model.to(device).eval()
+    module: nn.Module = model
+    module.to(device).eval()
     images = torch.rand(batch_size, *image_shape(model.config), device=device)  # (B, C, H, W)
-    forward = model
     if compile:
         torch.compiler.reset()  # sizes share code, of which torch keeps only a few compiled versions
-        forward = torch.compile(model)
+    forward = torch.compile(model) if compile else model
 
     def timed_pass() -> float:
         began = time.perf_counter()

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import ElasticSpace, SubNetwork
-from ..models.elastic_config import elastic_config, image_shape
+from ..models.elastic_config import ElasticConfigMixin, elastic_config, image_shape
 from ..runs.atomic import write_json
 from ..runs.layout import latency_name
 from .costs import Costs, costs, stock_model
@@ -121,7 +122,7 @@ def grid(space: ElasticSpace) -> list[SubNetwork]:
 
 
 def _measure(
-    config: PreTrainedConfig, sizes: list[SubNetwork], device: torch.device, batch_size: int, compile: bool
+    config: ElasticConfigMixin, sizes: list[SubNetwork], device: torch.device, batch_size: int, compile: bool
 ) -> dict[SubNetwork, Latency]:
     """The latency of each size in its fastest round."""
     fastest: dict[SubNetwork, Latency] = {}
@@ -146,15 +147,16 @@ def _measure(
 
 
 @torch.no_grad()
-def _model_with_plain_numbers(config: PreTrainedConfig, size: SubNetwork, device: torch.device) -> PreTrainedModel:
+def _model_with_plain_numbers(config: ElasticConfigMixin, size: SubNetwork, device: torch.device) -> PreTrainedModel:
     """The stock model of a size with random weights; uninitialised memory may hold numbers that compute slowly."""
-    model = stock_model(config, size).to(device)
-    for parameter in model.parameters():
+    model = stock_model(config, size)
+    module: nn.Module = model
+    for parameter in module.to(device).parameters():
         parameter.uniform_(-0.05, 0.05)
     return model
 
 
-def _conditions(config: PreTrainedConfig, device: torch.device, batch_size: int, compile: bool) -> dict[str, Any]:
+def _conditions(config: ElasticConfigMixin, device: torch.device, batch_size: int, compile: bool) -> dict[str, Any]:
     """Everything that a latency depends on: measurements are used again only where this is the same."""
     on_cpu = device.type == "cpu"
     get_name = getattr(torch.get_device_module(device), "get_device_name", lambda: device.type)

@@ -1,4 +1,4 @@
-"""Choosing a size: the best within a budget of parameters, FLOPs and latency."""
+"""Choose a size: the best within a budget of parameters, FLOPs and latency."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..runs.layout import RunFolder
 from .costs import Costs
 from .costs import costs as costs_of_space
 from .latency_table import LatencyTable
+from .pareto import pareto_front
 
 _UNITS = {"t": 1e12, "g": 1e9, "b": 1e9, "m": 1e6, "k": 1e3, "": 1}
 _AXES = {"max_params": "parameters", "max_flops": "FLOPs", "max_latency_ms": "ms"}
@@ -25,16 +26,28 @@ _AXES = {"max_params": "parameters", "max_flops": "FLOPs", "max_latency_ms": "ms
 
 @dataclass(frozen=True)
 class Budget:
-    """What a size may cost at most: numbers, or texts such as `30M`, `5G` and `4` (K, M, G or B, T for powers of 1000).
+    """What a size may cost at most.
 
-    FLOPs are counted as in `Costs`: a multiplication and its addition once. ValueError for what is no positive number.
+    Limits are numbers, or texts such as `30M`, `5G` and `4` (K, M, G or B, T for powers of 1000).
+
+    Args:
+        max_params: Parameters.
+        max_flops: FLOPs of one image, counted as in `Costs`: a multiplication and its addition once.
+        max_latency_ms: Milliseconds of one forward pass.
+
+    Raises:
+        ValueError: If a limit is not a positive number.
+
+    Example:
+        >>> Budget(max_params="30M", max_latency_ms=4).limits
+        {'max_params': 30000000.0, 'max_latency_ms': 4.0}
     """
 
     max_params: float | str | None = None
     max_flops: float | str | None = None
     max_latency_ms: float | str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in _AXES:
             value = getattr(self, name)
             if value is not None:
@@ -42,6 +55,7 @@ class Budget:
 
     @property
     def limits(self) -> dict[str, float]:
+        """The limits that are set, as numbers."""
         return {name: getattr(self, name) for name in _AXES if getattr(self, name) is not None}
 
 
@@ -58,9 +72,12 @@ class Quality:
 class Selection:
     """The outcome of `select`.
 
-    `within` are all sizes within the budget, best first; `best` and `runner_up` are its first two (`runner_up` None if
-    there is only one). `pareto_front` are those of them that none of them equals or beats in worth and every cost
-    and beats in one, the best first; where quality was measured, of the measured sizes alone.
+    Attributes:
+        best: The best size within the budget.
+        runner_up: The second best; None if only one size fits.
+        pareto_front: Those within the budget that no other beats (`pareto_front`), the best first; where quality was
+            measured, among the measured sizes only.
+        within: All sizes within the budget, the best first.
     """
 
     best: SubNetwork
@@ -76,22 +93,31 @@ def select(
     quality: Mapping[SubNetwork, float] | None = None,
     latency: Mapping[SubNetwork, float] | LatencyTable | None = None,
 ) -> Selection:
-    """The best size within `budget`.
+    """Select the best size within a budget.
 
-    By measured quality where there is one: measured sizes come before all others, equal ones the cheaper first. What
-    was never measured has no quality to be chosen for, so it follows, by size: the most parameters first, of equal ones
-    the fewest FLOPs. The Pareto front weighs quality, or else parameters, against the costs that the budget limits, or
-    against all that are known if it limits none.
+    Sizes of measured quality come first, the best of them first and the cheaper one of equals. Sizes that were never
+    measured follow by parameters, the most first, and of equals the one with the fewest FLOPs. The Pareto front weighs
+    quality, or parameters where nothing was measured, against the costs that the budget limits, or against all known
+    costs if it limits none.
 
     Args:
-        space: An elastic configuration, a model or a run's configuration; or a space alone, together with `costs`.
-        costs: What `costs(config)` gives; counted here by default.
-        quality: A measure of some sizes, higher is better, as `read_quality` finds it.
-        latency: Milliseconds of every size, as `latency_table` gives them; `max_latency_ms` needs it.
+        space: An elastic configuration, or a model or `PoaConfig` that has one; or a space, together with `costs`.
+        budget: What a size may cost.
+        costs: The result of `costs(config)`; counted here by default.
+        quality: A measure of some sizes, higher is better.
+        latency: Milliseconds of every size, such as a `LatencyTable`; `max_latency_ms` needs it.
 
     Raises:
-        ValueError: If no size is within the budget (with what the cheapest one costs), or costs or latencies are
+        ValueError: If no size is within the budget (with the costs of the cheapest), or if costs or latencies are
             needed and missing.
+
+    Example:
+        >>> from poa_hf import PoaViTConfig
+        >>> from poa_hf.selection.select import Budget, select
+        >>> config = PoaViTConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, min_hidden_size=64)
+        >>> selection = select(config, Budget(max_params="200k"))
+        >>> print(selection.best, [str(size) for size in selection.within])
+        64x2 ['64x2', '64x1']
     """
     if isinstance(space, ElasticSpace):
         if costs is None:
@@ -101,30 +127,57 @@ def select(
         space, costs = config.space, costs_of_space(config) if costs is None else costs
     if budget.max_latency_ms is not None and latency is None:
         raise ValueError("max_latency_ms needs latencies: pass latency=latency_table(config, device).")
-    sizes = list(space)
-    spent = {
-        "max_params": {size: _entry(costs, size, "costs").parameters for size in sizes},
+    spent = _spent(list(space), costs, latency)
+    limits = budget.limits
+    within = [size for size in space if all(spent[axis][size] <= limit for axis, limit in limits.items())]
+    if not within:
+        raise ValueError(_nothing_fits(list(space), limits, spent))
+    quality = {size: value for size, value in (quality or {}).items() if not math.isnan(value)}
+    # not measured sizes last, by parameters
+    within.sort(
+        key=lambda size: (
+            (0, -quality[size], costs[size].flops)
+            if size in quality
+            else (1, -costs[size].parameters, costs[size].flops)
+        )
+    )
+    front = _front(within, quality, spent, limits)
+    return Selection(within[0], within[1] if len(within) > 1 else None, front, within)
+
+
+def _spent(
+    sizes: list[SubNetwork],
+    costs: Mapping[SubNetwork, Costs],
+    latency: Mapping[SubNetwork, float] | LatencyTable | None,
+) -> dict[str, dict[SubNetwork, float]]:
+    """What each size costs, by the name of the limit. ValueError if a size is missing."""
+    known = latency.milliseconds if isinstance(latency, LatencyTable) else latency
+    for noun, mapping in (("costs", costs), ("latencies", known)):
+        missing = [size for size in sizes if mapping is not None and size not in mapping]
+        if missing:
+            raise ValueError(f"The {noun} lack {missing[0]}: pass those of every size of this space.")
+    spent: dict[str, dict[SubNetwork, float]] = {
+        "max_params": {size: costs[size].parameters for size in sizes},
         "max_flops": {size: costs[size].flops for size in sizes},
     }
-    if latency is not None:
-        spent["max_latency_ms"] = {size: _entry(latency, size, "latencies") for size in sizes}
-    limits = budget.limits
-    within = [size for size in sizes if all(spent[axis][size] <= limit for axis, limit in limits.items())]
-    if not within:
-        raise ValueError(_nothing_fits(sizes, limits, spent))
-    quality = {size: value for size, value in (quality or {}).items() if not math.isnan(value)}
+    if known is not None:
+        spent["max_latency_ms"] = {size: known[size] for size in sizes}
+    return spent
 
-    def rank(size: SubNetwork) -> tuple:
-        if size in quality:
-            return 0, -quality[size], costs[size].flops
-        return 1, -costs[size].parameters, costs[size].flops
 
-    within.sort(key=rank)
-    measured = [size for size in within if size in quality]
-    worth = quality if measured else spent["max_params"]
-    axes = [spent[axis] for axis in limits or spent if measured or axis != "max_params"] or [spent["max_flops"]]
-    front = _pareto_front(measured or within, worth, axes)
-    return Selection(within[0], within[1] if len(within) > 1 else None, front, within)
+def _front(
+    within: list[SubNetwork],
+    quality: Mapping[SubNetwork, float],
+    spent: Mapping[str, Mapping[SubNetwork, float]],
+    limits: Mapping[str, float],
+) -> list[SubNetwork]:
+    axes = list(limits or spent)
+    measured = {size: quality[size] for size in within if size in quality}
+    if measured:
+        return pareto_front(measured, [spent[axis] for axis in axes])
+    parameters = {size: spent["max_params"][size] for size in within}
+    other_axes = [axis for axis in axes if axis != "max_params"] or ["max_flops"]
+    return pareto_front(parameters, [spent[axis] for axis in other_axes])
 
 
 def read_quality(run: str | Path, space: ElasticSpace, task: str = "knn") -> Quality:
@@ -157,47 +210,41 @@ def quality_of(evaluations: Iterable[Evaluation], space: ElasticSpace, task: str
 
 
 def parse_quantity(value: float | str, name: str = "A limit") -> float:
-    """A positive number from `30M`, `1.5e9` or `4`; `name` is what an error calls it."""
+    """Return a positive number, given as a number or as text such as `30M`, `1.5e9` or `4`.
+
+    Args:
+        value: The number or text.
+        name: What an error calls it.
+
+    Raises:
+        ValueError: If it is not a positive number.
+
+    Example:
+        >>> parse_quantity("1.5G")
+        1500000000.0
+    """
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(-?\d*\.?\d+(?:e[+-]?\d+)?)\s*([a-z]*)\s*", value.lower())
         if match is None or match[2] not in _UNITS:
-            raise ValueError(f"{name} {value!r} is not understood: write a number as 4, 30M or 5G (K, M, G, T).")
+            raise ValueError(f"{name} {value!r} is not understood: write a number such as 4, 30M or 5G (K, M, G, T).")
         value = float(match[1]) * _UNITS[match[2]]
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, not {value:g}.")
     return float(value)
 
 
-def _entry(mapping: Mapping, size: SubNetwork, what: str):
-    try:
-        return mapping[size]
-    except KeyError:
-        raise ValueError(f"The {what} lack {size}: pass those of every size of this space.") from None
-
-
-def _nothing_fits(sizes: list[SubNetwork], limits: dict[str, float], spent: dict) -> str:
-    """Which limit no size keeps and what the cheapest costs there; or, if it is their combination, what comes closest:
-    the size that exceeds its limits by the smallest factor."""
+def _nothing_fits(
+    sizes: list[SubNetwork], limits: Mapping[str, float], spent: Mapping[str, Mapping[SubNetwork, float]]
+) -> str:
+    """Say which limit excludes all sizes, with the cost of the cheapest; or, if only the limits together do, which size
+    comes closest: the one that exceeds its limits by the smallest factor."""
     for axis, limit in limits.items():
-        cheapest = min(sizes, key=spent[axis].get)
+        cheapest = min(sizes, key=lambda size: spent[axis][size])
         if spent[axis][cheapest] > limit:
             cost = f"{format_quantity(spent[axis][cheapest])} {_AXES[axis]}"
             verb = "takes" if axis == "max_latency_ms" else "has"
             return f"No size fits {axis} {format_quantity(limit)}: the cheapest, {cheapest}, {verb} {cost}."
     closest = min(sizes, key=lambda size: max(spent[axis][size] / limit for axis, limit in limits.items()))
-    wishes = " and ".join(f"{axis} {format_quantity(limit)}" for axis, limit in limits.items())
+    names = " and ".join(f"{axis} {format_quantity(limit)}" for axis, limit in limits.items())
     costs = ", ".join(f"{format_quantity(spent[axis][closest])} {_AXES[axis]}" for axis in limits)
-    return f"No size fits {wishes} together: {closest} comes closest, with {costs}."
-
-
-def _pareto_front(sizes: list[SubNetwork], worth: Mapping, axes: list[Mapping]) -> list[SubNetwork]:
-    points = {size: (-worth[size], *(axis[size] for axis in axes)) for size in sizes}
-
-    def beats(one: tuple, other: tuple) -> bool:
-        return one != other and all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
-
-    front = []
-    for size in sorted(sizes, key=points.get):  # whatever beats a size comes before it
-        if not any(beats(points[found], points[size]) for found in front):
-            front.append(size)
-    return front
+    return f"No size fits {names} together: {closest} comes closest, with {costs}."

@@ -11,6 +11,7 @@ from ...elastic import SubNetwork
 from ...figures import charts
 from ...report.section import png
 from ...runs.facts import RunFacts
+from ...selection.pareto import pareto_front
 
 FILE_NAME = "family.png"
 DPI = 140  # 616 pixels wide: as wide as a column of text on the Hub
@@ -35,7 +36,7 @@ def draw_family(folder: Path, facts: RunFacts, marked: SubNetwork | None = None)
     this = "; the ring marks this one" if marked is not None else ""
     if len(quality) > 1 and (marked is None or marked in quality):
         title = f"{facts.quality.title} accuracy"
-        front = charts.pareto_front(quality, parameters)
+        front = pareto_front(quality, [parameters])
         figure = charts.pareto_chart(charts.LIGHT, parameters, quality, front, "parameters", title, names, marked)
         caption = f"{title} against parameters: each point is a size that was measured{this}"
     else:
