@@ -1,5 +1,8 @@
-"""A small Hub on 127.0.0.1 for tests: the endpoints that `huggingface_hub`, `transformers` and `datasets` call to
-create, upload, list and download, with the Hub's status codes and error headers, in memory, able to fail as asked."""
+"""A small Hub on 127.0.0.1 for tests, in memory.
+
+It has the endpoints that `huggingface_hub`, `transformers` and `datasets` call to create, upload, list and download,
+answers with the Hub's status codes and error headers, and fails on request.
+"""
 
 from .faults import Fault
 from .hub import LoopbackHub

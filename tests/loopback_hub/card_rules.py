@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-# as listed in the Hub's own error message
+# as the Hub's own error message lists them
 LICENCES = frozenset(
     """
     apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
@@ -35,13 +35,14 @@ _TYPES = {
 
 
 def card_data(content: str) -> dict:
+    """Return the metadata of a card; empty if it has none."""
     match = _BLOCK.search(content)
     data = yaml.safe_load(match[2]) if match else None
     return data if isinstance(data, dict) else {}
 
 
 def validate_card(content: str, repo_type: str = "model") -> tuple[list[str], list[str]]:
-    """Errors, which refuse a card, and warnings."""
+    """Return the errors, for which the Hub refuses a card, and the warnings."""
     match = _BLOCK.search(content)
     if match is None:
         return [], ["empty or missing yaml metadata in repo card"]
@@ -53,7 +54,7 @@ def validate_card(content: str, repo_type: str = "model") -> tuple[list[str], li
         return ["YAML metadata: must be a mapping"], []
     if repo_type != "model":
         return [], []
-    errors = [f'"{key}" must be a {kind.__name__}' for key, kind in _TYPES.items() if _is_no(kind, data.get(key))]
+    errors = [f'"{key}" must be a {kind.__name__}' for key, kind in _TYPES.items() if _is_not(kind, data.get(key))]
     for licence in _listed(data.get("license")):
         if licence not in LICENCES:
             errors.append(f'"license" must be one of [{", ".join(sorted(LICENCES))}, array]')
@@ -87,7 +88,7 @@ def _model_errors(model) -> list[str]:
     return errors
 
 
-def _is_no(kind: type, value) -> bool:
+def _is_not(kind: type, value) -> bool:
     return value is not None and not isinstance(value, kind)
 
 

@@ -1,4 +1,4 @@
-"""Endpoints of collections."""
+"""The endpoints of collections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def create(call: Call) -> Answer:
 
 @endpoint("GET", "/api/collections")
 def list_collections(call: Call) -> Answer:
-    """With the first four items of each, as on the Hub."""
+    """List collections with the first four items of each, as the Hub does."""
     owners = call.query.get("owner")
     found = []
     for slug, collection in call.hub.collections.items():

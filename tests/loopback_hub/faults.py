@@ -1,4 +1,4 @@
-"""Failing as asked: at the n-th call of a kind, with a status, a delay, or an answer that never comes."""
+"""Faults to order: the n-th call of a kind fails with a status, a delay, or an answer that never comes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Fault:
-    """What happens to calls that match `method` and `path` (regular expressions, searched for; the path without its
-    query): from the `at`-th match on, to `times` of them (None: for ever).
+    """What happens to calls that match `method` and `path`.
 
-    `status` answers with an error instead of doing anything; `headers` go with it. `drop` closes the connection without
-    an answer, "before" anything is done or "after" all is. `hold` waits, "before" the request's body is read or
-    "after" all is done, until `release()`; the other end may have gone by then.
+    Args:
+        method: A regular expression that is searched for in the method.
+        path: A regular expression that is searched for in the path without its query.
+        at: The first match that fails, counted from 1.
+        times: The number of matches that fail; None for all.
+        status: Answer with this error and do nothing; `headers` and `message` go with it.
+        drop: Close the connection without an answer, "before" anything is done or "after" all is done.
+        hold: Wait "before" the request's body is read or "after" all is done, until `release` is called. The client may
+            have gone by then.
     """
 
     method: str
@@ -34,7 +39,7 @@ class Fault:
         self._released = threading.Event()
 
     def strikes(self, method: str, path: str) -> bool:
-        """Counts a call; whether it is one to fail."""
+        """Count a call, and return whether it fails."""
         if not re.search(self.method, method) or not re.search(self.path, path):
             return False
         self.matched += 1

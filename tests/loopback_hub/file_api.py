@@ -1,4 +1,4 @@
-"""Endpoints of files: listing them, downloading them whole or in part, and large-file storage."""
+"""The endpoints of files: list them, download them whole or in part, and large-file storage."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def paths_info(call: Call, kind: str, repo_id: str, revision: str) -> Answer:
 
 @endpoint("GET", rf"{PREFIX}{ID}/resolve/{REVISION}/(?P<path>.+)")
 def resolve(call: Call, repo_id: str, revision: str, path: str, prefix: str = "") -> Answer:
-    """Small files are answered at once; large ones lie elsewhere, as on the Hub, which redirects to them."""
+    """Answer with a small file, or redirect to the storage of a large one, as the Hub does."""
     commit = commit_of(call.repo(_type(prefix), repo_id), revision)
     file = commit.files.get(path)
     if file is None:
@@ -108,7 +108,7 @@ def _ranged(call: Call, content: bytes, headers: dict[str, str]) -> Answer:
 
 @endpoint("POST", rf"{PREFIX}{ID}\.git/info/lfs/objects/batch")
 def lfs_batch(call: Call, repo_id: str, prefix: str = "") -> Answer:
-    """What is stored already needs no upload."""
+    """Name the addresses to upload to; what is stored already has none."""
     repo = call.repo(_type(prefix), repo_id, write=True)
     base, verify = (f"{host}/storage/{prefix}{repo_id}" for host in (call.hub.storage, call.hub.endpoint))
     objects = []

@@ -1,4 +1,4 @@
-"""The state of the Hub: accounts, repos, collections, faults, and a record of what was asked of it."""
+"""The state of the Hub: accounts, repositories, collections, faults, and a log of requests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from .repositories import Commit, File, Repo
 
 @dataclass
 class Account:
-    """Whoever a token belongs to. `role` is the token's: write, read or fineGrained, the last with `permissions`, e.g.
-    `{"me": ["repo.write", "collection.write"]}`."""
+    """The owner of a token, and what the token may do.
+
+    Args:
+        name: The user.
+        orgs: The user's role in each organisation.
+        role: The token's role: write, read or fineGrained.
+        permissions: What a fineGrained token may do, such as `{"me": ["repo.write", "collection.write"]}`.
+    """
 
     name: str
-    orgs: dict[str, str] = field(default_factory=dict)  # and the role in it
+    orgs: dict[str, str] = field(default_factory=dict)
     role: str = "write"
     permissions: dict[str, list[str]] = field(default_factory=dict)
 
@@ -42,10 +48,10 @@ class Request:
 
 
 class LoopbackHub:
-    """`with LoopbackHub() as hub:` serves until the block ends.
+    """A Hub that serves for as long as the block `with LoopbackHub() as hub:` runs.
 
-    `hub.endpoint` is its address; `hub.env(home)` what another process needs to use it and nothing else. Every request
-    is in `hub.requests`, every finished upload to large-file storage in `hub.uploads`.
+    `hub.endpoint` is its address, and `hub.env(home)` the environment of a process that is to use it and nothing else.
+    `hub.requests` lists every request, `hub.uploads` every finished upload to large-file storage.
     """
 
     def __init__(self):
@@ -80,7 +86,7 @@ class LoopbackHub:
             server.server_close()
 
     def env(self, home: Path, token: str = "hf_me") -> dict[str, str]:
-        """The environment of a process that knows this Hub alone, with its cache in `home`."""
+        """Return the environment of a process that knows no other Hub, with its cache in `home`."""
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_TOKEN": token,
@@ -98,7 +104,7 @@ class LoopbackHub:
         return fault
 
     def clear(self) -> None:
-        """Forget faults and records, not repos."""
+        """Forget faults, requests and uploads, but not repositories."""
         for fault in self.faults:
             fault.release()
         self.faults.clear()
@@ -106,11 +112,11 @@ class LoopbackHub:
         self.uploads.clear()
 
     def count(self, method: str, path: str) -> int:
-        """How many requests match both regular expressions."""
+        """Count the requests that match both regular expressions."""
         return sum(bool(re.search(method, r.method) and re.search(path, r.path)) for r in self.requests)
 
     def add_repo(self, repo_id: str, files: dict[str, bytes] | None = None, type: str = "model", **options) -> Repo:
-        """A repo of someone, with one commit of `files`, safetensors among them in large-file storage."""
+        """Add somebody's repository with one commit of `files`, of which safetensors go to large-file storage."""
         repo = self.repos[type, repo_id] = Repo(type, repo_id, **options)
         if files:
             self.commit(repo, files)
@@ -130,7 +136,7 @@ class LoopbackHub:
         return self.repos["model", repo_id]
 
     def state(self) -> dict:
-        """What a visitor would find, without times and hashes of commits: two Hubs with equal states look the same."""
+        """Return what a visitor would find, without the times and hashes of commits, to compare two Hubs."""
         return {
             "repos": {
                 f"{repo.type}s/{repo.id}": {"private": repo.private, **{b: repo.files(b) for b in repo.branches}}

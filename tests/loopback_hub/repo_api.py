@@ -1,4 +1,4 @@
-"""Endpoints of accounts and of repos as a whole: create, list, look at, commit, branch."""
+"""The endpoints of accounts and of whole repositories: create, list, describe, commit, branch."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def commits(call: Call, kind: str, repo_id: str, revision: str) -> Answer:
 
 @endpoint("POST", rf"{REPO}/(?P<what>branch|tag)/{REVISION}")
 def create_ref(call: Call, kind: str, repo_id: str, what: str, revision: str) -> Answer:
-    """Of a tag, the revision in the path is what is tagged."""
+    """Create a branch or a tag; for a tag, the revision in the path is the one to tag."""
     repo = call.repo(kind[:-1], repo_id, write=True)
     name, start = (revision, call.json.get("startingPoint")) if what == "branch" else (call.json["tag"], revision)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or name.startswith("refs/"):

@@ -1,4 +1,4 @@
-"""What a Hub keeps: repos with branches of commits, and which content lies in large-file storage."""
+"""Repositories: branches of commits, and the content of large-file storage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def git_blob(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit; of a large one, `content` is what the storage holds under its SHA-256, `oid`."""
+    """A file of a commit. The content of a large one lies in the storage under its SHA-256, `oid`."""
 
     content: bytes
     oid: str | None = None
@@ -39,7 +39,7 @@ class File:
         return self.oid or self.blob
 
     def as_entry(self, path: str) -> dict:
-        """How the tree API lists it."""
+        """Return the file as the tree endpoint lists it."""
         entry = {"type": "file", "oid": self.blob, "size": len(self.content), "path": path}
         if self.oid:
             entry["lfs"] = {"oid": self.oid, "size": len(self.content), "pointerSize": len(self.pointer)}
@@ -61,7 +61,7 @@ class Commit:
         return hashlib.sha1(lines.encode()).hexdigest()
 
     def history(self) -> list[Commit]:
-        """Newest first."""
+        """Return this commit and its ancestors, newest first."""
         return [self, *(self.parent.history() if self.parent else [])]
 
 
@@ -83,19 +83,19 @@ class Repo:
         return self.id.split("/")[0]
 
     def find(self, revision: str) -> Commit | None:
-        """The commit of a branch, a tag or a hash."""
+        """Return the commit of a branch, a tag or a hash."""
         if revision in self.branches or revision in self.tags:
             return self.branches.get(revision) or self.tags[revision]
         commits = (commit for head in self.branches.values() for commit in head.history())
         return next((commit for commit in commits if commit.oid == revision), None)
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
-        """Every file's content, but for what the Hub itself made."""
+        """Return the content of every file, except those that the Hub itself made."""
         files = self.branches[revision].files
         return {path: file.content for path, file in sorted(files.items()) if path != ".gitattributes"}
 
     def is_large(self, revision: str, path: str, size: int, sample: bytes) -> bool:
-        """Whether a file must go to large-file storage: by .gitattributes, by size, or as it is not text."""
+        """Whether a file must go to large-file storage: by .gitattributes, for its size, or because it is not text."""
         commit = self.find(revision)
         attributes = commit.files.get(".gitattributes") if commit else None
         patterns = attributes.content.decode().splitlines() if attributes else []

@@ -1,4 +1,4 @@
-"""The requests that the Hub answers: one function for each endpoint, found by method and path."""
+"""The HTTP server: one function for each endpoint, found by method and path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .repositories import Repo
 
 @dataclass
 class Call:
-    """A request as endpoints see it."""
+    """A request, as the functions of endpoints get it."""
 
     hub: LoopbackHub
     method: str
@@ -30,8 +30,10 @@ class Call:
         return json.loads(self.body or b"{}")
 
     def repo(self, type: str, repo_id: str, write: bool = False) -> Repo:
-        """A repo, if the caller may know of it; for `write`, change it. The Hub does not tell a private repo from a
-        missing one."""
+        """Return a repository that the caller may read, or with `write` change.
+
+        Like the Hub, it does not tell a private repository from a missing one.
+        """
         repo = self.hub.repos.get((type, repo_id))
         hidden = repo is not None and repo.private and not (self.account and self.account.may_read(repo.owner))
         if repo is None or hidden:
@@ -57,7 +59,7 @@ class Answer:
 
 
 class Refused(Exception):
-    """An error as the Hub words it: in the body and in two headers."""
+    """An error in the Hub's form: in the body and in two headers."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **more):
         self.answer = Answer.of({"error": message, **more}, status)
@@ -70,7 +72,7 @@ ENDPOINTS: list[tuple[str, re.Pattern, Callable]] = []
 
 
 def endpoint(method: str, path: str):
-    """Registers a function of a `Call` and of what the groups of `path` match, unquoted."""
+    """Register a function that takes a `Call` and the unquoted groups of `path`."""
 
     def register(function: Callable) -> Callable:
         ENDPOINTS.append((method, re.compile(path), function))
@@ -103,7 +105,7 @@ def handler_of(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             self.answer(path, fault)
 
         def record(self, status: int | None) -> None:
-            """Before the other end knows, so that it finds itself recorded."""
+            """Log the request before the client gets its answer, so that the client finds it logged."""
             with hub.lock:
                 hub.requests.append(Request(self.command, urlsplit(self.path).path, status, self.received))
 
@@ -147,7 +149,7 @@ def handler_of(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             raise Refused(404, f"This Hub does not know {self.command} {path}")
 
         def read_body(self) -> bytes | None:
-            """The request's body, also a chunked one; None if the other end went away before its end."""
+            """Return the request's body, chunked or not; None if the client went away before its end."""
             if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
                 parts = []
                 while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
