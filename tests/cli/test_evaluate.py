@@ -149,7 +149,7 @@ def test_two_processes_give_the_numbers_of_one(folders, capsys, tmp_path):
         (["{root}/run", "--batch_size", "x"], "invalid int value"),
         (["{root}/run", "--output", "{root}"], "is a folder"),
         (["{root}/run", "--output", "{root}/no/e.json"], "can be written to"),
-        (["{root}/run", "--output", "{root}/run/config.json"], "can't be read as evaluations"),
+        (["{root}/run", "--output", "{root}/run/config.json"], "cannot be read as evaluations"),
         (["{root}/run", "--dataset_name", "{root}/nothing"], "does not exist"),
         (["{root}/run", "--more"], "Unrecognized arguments: --more."),
         ([], "The following arguments are required: model"),

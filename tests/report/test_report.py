@@ -144,7 +144,7 @@ def test_a_measured_run(trained, tmp_path):
         file.write('{"step": 3, "lo')  # killed while it wrote
     page = check(write_report(copy, tmp_path / "out", num_images=1))
     rows = {row[0]: row[1:] for row in page.rows if row and row[0]}
-    assert rows[str(sizes[0])][3:] == ["1.5", "50.0", ""] and rows[str(sizes[1])][3:] == ["1.5", "51.0", "75.0"]
+    assert rows[str(sizes[0])][3:] == ["1.5", "", "50.0"] and rows[str(sizes[1])][3:] == ["1.5", "75.0", "51.0"]
     assert rows[str(sizes[-1])][3] == ""
     assert page.commands == []
     names = {path.stem for path in (tmp_path / "out").glob("*.png")}
@@ -170,7 +170,7 @@ def test_a_run_without_a_model(trained, tmp_path):
 def test_bad_input(trained, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="does not exist"):
         write_report(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="neither a model nor a run's records"):
+    with pytest.raises(ValueError, match="neither a model nor a run's log"):
         write_report(tmp_path)
     with pytest.raises(ValueError, match="The folder ./none does not exist"):
         write_report(trained, tmp_path / "out", dataset_name="./none")
@@ -186,7 +186,7 @@ def test_bad_input(trained, tmp_path, monkeypatch):
     (tmp_path / "broken").mkdir()
     shutil.copy(trained / "metrics.jsonl", tmp_path / "broken")
     (tmp_path / "broken" / "evaluations.json").write_text("{")
-    assert "can't be read as evaluations" in Page(write_report(tmp_path / "broken")).text
+    assert "cannot be read as evaluations" in Page(write_report(tmp_path / "broken")).text
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"install poa_hf\[plots\]"):
         write_report(trained)

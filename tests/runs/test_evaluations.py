@@ -45,11 +45,11 @@ def test_other_files_are_left_alone(tmp_path, content):
     path = tmp_path / "evaluations.json"
     path.write_text(content, errors="surrogateescape")
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="can't be read as evaluations"):
+    with pytest.raises(ValueError, match="cannot be read as evaluations"):
         save_evaluations(path, [record()])
     assert path.read_bytes() == before
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="can't be written"):
+    with pytest.raises(ValueError, match="cannot be written"):
         save_evaluations(tmp_path / "no" / "file.json", [record()])

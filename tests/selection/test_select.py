@@ -12,7 +12,7 @@ from poa_hf.selection import latency_table
 from poa_hf.selection.costs import Costs
 from poa_hf.selection.latency import Latency
 from poa_hf.selection.latency_table import LatencyTable
-from poa_hf.selection.select import Budget, Quality, parse_quantity, read_quality, select
+from poa_hf.selection.select import Budget, parse_quantity, select
 
 SPACE = ElasticSpace((1, 2, 3), ((1,), (2,)))
 SIZES = {str(size): size for size in SPACE}
@@ -132,27 +132,6 @@ def record(size, value, k=20, task="knn", **fields):
     )
 
 
-def test_quality_is_read_from_records_that_compare(tmp_path):
-    assert read_quality(tmp_path, SPACE) == Quality()
-    save_evaluations(
-        tmp_path,
-        [
-            record("1x1", 0.1, step=10), record("1x2", 0.2, step=10), record("2x1", 0.2, step=10),
-            record("1x1", 0.3), record("2x1", 0.4), record("2x1", 0.9, k=10), record("3x1", 0.9, k=10),
-            record("3x2", 0.9, k=10), record("1x1", 0.8, dataset="fish"), record("9x9", 0.9),
-            record("2x1", 0.6, task="linear"), record("-", 0.9), record("2x1", 0.5),
-        ],
-    )  # fmt: skip
-    found = read_quality(tmp_path, SPACE)
-    assert found.values == {SIZES["1x1"]: 0.3, SIZES["2x1"]: 0.5}
-    assert (found.title, found.name) == ("20-NN", "20-NN accuracy on birds at step 50")
-    found = read_quality(tmp_path / "checkpoint-50", SPACE, "linear")
-    assert (found.values, found.title) == ({SIZES["2x1"]: 0.6}, "linear")
-    (tmp_path / "evaluations.json").write_text("{]")
-    with pytest.raises(ValueError, match="can't be read as evaluations"):
-        read_quality(tmp_path, SPACE)
-
-
 @pytest.fixture
 def run_folder(tmp_path):
     """What a run of 24 sizes leaves behind, without weights."""
@@ -203,6 +182,12 @@ def test_what_the_command_chooses_by_latency_was_measured(run_folder, capsys, mo
     asked.clear()
     assert outcome(capsys, run_folder, *options)[1].out == printed.out and not asked
     assert outcome(capsys, run_folder, *options, "--measure_all")[0] == 0 and "estimated" not in capsys.readouterr().out
+
+
+def test_broken_evaluations_are_one_sentence(run_folder, capsys):
+    (run_folder / "evaluations.json").write_text("{]")
+    status, printed = outcome(capsys, run_folder)
+    assert status == 2 and "cannot be read as evaluations" in printed.err and printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

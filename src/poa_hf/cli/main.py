@@ -117,8 +117,8 @@ class _SaveRecipe(TrainerCallback):
 
 def extract(argv: list[str]) -> None:
     """`poa extract RUN --size small|384x12|all --output DIR`"""
+    from ..publishing.card.facts import CardFacts
     from ..publishing.export import extract_all
-    from ..runs.facts import RunFacts
     from ..runs.load import load_run, run_processor
 
     parser = CommandParser(
@@ -142,7 +142,7 @@ def extract(argv: list[str]) -> None:
     sizes = list(space) if args.size == "all" else [space.resolve(name) for name in args.size.split(",")]
     outputs = {args.output / str(size) if several else args.output: size for size in sizes}
     options = {} if args.onnx_batch is None else {"onnx_batch": args.onnx_batch}
-    facts = RunFacts.of(model, args.run, license=args.license)
+    facts = CardFacts.read(model, args.run, license=args.license)
     extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, facts, **options)
     for output, parameters in extracted:
         print(f"{outputs[output]}: {parameters:,} parameters -> {output}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..runs.evaluations import Evaluation
+from ..runs.metrics import column_title
 
 
 def results_table(records: Sequence[Evaluation]) -> str:
@@ -24,25 +25,7 @@ def results_table(records: Sequence[Evaluation]) -> str:
     titles = "  ".join(f"{title:>{width}}" for title, width in zip(columns, widths, strict=True))
     lines.append(f"{'size':<{lead}}  {titles}")
     for size, values in rows.items():
-        cells = (f"{100 * values[title]:>{width}.1f}" for title, width in zip(columns, widths, strict=True))
+        numbers = [f"{100 * values[title]:.1f}" if title in values else "-" for title in columns]
+        cells = (f"{number:>{width}}" for number, width in zip(numbers, widths, strict=True))
         lines.append(f"{size:<{lead}}  {'  '.join(cells)}")
     return "\n".join(lines)
-
-
-def column_title(record: Evaluation) -> str:
-    """Return a record's metric in few characters, such as `20-NN`, `linear`, `1 % labels`, `NMI` or `mAP`."""
-    settings = record.settings
-    if record.metric == "knn_accuracy":
-        return f"{settings['k']}-NN"
-    if record.metric == "lowshot_accuracy":
-        return f"{100 * settings['label_share']:g} % labels"
-    if record.metric == "retrieval_precision":
-        return f"P@{settings['k']}"
-    titles = {
-        "linear_accuracy": "linear",
-        "clustering_accuracy": "ACC",
-        "clustering_nmi": "NMI",
-        "clustering_ari": "ARI",
-        "retrieval_map": "mAP",
-    }
-    return titles.get(record.metric, record.metric)

@@ -13,9 +13,9 @@ from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import written_folder
-from ..runs.facts import RunFacts
 from ..runs.layout import CONFIG, EVALUATIONS, PROCESSOR, WEIGHTS
 from .card.cards import CARD, PICTURE, write_card
+from .card.facts import CardFacts
 from .formats.format import Artifact, Format, find_format
 
 _EXTRACTED_FILES = {
@@ -31,7 +31,7 @@ def extract_all(
     format: str | None = None,
     processor: ImageProcessor | None = None,
     overwrite: bool = False,
-    facts: RunFacts | None = None,
+    facts: CardFacts | None = None,
     onnx_batch: int | None = None,
 ) -> Iterator[tuple[Path, int]]:
     """Write sub-networks of the teacher as models of their own: weights, configuration, image processor and card.
@@ -56,9 +56,9 @@ def extract_all(
             run of `facts`; if the family has no such format, or the format cannot hold the model.
     """
     target = find_format(model.config.backbone_config.stock_config_class.model_type, format, onnx_batch)
-    facts = facts or RunFacts.of(model)
+    facts = facts or CardFacts.read(model)
     for output in outputs:
-        check_output(output, overwrite, facts.folder)
+        check_output(output, overwrite, facts.run.model)
     processor = processor or evaluation_processor(model.config.backbone_config.image_size)
     # One thread that only writes: making models in several would upset how transformers switches initialisation off.
     # For the same reason the costs, which the cards need, are counted before it starts.
@@ -81,7 +81,7 @@ def extract_to(
     format: str | None = None,
     processor: ImageProcessor | None = None,
     overwrite: bool = False,
-    facts: RunFacts | None = None,
+    facts: CardFacts | None = None,
     onnx_batch: int | None = None,
 ) -> int:
     """Write one sub-network of the teacher as a model of its own, as `poa extract` does, and count its parameters.
@@ -143,7 +143,7 @@ def check_output(
 
 
 def _write(
-    facts: RunFacts, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
+    facts: CardFacts, sub_network: SubNetwork, artifact: Artifact, output: Path, format: Format
 ) -> tuple[Path, int]:
     """Write one extracted model; its folder appears when it is complete."""
     folder = output.absolute()

@@ -16,10 +16,10 @@ from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import write_json
-from ..runs.facts import RunFacts
 from ..runs.layout import PROCESSOR, SIZES, RunFolder
 from ..runs.load import load_run, resolve_run, run_processor
 from .card.cards import CARD, write_card, write_supernet_card
+from .card.facts import CardFacts
 from .card.metadata import card_problems
 from .card.size_table import size_table
 from .card.stamp import add_stamp
@@ -67,7 +67,7 @@ class Release:
 
     model: PoaForPreTraining
     run: Path
-    facts: RunFacts
+    facts: CardFacts
     format: Format
     processor: ImageProcessor
     ids: Mapping[SubNetwork, str]
@@ -105,12 +105,14 @@ class Release:
         config = model.config.backbone_config
         wanted = config.space if sizes == "all" else map(config.space.resolve, sizes.split(","))
         supernet_id, ids = repo_ids(config, dict.fromkeys(wanted), namespace, template)
-        facts = RunFacts.of(model, folder, **owner)
-        evaluations = (replace(record, dataset=without_local_paths(record.dataset)) for record in facts.evaluations)
+        facts = CardFacts.read(model, folder, **owner)
+        evaluations = tuple(
+            replace(record, dataset=without_local_paths(record.dataset)) for record in facts.run.evaluations
+        )
         return cls(
             model=model,
             run=folder,
-            facts=replace(facts, evaluations=tuple(evaluations)),
+            facts=replace(facts, run=replace(facts.run, evaluations=evaluations)),
             format=find_format(config.stock_config_class.model_type, format),
             processor=run_processor(folder) or evaluation_processor(config.image_size),
             ids=ids,
@@ -145,7 +147,7 @@ class Release:
             self.processor.save_pretrained(folder)
             model |= _files_in(folder)
         write_supernet_card(folder, self.facts, self.supernet, published)
-        write_run_files(folder, self.run, self.facts.started_from)
+        write_run_files(folder, self.run, self.facts.run.started_from)
         write_json(folder / SIZES, size_table(self.facts, self.supernet, published), indent=1)
         return self._with_documents(folder, model)
 
@@ -164,8 +166,10 @@ class Release:
             source = RunFolder.containing(self.run).path / licence
             if source.is_file():
                 shutil.copyfile(source, folder / licence)
-        quality = [(str(size), value) for size, value in sorted(self.facts.quality.values.items())]
-        add_stamp(card, json.dumps([self.facts.quality.name, quality]))
+        drawn: list[object] = ["", []]
+        if (quality := self.facts.quality) is not None:
+            drawn = [quality.name, [(str(size), value) for size, value in sorted(quality.values.items())]]
+        add_stamp(card, json.dumps(drawn))
         return RepoFiles(model, {name: path for name, path in _files_in(folder).items() if name not in model})
 
 

@@ -1,159 +1,202 @@
-"""The report's sections of numbers: quality over sizes and against cost, losses, signs of collapse."""
+"""The report's sections of numbers: quality over the sizes and against cost, losses, signs of collapse."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..elastic import SubNetwork
 from ..figures import charts
-from ..runs.records import RunRecords
+from ..runs.comparison import Comparison
+from ..runs.facts import RunFacts
 from ..selection.costs import Costs
 from ..selection.pareto import pareto_front
-from ..selection.select import Quality
-from ..training.monitoring import collapse_warning
+from ..training.monitoring import (
+    MAX_TEACHER_ENTROPY,
+    MIN_BATCH_SIZE,
+    MIN_EFFECTIVE_RANK,
+    MIN_FEATURE_SPREAD,
+    collapse_warning,
+)
 from .section import Section
 
+Series = tuple[list[int], list[float]]  # steps, and the value at each
 
-def heat_map_section(records: RunRecords, measured: Quality, task: str) -> Section:
+
+def heat_map_section(facts: RunFacts, measured: Comparison | None, task: str) -> Section:
+    """Quality as a map over widths and depths."""
     section = Section("quality", "Quality over the sizes")
-    if not measured.values:
-        section.missing.append(_no_quality(records, task))
+    if measured is None:
+        section.missing.append(_no_quality(facts, task))
         return section
-    space = records.config.space
-    low, high = min(measured.values.values()), max(measured.values.values())
-    some = len(measured.values) < len(space)
-    section.text = f"{measured.name}, of {f'{len(measured.values)} of the' if some else 'all'} {len(space)} sizes."
+    space, values = facts.space, measured.values
+    low, high = min(values.values()), max(values.values())
+    some = len(values) < len(space)
+    count = f"{len(values)} of the" if some else "all"
+    section.text = f"{_sentence(measured.description)[:-1]}, of {count} {len(space)} sizes."
     if some:
-        section.missing.append(("The other sizes, marked with a dot, have not been measured:", _evaluate(records)))
-    for index, grid in enumerate(charts.grids(space, measured.values)):
-        caption = f"{measured.title} accuracy by {grid.column_name} and {grid.row_name}"
+        section.missing.append(("The other sizes, marked with a dot, have not been measured:", _evaluate(facts)))
+    for index, grid in enumerate(charts.grids(space, values)):
+        caption = f"{_sentence(measured.metric_name)[:-1]} by {grid.column_name} and {grid.row_name}"
         caption += f", {grid.title}." if grid.title else "."
-        section.chart(f"quality-{index + 1}", caption, charts.heat_map, grid, low, high, f"{measured.title} accuracy")
+        section.chart(f"quality-{index + 1}", caption, charts.heat_map, grid, low, high, measured.metric_name)
     return section
 
 
 def pareto_section(
-    records: RunRecords,
-    measured: Quality,
-    sizes: Mapping[SubNetwork, Costs],
+    facts: RunFacts,
+    measured: Comparison | None,
+    costs: Mapping[SubNetwork, Costs],
     latencies: Mapping[str, Mapping[SubNetwork, float]],
     task: str,
 ) -> Section:
+    """Quality against parameters, FLOPs and each measured latency."""
     section = Section("pareto", "Quality against cost")
-    if measured.values:
-        section.text = "Each point is a size; those on the line are not beaten in quality by any that costs as little."
-        axes = {
-            "parameters": ("parameters", {size: of.parameters for size, of in sizes.items()}),
-            "flops": ("FLOPs of one image (a multiply-add counts once)", {s: of.flops for s, of in sizes.items()}),
+    if measured is not None:
+        section.text = "Each point is a size; no size that costs as little is better than those on the line."
+        axes: dict[str, tuple[str, Mapping[SubNetwork, float]]] = {
+            "parameters": ("parameters", {size: cost.parameters for size, cost in costs.items()}),
+            "flops": (
+                "FLOPs of one image (a multiply-add counts once)",
+                {size: cost.flops for size, cost in costs.items()},
+            ),
         }
         axes |= {f"latency-{index + 1}": latency for index, latency in enumerate(latencies.items())}
-        named = {size: name for name, size in records.config.space.named.items()}
+        named = {size: name for name, size in facts.space.named.items()}
         for name, (title, cost) in axes.items():
             quality = {size: value for size, value in measured.values.items() if size in cost}
             if not quality:
                 continue
-            caption = f"{measured.title} accuracy against {title}"
+            caption = f"{_sentence(measured.metric_name)[:-1]} against {title}"
             if len(quality) < len(measured.values):
                 caption += f": the {len(quality)} sizes whose latency was measured (poa select --measure_all: all)"
             front = pareto_front(quality, [cost])
-            options = (cost, quality, front, title, f"{measured.title} accuracy", named)
+            options = (cost, quality, front, title, measured.metric_name, named)
             section.chart(f"pareto-{name}", f"{caption}.", charts.pareto_chart, *options)
     else:
-        section.missing.append(_no_quality(records, task))
-    if not latencies and records.config is not None and records.without_model is None:
-        command = records.command("select", "--device", "cpu")
+        section.missing.append(_no_quality(facts, task))
+    if not latencies and facts.config is not None and not facts.no_model:
+        command = facts.command("select", "--device", "cpu")
         section.missing.append(("No latency has been measured (--device cuda: on a GPU):", command))
     return section
 
 
-def loss_section(records: RunRecords) -> Section:
+def loss_section(facts: RunFacts) -> Section:
+    """The loss, its terms, the learning rate and the accuracy over the steps."""
     section = Section("loss", "Loss")
-    if not records.lines:
-        section.missing.append(_no_log(records))
+    log = facts.log
+    if not log:
+        section.missing.append(_no_log())
         return section
-    section.chart("loss", "Total loss.", charts.line_chart, {"loss": records.series(lambda line: line.get("loss"))})
-    terms = {
-        "cross-view": ("dino_local_crops_loss", "dino_global_crops_loss"),
-        "same-view": ("distill_local_crops_loss", "distill_global_crops_loss"),
-        "masked patches": ("ibot_loss",),
+    section.chart("loss", "Total loss.", charts.line_chart, {"loss": _series(log, _entry("loss"))})
+    lines = {
+        "cross-view": _series(log, lambda line: _term(line, ("dino_local_crops_loss", "dino_global_crops_loss"))),
+        "same-view": _series(log, lambda line: _term(line, ("distill_local_crops_loss", "distill_global_crops_loss"))),
+        "masked patches": _series(log, _masked_patches),
     }
-    lines = {}
-    for title, names in terms.items():
-        if title == "masked patches":  # logged at half, and as 0 until it begins
-            lines[title] = records.series(
-                lambda line, names=names: _term(line, names, 2) if line.get("predict_masked_patches", True) else None
-            )
-        else:
-            lines[title] = records.series(lambda line, names=names: _term(line, names))
-    if lines := {title: points for title, points in lines.items() if points[0]}:
-        caption = "The loss's terms, means over the heads, before they are weighted against each other."
+    lines = {title: points for title, points in lines.items() if points[0]}
+    if lines:
+        caption = "The terms of the loss, means over the heads, before they are weighted against each other."
         section.chart("loss-terms", caption, charts.line_chart, lines, bottom=0)
-    rate = records.series(lambda line: line.get("learning_rate"))
+    rate = _series(log, _entry("learning_rate"))
     if rate[0]:
         section.chart("learning-rate", "Learning rate.", charts.line_chart, {"learning rate": rate}, bottom=0)
-    knn = records.all_series("knn_")
+    knn = _all_series(log, "knn_")
     if knn:
-        caption = "k-NN accuracy of the teacher while it trains."
+        caption = "k-NN accuracy of the teacher during training."
         section.chart("knn", caption, charts.line_chart, knn, percent=True)
     else:
         command = shlex.join(["poa", "pretrain", "--config", "FILE.yaml", "--eval_steps", "1000"])
-        section.missing.append(
-            ("The accuracy was not measured while the model trained; a further run does it with", command)
-        )
+        section.missing.append(("The accuracy was not measured during training; a further run does so with", command))
     return section
 
 
-def _term(line: Mapping, names: tuple[str, ...], factor: float = 1) -> float | None:
-    """The sum of some terms, as a mean over the heads; None for a line without them."""
+def _term(line: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
+    """The sum of some terms of the loss, as a mean over the heads; None for a line without them."""
     values = [value for name, value in line.items() if name.startswith(names)]
     heads = sum(name.startswith(names[0]) for name in line)
-    return factor * sum(values) / heads if heads else None
+    return sum(values) / heads if heads else None
 
 
-def collapse_section(records: RunRecords) -> Section:
+def _masked_patches(line: Mapping[str, Any]) -> float | None:
+    """The term of the masked patches, which is logged at half its value, and as 0 until masked prediction begins."""
+    term = _term(line, ("ibot_loss",))
+    return None if term is None or not line.get("predict_masked_patches", True) else 2 * term
+
+
+def collapse_section(facts: RunFacts) -> Section:
+    """Statistics that show whether the features of the teacher have collapsed."""
     section = Section("collapse", "Signs of collapse")
-    known = [line for line in records.lines if "feature_spread" in line and "effective_rank" in line]
+    log = facts.log
+    known = [line for line in log if "feature_spread" in line and "effective_rank" in line]
     if not known:
-        section.missing.append(_no_log(records))
+        section.missing.append(_no_log())
         return section
-    if (batch := records.arguments.get("per_device_train_batch_size", 8)) < 8:
+    if (batch := facts.arguments.get("per_device_train_batch_size", MIN_BATCH_SIZE)) < MIN_BATCH_SIZE:
         section.text = f"Batches of {batch} images say little about how far features lie apart."
     else:
         fine = "No sign of collapse: features spread, in many directions, and targets tell images apart."
         section.text = f"Step {known[-1]['step']:,}: {collapse_warning(known[-1]) or fine}"
-    for name, caption, options in (
-        ("feature_spread", "Spread of the teacher's features: 0 if all images have one feature, 1 if directions are "
-         "uniform.", dict(limit=(0.02, "collapsed below"), bottom=0)),
-        ("effective_rank", "Effective rank: the number of directions in use.",
-         dict(limit=(2, "collapsed below"), bottom=0)),
-    ):  # fmt: skip
-        lines = {name: records.series(lambda line, name=name: line.get(name))}
-        section.chart(name.replace("_", "-"), caption, charts.line_chart, lines, **options)
-    for prefix, caption, options in (
-        ("teacher_entropy_", "Entropy of the teacher's targets over its maximum, by head; at 1 they are uniform.",
-         dict(limit=(0.999, "collapsed above"), bottom=0, top=1.1)),
-        ("prototype_use_", "Share of the prototypes in use that a batch could use, by head.", dict(bottom=0, top=1.05)),
-    ):  # fmt: skip
-        lines = {f"head {index}": points for index, points in records.all_series(prefix).items()}
-        if lines:
-            section.chart(prefix.strip("_").replace("_", "-"), caption, charts.line_chart, lines, **options)
+    for name, caption, limit in (
+        (
+            "feature_spread",
+            "Spread of the teacher's features: 0 if all images have one feature, 1 if directions are uniform.",
+            MIN_FEATURE_SPREAD,
+        ),
+        ("effective_rank", "Effective rank: the number of directions in use.", MIN_EFFECTIVE_RANK),
+    ):
+        lines = {name: _series(log, _entry(name))}
+        drawn = {"limit": (limit, "collapsed below"), "bottom": 0}
+        section.chart(name.replace("_", "-"), caption, charts.line_chart, lines, **drawn)
+    entropy = {f"head {index}": points for index, points in _all_series(log, "teacher_entropy_").items()}
+    if entropy:
+        caption = "Entropy of the teacher's targets over its maximum, by head; at 1 they are uniform."
+        drawn = {"limit": (MAX_TEACHER_ENTROPY, "collapsed above"), "bottom": 0, "top": 1.1}
+        section.chart("teacher-entropy", caption, charts.line_chart, entropy, **drawn)
+    use = {f"head {index}": points for index, points in _all_series(log, "prototype_use_").items()}
+    if use:
+        caption = "Prototypes in use, as a share of those that a batch could use, by head."
+        section.chart("prototype-use", caption, charts.line_chart, use, bottom=0, top=1.05)
     return section
 
 
-def _evaluate(records: RunRecords) -> str:
-    return records.command("evaluate", "--dataset_name", records.labelled_data, "--sizes", "all")
+def _series(log: list[dict[str, Any]], value: Callable[[dict[str, Any]], float | None]) -> Series:
+    """Steps and values of the lines that have a value."""
+    points = [(line["step"], value(line)) for line in log]
+    found = [(step, number) for step, number in points if isinstance(number, int | float)]
+    return [step for step, _ in found], [number for _, number in found]
 
 
-def _no_quality(records: RunRecords, task: str) -> tuple[str, str | None]:
-    if records.broken:
-        return records.broken, None
-    if records.without_model is not None:
-        return records.without_model, None
-    if records.evaluations:
-        return f"No size has been measured yet by {'k-NN' if task == 'knn' else 'a linear probe'}:", _evaluate(records)
-    return "No size has been measured yet:", _evaluate(records)
+def _entry(name: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda line: line.get(name)
 
 
-def _no_log(records: RunRecords) -> tuple[str, str | None]:
+def _all_series(log: list[dict[str, Any]], prefix: str) -> dict[str, Series]:
+    """The series of each name with a prefix, by the rest of the name."""
+    names = dict.fromkeys(name for line in log for name in line if name.startswith(prefix))
+    return {name.removeprefix(prefix): _series(log, _entry(name)) for name in names}
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _evaluate(facts: RunFacts) -> str:
+    """The command that measures all sizes, on the labelled data that the run names."""
+    data = facts.recipe.get("eval_dataset_name") or facts.recipe.get("dataset_name") or "DATASET"
+    return facts.command("evaluate", "--dataset_name", data, "--sizes", "all")
+
+
+def _no_quality(facts: RunFacts, task: str) -> tuple[str, str | None]:
+    if facts.no_evaluations:
+        return facts.no_evaluations, None
+    if facts.no_model:
+        return facts.no_model, None
+    if facts.evaluations:
+        return f"No size has been measured yet by {'k-NN' if task == 'knn' else 'a linear probe'}:", _evaluate(facts)
+    return "No size has been measured yet:", _evaluate(facts)
+
+
+def _no_log() -> tuple[str, str | None]:
     return "The run has no log (metrics.jsonl), which pre-training writes:", "poa pretrain --config FILE.yaml"

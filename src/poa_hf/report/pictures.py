@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..formatting import one_line
 from ..models.elastic_config import image_shape
-from ..runs.records import RunRecords
+from ..runs.facts import RunFacts
 from .section import Picture, Section, png
+from .sizes import size_name, three_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,20 +21,20 @@ if TYPE_CHECKING:
 FAMILIES = {"poa_vit": "ViT", "poa_swin": "Swin", "poa_resnet": "ResNet"}
 
 
-def crops_section(records: RunRecords, dataset_name: str | None, num_images: int) -> Section:
+def crops_section(facts: RunFacts, dataset_name: str | None, num_images: int) -> Section:
     """The crops and masks of one batch."""
     section = Section("crops", "What the model is shown")
-    if records.config is None:
-        section.missing.append((records.without_model, None))
+    if facts.config is None:
+        section.missing.append((facts.no_model, None))
         return section
     from ..data.loader import PretrainingLoader
     from ..figures.images import crops_figure
 
-    args = _crop_arguments(records)
-    grid = args.global_crop_size // records.config.patch_grid
+    args = _crop_arguments(facts)
+    grid = args.global_crop_size // facts.backbone.patch_grid
     try:
-        dataset, name = _open(records, dataset_name)
-        column = records.arguments.get("image_column") if dataset_name is None else None
+        dataset, name = _open(facts, dataset_name)
+        column = facts.arguments.get("image_column") if dataset_name is None else None
         loader = PretrainingLoader(
             dataset, args, num_images, (grid, grid), image_column=column, block_size=max(16, num_images)
         )
@@ -41,74 +42,74 @@ def crops_section(records: RunRecords, dataset_name: str | None, num_images: int
     except (ValueError, OSError) as error:
         if dataset_name is not None:
             raise
-        section.missing.append(_no_images(records, error))
+        section.missing.append(_no_images(facts, error))
         return section
     section.text = (
         f"A batch of {name}: of each image two global crops, masked patches hatched, and {args.num_local_crops} local "
         "crops at the same scale."
     )
-    if not records.arguments:
+    if not facts.arguments:
         section.text += " The run does not say how its crops are made: these are the usual ones."
     figure = crops_figure(batch, num_images, args.image_mean, args.image_std)
     section.pictures.append(Picture("crops", "Crops and masks.", png(figure, 150), wide=True))
     return section
 
 
-def _crop_arguments(records: RunRecords):
+def _crop_arguments(facts: RunFacts):
     from ..data.crops import CropArguments
 
     known = {f.name for f in fields(CropArguments)}
-    given = {name: value for name, value in records.arguments.items() if name in known}
+    given = {name: value for name, value in facts.arguments.items() if name in known}
     if given:
         return CropArguments(**given)
     # the usual 96 of 224 pixels, in whole patches
-    side, patch = image_shape(records.config)[1], records.config.patch_grid
+    side, patch = image_shape(facts.backbone)[1], facts.backbone.patch_grid
     return CropArguments(global_crop_size=side, local_crop_size=max(patch, round(side * 96 / 224 / patch) * patch))
 
 
-def _open(records: RunRecords, dataset_name: str | None, texture_size: int | None = None) -> tuple[Any, str]:
+def _open(facts: RunFacts, dataset_name: str | None, texture_size: int | None = None) -> tuple[Any, str]:
     """The images, and what they are called."""
     from ..data.sources import TEXTURES, open_dataset
     from ..data.textures import TextureDataset
 
-    name = dataset_name or records.recipe.get("dataset_name") or TEXTURES
+    name = dataset_name or facts.recipe.get("dataset_name") or TEXTURES
     if name == TEXTURES:
         return (TextureDataset() if texture_size is None else TextureDataset(size=texture_size)), "built-in textures"
     shown = Path(name).name if Path(name).exists() else name
     if dataset_name is not None:
         return open_dataset(name), shown
-    options = {"config_name": records.recipe.get("dataset_config_name")}
-    options |= {"split": split} if (split := records.recipe.get("dataset_split")) else {}
-    return open_dataset(name, **options, streaming=records.recipe.get("streaming", True)), shown
+    options = {"config_name": facts.recipe.get("dataset_config_name")}
+    options |= {"split": split} if (split := facts.recipe.get("dataset_split")) else {}
+    return open_dataset(name, **options, streaming=facts.recipe.get("streaming", True)), shown
 
 
-def pictures_section(records: RunRecords, dataset_name: str | None, num_images: int) -> Section:
+def pictures_section(facts: RunFacts, dataset_name: str | None, num_images: int) -> Section:
     """Attention maps and patch components of the same images for three sizes of the teacher."""
     section = Section("pictures", "What three sizes see")
-    if records.without_model is not None:
-        section.missing.append((records.without_model, None))
+    if facts.no_model:
+        section.missing.append((facts.no_model, None))
         return section
     from ..evaluation.subject import load_subject
     from ..figures.images import attention_figure, pca_figure
     from ..figures.patches import attention_maps, patch_features, patch_pca
 
     try:
-        subject = load_subject(records.given)
-        pixels, name = _images(records, subject.processor, dataset_name, num_images)
+        subject = load_subject(facts.name)
+        pixels, name = _images(facts, subject.processor, dataset_name, num_images)
     except (ValueError, OSError) as error:
         if dataset_name is not None:
             raise
-        section.missing.append(_no_images(records, error))
+        section.missing.append(_no_images(facts, error))
         return section
     model, processor = subject.model, subject.processor
-    sizes = three_sizes(records.config.space)
-    titles = {size: records.name_of(size) for size in sizes}
+    sizes = three_sizes(facts.space)
+    titles = {size: size_name(facts.space, size) for size in sizes}
     titles = {size: f"{size} ({name})" if name else str(size) for size, name in titles.items()}
     step = "" if subject.step is None else f" at step {subject.step:,}"
     section.text = f"Images of {name} by the teacher{step}, in {pixels.shape[2]} x {pixels.shape[3]} pixels."
     normalised = (processor.image_mean, processor.image_std)
-    if not records.config.has_class_token:
-        family = FAMILIES.get(records.config.model_type, "This family")
+    if not facts.backbone.has_class_token:
+        family = FAMILIES.get(facts.backbone.model_type, "This family")
         section.text += f" {family} has no class token whose attention could be shown: patch components alone."
     else:
         maps = {titles[size]: attention_maps(model, pixels, size) for size in sizes}
@@ -127,25 +128,19 @@ def pictures_section(records: RunRecords, dataset_name: str | None, num_images: 
     return section
 
 
-def three_sizes(space: ElasticSpace) -> list[SubNetwork]:
-    """The named sizes if there are three, else the smallest, a middle and the full one; from small to large."""
-    named = set(space.named.values())
-    return [size for size in space.by_cost if size in (named if len(named) == 3 else space.spread)]
-
-
-def _images(records: RunRecords, processor, dataset_name: str | None, count: int) -> tuple[Tensor, str]:
+def _images(facts: RunFacts, processor, dataset_name: str | None, count: int) -> tuple[Tensor, str]:
     """So many images as the processor makes them (count, 3, H, W), but large enough for some 14 x 14 features, and what
     they are called."""
     from ..data.decoding import UndecodableImage, open_image
     from ..data.rows import IndexedImages, StreamedImages
 
-    config = records.config
+    config = facts.backbone
     pixels = config.crop_multiple
     side = processor.crop_size["height"]
     scale = min(4, max(1, -(-14 * pixels // side)))
     # textures do not grow with the image: the larger one holds more of them
-    dataset, name = _open(records, dataset_name, texture_size=40 * scale)
-    column = records.arguments.get("image_column") if dataset_name is None else None
+    dataset, name = _open(facts, dataset_name, texture_size=40 * scale)
+    column = facts.arguments.get("image_column") if dataset_name is None else None
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         images = IndexedImages(dataset, column)
         # from all over: neighbours may be of one class
@@ -170,8 +165,7 @@ def _images(records: RunRecords, processor, dataset_name: str | None, count: int
     return processor(decoded, return_tensors="pt", **edges).pixel_values, name
 
 
-def _no_images(records: RunRecords, error: Exception) -> tuple[str, str]:
-    reason = " ".join(str(error).split()).rstrip(".")
-    return f"There are no images to show ({reason}); with images of your own:", records.command(
+def _no_images(facts: RunFacts, error: Exception) -> tuple[str, str]:
+    return f"There are no images to show ({one_line(error)}); with images of your own:", facts.command(
         "report", "--dataset_name", "FOLDER"
     )

@@ -50,7 +50,8 @@ class ComputeLog:
     def __init__(self, device: torch.device, processes: int, global_batch_size: int):
         self.device, self.processes = device_name(device), processes
         self.past = Compute(global_batch_size)
-        self.first_step, self.started = 0, None
+        self.first_step = 0
+        self.started: float | None = None
 
     def resume(self, checkpoint: Path) -> None:
         found = read_compute(checkpoint)

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..elastic import ElasticSpace, SubNetwork
 from ..models.elastic_config import ElasticConfigMixin, elastic_config, image_shape
 from ..runs.atomic import write_json
-from ..runs.layout import latency_name
+from ..runs.layout import RunFolder, latency_name
 from .costs import Costs, costs, stock_model
 from .estimate import estimate, latency_features
 from .latency import Latency, find_device, measure_latency
@@ -182,6 +182,30 @@ def _read(path: Path | None, conditions: dict[str, Any]) -> tuple[str, dict[SubN
         return saved["date"], {SubNetwork.parse(size): Latency(**values) for size, values in saved["measured"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return "", {}  # not a file of ours: measured and written again
+
+
+def read_latencies(run: RunFolder, config: PreTrainedConfig) -> dict[str, dict[SubNetwork, float]]:
+    """Return the measured milliseconds of sizes of a run's model, by a title that says where they were measured.
+
+    Files of another architecture and broken ones are left out.
+    """
+    config = elastic_config(config)
+    space = config.space
+    architecture = json.loads(json.dumps(config.stock_config(space.full).to_diff_dict()))
+    found = {}
+    for path in run.latencies():
+        try:
+            saved = json.loads(path.read_text())
+            sizes = {SubNetwork.parse(size): float(latency["median_ms"]) for size, latency in saved["measured"].items()}
+            title = f"latency on {saved['device']}"
+            title += f", batch of {saved['batch_size']}" if saved["batch_size"] != 1 else ""
+            title += (", compiled" if saved["compiled"] else "") + ", ms"
+            same = saved.get("architecture") == architecture
+        except (OSError, KeyError, TypeError, ValueError, AttributeError):
+            continue
+        if same and sizes.keys() <= set(space):
+            found[title] = sizes
+    return found
 
 
 def _write(path: Path, table: LatencyTable) -> None:

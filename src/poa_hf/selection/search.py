@@ -6,16 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ..elastic import SubNetwork
-from ..models.elastic_config import elastic_config
-from ..runs.layout import RunFolder
-from ..runs.load import resolve_run
+from ..runs.comparison import Comparison, choose
+from ..runs.facts import RunFacts
 from .costs import Costs, costs
 from .latency import find_device
 from .latency_table import LatencyTable, latency_table
-from .select import Budget, Quality, Selection, read_quality, select
+from .select import Budget, Selection, select
 
 # How often a choice that rests on estimated latencies is measured and made anew.
 _CONFIRMATIONS = 5
@@ -30,7 +29,7 @@ class Search:
         budget: What a size may cost.
         selection: The outcome.
         costs: Costs of every size.
-        quality: The measured accuracies that rank the sizes; empty if nothing was measured.
+        quality: The measured accuracies that rank the sizes; None if nothing was measured.
         latencies: Latency of every size; None if it was not asked for.
     """
 
@@ -38,8 +37,13 @@ class Search:
     budget: Budget
     selection: Selection
     costs: dict[SubNetwork, Costs]
-    quality: Quality
+    quality: Comparison | None
     latencies: LatencyTable | None = None
+
+    @property
+    def accuracies(self) -> dict[SubNetwork, float]:
+        """The measured accuracies of some sizes."""
+        return {} if self.quality is None else self.quality.values
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, all sizes included, as values that JSON holds."""
@@ -49,7 +53,7 @@ class Search:
             latency = {**table.conditions, "mean_error": table.mean_error, "worst_error": table.worst_error}
         return {
             "budget": self.budget.limits,
-            "ranked_by": self.quality.name if selection.best in self.quality.values else "parameters",
+            "ranked_by": self.quality.name if self.quality and selection.best in self.accuracies else "parameters",
             "best": self._facts(selection.best),
             "runner_up": self._facts(selection.runner_up) if selection.runner_up else None,
             "pareto_front": [str(size) for size in selection.pareto_front],
@@ -61,7 +65,7 @@ class Search:
     def _facts(self, size: SubNetwork) -> dict[str, Any]:
         table = self.latencies
         latency = {"latency_ms": table[size], "latency_measured": size in table.measured} if table else {}
-        return {"size": str(size), **asdict(self.costs[size]), **latency, "quality": self.quality.values.get(size)}
+        return {"size": str(size), **asdict(self.costs[size]), **latency, "quality": self.accuracies.get(size)}
 
 
 def search(
@@ -90,26 +94,28 @@ def search(
     Raises:
         ValueError: If there is no such run or device, or no size fits the budget.
     """
-    folder = resolve_run(run)
-    run_folder = RunFolder.containing(folder).path
-    config = elastic_config(AutoConfig.from_pretrained(folder))
+    facts = RunFacts.read(run)
+    if problem := facts.no_model or facts.no_evaluations:
+        raise ValueError(problem)
+    config = facts.backbone
     place = find_device(device or "cpu")
     sizes = costs(config)
-    measured = read_quality(run_folder, config.space, quality)
+    measured = choose(facts.comparisons, [f"{quality}_accuracy"])
+    values = {} if measured is None else measured.values
     if budget.max_latency_ms is None and device is None and not measure_all:
-        return Search(config, budget, select(config.space, budget, sizes, measured.values), sizes, measured)
+        return Search(config, budget, select(config.space, budget, sizes, values), sizes, measured)
     options: dict[str, Any] = {
         "full": measure_all,
         "compile": compile,
-        "folder": run_folder,
+        "folder": facts.folder.path if facts.folder else None,
         "size_costs": sizes,
     }
     table = latency_table(config, place, batch_size, **options)
-    selection = select(config.space, budget, sizes, measured.values, table)
+    selection = select(config.space, budget, sizes, values, table)
     for _ in range(_CONFIRMATIONS):
         chosen = [size for size in (selection.best, selection.runner_up) if size is not None]
         if all(size in table.measured for size in chosen):
             break
         table = latency_table(config, place, batch_size, also=chosen, **options)
-        selection = select(config.space, budget, sizes, measured.values, table)
+        selection = select(config.space, budget, sizes, values, table)
     return Search(config, budget, selection, sizes, measured, table)

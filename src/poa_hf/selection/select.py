@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import ElasticSpace, SubNetwork
 from ..formatting import format_quantity
 from ..models.elastic_config import elastic_config
-from ..runs.evaluations import Evaluation, load_evaluations
-from ..runs.layout import RunFolder
 from .costs import Costs
 from .costs import costs as costs_of_space
 from .latency_table import LatencyTable
@@ -57,15 +54,6 @@ class Budget:
     def limits(self) -> dict[str, float]:
         """The limits that are set, as numbers."""
         return {name: getattr(self, name) for name in _AXES if getattr(self, name) is not None}
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What was measured of some sizes, higher is better; a column's title and a name for it."""
-
-    values: dict[SubNetwork, float] = field(default_factory=dict)
-    title: str = ""
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,35 +166,6 @@ def _front(
     parameters = {size: spent["max_params"][size] for size in within}
     other_axes = [axis for axis in axes if axis != "max_params"] or ["max_flops"]
     return pareto_front(parameters, [spent[axis] for axis in other_axes])
-
-
-def read_quality(run: str | Path, space: ElasticSpace, task: str = "knn") -> Quality:
-    """What `quality_of` finds in a run's `evaluations.json`. ValueError for a broken file."""
-    return quality_of(load_evaluations(RunFolder.containing(run).evaluations), space, task)
-
-
-def quality_of(evaluations: Iterable[Evaluation], space: ElasticSpace, task: str = "knn") -> Quality:
-    """The accuracies of `task` (`knn` or `linear`) in one set of records that compare: the same data, step and
-    settings. Of several sets, k-NN with k = 20 comes first, then the latest step, then the one with the most sizes,
-    then the most test images. Empty where nothing was measured.
-    """
-    sets: dict[str, list[Evaluation]] = {}
-    for record in evaluations:
-        if record.metric == f"{task}_accuracy" and record.size in map(str, space):
-            sets.setdefault(replace(record, size="", model="").key, []).append(record)
-
-    def preference(records: list[Evaluation]) -> tuple:
-        first = records[0]
-        return first.settings.get("k") == 20, first.step or 0, len(records), first.test_images
-
-    if not sets:
-        return Quality()
-    chosen = max(sets.values(), key=preference)
-    first = chosen[0]
-    title = f"{first.settings['k']}-NN" if "k" in first.settings else task
-    step = "" if first.step is None else f" at step {first.step:,}"
-    values = {SubNetwork.parse(record.size): record.value for record in chosen}
-    return Quality(values, title, f"{title} accuracy on {first.dataset}{step}")
 
 
 def parse_quantity(value: float | str, name: str = "A limit") -> float:

@@ -18,12 +18,12 @@ def selection_text(search: Search) -> str:
 
 
 def _summary(search: Search) -> str:
-    within, values = search.selection.within, search.quality.values
+    within, values = search.selection.within, search.accuracies
     limits = " and ".join(f"{name} {format_quantity(limit)}" for name, limit in search.budget.limits.items())
     total = len(search.costs)
     count = f"{len(within)} of {total} sizes fit {limits}" if limits else f"All {total} sizes"
     measured = sum(size in values for size in within)
-    if not measured:
+    if search.quality is None or not measured:
         return f"{count}, ranked by parameters: no accuracy of theirs has been measured."
     partly = f", measured for {measured} of them" if measured < len(within) else ""
     return f"{count}, ranked by {search.quality.name}{partly}."
@@ -31,7 +31,7 @@ def _summary(search: Search) -> str:
 
 def _table(search: Search) -> list[str]:
     """Lines of the best size, the runner-up and the rest of the Pareto front."""
-    selection, quality, latencies = search.selection, search.quality, search.latencies
+    selection, values, latencies = search.selection, search.accuracies, search.latencies
     names = {size: f" ({name})" for name, size in search.config.space.named.items()}
 
     def row(role: str, size: SubNetwork) -> list[str]:
@@ -40,12 +40,12 @@ def _table(search: Search) -> list[str]:
         cells.append(f"{format_quantity(costs.activation_bytes)}B")
         if latencies:
             cells.append(f"{'' if size in latencies.measured else '~'}{latencies[size]:.3g} ms")
-        if quality.values:
-            cells.append(f"{quality.values[size]:.1%}" if size in quality.values else "-")
+        if values:
+            cells.append(f"{values[size]:.1%}" if size in values else "-")
         return cells
 
     header = ["", "size", "parameters", "FLOPs", "activations"]
-    header += (["latency"] if latencies else []) + ([quality.title] if quality.values else [])
+    header += (["latency"] if latencies else []) + ([search.quality.title] if search.quality else [])
     rows = [header, row("best", selection.best)]
     if selection.runner_up:
         rows.append(row("runner-up", selection.runner_up))

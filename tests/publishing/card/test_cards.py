@@ -20,22 +20,23 @@ from poa_hf.cli.main import main
 from poa_hf.data.textures import TextureDataset
 from poa_hf.formatting import format_quantity
 from poa_hf.publishing.card.cards import write_card, write_supernet_card
+from poa_hf.publishing.card.facts import CardFacts
 from poa_hf.publishing.card.metadata import LICENSES, card_problems, is_hub_id
+from poa_hf.publishing.card.owner import OwnerFacts
 from poa_hf.publishing.card.results import eval_results
 from poa_hf.publishing.card.sections import compute_text
 from poa_hf.publishing.export import extract_to
 from poa_hf.publishing.formats.format import find_format
 from poa_hf.runs.evaluations import Evaluation
-from poa_hf.runs.facts import OwnerFacts, RunFacts
+from poa_hf.runs.facts import RunFacts
 from poa_hf.runs.training_time import ComputePart
-from poa_hf.selection.costs import costs
 
 from ...conftest import golden_config, run_python, tiny_config
 
 SIZE = SubNetwork(16, 2)
 DINOV2 = find_format("dinov2", None)
-COSTS = RunFacts(tiny_config()).costs
-FLOPS = {size: format_quantity(costs(tiny_config())[SubNetwork.parse(size)].flops) for size in ("16x1", "16x2", "32x3")}
+COSTS = CardFacts(RunFacts(tiny_config())).costs
+FLOPS = {size: format_quantity(COSTS[SubNetwork.parse(size)].flops) for size in ("16x1", "16x2", "32x3")}
 
 
 def record(size: str = "16x2", metric: str = "knn_accuracy", value: float = 0.5, **fields) -> Evaluation:
@@ -46,13 +47,13 @@ def record(size: str = "16x2", metric: str = "knn_accuracy", value: float = 0.5,
     return Evaluation(size=size, metric=metric, value=value, **{**usual, **fields})
 
 
-def facts_of(*evaluations: Evaluation, **fields) -> RunFacts:
-    facts = RunFacts(tiny_config(), evaluations=evaluations, **fields)
+def facts_of(*evaluations: Evaluation, owner: OwnerFacts = OwnerFacts(), **fields) -> CardFacts:  # noqa: B008
+    facts = CardFacts(RunFacts(tiny_config(), evaluations=evaluations, **fields), owner)
     vars(facts)["costs"] = COSTS  # what it would count each time
     return facts
 
 
-def written(folder: Path, facts: RunFacts, name: str = "me/poa-small", supernet=None, size=SIZE) -> ModelCard:
+def written(folder: Path, facts: CardFacts, name: str = "me/poa-small", supernet=None, size=SIZE) -> ModelCard:
     folder.mkdir(parents=True, exist_ok=True)
     write_card(folder, facts, size, DINOV2, name, 10_048, supernet)
     return loaded(folder)
@@ -152,7 +153,7 @@ def test_the_code_of_a_supernet_card(tmp_path, tiny_model, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_model.save_pretrained("super net")
     (tmp_path / "card").mkdir()
-    write_supernet_card(tmp_path / "card", RunFacts.of(tiny_model, tmp_path / "super net"), "super net", {})
+    write_supernet_card(tmp_path / "card", CardFacts.read(tiny_model, tmp_path / "super net"), "super net", {})
     (command,), (extract, train) = (
         blocks(loaded(tmp_path / "card"), "shell"),
         blocks(loaded(tmp_path / "card"), "python"),
@@ -164,7 +165,7 @@ def test_the_code_of_a_supernet_card(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: TextureDataset())
     few = "per_device_train_batch_size=2, num_local_crops=1, local_crop_size=16, dataloader_num_workers=0"
     exec(train.replace("max_steps=10_000,", f"max_steps=1, {few}, disable_tqdm=True,"), {})
-    assert RunFacts.of(tiny_model, tmp_path / "runs" / "more").steps == 1
+    assert RunFacts.read(tmp_path / "runs" / "more").steps == 1
 
 
 # -- what it says
@@ -370,7 +371,7 @@ def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch):
 
 def test_one_size_is_no_family(tmp_path):
     backbone = tiny_config().backbone_config.plain_config(SIZE)
-    facts = RunFacts(tiny_config(backbone), evaluations=(record(),))
+    facts = CardFacts(RunFacts(tiny_config(backbone), evaluations=(record(),)))
     card = written(tmp_path, facts)
     assert "in the family" not in card.text and "the one size" in card.text and "## Results" in card.text
 

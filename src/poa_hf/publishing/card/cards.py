@@ -16,9 +16,9 @@ from ...data.crops import CropArguments
 from ...elastic import SubNetwork
 from ...formatting import format_quantity
 from ...models.elastic_config import image_shape
-from ...runs.facts import RunFacts
 from ..formats.format import Format
 from . import sections as text
+from .facts import CardFacts
 from .markdown import code, escape, link, table
 from .metadata import is_repo_id
 from .picture import FILE_NAME as PICTURE
@@ -30,7 +30,7 @@ CARD = "README.md"
 
 def write_card(
     folder: Path,
-    facts: RunFacts,
+    facts: CardFacts,
     sub_network: SubNetwork,
     format: Format,
     name: str,
@@ -44,7 +44,7 @@ def write_card(
         parameters: Of the checkpoint.
         supernet: The id of the repository of the model that it was cut from, if that is published too.
     """
-    space = facts.config.backbone_config.space
+    space = facts.space
     names = [given for given, size in space.named.items() if size == sub_network]
     called = f"`{sub_network}`" + "".join(f", called *{escape(given)}*" for given in names)
     depth = "-".join(map(str, sub_network.depths))
@@ -60,7 +60,7 @@ def write_card(
     features = getattr(stock, "hidden_size", None) or stock.hidden_sizes[-1]
     use = code(format.snippet(name), "python")
     use += f"\n\n`image` is a PIL image, and `features` has the shape (1, {features}). {format.requirements}"
-    measured = facts.evaluations_of(sub_network)
+    measured = facts.results(sub_network)
     caption = draw_family(folder, facts, sub_network)
     sections = {
         "": opening,
@@ -83,14 +83,14 @@ def write_card(
     _write(folder, data, name, sections)
 
 
-def write_supernet_card(folder: Path, facts: RunFacts, name: str, sizes: Mapping[SubNetwork, str]) -> None:
+def write_supernet_card(folder: Path, facts: CardFacts, name: str, sizes: Mapping[SubNetwork, str]) -> None:
     """Write the card of the model that all sizes were cut from, `README.md` and `family.png`.
 
     Args:
         name: The id of its repository, or the name of its folder.
         sizes: The published sizes, each with the id of its repository or the name of its folder.
     """
-    space = facts.config.backbone_config.space
+    space = facts.space
     shown = json.dumps(name, ensure_ascii=False)
     opening = (
         f"All {len(space)} sizes of one run of {text.PAPER}, in one model: teacher, student and projection heads of "
@@ -113,7 +113,7 @@ def write_supernet_card(folder: Path, facts: RunFacts, name: str, sizes: Mapping
         **_last_sections(facts),
     }
     tags = ["poa", "self-supervised", "elastic", "supernet"]
-    source = facts.started_from if is_repo_id(facts.started_from) else None
+    source = facts.run.started_from if is_repo_id(facts.run.started_from) else None
     _write(folder, _card_data(facts, name, "poa_hf", tags, base_model=source), name, sections)
 
 
@@ -132,39 +132,39 @@ args = PoaTrainingArguments(
 PoaTrainer(model, args, train_dataset=images).train()"""
 
 
-def _arguments(facts: RunFacts) -> str:
+def _arguments(facts: CardFacts) -> str:
     """Those of further training; the sides of crops, where they are not the usual ones."""
     usual = CropArguments()
-    sides = {name: facts.arguments.get(name) for name in ("global_crop_size", "local_crop_size")}
+    sides = {name: facts.run.arguments.get(name) for name in ("global_crop_size", "local_crop_size")}
     sides["global_crop_size"] = sides["global_crop_size"] or image_shape(facts.config.backbone_config)[1]
     given = {"output_dir": '"runs/more"', "max_steps": "10_000"}
     given |= {name: side for name, side in sides.items() if side and side != getattr(usual, name)}
     return "\n".join(f"    {name}={value}," for name, value in given.items())
 
 
-def _sizes_text(facts: RunFacts, sizes: Mapping[SubNetwork, str], caption: str | None) -> str:
-    space, quality = facts.config.backbone_config.space, facts.quality
+def _sizes_text(facts: CardFacts, sizes: Mapping[SubNetwork, str], caption: str | None) -> str:
+    space, quality = facts.space, facts.quality
     parts = [f"![{caption}]({PICTURE})\n\n{caption}."] if caption is not None else []
     if sizes:
-        measured = bool(quality.values)
+        values = {} if quality is None else quality.values
         rows = []
         for size, repo in sorted(sizes.items(), key=lambda item: (facts.costs[item[0]].parameters, item[0])):
             costs = facts.costs[size]
             row = [f"`{size}`", format_quantity(costs.parameters), format_quantity(costs.flops)]
-            row += [text.percent(quality.values.get(size))] * measured
+            row += [] if quality is None else [text.percent(values.get(size))]
             target = link(repo, f"https://huggingface.co/{repo}") if is_repo_id(repo) else escape(repo)
             rows.append([*row, target])
-        head = ["size", "parameters", "FLOPs", *[quality.title] * measured, "model"]
+        head = ["size", "parameters", "FLOPs", *([] if quality is None else [quality.title]), "model"]
         parts.append(table(head, rows, right=range(1, len(head) - 1)))
         parts.append("FLOPs are those of one image, a multiplication and its addition counted once.")
-        if measured:
-            parts[-1] += f" {escape(quality.name)}."
+        if quality is not None:
+            parts[-1] += f" {escape(text.sentence(quality.description))}"
     if others := len(space) - len(sizes):
         parts.append(f"{others} {'other sizes' if sizes else 'sizes'} can be taken out as above.")
     return "\n\n".join(parts)
 
 
-def _last_sections(facts: RunFacts) -> dict[str, str]:
+def _last_sections(facts: CardFacts) -> dict[str, str]:
     return {
         "Training": text.training_text(facts),
         "Licence": text.licence_text(facts),
@@ -172,7 +172,7 @@ def _last_sections(facts: RunFacts) -> dict[str, str]:
     }
 
 
-def _card_data(facts: RunFacts, name: str, library: str, tags: list[str], **more) -> ModelCardData:
+def _card_data(facts: CardFacts, name: str, library: str, tags: list[str], **more) -> ModelCardData:
     owner = facts.owner
     return ModelCardData(
         library_name=library,
@@ -181,7 +181,7 @@ def _card_data(facts: RunFacts, name: str, library: str, tags: list[str], **more
         license=owner.license,
         license_name=owner.license_name,
         license_link=owner.license_link,
-        datasets=[facts.dataset_id] if facts.dataset_id else None,
+        datasets=[facts.run.dataset_id] if facts.run.dataset_id else None,
         model_name=name.rpartition("/")[2],
         **more,
     )

@@ -7,37 +7,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...elastic import SubNetwork
-from ...runs.facts import RunFacts
-from ...selection.select import quality_of
+from ...runs.comparison import choose
 from ..hub.names import family_name
+from .facts import CardFacts
 
 
-def size_table(facts: RunFacts, supernet: str | None, repos: Mapping[SubNetwork, str]) -> dict[str, Any]:
+def size_table(facts: CardFacts, supernet: str | None, repos: Mapping[SubNetwork, str]) -> dict[str, Any]:
     """Return the content of `sizes.json`.
 
     Each size has its parameters, the FLOPs of one image (a multiplication and its addition are counted once), its
     measured accuracies from 0 to 1, and its repository; what is not known is None.
 
     Args:
-        facts: The facts of the run.
+        facts: The facts of the model.
         supernet: The id of the supernet's repository.
         repos: The ids of the published sizes' repositories.
     """
     config = facts.config.backbone_config
     names = {size: name for name, size in config.space.named.items()}
-    quality = {f"{task}_accuracy": quality_of(facts.evaluations, config.space, task) for task in ("knn", "linear")}
+    quality = {metric: choose(facts.comparisons, [metric]) for metric in ("knn_accuracy", "linear_accuracy")}
     rows = []
     for size, cost in facts.costs.items():
         row: dict[str, Any] = {"size": str(size), "name": names.get(size)}
         row |= {"width": size.width, "depths": list(size.depths)}
         row |= {"parameters": cost.parameters, "flops": cost.flops}
-        row |= {measure: measured.values.get(size) for measure, measured in quality.items()}
+        row |= {metric: found.values.get(size) if found else None for metric, found in quality.items()}
         rows.append({**row, "repo": repos.get(size)})
     return {
         "family": family_name(config),
         "supernet": supernet,
         "image_size": getattr(config, "image_size", None),
-        "measured": {measure: measured.name for measure, measured in quality.items() if measured.values},
+        "measured": {metric: found.description for metric, found in quality.items() if found},
         "sizes": rows,
     }
 

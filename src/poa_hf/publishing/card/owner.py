@@ -1,0 +1,75 @@
+"""What the owner of a run says about it, in `card.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import yaml
+
+from ...formatting import one_line
+from ...locations import is_hub_id
+from ...runs.layout import RunFolder
+from .metadata import check_license
+
+
+@dataclass(frozen=True)
+class OwnerFacts:
+    """What no run knows about itself, from `card.yaml` in its folder.
+
+    Args:
+        license: The licence of the weights: an identifier of the Hub, or `other` with its name and link.
+        license_name: The name of another licence.
+        license_link: A web address, or the name of a file in the run's folder.
+        dataset: The Hub id of the training images, if the run read them from elsewhere.
+        contact: Whom to ask.
+        about: A paragraph of Markdown about the model.
+
+    Raises:
+        ValueError: If the Hub does not know the licence, `dataset` is not a Hub id, or a value is not text.
+    """
+
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    dataset: str | None = None
+    contact: str | None = None
+    about: str | None = None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and not (isinstance(value, str) and value.strip()):
+                raise ValueError(f"{each.name} {value!r} is not text: write some, or leave it out.")
+        check_license(self.license, self.license_name, self.license_link)
+        if self.dataset is not None and not is_hub_id(self.dataset):
+            raise ValueError(f"dataset {self.dataset!r} is not a Hub id: write it as namespace/name.")
+
+    @classmethod
+    def read(cls, run: RunFolder | None, **values: str | None) -> OwnerFacts:
+        """Read a run's `card.yaml`; without that file, nothing is known.
+
+        Args:
+            values: Fields that replace those of the file; None leaves a field as it is. A licence is replaced as a
+                whole, with its name and link.
+
+        Raises:
+            ValueError: If the file cannot be read, or says what an owner cannot say.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        if run is None or not run.owner.exists():
+            return cls(**given)
+        path = run.owner
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path} cannot be read ({one_line(error)}): mend it or delete it.") from error
+        known = [each.name for each in fields(cls)]
+        if not isinstance(content, dict) or not content.keys() <= set(known):
+            raise ValueError(f"{path} must hold `key: value` lines with keys of {', '.join(known)}.")
+        try:
+            saved = vars(cls(**content))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if "license" in given:
+            saved = saved | {"license_name": None, "license_link": None}
+        return cls(**(saved | given))

@@ -1,0 +1,168 @@
+"""Which records can be compared, and which of them counts where one number per size is wanted.
+
+A run's evaluations.json may hold many numbers of one size: of several datasets, splits, numbers of images, steps and
+metrics. Numbers of two sizes can be compared only if they were measured alike, so nothing ever picks single records:
+`compare` makes sets of records that differ in nothing but the size, and puts the sets in the one order in which they
+count. The tables, pictures and metadata of model cards, `sizes.json`, `poa report` and `poa select` all take the first
+set that has what they need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..elastic import SubNetwork
+from .evaluations import Evaluation
+from .metrics import column_title, metric_name
+
+USUAL_K = 20  # the number of neighbours that papers report
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Records of several sizes that can be compared: they agree in dataset, configuration, splits, image counts, step,
+    metric and settings.
+
+    Args:
+        records: One record per size, at least one in all.
+    """
+
+    records: Mapping[SubNetwork, Evaluation]
+
+    @property
+    def example(self) -> Evaluation:
+        """Any of the records, for what all have in common."""
+        return next(iter(self.records.values()))
+
+    @property
+    def values(self) -> dict[SubNetwork, float]:
+        """The measured number of each size; higher is better."""
+        return {size: record.value for size, record in self.records.items()}
+
+    @property
+    def metric(self) -> str:
+        return self.example.metric
+
+    @property
+    def step(self) -> int | None:
+        return self.example.step
+
+    @property
+    def title(self) -> str:
+        """The metric in a few characters, such as `20-NN`."""
+        return column_title(self.example)
+
+    @property
+    def metric_name(self) -> str:
+        """The metric in words, such as `20-NN accuracy`."""
+        return metric_name(self.example)
+
+    @property
+    def name(self) -> str:
+        """The metric, the dataset and the step, such as `20-NN accuracy on birds at step 50`."""
+        step = "" if self.step is None else f" at step {self.step:,}"
+        return f"{self.metric_name} on {self.example.dataset}{step}"
+
+    @property
+    def description(self) -> str:
+        """The name and the images: `20-NN accuracy on birds at step 50 (100 images of test, against 200 of train)`."""
+        return f"{self.name} ({images_of(self.example)})"
+
+
+def images_of(record: Evaluation) -> str:
+    """The images that a number rests on, such as `100 images of test, against 200 of train`."""
+    text = f"{record.test_images:,} images of {record.test_split}"
+    if record.train_images is not None:
+        text += f", against {record.train_images:,} of {record.train_split or 'train'}"
+    return text
+
+
+def compare(records: Iterable[Evaluation], sizes: Iterable[SubNetwork], step: int | None = None) -> list[Comparison]:
+    """Put records into sets that can be compared, the set that counts most first.
+
+    Two records are in one set if they agree in dataset and its configuration, test and train split, the numbers of test
+    and train images, step, task, metric and settings (k, temperature, share of labels, seed, ...). The name of the
+    model plays no role, since a run's folder may have been renamed. If a set has several records of a size, that of the
+    latest day counts, and of the same day the last one. Records are left out if their value is not finite or they are
+    of no size in `sizes`, such as a stock checkpoint's, `-`.
+
+    Of two sets, the first of these that differs decides which one comes first:
+
+    1. the step: that of the model; then none (nothing says which); then the nearest, of two equally near the earlier;
+    2. k of k-NN: the nearest to 20, of two equally near the smaller;
+    3. the number of sizes: more;
+    4. the number of test images: more;
+    5. the number of train images: more;
+    6. the latest day of a record: later;
+    7. what the records have in common, as text, so that the order never depends on that of the records.
+
+    Args:
+        records: Evaluations of one run, in the order in which they were made.
+        sizes: The sizes of the run's space.
+        step: The step of the model that the numbers are wanted for; None if it is not known: then the latest step is
+            the nearest.
+    """
+    by_name = {str(size): size for size in sizes}
+    sets: dict[str, dict[SubNetwork, Evaluation]] = {}
+    for record in records:
+        if record.size in by_name and math.isfinite(record.value):
+            found = sets.setdefault(_common_key(record), {})
+            size = by_name[record.size]
+            if size not in found or found[size].date <= record.date:
+                found[size] = record
+    # two passes, as days are compared the other way round
+    ordered = sorted(sets.items())
+    ordered.sort(key=lambda item: max(record.date for record in item[1].values()), reverse=True)
+    comparisons = [Comparison(dict(sorted(found.items()))) for _, found in ordered]
+    return sorted(comparisons, key=lambda comparison: _rank(comparison, step))
+
+
+def choose(
+    comparisons: Sequence[Comparison], metrics: Sequence[str] = ("knn_accuracy", "linear_accuracy")
+) -> Comparison | None:
+    """The set that counts for the quality of the sizes: the first one of the first metric that was measured at all.
+
+    None if no metric was. Where one number per size is shown (a picture, a table of sizes), it is taken from here.
+    """
+    for metric in metrics:
+        for comparison in comparisons:
+            if comparison.metric == metric:
+                return comparison
+    return None
+
+
+def one_per_measure(comparisons: Iterable[Comparison], size: SubNetwork | None = None) -> list[Comparison]:
+    """Of the sets with the same measure, the one that counts: the first, or the first that has `size`.
+
+    A measure is a metric (k and the share of labels included) on a test split of a dataset: what a reader would take
+    for the same number. The set that `choose` gives is the one of its measure for each size that it has, so a list of
+    results never contradicts a table of sizes.
+    """
+    first: dict[tuple, Comparison] = {}
+    for comparison in comparisons:
+        if size is None or size in comparison.records:
+            record = comparison.example
+            measure = (record.dataset, record.dataset_config, record.test_split, metric_name(record))
+            first.setdefault(measure, comparison)
+    return list(first.values())
+
+
+def _common_key(record: Evaluation) -> str:
+    return replace(record, size="", model="").key
+
+
+def _rank(comparison: Comparison, step: int | None) -> tuple:
+    record = comparison.example
+    k = record.settings.get("k", USUAL_K) if record.metric == "knn_accuracy" else USUAL_K
+    images = (-record.test_images, -(record.train_images or 0))
+    return (*_step_rank(record.step, step), abs(k - USUAL_K), k, -len(comparison.records), *images)
+
+
+def _step_rank(step: int | None, wanted: int | None) -> tuple[int, int, int]:
+    if step == wanted:
+        return 0, 0, 0
+    if step is None:
+        return 1, 0, 0
+    return 2, -step if wanted is None else abs(step - wanted), step

@@ -1,0 +1,78 @@
+"""What each metric is called: in a column, in words and on the Hub. For every metric, a higher value is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .evaluations import Evaluation
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The names of a metric.
+
+    In `title` and `words`, `{k}` stands for the number of neighbours and `{labels}` for the share of the labels.
+
+    Args:
+        task: The task of `poa evaluate` that measures it.
+        title: The title of a column, a few characters long.
+        words: The name in running text.
+        hub_type: The metric's identifier in the metadata of a model card.
+        hub_task: The task in that metadata.
+    """
+
+    task: str
+    title: str
+    words: str
+    hub_type: str
+    hub_task: str = "image-feature-extraction"
+
+
+_CLASSIFICATION = ("accuracy", "image-classification")
+
+# In the order in which they are shown.
+METRICS = {
+    "knn_accuracy": Metric("knn", "{k}-NN", "{k}-NN accuracy", *_CLASSIFICATION),
+    "linear_accuracy": Metric("linear", "linear", "linear probe accuracy", *_CLASSIFICATION),
+    "lowshot_accuracy": Metric("lowshot", "{labels} labels", "accuracy with {labels} of the labels", *_CLASSIFICATION),
+    "clustering_accuracy": Metric("clustering", "ACC", "clustering accuracy", "clustering_accuracy"),
+    "clustering_ari": Metric("clustering", "ARI", "clustering adjusted Rand index", "clustering_ari"),
+    "clustering_nmi": Metric("clustering", "NMI", "clustering NMI", "clustering_nmi"),
+    "retrieval_map": Metric("retrieval", "mAP", "retrieval mAP", "retrieval_map"),
+    "retrieval_precision": Metric("retrieval", "P@{k}", "retrieval precision at {k}", "retrieval_precision"),
+}
+
+
+def metric_of(record: Evaluation) -> Metric:
+    """The metric of a record; one that is not in the table goes by the name that the record has for it."""
+    return METRICS.get(record.metric) or Metric(record.task, "{metric}", "{metric}", record.metric)
+
+
+def column_title(record: Evaluation) -> str:
+    """A record's metric in a few characters: `20-NN`, `linear`, `1 % labels`, `NMI`, `mAP`, ...
+
+    Example:
+        >>> column_title(Evaluation("run", "384x12", "knn", "knn_accuracy", 0.5, "birds", "test", 100, "2026-11-26",
+        ...                         settings={"k": 20}))
+        '20-NN'
+    """
+    return _filled(metric_of(record).title, record)
+
+
+def metric_name(record: Evaluation) -> str:
+    """A record's metric in words: `20-NN accuracy`, `accuracy with 1 % of the labels`."""
+    return _filled(metric_of(record).words, record)
+
+
+def display_order(record: Evaluation) -> tuple[int, str, float, float]:
+    """A key that sorts records as they are shown: in the table's order, then by k and by the share of labels."""
+    place = list(METRICS).index(record.metric) if record.metric in METRICS else len(METRICS)
+    return place, record.metric, record.settings.get("k", 0), record.settings.get("label_share", 0)
+
+
+def _filled(template: str, record: Evaluation) -> str:
+    share = record.settings.get("label_share")
+    labels = "few" if share is None else f"{100 * share:g} %"
+    # replaced, not formatted: the name of an unknown metric may hold braces
+    text = template.replace("{k}", str(record.settings.get("k", "k"))).replace("{labels}", labels)
+    return text.replace("{metric}", record.metric)
