@@ -40,7 +40,7 @@ MODULES = {
     "evaluation.report_command": "cli.report",
     "evaluation.report_numbers": "report.numbers",
     "evaluation.report_pictures": "report.pictures",
-    "evaluation.report_records": "runs.records",
+    "evaluation.report_records": "runs.facts",
     "evaluation.report_section": "report.section",
     "evaluation.retrieval": "evaluation.tasks.retrieval",
     "evaluation.select": "selection.select",
