@@ -54,7 +54,7 @@ MODULES = {
     "official_files": "official.files",
     "official_sizes": "official.config",
     "publishing.card_results": "publishing.card.results",
-    "publishing.card_text": "publishing.card.sections",
+    "publishing.card_text": "publishing.card.values",
     "publishing.convert_command": "cli.convert",
     "publishing.family": "publishing.release",
     "publishing.family_picture": "publishing.card.picture",
@@ -65,6 +65,7 @@ MODULES = {
     "publishing.push_command": "cli.push",
     "publishing.retrying": "publishing.hub.retrying",
     "publishing.run_facts": "runs.facts",
+    "publishing.supernet": "publishing.card.size_table",
     "publishing.timm_format": "publishing.formats.timm",
     "publishing.vit_format": "publishing.formats.vit",
     "training.checkpoints": "runs.checkpoints",
@@ -108,6 +109,9 @@ NAMES: dict[str, dict[str, str]] = {
     "publishing.hub": {
         "Hub": "publishing.hub.client",
         "HubError": "publishing.hub.client",
+    },
+    "publishing.supernet": {
+        "model_files": "publishing.run_files",
     },
     "slicing": {
         "ElasticModelMixin": "models.elastic_model",

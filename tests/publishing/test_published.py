@@ -36,7 +36,7 @@ def published(runs):
     with LoopbackHub() as hub:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
-            patch.setattr("poa_hf.publishing.card.cards.draw_family", lambda *arguments: None)  # pictures take time
+            patch.setattr("poa_hf.publishing.card.cards.draw_sizes", lambda *arguments: "")  # pictures take time
             api = HfApi(hub.endpoint, token="hf_me")
             for family, run in runs.items():
                 release = Release.from_run(run, SIZES[family], "me", supernet=family == "vit")

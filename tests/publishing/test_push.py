@@ -46,7 +46,7 @@ def counted_once():
 def hasten(patch, counted_once, pictures=False):
     patch.setattr("poa_hf.runs.facts.costs", counted_once)
     if not pictures:
-        patch.setattr("poa_hf.publishing.card.cards.draw_family", lambda *arguments: None)
+        patch.setattr("poa_hf.publishing.card.cards.draw_sizes", lambda *arguments: "")
     patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
 
 

@@ -24,7 +24,7 @@ from poa_hf.publishing.card.facts import CardFacts
 from poa_hf.publishing.card.metadata import LICENSES, card_problems, is_hub_id
 from poa_hf.publishing.card.owner import OwnerFacts
 from poa_hf.publishing.card.results import eval_results
-from poa_hf.publishing.card.sections import compute_text
+from poa_hf.publishing.card.values import training_time
 from poa_hf.publishing.export import extract_to
 from poa_hf.publishing.formats.format import find_format
 from poa_hf.runs.evaluations import Evaluation
@@ -201,9 +201,9 @@ def test_a_card_of_a_run_says_all_that_is_known(tmp_path):
     assert measured[1:] == [["20-NN accuracy", "52.0 %"], ["linear probe accuracy", "71.2 %"]]
     settings = dict(training[1:])
     assert settings["images seen"] == "1,024,000" and settings["peak learning rate (AdamW)"] == "0.004"
-    assert settings["crops of an image"] == "2 of 224 x 224 pixels, 8 of 96 x 96"
+    assert settings["crops per image"] == "2 of 224 x 224 pixels, 8 of 96 x 96"
     assert settings["precision"] == "bfloat16 (autocast)" and settings["weight decay"] == "0.04 to 0.4"
-    assert settings["time"] == "3 h 20 min on 8 x NVIDIA H100 (26.7 device hours)"
+    assert settings["training time"] == "3 h 20 min on 8 x NVIDIA H100 (26.7 device hours)"
     for said in (
         "[my/images](https://huggingface.co/datasets/my/images) (all, split train)", "me@example.org", "9 sizes",
         "arxiv.org/abs/2408.01031", "10,048 parameters", "[me/poa-supernet](https://huggingface.co/me/poa-supernet)",
@@ -218,7 +218,12 @@ def test_a_card_of_a_model_alone_says_less(tmp_path):
     card = written(tmp_path, facts_of())
     assert set(card.data.to_dict()) == {"library_name", "pipeline_tag", "tags"}
     family, training = tables(card)
-    assert [row[0] for row in training] == ["setting", "prototypes", "weight of the full student, of KoLeo"]
+    assert [row[0] for row in training] == [
+        "setting",
+        "prototypes",
+        "loss weight of the full-size student",
+        "loss weight of KoLeo",
+    ]
     assert family[0] == ["", "size", "parameters", "FLOPs"] and "## Results" not in card.text
     assert "No licence was given" in card.text and "FLOPs against parameters" in card.text
 
@@ -244,8 +249,8 @@ def test_a_warm_start_is_told(tmp_path, source, shown, base_model):
     facts = facts_of()
     facts.config.warm_started_from = source
     card = written(tmp_path / "size", facts, supernet="me/super")
-    assert card.text.count(f"tarted from {shown} and trained on without labels") == 2
-    assert "pre-trained without labels" not in card.text.lower() and card.data.base_model == "me/super"
+    assert card.text.count(f"nitialised from {shown} and pre-trained further without labels") == 2
+    assert "was pre-trained without labels" not in card.text and card.data.base_model == "me/super"
     (tmp_path / "supernet").mkdir()
     write_supernet_card(tmp_path / "supernet", facts, "me/super", {})
     assert loaded(tmp_path / "supernet").data.base_model == base_model
@@ -276,7 +281,7 @@ def test_any_text_is_shown_as_it_is(tmp_path, name):
     inline = [token for token in MarkdownIt().enable("table").parse(card.text) if token.type == "inline"]
     texts = ["".join(child.content for child in token.children) for token in inline]
     assert texts[0] == shown.rpartition("/")[2] and f"Contact: me {shown}" in texts
-    assert any(f"on {shown} (a folder), by" in text for text in texts)
+    assert any(f"on {shown} (a local folder) with" in text for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -335,10 +340,10 @@ def test_times_add_up_by_device():
         ComputePart("CPU", 1, 0, 1, 12.34), ComputePart("CPU", 1, 1, 2, 20), ComputePart("CPU", 2, 2, 3, 600),
         ComputePart("NVIDIA A100", 8, 3, 4, 2 * 3600),
     ]  # fmt: skip
-    assert compute_text(parts) == (
+    assert training_time(parts) == (
         "32 s on a CPU, then 10 min on CPUs (2 processes), then 2 h on 8 x NVIDIA A100 (16 device hours)"
     )
-    assert compute_text([]) == ""
+    assert training_time([]) == ""
 
 
 # -- the picture
@@ -373,7 +378,7 @@ def test_one_size_is_no_family(tmp_path):
     backbone = tiny_config().backbone_config.plain_config(SIZE)
     facts = CardFacts(RunFacts(tiny_config(backbone), evaluations=(record(),)))
     card = written(tmp_path, facts)
-    assert "in the family" not in card.text and "the one size" in card.text and "## Results" in card.text
+    assert "Compared with" not in card.text and "the only size" in card.text and "## Results" in card.text
 
 
 # -- files

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from ...formatting import one_line
-from ...locations import is_hub_id, is_repo_id  # noqa: F401
+from ...locations import is_hub_id
 
 LICENSES = frozenset(
     """

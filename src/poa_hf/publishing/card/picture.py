@@ -1,4 +1,4 @@
-"""A small picture of all sizes of a run: what each gives for what it costs, with one of them marked."""
+"""The picture on a card: what all sizes of a run give for what they cost, with one of them marked."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from ...report.section import png
 from ...selection.pareto import pareto_front
 from .facts import CardFacts
 
-FILE_NAME = "family.png"
-DPI = 140  # 616 pixels wide: as wide as a column of text on the Hub
+PICTURE = "family.png"  # published repositories have it under this name
+_DPI = 140  # 616 pixels wide: as wide as a column of text on the Hub
 logger = logging.getLogger(__name__)
 
 
-def draw_family(folder: Path, facts: CardFacts, marked: SubNetwork | None = None) -> str | None:
-    """Write `family.png` and give its caption.
+def draw_sizes(folder: Path, facts: CardFacts, marked: SubNetwork | None = None) -> str:
+    """Draw the picture into a folder and return its caption, without a full stop.
 
-    Quality against parameters of the measured sizes; or, where `marked` was not measured or fewer than two were, FLOPs
-    against parameters of all. None, and no picture, without matplotlib (`poa_hf[plots]`) or of one size alone.
+    It shows quality against parameters of the measured sizes; if `marked` was not measured, or fewer than two sizes
+    were, FLOPs against parameters of all sizes. If the run has only one size, or without matplotlib
+    (`poa_hf[plots]`), there is no picture, and the caption is empty.
     """
-    space = facts.space
-    if len(space) < 2:
-        return None
+    if len(facts.space) < 2:
+        return ""
     if importlib.util.find_spec("matplotlib") is None:
-        _say_what_is_missing()
-        return None
-    parameters = {size: of.parameters for size, of in facts.costs.items()}
-    names = {size: f"{name} ({size})" for name, size in space.named.items()}
+        _warn_once()
+        return ""
+    parameters = {size: cost.parameters for size, cost in facts.costs.items()}
+    names = {size: f"{name} ({size})" for name, size in facts.space.named.items()}
     quality = facts.quality
-    this = "; the ring marks this one" if marked is not None else ""
+    ring = "; the ring marks this one" if marked is not None else ""
     if quality is not None and len(quality.values) > 1 and (marked is None or marked in quality.values):
         title, values = quality.metric_name, quality.values
         front = pareto_front(values, [parameters])
         figure = charts.pareto_chart(charts.LIGHT, parameters, values, front, "parameters", title, names, marked)
-        caption = f"{title[0].upper()}{title[1:]} against parameters: each point is a size that was measured{this}"
+        caption = f"{title[:1].upper()}{title[1:]} against parameters: each point is a size that was measured{ring}"
     else:
-        flops = {size: (of.parameters, of.flops) for size, of in facts.costs.items()}
+        flops = {size: (cost.parameters, cost.flops) for size, cost in facts.costs.items()}
         figure = charts.cost_chart(charts.LIGHT, flops, ("parameters", "FLOPs of one image"), names, marked)
-        caption = f"FLOPs against parameters: each point is a size{this}"
+        caption = f"FLOPs against parameters: each point is a size{ring}"
     figure.set_facecolor("white")  # the Hub shows one picture on light and dark pages
-    (folder / FILE_NAME).write_bytes(png(figure, DPI))
+    (folder / PICTURE).write_bytes(png(figure, _DPI))
     return caption
 
 
-@cache  # once for all cards
-def _say_what_is_missing() -> None:
-    logger.info("Cards have no picture, which needs matplotlib: install poa_hf[plots].")
+@cache  # once for all cards of a process
+def _warn_once() -> None:
+    logger.info("Cards have no picture, because it needs matplotlib: pip install 'poa_hf[plots]'.")

@@ -36,7 +36,7 @@ def results_text(records: Sequence[Evaluation]) -> str:
             (escape(metric_name(record)), f"{100 * record.value:.1f} %")
             for record in sorted(measured, key=display_order)
         ]
-        parts.append(f"{title}, {escape(images_of(first))}:\n\n" + table(("frozen features", "value"), rows, right=[1]))
+        parts.append(f"{title}, {escape(images_of(first))}:\n\n" + table(("measure", "value"), rows, right=[1]))
     return "\n\n".join(parts)
 
 

@@ -88,7 +88,7 @@ def _formats(stock_type: str, onnx_batch: int | None) -> list[Format]:
             Format("vit", "ViT", "transformers", _as_vit, vit_snippet),
         ]
     elif stock_type == "gn_resnet":
-        kind = "ResNet with GroupNorm"
+        kind = "GroupNorm ResNet"
         needs_code = (
             "The model's code comes with its weights, hence `trust_remote_code=True`; after `import poa_hf` it is not "
             "needed."

@@ -1,0 +1,218 @@
+"""The values that the templates of cards show, as Markdown; what is not known is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...data.crops import CropArguments
+from ...data.sources import TEXTURES
+from ...elastic import SubNetwork
+from ...formatting import format_duration, format_quantity
+from ...locations import is_repo_id
+from ...models.elastic_config import image_shape
+from ...runs.comparison import Comparison
+from ...runs.training_time import ComputePart
+from .facts import CardFacts
+from .markdown import escape, link
+
+HUB = "https://huggingface.co"
+PAPER = "[POA](https://arxiv.org/abs/2408.01031)"
+CITATION = """@inproceedings{zhang2024poa,
+  title     = {{POA}: Pre-training Once for Models of All Sizes},
+  author    = {Zhang, Yingying and Guo, Xin and Lao, Jiangwei and Yu, Lei and Ru, Lixiang and Wang, Jian and
+               Ye, Guo and He, Huimei and Chen, Jingdong and Yang, Ming},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year      = {2024}
+}"""
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One line of a table of sizes.
+
+    Args:
+        label: "this", "smallest" or "full", on a size's own card.
+        model: The repository or folder of the size, on a supernet's card.
+        quality: The measured value, in percent.
+    """
+
+    size: str
+    parameters: str
+    flops: str
+    quality: str
+    label: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a table of sizes shows in its column of measured values: its title, and a sentence about it."""
+
+    title: str
+    description: str
+
+
+def run_values(facts: CardFacts) -> dict[str, Any]:
+    """Return the values of `run.md.jinja`, which both kinds of cards end with."""
+    how = how_trained(facts)
+    return {
+        "paper": PAPER,
+        "about": facts.owner.about or "",
+        "training_start": f"The model {how}",
+        "dataset": dataset_name(facts),
+        "is_warm_started": facts.run.started_from is not None,
+        "settings": settings(facts),
+        "licence": licence(facts),
+        "contact": escape(facts.owner.contact or ""),
+        "citation": CITATION,
+    }
+
+
+def how_trained(facts: CardFacts) -> str:
+    """Return the predicate of "The model ...": pre-trained from scratch, or from another model."""
+    source = facts.run.started_from
+    if source is None:
+        return "was pre-trained without labels"
+    name = link(source, f"{HUB}/{source}") if is_repo_id(source) else escape(source)
+    # the training of the other model may have used labels
+    return f"was initialised from {name} and pre-trained further without labels"
+
+
+def dataset_name(facts: CardFacts) -> str:
+    """Return the training images, with a link if they are on the Hub."""
+    run = facts.run
+    if run.dataset is None:
+        return ""
+    if run.dataset == TEXTURES:
+        return "the synthetic textures that poa_hf draws"
+    if run.dataset_id is None:
+        return f"{escape(run.dataset)} (a local folder)"
+    name = link(run.dataset_id, f"{HUB}/datasets/{run.dataset_id}")
+    details = [run.dataset_config, run.dataset_split and f"split {run.dataset_split}"]
+    shown = ", ".join(escape(detail) for detail in details if detail)
+    return f"{name} ({shown})" if shown else name
+
+
+def licence(facts: CardFacts) -> str:
+    """Return the licence of the weights."""
+    owner = facts.owner
+    if owner.license_name and owner.license_link:
+        return link(owner.license_name, owner.license_link)
+    return f"`{owner.license}`" if owner.license else ""
+
+
+def settings(facts: CardFacts) -> dict[str, str]:
+    """Return the settings of the run that are known, in the order in which the card shows them."""
+    run, config = facts.run, facts.config
+    rows = {
+        "steps": _count(run.steps),
+        "images per step": _count(run.batch_size),
+        "images seen": _count(run.images_seen),
+        **dict(_training_arguments(run.arguments, run.peak_learning_rate)),
+        "prototypes": " + ".join(f"{number:,}" for number in config.num_prototypes),
+        "loss weight of the full-size student": f"{config.intact_weight:g}",
+        "loss weight of KoLeo": f"{config.koleo_weight:g}",
+        "training time": training_time(run.compute),
+    }
+    return {setting: value for setting, value in rows.items() if value}
+
+
+def _training_arguments(arguments: Mapping[str, Any], peak_learning_rate: float | None) -> Iterator[tuple[str, str]]:
+    """Yield the trainer's arguments that change what is learnt."""
+
+    def schedule(first: str, last: str) -> str:
+        """Return the first and the last value of a schedule."""
+        if first not in arguments or last not in arguments:
+            return ""
+        return " to ".join(f"{value:g}" for value in dict.fromkeys((arguments[first], arguments[last])))
+
+    if peak_learning_rate is not None:
+        yield "peak learning rate (AdamW)", f"{peak_learning_rate:.3g}"
+    if "warmup_steps" in arguments:
+        yield "warm-up", f"{arguments['warmup_steps']:,} steps"
+    yield "weight decay", schedule("weight_decay", "final_weight_decay")
+    yield "teacher momentum", schedule("teacher_momentum", "final_teacher_momentum")
+    yield "teacher temperature", schedule("teacher_temperature", "final_teacher_temperature")
+    if {"global_crop_size", "local_crop_size", "num_local_crops"} <= arguments.keys():
+        large, small, count = (arguments[name] for name in ("global_crop_size", "local_crop_size", "num_local_crops"))
+        local_crops = f", {count} of {small} x {small}" if count else ""
+        yield "crops per image", f"2 of {large} x {large} pixels{local_crops}"
+    if "bf16" in arguments:
+        yield "precision", "bfloat16 (autocast)" if arguments["bf16"] else "float32"
+
+
+def training_time(parts: Iterable[ComputePart]) -> str:
+    """Return the time on each kind of machine, such as `3 h 20 min on 8 x NVIDIA H100 (26.7 device hours)`."""
+    seconds: dict[tuple[str, int], float] = {}
+    for part in parts:
+        machine = part.device, part.processes
+        seconds[machine] = seconds.get(machine, 0) + part.seconds
+    texts = []
+    for (device, processes), duration in seconds.items():
+        if device == "CPU":
+            machines = "a CPU" if processes == 1 else f"CPUs ({processes} processes)"
+            texts.append(f"{format_duration(duration)} on {machines}")
+        else:
+            device_hours = processes * duration / 3600
+            machines = f"{processes} x {escape(device)}"
+            texts.append(f"{format_duration(duration)} on {machines} ({device_hours:.3g} device hours)")
+    return ", then ".join(texts)
+
+
+def compared_sizes(facts: CardFacts, sub_network: SubNetwork) -> list[SizeRow]:
+    """Return the rows of a size, the smallest and the full one; none if the run has only one size."""
+    space = facts.space
+    if len(space) == 1:
+        return []
+    labels: dict[SubNetwork, list[str]] = {}
+    for label, size in (("this", sub_network), ("smallest", space.smallest), ("full", space.full)):
+        labels.setdefault(size, []).append(label)
+    return [
+        size_row(facts, size, label=first + "".join(f" ({other})" for other in others))
+        for size, (first, *others) in labels.items()
+    ]
+
+
+def published_sizes(facts: CardFacts, models: Mapping[SubNetwork, str]) -> list[SizeRow]:
+    """Return the rows of the published sizes, from few to many parameters."""
+    rows = []
+    for size in sorted(models, key=lambda size: (facts.costs[size].parameters, size)):
+        model = models[size]
+        rows.append(size_row(facts, size, model=link(model, f"{HUB}/{model}") if is_repo_id(model) else escape(model)))
+    return rows
+
+
+def size_row(facts: CardFacts, size: SubNetwork, label: str = "", model: str = "") -> SizeRow:
+    """Return the costs and the measured value of one size."""
+    costs = facts.costs[size]
+    values = facts.quality.values if facts.quality else {}
+    return SizeRow(
+        size=f"`{size}`",
+        parameters=format_quantity(costs.parameters),
+        flops=format_quantity(costs.flops),
+        quality=f"{100 * values[size]:.1f} %" if size in values else "",
+        label=label,
+        model=model,
+    )
+
+
+def quality_of(comparison: Comparison | None, rows: Iterable[SizeRow]) -> Quality | None:
+    """Return what the column of measured values shows; None if none of the rows was measured."""
+    if comparison is None or not any(row.quality for row in rows):
+        return None
+    description = comparison.description
+    return Quality(escape(comparison.title), escape(f"{description[:1].upper()}{description[1:]}."))
+
+
+def crop_sizes(facts: CardFacts) -> dict[str, int]:
+    """Return the arguments of further training for the sides of crops, if they are not the default ones."""
+    sizes = {name: facts.run.arguments.get(name) for name in ("global_crop_size", "local_crop_size")}
+    sizes["global_crop_size"] = sizes["global_crop_size"] or image_shape(facts.config.backbone_config)[1]
+    usual = CropArguments()
+    return {name: size for name, size in sizes.items() if size and size != getattr(usual, name)}
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
