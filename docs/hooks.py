@@ -184,14 +184,15 @@ def configuration(name: str) -> str:
     unknown = [field.name for field in fields if field.name not in meanings]
     if unknown:
         raise ValueError(f"{name} says nothing of its fields {', '.join(unknown)}: document them in its docstring.")
-    named = _documented(config_class)
-    own = [field for field in fields if field.name in named]
-    shared = [field for field in fields if field.name not in named]
+    parent = next(part for part in config_class.__mro__[1:] if dataclasses.is_dataclass(part))
+    new = {field.name for field in fields} - {field.name for field in dataclasses.fields(parent)}
+    new |= set(_documented(config_class))
+    own = [field for field in fields if field.name in new]
+    shared = [field for field in fields if field.name not in new]
     table = _table(_COLUMNS, [_field_row(field, meanings[field.name]) for field in own])
     if shared:
-        parent = next(p for p in config_class.__mro__[1:] if dataclasses.is_dataclass(p)).__name__
         rows = [_field_row(field, meanings[field.name]) for field in shared]
-        table += f"\n\nFields of `{parent}`:\n\n{_table(_COLUMNS, rows)}"
+        table += f"\n\nFields of `{parent.__name__}`:\n\n{_table(_COLUMNS, rows)}"
     return table
 
 
@@ -340,14 +341,14 @@ def _field_row(field: dataclasses.Field, meaning: str | None = None) -> str:
     if field.default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     text = field.metadata["help"] if meaning is None else meaning
-    return f"| `{field.name}` | {_value(default)} | {_cell(text)} |"
+    return f"| `{field.name}` | {'`None`' if default is None else _value(default)} | {_cell(text)} |"
 
 
 def _option_row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     is_flag = isinstance(
         action, argparse._StoreTrueAction | argparse._StoreFalseAction | argparse.BooleanOptionalAction
     )
-    metavar = "" if is_flag else f" {_metavar(action)}"
+    metavar = "" if is_flag else f" {_metavar(action)}".rstrip()
     options = ", ".join(f"`{option}{metavar}`" for option in action.option_strings)
     shown = "" if is_flag and action.default in (False, None) else _value(action.default)
     return f"| {options} | {shown} | {_cell(_help(parser, action))} |"
@@ -356,7 +357,7 @@ def _option_row(parser: argparse.ArgumentParser, action: argparse.Action) -> str
 def _metavar(action: argparse.Action) -> str:
     if isinstance(action.metavar, tuple):
         return " ".join(action.metavar)
-    return action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
+    return action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
 
 
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
