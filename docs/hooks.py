@@ -233,6 +233,18 @@ def recipes() -> str:
     return "\n\n".join(sections)
 
 
+def run_folder() -> str:
+    """Every file in the folder of a run, from `poa_hf.runs.layout`."""
+    from poa_hf.runs.layout import ENTRIES
+
+    rows = [
+        f"| `{entry.pattern}` | {_cell(_sentence(entry.content))} | {_cell(entry.writer)} | "
+        f"{'yes' if entry.published else ''} |"
+        for entry in ENTRIES
+    ]
+    return _table("| file | content | written by | in a published supernet |", rows)
+
+
 def public_api() -> str:
     """A mkdocstrings block for every public name, by kind."""
     import poa_hf
@@ -250,7 +262,16 @@ def public_api() -> str:
 
 GENERATED = {
     function.__name__: function
-    for function in (training_arguments, recipe_arguments, configuration, command, commands, recipes, public_api)
+    for function in (
+        training_arguments,
+        recipe_arguments,
+        configuration,
+        command,
+        commands,
+        recipes,
+        run_folder,
+        public_api,
+    )
 }
 _COLUMNS = "| field | default | meaning |"
 _KINDS = {
