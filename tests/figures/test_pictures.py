@@ -25,7 +25,6 @@ from transformers import (
 
 from poa_hf.figures import images as plots
 from poa_hf.figures.patches import (
-    PatchMatches,
     attention_maps,
     patch_correspondence,
     patch_features,
@@ -331,7 +330,7 @@ def test_correspondence_of_a_shifted_image():
     moved = found.patches_a[:24] - found.patches_b[:24]
     assert (moved == torch.tensor([0, 2])).all()
     for a, b in ((image[None], image), (image, image[..., :5])):
-        with pytest.raises(ValueError, match="can't be matched: give .* of one image each, by the same model"):
+        with pytest.raises(ValueError, match="cannot be matched: give .* of one image each, by the same model"):
             patch_correspondence(a, b)
     with pytest.raises(ValueError, match="no patches to match"):
         patch_correspondence(image, image, foreground_b=torch.zeros(6, 9, dtype=torch.bool))
@@ -368,21 +367,6 @@ def test_figures_of_three_sizes(tmp_path):
     mean, std = (np.array(v) for v in ([0.5, 0.4, 0.3], [0.1, 0.2, 0.3]))
     own = plots.pca_figure(pixels, colours, list(mean), list(std)).axes[4].images[0].get_array()
     np.testing.assert_allclose(own, np.clip(pixels[1].permute(1, 2, 0).numpy() * std + mean, 0, 1), atol=1e-6)
-    matches = {size: patch_correspondence(f[0], f[1], 5) for size, f in features.items()}
-    saved(plots.correspondence_figure(pixels[0], pixels[1], matches), tmp_path / "matches.png")
-
-
-def test_correspondences_end_in_their_patches():
-    pixels = torch.zeros(3, 40, 60), torch.zeros(3, 20, 20)
-    place = torch.tensor([[1, 2]])
-    matches = PatchMatches(place, torch.tensor([[0, 0]]), torch.ones(1), (4, 6), (2, 2))
-    axes = plots.correspondence_figure(*pixels, {"one": matches}).axes[0]
-    (line,) = axes.collections[0].get_segments()
-    images = [image.get_extent() for image in axes.images]
-    for (x, y), (left, right, bottom, top), expected in zip(
-        line, images, ((2.5 / 6, 1.5 / 4), (0.25, 0.25)), strict=True
-    ):
-        assert ((x - left) / (right - left), (y - top) / (bottom - top)) == pytest.approx(expected)
 
 
 def crops(num_images: int = 3, num_local: int = 5) -> dict:
@@ -442,15 +426,13 @@ def test_figures_refuse_what_does_not_fit(monkeypatch):
         plots.crops_figure(batch | {"local_crops": batch["local_crops"][1:]})
     with pytest.raises(ValueError, match="0 global and 15 local crops are no batch"):
         plots.crops_figure({"local_crops": batch["local_crops"]})
-    with pytest.raises(ValueError, match=r"masks have shape \(6, 15\), which doesn't cover 6 crops of 32 x 32"):
+    with pytest.raises(ValueError, match=r"masks have shape \(6, 15\), which does not cover 6 crops of 32 x 32"):
         plots.crops_figure(batch | {"masks": batch["masks"][:, 1:]})
     pixels = torch.randn(2, 3, 8, 8)
     with pytest.raises(ValueError, match=r"small has shape \(3, 4, 2, 2\) for 2 images: give maps"):
         plots.attention_figure(pixels, {"small": torch.rand(3, 4, 2, 2)})
     with pytest.raises(ValueError, match=r"nothing to draw: give colours \(B, h, w, 3\) by name"):
         plots.pca_figure(pixels, {})
-    with pytest.raises(ValueError, match=r"nothing to draw: give matches of patch_correspondence by name"):
-        plots.correspondence_figure(pixels[0], pixels[1], {})
     with pytest.raises(ValueError, match=r"Images have shape \(2, 8, 8\): give"):
         plots.attention_figure(pixels[:, 0], {"small": torch.rand(2, 4, 2, 2)})
 

@@ -1,8 +1,8 @@
-"""The charts of a report: heat maps over the elastic space, Pareto curves, and lines over the steps of a run.
+"""Charts: heat maps over an elastic space, costs and quality of sizes, and lines over the steps of a run.
 
-Each function takes the `Theme` that it draws for and returns a `matplotlib.figure.Figure` of its own, transparent and
-small: shown on a phone at its width, the letters can still be read. `plots` loads matplotlib and says where it is
-missing.
+Each function takes the `Theme` that it draws for and returns a new `matplotlib.figure.Figure`, transparent and small:
+shown on a phone at its full width, its letters can still be read. They raise ValueError if matplotlib, which comes with
+`poa_hf[plots]`, is not installed.
 """
 
 from __future__ import annotations
@@ -13,24 +13,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import SubNetwork
 from ..formatting import format_quantity
+from .blank import blank_figure
+from .grids import Grid
+from .grids import grids as grids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 4.4, 2.9  # inches
 DPI = 200
 COLORS = "viridis"
-MARKED = 40  # points a line may have for each to be marked
-MOST_LABELS, CROWD = 5, 100  # sizes that are named; points among which only the ends are
+MARKED = 40  # the most points of a line that are marked
+MOST_LABELS, CROWD = 5, 100  # the most sizes that are named; among as many points, only the ends of the line are
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours that can be read on a page's background; the lines are Okabe and Ito's, told apart by the colour-blind,
-    darker or lighter where the background asks for it."""
+    """Colours that can be read on a page's background.
+
+    The colours of lines are Okabe and Ito's, which colour-blind people can tell apart, made darker or lighter where the
+    background requires it.
+    """
 
     name: str
     ink: str
@@ -51,10 +58,15 @@ def line_chart(
     top: float | None = None,
     percent: bool = False,
 ) -> Figure:
-    """Values over steps, one line per entry of `lines` (steps, values) by name; a single one has no legend.
+    """Draw values over steps.
 
-    `limit` is a value that should not be crossed, and what is drawn beside it; `bottom` and `top` are where the axis
-    begins and ends at most.
+    Args:
+        theme: The colours.
+        lines: Steps and values of each line, by name. A single line has no legend.
+        limit: A value that should not be crossed, and the text beside it.
+        bottom: Where the value axis begins, if not at the smallest value.
+        top: Where it ends, if not at the largest value.
+        percent: Label the values, from 0 to 1, in per cent.
     """
     figure, axes = _new(theme)
     for color, (name, (steps, values)) in zip(_cycled(theme, len(lines)), lines.items(), strict=True):
@@ -78,73 +90,39 @@ def line_chart(
     return figure
 
 
-@dataclass(frozen=True)
-class Grid:
-    """One panel of heat maps: `rows` and `columns` are the depths or widths along its sides, `values` (rows, columns)
-    have NaN where nothing was measured, and `exists` says which sizes there are."""
-
-    title: str
-    row_name: str
-    column_name: str
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-    values: np.ndarray
-    exists: np.ndarray
-
-
-def grids(space: ElasticSpace, values: Mapping[SubNetwork, float]) -> list[Grid]:
-    """The space as panels: of one elastic stage, width x its depth; of two, a panel for each width with their depths.
-
-    Of more elastic stages the total depth is shown, with the best value of each.
-    """
-    stages = [stage for stage, depths in enumerate(zip(*space.depths, strict=True)) if len(set(depths)) > 1]
-    several = len(space.depths[0]) > 1
-    if len(stages) == 2:
-        names = [f"blocks of stage {stage + 1}" for stage in stages]
-        by_width = {width: {} for width in space.widths}
-        for size in space:
-            by_width[size.width][size.depths[stages[0]], size.depths[stages[1]]] = values.get(size, np.nan)
-        return [_grid(f"width {width}", *names, cells) for width, cells in by_width.items()]
-    cells: dict[tuple[int, int], float] = {}
-    for size in space:
-        depth = sum(size.depths) if len(stages) > 2 else size.depths[stages[0] if stages else 0]
-        value = values.get(size, np.nan)
-        cells[depth, size.width] = np.fmax(cells.get((depth, size.width), np.nan), value)
-    if len(stages) > 2:
-        return [_grid("the best of each total depth", "blocks of all stages", "width", cells)]
-    return [_grid("", f"blocks of stage {stages[0] + 1}" if several and stages else "blocks", "width", cells)]
-
-
-def _grid(title: str, row_name: str, column_name: str, cells: dict[tuple[int, int], float]) -> Grid:
-    rows, columns = (tuple(sorted(set(axis))) for axis in zip(*cells, strict=True))
-    values = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows], dtype=float)
-    exists = np.array([[(row, column) in cells for column in columns] for row in rows])
-    return Grid(title, row_name, column_name, rows, columns, values, exists)
-
-
 def heat_map(theme: Theme, grid: Grid, low: float, high: float, title: str) -> Figure:
-    """A grid in colours from `low` to `high`; numbers in the cells, in per cent, where they fit. The smallest row is
-    the lowest one; a cell that was not measured holds a dot."""
+    """Draw a grid in colours, with numbers in per cent in its cells where they fit.
+
+    The smallest row is at the bottom. Cells that were not measured hold a dot.
+
+    Args:
+        theme: The colours of everything but the cells.
+        grid: The values, from 0 to 1.
+        low: The value of the darkest colour.
+        high: The value of the brightest colour.
+        title: Stands above the grid, before the grid's own title.
+    """
     rows, columns = grid.values.shape
-    cell = min(0.55, (WIDTH - 1.2) / columns)  # inches
-    flat = max(0.14, min(cell, 0.36))
-    figure, axes = _new(theme, height=max(1.6, rows * flat + 0.85))
+    # inches
+    cell_width = min(0.55, (WIDTH - 1.2) / columns)
+    cell_height = max(0.14, min(cell_width, 0.36))
+    figure, axes = _new(theme, height=max(1.6, rows * cell_height + 0.85))
     spread = (high - low) or 1
     image = axes.imshow(
         grid.values, origin="lower", cmap=COLORS, vmin=low, vmax=low + spread, aspect="auto", interpolation="nearest"
     )
     for row, column in np.argwhere(grid.exists & np.isnan(grid.values)):
         axes.text(column, row, "·", color=theme.ink, ha="center", va="center", fontsize=8)
-    if cell >= 0.26 and flat >= 0.16:
+    if cell_width >= 0.26 and cell_height >= 0.16:
         for row, column in np.argwhere(~np.isnan(grid.values)):
             value = grid.values[row, column]
             # viridis is dark in its lower part
             color = "white" if (value - low) / spread < 0.6 else "black"
-            size = min(8, 21 * cell, 34 * flat)
+            size = min(8, 21 * cell_width, 34 * cell_height)
             axes.text(column, row, f"{100 * value:.1f}", color=color, ha="center", va="center", fontsize=size)
     for axis, ticks, name in ((axes.xaxis, grid.columns, grid.column_name), (axes.yaxis, grid.rows, grid.row_name)):
-        # each third tick, say, where all would run into each other
-        step = -(-len(ticks) // (12 if axis is axes.xaxis else max(2, int(rows * flat / 0.15))))
+        # every third tick, for example, where all of them would overlap
+        step = -(-len(ticks) // (12 if axis is axes.xaxis else max(2, int(rows * cell_height / 0.15))))
         places = range(0, len(ticks), step)
         axis.set_ticks(list(places), [str(ticks[place]) for place in places])
         axis.set_label_text(name)
@@ -172,9 +150,17 @@ def pareto_chart(
     names: Mapping[SubNetwork, str],
     marked: SubNetwork | None = None,
 ) -> Figure:
-    """Every measured size as a point, and a line through those that none beats in both; some of its sizes are named.
+    """Draw measured sizes as points, and a line through those that no other beats; some of these are named.
 
-    One that is `marked` has a ring around it, and it alone is named, above the chart.
+    Args:
+        theme: The colours.
+        cost: The cost of each measured size.
+        quality: The quality of each measured size, from 0 to 1.
+        front: The sizes on the line, for example from `pareto_front`.
+        cost_name: The title of the axis of costs.
+        quality_name: The title of the axis of quality.
+        names: Names of sizes; others are called `384x12` and so on.
+        marked: A size that gets a ring. Then only this size is named, above the chart.
     """
     figure, axes = _new(theme)
     others = [size for size in quality if size not in set(front)]
@@ -212,21 +198,29 @@ def cost_chart(
     names: Mapping[SubNetwork, str],
     marked: SubNetwork | None = None,
 ) -> Figure:
-    """Every size as a point between two costs; one may be marked."""
+    """Draw sizes as points of two costs.
+
+    Args:
+        theme: The colours.
+        costs: Both costs of each size.
+        cost_names: The titles of both axes.
+        names: Names of sizes; others are called `384x12` and so on.
+        marked: A size that gets a ring, and whose name stands above the chart.
+    """
     figure, axes = _new(theme)
-    points = list(costs.values())
-    axes.scatter(*zip(*points, strict=True), s=18, color=theme.lines[0], alpha=0.6, linewidths=0)
+    first, second = zip(*costs.values(), strict=True)
+    axes.scatter(first, second, s=18, color=theme.lines[0], alpha=0.6, linewidths=0)
     axes.margins(x=0.16, y=0.14)
-    for axis, values in zip((axes.xaxis, axes.yaxis), zip(*points, strict=True), strict=True):
-        _quantities(axes, axis, values)
+    _quantities(axes, axes.xaxis, first)
+    _quantities(axes, axes.yaxis, second)
     axes.set(xlabel=cost_names[0], ylabel=cost_names[1])
     if marked is not None:
         _mark(theme, axes, costs[marked], names.get(marked, str(marked)))
     return figure
 
 
-def _quantities(axes: Axes, axis, values: Sequence[float]) -> None:
-    """Ticks such as 20M, far apart where the values are."""
+def _quantities(axes: Axes, axis: Axis, values: Sequence[float]) -> None:
+    """Label an axis with quantities such as 20M; it is logarithmic if the values differ much."""
     if max(values) > 8 * min(values):
         (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
         from matplotlib.ticker import LogLocator, NullFormatter
@@ -237,18 +231,14 @@ def _quantities(axes: Axes, axis, values: Sequence[float]) -> None:
 
 
 def _mark(theme: Theme, axes: Axes, point: tuple[float, float], name: str) -> None:
-    """A ring around a point, and above the chart, where nothing is in its way, its name in the same colour."""
+    """Draw a ring around a point, and its name in the same colour above the chart, where nothing is in its way."""
     color = theme.lines[1]
     axes.plot(*point, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.8)
     axes.set_title(name, color=color, fontsize=9, fontweight="bold", loc="left")
 
 
 def _new(theme: Theme, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("Figures need matplotlib: install poa_hf[plots].") from error
-    figure = Figure(figsize=(WIDTH, height), facecolor="none", layout="constrained")
+    figure = blank_figure(WIDTH, height, layout="constrained")
     axes = figure.add_subplot(facecolor="none")
     for name, side in axes.spines.items():
         side.set(visible=name in ("left", "bottom"), color=theme.faint)
@@ -260,7 +250,7 @@ def _new(theme: Theme, height: float = HEIGHT) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _plain_ticks(axis) -> None:
+def _plain_ticks(axis: Axis) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(6, integer=True))

@@ -1,7 +1,8 @@
-"""What `pictures` computes, and the crops of a batch, as matplotlib figures: readable on light and dark pages.
+"""Figures of images: attention maps and components beside them, and the crops of a batch.
 
-Each function returns a `matplotlib.figure.Figure` of its own, with a transparent background and without pyplot's global
-state: `figure.savefig("picture.png", dpi=150)`. Without matplotlib (`poa_hf[plots]`) they raise ValueError.
+Each function returns a new `matplotlib.figure.Figure` with a transparent background, which can be read on light and on
+dark pages; `figure.savefig("picture.png", dpi=150)` writes it. They raise ValueError if matplotlib, which comes with
+`poa_hf[plots]`, is not installed.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from torch import Tensor
 
 from ..data.augmentation import augment
 from ..data.crops import CropArguments
-from .patches import PatchMatches
+from .blank import blank_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK = "#808080"  # contrast 4 on white, 5 on black
-CELL, GAP, HEAD = 1.6, 0.06, 0.25  # inches: an image's height, between images, for the titles
+CELL, GAP, HEAD = 1.6, 0.06, 0.25  # inches: the height of an image, the gap between images, room for the titles
 FONT_SIZE = 9
 ATTENTION_COLORS = "inferno"
-ATTENTION_RANGE = 2, 98  # percentiles of a map's patches: single ones may take most of the attention
+ATTENTION_RANGE = 2, 98  # percentiles of a map's patches, as single patches may take most of the attention
 
 
 def attention_figure(
@@ -36,20 +37,25 @@ def attention_figure(
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
 ) -> Figure:
-    """Images on the left, and beside each its attention maps, one column per entry of `maps`.
+    """Draw images on the left, and beside each its attention maps, one column per entry of `maps`.
 
-    A map is the mean over heads, from black at its own 2nd percentile to the brightest at its 98th: it shows where the
-    attention goes, not how uneven it is.
+    A map is the mean over heads, from black at its own 2nd percentile to the brightest colour at its 98th: it shows
+    where the attention goes, not how uneven it is.
 
     Args:
-        pixel_values: normalised images (B, 3, H, W).
-        maps: (B, heads, h, w) of `attention_maps` by name, e.g. of size; for single heads give `maps[:, [head]]`.
-        image_mean, image_std: with which the images were normalised; ImageNet's by default.
+        pixel_values: Normalised images (B, 3, H, W).
+        maps: (B, heads, h, w) of `attention_maps`, by name, for example of the size. To show a single head, give
+            `maps[:, [head]]`.
+        image_mean: The mean with which the images were normalised, ImageNet's by default.
+        image_std: The standard deviation with which they were normalised, ImageNet's by default.
+
+    Raises:
+        ValueError: For no maps, or maps of other images.
     """
-    columns = {}
+    columns: dict[str, list[dict[str, Any]]] = {}
     for name, heads in _checked(maps, pixel_values, "maps (B, heads, h, w)").items():
-        means = heads.detach().float().cpu().mean(dim=1).numpy()
-        limits = np.percentile(means, ATTENTION_RANGE, axis=(1, 2)).T
+        means = heads.detach().float().cpu().mean(dim=1).numpy()  # (B, h, w)
+        limits = np.percentile(means, ATTENTION_RANGE, axis=(1, 2)).T  # (B, 2)
         columns[name] = [
             dict(X=mean, cmap=ATTENTION_COLORS, vmin=low, vmax=high)
             for mean, (low, high) in zip(means, limits, strict=True)
@@ -63,63 +69,22 @@ def pca_figure(
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
 ) -> Figure:
-    """Images on the left, and beside each its patches' components, one column per entry of `colours`.
+    """Draw images on the left, and beside each the components of its patches, one column per entry of `colours`.
 
     Args:
-        pixel_values: normalised images (B, 3, H, W).
-        colours: (B, h, w, 3) in 0..1 of `patch_pca`, by name, e.g. of size.
-        image_mean, image_std: with which the images were normalised; ImageNet's by default.
+        pixel_values: Normalised images (B, 3, H, W).
+        colours: (B, h, w, 3) in 0..1 of `patch_pca`, by name, for example of the size.
+        image_mean: The mean with which the images were normalised, ImageNet's by default.
+        image_std: The standard deviation with which they were normalised, ImageNet's by default.
+
+    Raises:
+        ValueError: For no colours, or colours of other images.
     """
-    colours = _checked(colours, pixel_values, "colours (B, h, w, 3)")
-    columns = {name: [dict(X=c) for c in values.detach().float().cpu().numpy()] for name, values in colours.items()}
+    columns = {
+        name: [dict(X=image) for image in values.detach().float().cpu().numpy()]
+        for name, values in _checked(colours, pixel_values, "colours (B, h, w, 3)").items()
+    }
     return _beside_images(_as_pixels(pixel_values, image_mean, image_std), columns)
-
-
-def correspondence_figure(
-    pixel_values_a: Tensor,
-    pixel_values_b: Tensor,
-    matches: Mapping[str, PatchMatches],
-    image_mean: Sequence[float] | None = None,
-    image_std: Sequence[float] | None = None,
-) -> Figure:
-    """Two images with a line between each pair of patches that belong together, one panel per entry of `matches`.
-
-    A pair's colour says where in the first image it begins: its hue from left to right.
-
-    Args:
-        pixel_values_a, pixel_values_b: a normalised image each, (3, H, W), of any sizes.
-        matches: what `patch_correspondence` found for them, by name, e.g. of size; a dozen or two can be told apart.
-        image_mean, image_std: with which the images were normalised; ImageNet's by default.
-    """
-    if not matches:
-        raise ValueError("There is nothing to draw: give matches of patch_correspondence by name.")
-    images = [_as_pixels(image[None], image_mean, image_std)[0] for image in (pixel_values_a, pixel_values_b)]
-    # both at height 1, and a gap between them
-    widths = [image.shape[1] / image.shape[0] for image in images]
-    gap = 0.05
-    starts = 0.0, widths[0] + gap
-    width = sum(widths) + gap
-    height = 1.6 * CELL
-    figure, panels = _new_figure(1, len(matches), height * width, height, gap=0.15 * height)
-    from matplotlib import colormaps
-    from matplotlib.collections import LineCollection
-
-    for axes, (name, pairs) in zip(panels[0], matches.items(), strict=True):
-        for image, start, wide in zip(images, starts, widths, strict=True):
-            axes.imshow(image, extent=(start, start + wide, 1, 0), interpolation="antialiased")
-        ends = []
-        for patches, grid, start, wide in zip(
-            (pairs.patches_a, pairs.patches_b), (pairs.grid_a, pairs.grid_b), starts, widths, strict=True
-        ):
-            centres = (patches.numpy() + 0.5) / np.array(grid)  # row, column
-            ends.append(np.stack([start + wide * centres[:, 1], centres[:, 0]], axis=1))
-        colors = colormaps["hsv"](0.85 * ends[0][:, 0] / widths[0])  # the full circle would end in its first colour
-        axes.add_collection(LineCollection(list(np.stack(ends, axis=1)), colors=colors, linewidths=1.0, alpha=0.9))
-        for points in ends:
-            axes.scatter(*points.T, s=16, c=colors, edgecolors="white", linewidths=0.6, zorder=3)
-        axes.set(xlim=(0, width), ylim=(1, 0))
-        _title(axes, name)
-    return figure
 
 
 def crops_figure(
@@ -128,17 +93,19 @@ def crops_figure(
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
 ) -> Figure:
-    """What a model gets to see of the first images of a batch: a row each, with the two global crops, masked patches
+    """Draw what a model sees of the first images of a batch, a row each: the two global crops with their masked patches
     hatched, and the local crops at the same scale.
 
     Args:
-        batch: one of `PretrainingLoader`, whose uint8 crops are coloured as in training; or `global_crops`
+        batch: A batch of `PretrainingLoader`, whose uint8 crops are augmented as in training; or `global_crops`
             (2B, 3, g, g), view by view, `local_crops` (V * B, 3, l, l) and `masks` (2B, patches), as
             `PoaForPreTraining` takes them. `local_crops` and `masks` may be missing.
-        image_mean, image_std: with which the crops were normalised; ImageNet's by default.
+        num_images: The number of images that are drawn.
+        image_mean: The mean with which the crops were normalised, ImageNet's by default.
+        image_std: The standard deviation with which they were normalised, ImageNet's by default.
 
     Raises:
-        ValueError: for crops or masks that do not fit together.
+        ValueError: For crops or masks that do not belong together.
     """
     views = {kind: _crops(batch, kind, image_mean, image_std) for kind in ("global", "local")}
     total = len(views["global"]) // 2
@@ -147,6 +114,7 @@ def crops_figure(
             f"{len(views['global'])} global and {len(views['local'])} local crops are no batch: give two global views "
             "of each image, and as many local views of each."
         )
+    # (2, B, g, g, 3) and (V, B, l, l, 3)
     global_views, local_views = (images.reshape(-1, total, *images.shape[1:]) for images in views.values())
     side, local_side = global_views.shape[2], local_views.shape[2]
     masks = _mask_grids(batch.get("masks"), total, side)
@@ -178,8 +146,10 @@ def crops_figure(
     extent = (0, width, len(canvas), 0)
     axes.imshow(canvas, extent=extent, interpolation="antialiased")
     squares = [Rectangle((x, y), patch, patch) for x, y, patch in masked]
-    style = dict(facecolor=(0.5, 0.5, 0.5, 0.75), edgecolor=(1, 1, 1, 0.6), linewidth=0, hatch="/////")
-    axes.add_collection(PatchCollection(squares, **style))
+    hatched = PatchCollection(
+        squares, facecolor=(0.5, 0.5, 0.5, 0.75), edgecolor=(1, 1, 1, 0.6), linewidth=0, hatch="/////"
+    )
+    axes.add_collection(hatched)
     axes.set(xlim=extent[:2], ylim=extent[2:])
     titles = {"global 1": 0, "global 2": side + gap} | ({"local": local_left} if len(local_views) else {})
     for name, left in titles.items():
@@ -201,14 +171,14 @@ def _crops(
 
 
 def _mask_grids(masks: Tensor | np.ndarray | None, num_images: int, side: int) -> np.ndarray:
-    """The masks of square views as bool (2, B, rows, columns); without masks, of one patch that is not masked."""
+    """The masks of square views as bool (2, B, rows, columns); if there are none, one patch each that is not masked."""
     if masks is None:
         return np.zeros((2, num_images, 1, 1), dtype=bool)
     masks = torch.as_tensor(masks).cpu().bool().numpy()
     patches = math.isqrt(masks.shape[-1])
     if masks.shape != (2 * num_images, patches**2) or side % patches:
         raise ValueError(
-            f"masks have shape {masks.shape}, which doesn't cover {2 * num_images} crops of {side} x {side} pixels."
+            f"masks have shape {masks.shape}, which does not cover {2 * num_images} crops of {side} x {side} pixels."
         )
     return masks.reshape(2, num_images, patches, patches)
 
@@ -222,12 +192,12 @@ def _as_pixels(images: Tensor, mean: Sequence[float] | None, std: Sequence[float
     """Images (B, 3, H, W), normalised or uint8, as float32 (B, H, W, 3) in 0..1."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"Images have shape {tuple(images.shape)}: give (B, 3, H, W).")
-    usual = CropArguments()
-    pixels = images.detach().cpu().permute(0, 2, 3, 1)
+    defaults = CropArguments()
+    pixels = images.detach().cpu().permute(0, 2, 3, 1)  # (B, H, W, 3)
     if pixels.dtype == torch.uint8:
         return pixels.float().div(255).numpy()
-    mean, std = torch.tensor(mean or usual.image_mean), torch.tensor(std or usual.image_std)
-    return (pixels.float() * std + mean).clamp(0, 1).numpy()
+    shift, scale = torch.tensor(mean or defaults.image_mean), torch.tensor(std or defaults.image_std)
+    return (pixels.float() * scale + shift).clamp(0, 1).numpy()
 
 
 def _checked(values: Mapping[str, Tensor], pixel_values: Tensor, shape: str) -> Mapping[str, Tensor]:
@@ -241,8 +211,13 @@ def _checked(values: Mapping[str, Tensor], pixel_values: Tensor, shape: str) -> 
     return values
 
 
-def _beside_images(images: np.ndarray, columns: Mapping[str, list[dict]]) -> Figure:
-    """A row per image: the image, then what `imshow` draws of each column, patch by patch."""
+def _beside_images(images: np.ndarray, columns: Mapping[str, list[dict[str, Any]]]) -> Figure:
+    """Draw a row per image: the image, and the patches of each column.
+
+    Args:
+        images: (B, H, W, 3) in 0..1.
+        columns: By title, the arguments of `imshow` for each image.
+    """
     height, width = images.shape[1:3]
     figure, grid = _new_figure(len(images), 1 + len(columns), CELL * width / height, CELL)
     for row, panels in enumerate(grid):
@@ -255,22 +230,16 @@ def _beside_images(images: np.ndarray, columns: Mapping[str, list[dict]]) -> Fig
     return figure
 
 
-def _new_figure(
-    rows: int, columns: int, width: float, height: float, gap: float = GAP
-) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with room for titles and, below, a grid of panels without axes, of so many inches each."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("Figures need matplotlib: install poa_hf[plots].") from error
-    full_width, full_height = columns * (width + gap) - gap, rows * (height + gap) - gap + HEAD
-    figure = Figure(figsize=(full_width, full_height), facecolor="none")
+def _new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with room for titles and, below, a grid of panels without axes, each of `width` x `height` inches."""
+    full_width, full_height = columns * (width + GAP) - GAP, rows * (height + GAP) - GAP + HEAD
+    figure = blank_figure(full_width, full_height)
     panels = [
         [
             figure.add_axes(
                 (
-                    column * (width + gap) / full_width,
-                    (rows - 1 - row) * (height + gap) / full_height,
+                    column * (width + GAP) / full_width,
+                    (rows - 1 - row) * (height + GAP) / full_height,
                     width / full_width,
                     height / full_height,
                 )

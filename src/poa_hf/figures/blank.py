@@ -1,0 +1,21 @@
+"""The figure that everything is drawn on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def blank_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
+    """A transparent figure of `width` x `height` inches, which pyplot's global state does not know of.
+
+    Raises:
+        ValueError: Without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("Figures need matplotlib: install poa_hf[plots].") from error
+    return Figure(figsize=(width, height), facecolor="none", layout=layout)
