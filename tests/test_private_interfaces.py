@@ -2,3 +2,27 @@
 
 Each test fails with a sentence that says which module to mend when a library changes.
 """
+
+import torch
+from transformers import Dinov2Config, Dinov2Model, SwinConfig, SwinModel
+
+
+def test_attention_layers_give_their_weights():
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+    layers = [layer for layer in Dinov2Model(config).modules() if hasattr(layer, "q_proj") and hasattr(layer, "config")]
+    assert layers, "transformers' attention layers have no q_proj or config any more: mend figures/patches.py"
+    layers[-1].config = type(config).from_dict(config.to_dict(), attn_implementation="eager")
+    output = layers[-1](torch.zeros(1, 5, 16))
+    assert isinstance(output, tuple) and output[1] is not None and output[1].shape == (1, 2, 5, 5), (
+        "transformers' attention layers do not return (features, weights) any more: mend figures/opened.py"
+    )
+
+
+def test_stock_swin_blocks_have_windows():
+    config = SwinConfig(embed_dim=8, depths=[2], num_heads=[2], image_size=32, patch_size=4, window_size=4)
+    windows = [
+        (block.window_size, block.shift_size) for block in SwinModel(config).modules() if hasattr(block, "shift_size")
+    ]
+    assert windows == [(4, 0), (4, 2)], (
+        "stock Swin's blocks have no window_size and shift_size any more: mend figures/opened.py"
+    )

@@ -123,13 +123,14 @@ def attention_weights(attention: nn.Module) -> Iterator[list[Tensor]]:
 
     config = cast(PreTrainedConfig, attention.config)
     # a configuration of its own, as all layers share one, and the others need not compute their weights
-    attention.config = type(config).from_dict(config.to_dict(), attn_implementation="eager")
+    eager = type(config).from_dict(config.to_dict(), attn_implementation="eager")
+    attention.config = eager  # type: ignore[assignment]  # to type checkers, a module holds tensors and modules only
     hook = attention.register_forward_hook(keep)
     try:
         yield weights
     finally:
         hook.remove()
-        attention.config = config
+        attention.config = config  # type: ignore[assignment]
 
 
 def _pair(sides: int | list[int] | tuple[int, int]) -> tuple[int, int]:
