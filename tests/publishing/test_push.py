@@ -17,6 +17,7 @@ from poa_hf.selection.costs import costs
 from ..conftest import save_run, tiny_backbone, tiny_config
 from ..loopback_hub import LoopbackHub
 from ..loopback_hub.hub import Account
+from .card.test_stamp import OLD
 
 SPACE = tiny_backbone().space
 SUPERNET = "me/poa-vit-l-supernet"
@@ -44,7 +45,7 @@ def counted_once():
 
 
 def hasten(patch, counted_once, pictures=False):
-    patch.setattr("poa_hf.runs.facts.costs", counted_once)
+    patch.setattr("poa_hf.publishing.card.facts.costs", counted_once)
     if not pictures:
         patch.setattr("poa_hf.publishing.card.cards.draw_sizes", lambda *arguments: "")
     patch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
@@ -326,6 +327,15 @@ def test_cards_follow_what_was_measured_unless_someone_edited_them(vit_run, hub,
     assert "1 renewed" in poa("push", run, *TWO, "--overwrite")
     assert b"My own words" not in hub.model(MIDDLE).files()["README.md"]
     assert "3 unchanged" in poa("push", run, *TWO)
+
+
+def test_a_card_of_the_first_version_is_renewed(vit_run, hub, poa):
+    poa("push", vit_run, *TWO)
+    repo = hub.model(SMALL)
+    card = repo.files()["README.md"]
+    hub.commit(repo, {"README.md": OLD.encode()})
+    printed = poa("push", vit_run, *TWO)
+    assert "1 renewed, 2 unchanged" in printed and "edited" not in printed and repo.files()["README.md"] == card
 
 
 def test_a_licence_of_ones_own_goes_along(vit_run, hub, poa, tmp_path):
