@@ -71,7 +71,9 @@ MODULES = {
     "training.checkpoints": "runs.checkpoints",
     "training.compute": "runs.training_time",
     "training.hub_runs": "runs.hub",
+    "training.nonfinite": "training.monitoring",
     "training.recipe": "cli.recipe",
+    "training.runlog": "training.monitoring",
     "training.runs": "runs.load",
     "training.warm_start": "warm_start.load",
     "training.warm_start_config": "warm_start.config",
@@ -119,6 +121,9 @@ NAMES: dict[str, dict[str, str]] = {
     "training.recipe": {
         "model_config": "models.from_fields",
         "read_model_section": "models.from_fields",
+    },
+    "training.runlog": {
+        "JsonLines": "runs.json_lines",
     },
     "training.warm_start_config": {
         "Source": "warm_start.source",

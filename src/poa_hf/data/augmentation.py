@@ -1,27 +1,52 @@
-"""The colour work of crops, for a whole batch and on the training device, with the values that `multi_crop` drew.
+"""Augmentation of a batch of crops on the training device, with the parameters that `crops.multi_crop` drew.
 
 Operations follow Pillow and torchvision in definition and order (flip, colour jitter, grey, blur, solarise, normalise),
-but work in float32 without rounding to 8 bits in between. Each runs only on the crops that it applies to.
+but compute in float32 without rounding to 8 bits in between. Each runs only on the crops that it applies to.
+
+Follows `loader`, which hands out the batches; `training.trainer` gives the result to the model.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 BLUR_KERNEL = 9  # pixels, as in DINO
 SOLARIZE_THRESHOLD = 0.5
+Operation = Callable[..., Tensor]  # of images (n, 3, H, W) and values (n,)
 
 
 @torch.no_grad()
 def augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Flip, colour, blur, solarise and normalise uint8 crops (N, 3, H, W): float32 of the same shape and device.
+    """Flip, colour, blur, solarise and normalise crops.
 
-    `parameters` are those of `draw_augmentation`, one row per crop. Leave them on the CPU: which crops an operation
-    applies to is then known without waiting for the device. `mean` and `std` are those of pixels in 0..1.
+    Args:
+        crops: uint8 (N, 3, H, W).
+        parameters: What `crops.draw_augmentation` drew, one row per crop. Leave them on the CPU: which crops an
+            operation applies to is then known without waiting for the device.
+        mean: Mean of red, green and blue, of pixels in 0..1.
+        std: Standard deviation of red, green and blue, of pixels in 0..1.
+
+    Returns:
+        float32 (N, 3, H, W), on the device of the crops.
+
+    Raises:
+        ValueError: If there is not one row of parameters per crop.
+
+    Example:
+        >>> import numpy as np
+        >>> from poa_hf.data.crops import CropArguments, draw_augmentation
+        >>> args = CropArguments(num_local_crops=2)
+        >>> drawn = draw_augmentation(np.random.default_rng(0), args)  # for 2 global and 2 local crops
+        >>> parameters = {name: torch.from_numpy(values) for name, values in drawn.items()}
+        >>> crops = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+        >>> augment(crops, parameters, args.image_mean, args.image_std).shape
+        torch.Size([4, 3, 32, 32])
     """
     if len(crops) != len(parameters["flip"]):
-        raise ValueError(f"{len(crops)} crops, but parameters for {len(parameters['flip'])}: give a row each.")
+        raise ValueError(f"{len(crops)} crops, but parameters for {len(parameters['flip'])}: give one row per crop.")
     with torch.autocast(crops.device.type, enabled=False):
         return _augment(crops, {name: values.cpu() for name, values in parameters.items()}, mean, std)
 
@@ -40,25 +65,25 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
     device = crops.device
     images = crops.to(torch.float32).div_(255)
 
-    def change(mask: Tensor, operation, *values: Tensor, device=device):
-        """Replace the images that `mask` selects by `operation(images, *values of these images on the device)`."""
+    def change(mask: Tensor, operation: Operation, *values: Tensor, device: torch.device = device) -> None:
+        """Replace the images that `mask` (N,) selects by `operation(images, *values of these images on the device)`."""
         index = mask.nonzero().squeeze(1)
         if len(index) == 0:
             return
-        values = [value[index].to(device, non_blocking=True) for value in values]
+        selected = [value[index].to(device, non_blocking=True) for value in values]
         index = index.to(images.device, non_blocking=True)
-        images.index_copy_(0, index, operation(images.index_select(0, index), *values))
+        images.index_copy_(0, index, operation(images.index_select(0, index), *selected))
 
     def blur(selected: Tensor, sigma: Tensor) -> Tensor:
         # reflection at the border needs a kernel less than twice the size of the image
-        kernel = tuple(min(BLUR_KERNEL, 2 * side - 1) for side in selected.shape[-2:])
-        return gaussian_blur2d(selected, kernel, sigma[:, None].expand(-1, 2))
+        height, width = (min(BLUR_KERNEL, 2 * side - 1) for side in selected.shape[-2:])
+        return gaussian_blur2d(selected, (height, width), sigma[:, None].expand(-1, 2))
 
     def solarize(selected: Tensor) -> Tensor:
-        # not kornia's, which takes the threshold to the device and waits for that
+        # not kornia's, which copies the threshold to the device and waits for that
         return torch.where(selected < SOLARIZE_THRESHOLD, selected, 1 - selected)
 
-    jitter = {  # operation, and the value that changes nothing
+    jitter: dict[str, tuple[Operation, int]] = {  # the operation, and the value that changes nothing
         "brightness": (adjust_brightness_accumulative, 1),
         "contrast": (adjust_contrast_with_mean_subtraction, 1),
         "saturation": (adjust_saturation_with_gray_subtraction, 1),
@@ -70,11 +95,12 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
             due = parameters["jitter"] & (parameters["order"][:, place] == number)
             change(due & (parameters[name] != neutral), operation, parameters[name])
     change(parameters["grayscale"], lambda selected: rgb_to_grayscale(selected).expand(-1, 3, -1, -1))
-    # kornia looks at these values, for which it would have to wait if they were on a GPU
-    change(parameters["blur"], blur, parameters["sigma"], device="cpu")
+    # kornia reads these values, for which it would have to wait if they were on a GPU
+    change(parameters["blur"], blur, parameters["sigma"], device=torch.device("cpu"))
     change(parameters["solarize"], solarize)
 
-    mean, std = (
-        torch.tensor(list(v), dtype=torch.float32).view(1, 3, 1, 1).to(device, non_blocking=True) for v in (mean, std)
+    centre, scale = (
+        torch.tensor(list(values), dtype=torch.float32).view(1, 3, 1, 1).to(device, non_blocking=True)
+        for values in (mean, std)
     )
-    return images.sub_(mean).div_(std)
+    return images.sub_(centre).div_(scale)

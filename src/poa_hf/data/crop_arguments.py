@@ -1,58 +1,69 @@
-"""Arguments of crops, colours and masks; no library is imported, so that commands show their help at once."""
+"""The arguments of crops, colours and masks. No library is imported, so that commands show their help at once."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class CropArguments:
-    """How images are cut into crops, coloured and masked; the defaults are DINOv2's."""
+    """How images are cropped, coloured and masked. The defaults are those of DINOv2 (arXiv 2304.07193).
+
+    Raises:
+        ValueError: For a value outside its range, or a list of the wrong length.
+
+    Example:
+        >>> args = CropArguments(global_crop_size=64, local_crop_size=32, num_local_crops=4)
+        >>> args.mask_ratio
+        [0.1, 0.5]
+    """
 
     # Crops
-    global_crop_size: int = field(default=224, metadata={"help": "Side of the two global crops, in pixels."})
-    local_crop_size: int = field(default=96, metadata={"help": "Side of the local crops, in pixels."})
-    num_local_crops: int = field(default=8, metadata={"help": "Local crops per image; may be 0."})
+    global_crop_size: int = field(default=224, metadata={"help": "Side of the two global crops in pixels."})
+    local_crop_size: int = field(default=96, metadata={"help": "Side of the local crops in pixels."})
+    num_local_crops: int = field(default=8, metadata={"help": "Number of local crops per image; may be 0."})
     global_crop_scale: list[float] = field(
         default_factory=lambda: [0.32, 1.0],
-        metadata={"help": "Smallest and largest share of the image's area in a global crop."},
+        metadata={"help": "Smallest and largest share of an image's area that a global crop shows."},
     )
     local_crop_scale: list[float] = field(
         default_factory=lambda: [0.05, 0.32],
-        metadata={"help": "Smallest and largest share of the image's area in a local crop."},
+        metadata={"help": "Smallest and largest share of an image's area that a local crop shows."},
     )
 
     # Colours
     color_jitter: list[float] = field(
         default_factory=lambda: [0.4, 0.4, 0.2, 0.1],
-        metadata={"help": "Strength of the changes of brightness, contrast, saturation and hue (hue at most 0.5)."},
+        metadata={"help": "Largest change of brightness, contrast, saturation and hue (hue at most 0.5)."},
     )
     color_jitter_probability: float = field(
-        default=0.8, metadata={"help": "Share of the crops whose colours are changed."}
+        default=0.8, metadata={"help": "Probability that the colours of a crop are changed."}
     )
-    grayscale_probability: float = field(default=0.2, metadata={"help": "Share of the crops turned grey."})
+    grayscale_probability: float = field(default=0.2, metadata={"help": "Probability that a crop is turned grey."})
     blur_probability: list[float] = field(
         default_factory=lambda: [1.0, 0.1, 0.5],
-        metadata={"help": "Share of the crops that are blurred: first global view, second global view, local views."},
+        metadata={"help": "Probability that a crop is blurred: first global view, second global view, local views."},
     )
     solarize_probability: float = field(
-        default=0.2, metadata={"help": "Share of the second global views that are solarised."}
+        default=0.2, metadata={"help": "Probability that the second global view is solarised."}
     )
-    flip_probability: float = field(default=0.5, metadata={"help": "Share of the crops that are mirrored."})
+    flip_probability: float = field(default=0.5, metadata={"help": "Probability that a crop is mirrored."})
 
     # Masks
     mask_ratio: list[float] = field(
         default_factory=lambda: [0.1, 0.5],
-        metadata={"help": "Smallest and largest share of the patches masked in a masked global view."},
+        metadata={"help": "Smallest and largest share of the patches that are masked in a masked global view."},
     )
     mask_probability: float = field(default=0.5, metadata={"help": "Share of the global views that are masked."})
 
     # Normalisation
     image_mean: list[float] = field(
         default_factory=lambda: [0.485, 0.456, 0.406],
-        metadata={"help": "Mean of red, green and blue, subtracted from pixels in 0..1 (ImageNet's)."},
+        metadata={"help": "Mean of red, green and blue in 0..1, subtracted from the pixels (ImageNet's)."},
     )
     image_std: list[float] = field(
         default_factory=lambda: [0.229, 0.224, 0.225],
-        metadata={"help": "Standard deviation of red, green and blue (ImageNet's)."},
+        metadata={"help": "Standard deviation of red, green and blue in 0..1 (ImageNet's)."},
     )
 
     def __post_init__(self) -> None:
@@ -78,7 +89,7 @@ class CropArguments:
         self._check_count("blur_probability", 3, "first global view, second global view, local views")
         self._check_count("color_jitter", 4, "brightness, contrast, saturation, hue")
         if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
-            raise ValueError(f"color_jitter is {self.color_jitter}: give numbers from 0, the hue at most 0.5.")
+            raise ValueError(f"color_jitter is {self.color_jitter}: give numbers of 0 or more, the hue at most 0.5.")
         self._check_count("image_mean", 3, "red, green, blue")
         self._check_count("image_std", 3, "red, green, blue")
         if min(self.image_std) <= 0:
@@ -92,4 +103,4 @@ class CropArguments:
         self._check_count(name, 2, "smallest, largest")
         low, high = getattr(self, name)
         if not (0 <= low <= high <= 1) or (low == 0 and not lowest_allowed):
-            raise ValueError(f"{name} is {[low, high]}: give two shares, the smaller one first, above 0 and at most 1.")
+            raise ValueError(f"{name} is {[low, high]}: give two shares above 0 and at most 1, the smaller one first.")

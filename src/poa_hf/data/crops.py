@@ -1,9 +1,13 @@
-"""Multi-crop: cut the global and local crops of one image, and draw the random numbers of their later colour work.
+"""Multi-crop: cut the global and local crops of one image, and draw the parameters of their augmentation.
 
-Boxes follow torchvision's `RandomResizedCrop`, colour factors its `ColorJitter`; which view is blurred or solarised
-follows DINO. Everything random about an image is drawn here, from one generator, so an image's crops do not depend on
-the process or worker that cuts them; `augment` then applies the drawn values on the training device.
+Boxes follow torchvision's `RandomResizedCrop`, colour factors its `ColorJitter`, and the choice of the views that are
+blurred or solarised follows DINO. Everything random about an image is drawn here, from one generator, so that an
+image's crops do not depend on the process or worker that cuts them.
+
+Follows `decoding`; `batches` collates the crops, and `augmentation` applies the drawn parameters on the device.
 """
+
+from __future__ import annotations
 
 import numpy as np
 from PIL import Image
@@ -21,14 +25,24 @@ __all__ = ["CropArguments", "draw_augmentation", "draw_boxes", "multi_crop"]
 def draw_boxes(
     rng: np.random.Generator, width: int, height: int, scale_low: np.ndarray, scale_high: np.ndarray
 ) -> np.ndarray:
-    """Draw one box (left, top, right, bottom) in whole pixels per entry of `scale_low`: int64 (crops, 4).
+    """Draw the boxes of N crops, as torchvision's `RandomResizedCrop` does.
 
-    torchvision's algorithm: ten tries of a random area and a log-uniform aspect ratio; if none fits into the image, the
-    largest centred box whose aspect ratio is allowed. Takes the same count of random numbers whatever the image.
+    A box is the first of ten random areas and log-uniform aspect ratios that fits into the image; if none does, it is
+    the largest centred box with an allowed aspect ratio. The count of random numbers drawn is the same for all images.
+
+    Args:
+        rng: The image's generator.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        scale_low: Smallest share of the image's area, (N,).
+        scale_high: Largest share of the image's area, (N,).
+
+    Returns:
+        Left, top, right and bottom in whole pixels: int64 (N, 4).
     """
     count = len(scale_low)
     shape = (count, BOX_ATTEMPTS)
-    area = width * height * rng.uniform(scale_low[:, None], scale_high[:, None], shape)
+    area = width * height * rng.uniform(scale_low[:, None], scale_high[:, None], shape)  # (N, attempts)
     aspect = np.exp(rng.uniform(np.log(ASPECT_RATIO[0]), np.log(ASPECT_RATIO[1]), shape))
     corner = rng.random((count, 2))
 
@@ -49,11 +63,13 @@ def draw_boxes(
 
 
 def draw_augmentation(rng: np.random.Generator, args: CropArguments) -> dict[str, np.ndarray]:
-    """Draw the colour work of all crops of one image, the two global views first; each array has one row per crop.
+    """Draw the parameters of the augmentation of one image's N crops, the two global views first.
 
-    `flip`, `jitter`, `grayscale`, `blur`, `solarize`: bool, whether applied. `brightness`, `contrast`, `saturation`:
-    float32 factors, 1 for no change; `hue`: float32, in turns of the colour circle; `order`: uint8 (crops, 4), the
-    four jitter operations, numbered as listed here, in the order of their application; `sigma`: float32, pixels.
+    Returns:
+        Arrays with one row per crop. `flip`, `jitter`, `grayscale`, `blur`, `solarize`: bool, whether the operation is
+        applied. `brightness`, `contrast`, `saturation`: float32 factors, where 1 changes nothing. `hue`: float32, in
+        turns of the colour circle. `order`: uint8 (N, 4), the order in which these four are applied, by their numbers
+        in this list. `sigma`: float32, the blur's standard deviation in pixels.
     """
     count = 2 + args.num_local_crops
     blur = np.array([*args.blur_probability[:2]] + [args.blur_probability[2]] * args.num_local_crops)
@@ -83,12 +99,28 @@ def draw_augmentation(rng: np.random.Generator, args: CropArguments) -> dict[str
 def multi_crop(
     image: Image.Image, rng: np.random.Generator, args: CropArguments
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Cut the crops of an image: uint8 global (2, 3, g, g), uint8 local (V, 3, l, l), and `draw_augmentation`'s values.
+    """Cut the crops of an image, and draw the parameters of their augmentation.
 
-    The image may be one whose pixels have not been read yet (`open_lazily`): a JPEG much larger than its crops is then
-    decoded at a half, a quarter or an eighth of its size, as long as no crop loses resolution.
+    A JPEG that was opened by `open_lazily` and is much larger than its crops is decoded at a half, a quarter or an
+    eighth of its size, as long as no crop loses resolution.
 
-    Raises `UndecodableImage` when the pixels cannot be read.
+    Args:
+        image: The image; its pixels need not have been read yet.
+        rng: The image's generator.
+        args: Sizes, numbers and scales of the crops.
+
+    Returns:
+        Global crops, uint8 (2, 3, g, g); local crops, uint8 (V, 3, l, l); and what `draw_augmentation` returns.
+
+    Raises:
+        UndecodableImage: If the pixels cannot be read.
+
+    Example:
+        >>> args = CropArguments(global_crop_size=32, local_crop_size=16, num_local_crops=3)
+        >>> image = Image.new("RGB", (80, 60))
+        >>> global_crops, local_crops, _ = multi_crop(image, np.random.default_rng(0), args)
+        >>> global_crops.shape, local_crops.shape
+        ((2, 3, 32, 32), (3, 3, 16, 16))
     """
     augmentation = draw_augmentation(rng, args)
     scales = np.array([args.global_crop_scale] * 2 + [args.local_crop_scale] * args.num_local_crops)
@@ -107,15 +139,15 @@ def multi_crop(
 
 
 def _cut_whole(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) -> None:
-    """Resize boxes of whole pixels into `crops` (3, side, side), as `image.crop(box).resize` does.
+    """Resize boxes of whole pixels into `crops`, each (3, side, side), as `image.crop(box).resize` does.
 
-    By PyTorch, which computes what Pillow does (bicubic, antialiased; rounding may differ by 1 or 2 of 255) with vector
+    PyTorch computes what Pillow does (bicubic, antialiased; rounding may differ by 1 or 2 of 255) with vector
     instructions, in a fraction of the time.
     """
     import torch
     from torch.nn.functional import interpolate
 
-    # (1, 3, height, width) with the channels innermost, as they lie in memory
+    # (1, 3, height, width), with the channels innermost in memory
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     for (left, top, right, bottom), crop in zip(boxes.astype(int).tolist(), crops, strict=True):
         box = pixels[:, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
@@ -123,8 +155,8 @@ def _cut_whole(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) -
 
 
 def _cut_shrunk(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) -> None:
-    """The same for an image that was decoded at a reduced size, whose boxes may begin and end within a pixel."""
+    """Do the same for an image decoded at a reduced size, where boxes may begin and end within a pixel."""
     for box, crop in zip(boxes.tolist(), crops, strict=True):
-        # float error may put a scaled edge a hair outside the image, which Pillow refuses
+        # rounding may put a scaled edge slightly outside the image, which Pillow refuses
         box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
         crop[:] = np.asarray(image.resize(crop.shape[1:], Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)

@@ -1,15 +1,19 @@
-"""From what a dataset row holds (bytes, path, array, Pillow image) to an RGB Pillow image, or one kind of exception.
+"""Decoding: from what a row holds (bytes, path, array, Pillow image) to an RGB Pillow image, or one kind of exception.
 
-Transparent pixels are laid on white: what a transparent pixel stores as its colour is arbitrary, and seldom meant to be
+Transparent pixels are laid on white: the colour that a transparent pixel stores is arbitrary, and seldom meant to be
 seen. The EXIF orientation is applied, as `datasets` does. 16-bit grey is scaled to 8 bits by 1/257.
+
+Follows `rows`, which reads the values; `crops` cuts the images.
 """
+
+from __future__ import annotations
 
 import io
 import os
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXIF_ORIENTATION = 0x0112
 # Orientations 5 to 8 turn the image by a quarter, so width and height change places.
@@ -17,31 +21,42 @@ QUARTER_TURNS = (5, 6, 7, 8)
 
 
 class UndecodableImage(Exception):
-    """A row holds no image that can be read; the message is the reason, without the row's name."""
+    """A row holds no image that can be read. The message is the reason, without the row's name."""
 
 
 def open_image(value: Any) -> Image.Image:
-    """Decode a row's value to an RGB image, upright; see `open_lazily` for what the value may be.
+    """Decode a row's value to an upright RGB image.
 
-    Raises `UndecodableImage`.
+    Args:
+        value: What `open_lazily` takes.
+
+    Raises:
+        UndecodableImage: If the value is not an image, or broken.
+
+    Example:
+        >>> image = open_image(np.zeros((4, 6), dtype=np.uint8))
+        >>> image.mode, image.size
+        ('RGB', (6, 4))
     """
     return as_rgb(open_lazily(value))
 
 
 def open_lazily(value: Any) -> Image.Image:
-    """Open a row's value and read no more than the header where the format allows it.
+    """Open a row's value, reading no more than the header if the format allows it.
 
-    The value is what `datasets` gives undecoded (`{"bytes": ..., "path": ...}`), bytes, a path or fsspec URL, a Pillow
-    image, or an array or tensor: (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4
-    channels, uint8, uint16, bool, or float in 0..1.
+    Args:
+        value: What `datasets` gives undecoded (`{"bytes": ..., "path": ...}`); bytes; a path or fsspec URL; a Pillow
+            image; an array or tensor, (height, width), (height, width, channels) or (channels, height, width) with 1, 3
+            or 4 channels, of uint8, uint16, bool, or float in 0..1; or an `UndecodableImage`, which is raised.
 
-    Raises `UndecodableImage`.
+    Raises:
+        UndecodableImage: If the value is not an image.
     """
     try:
         if isinstance(value, UndecodableImage):
             raise value
         if isinstance(value, Image.Image):
-            # a caller's lazy JPEG would otherwise stay shrunk (`shrink_while_decoding`)
+            # otherwise the caller's JPEG would stay shrunk (`shrink_while_decoding`)
             return value.copy() if value.format == "JPEG" else value
         if isinstance(value, dict) and ("bytes" in value or "path" in value):
             value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
@@ -63,7 +78,11 @@ def open_lazily(value: Any) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Read the pixels and give them upright, in mode RGB, 8 bits per channel. Raises `UndecodableImage`."""
+    """Read an image's pixels, and return it upright, in mode RGB with 8 bits per channel.
+
+    Raises:
+        UndecodableImage: If the pixels cannot be read.
+    """
     try:
         image.load()
         if _orientation(image) != 1:
@@ -76,7 +95,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def oriented_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of the upright image, from its header. Raises `UndecodableImage`."""
+    """Return width and height of the upright image, from its header.
+
+    Raises:
+        UndecodableImage: If the header cannot be read, or the image has no pixels.
+    """
     try:
         turned = _orientation(image) in QUARTER_TURNS
     except MemoryError:
@@ -89,8 +112,8 @@ def oriented_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def shrink_while_decoding(image: Image.Image, needed: float):
-    """Make a JPEG that has not been read yet decode at 1/2, 1/4 or 1/8, if `needed` (share of the size) allows it."""
+def shrink_while_decoding(image: Image.Image, needed: float) -> None:
+    """Let a JPEG that has not been read yet be decoded at 1/2, 1/4 or 1/8 of its size, but not below `needed` of it."""
     if image.format == "JPEG" and 0 < needed < 1:
         width, height = image.size
         image.draft(None, (int(np.ceil(width * needed)), int(np.ceil(height * needed))))
@@ -101,9 +124,10 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    # the address of the buffer changes from run to run
-    return "its bytes are in no known image format" if "cannot identify image file" in text else text or repr(error)
+    if isinstance(error, UnidentifiedImageError):
+        # Pillow's message has the address of a buffer, which changes from run to run
+        return "its bytes are in no known image format"
+    return " ".join(str(error).split()) or repr(error)
 
 
 def _open_path(path: str) -> Image.Image:
@@ -133,7 +157,7 @@ def _to_8_bits(array: np.ndarray) -> np.ndarray:
         return array.astype(np.uint8) * 255
     if array.dtype.kind == "f":
         array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        # floats in 0..1 are the rule; some TIFF files hold 0..255
+        # floats lie in 0..1 as a rule; some TIFF files hold 0..255
         return np.rint(np.clip(array * (255 if array.max() <= 1 else 1), 0, 255)).astype(np.uint8)
     if array.dtype == np.uint16 or array.dtype.kind in "iu" and array.max() > 255:
         return ((np.clip(array, 0, 65535).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .batches import Batches
-from .crops import CropArguments
+from .crop_arguments import CropArguments
 from .order import BatchPlan
 from .rows import IndexedImages, StreamedImages, UnreadableData
 from .workers import batch_loader

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .crops import CropArguments
+from .crop_arguments import CropArguments
 from .rows import IndexedImages, Row, StreamedImages
 from .stream import Lane
 

@@ -1,27 +1,30 @@
-"""Built-in images: ten families of procedural textures, drawn on the fly, to try a training without a download.
+"""Built-in images: procedural textures of ten kinds, drawn on the fly, to try pre-training without a download.
 
-The family is the label. All else about an image is random: rotation, phase, period, colours, which of the two is the
-lighter one, light, warp and noise. So raw pixels say little about the family, while what survives a crop, a flip and a
-change of colour, the local structure, says all of it: that is what self-distillation learns.
+The kind is the label. Everything else about an image is random: rotation, phase, period, both colours, which of them is
+the lighter one, light, warp and noise. So raw pixels say little about the kind, while the local structure, which
+survives a crop, a flip and a change of colour, says all: that is what self-distillation learns.
 
 Lengths are in pixels and do not grow with the image: structures of 3 to 24 pixels can be seen in a few patches of 8 or
-16. Fine and coarse stripes, which differ by their period alone, are twice apart: most crops keep the difference.
+16. Fine and coarse stripes differ only by their period, by a factor of 2, so that most crops keep the difference.
 
 Pixels are computed with operations that IEEE 754 rounds exactly (no sine, no matrix product) and with Pillow's integer
-resize, so an image should have the same bytes on every machine.
+resize, so that an image should have the same bytes on every machine.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
 from operator import index as as_int
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
 Array = np.ndarray
-# A family's pattern: (generator, x, y) -> (size, size) float32 in [0, 1], the share of the second colour. x and y are
-# pixel coordinates, rotated and bent around the image's middle, then shifted by up to 100 pixels.
+# The pattern of one kind: (generator, x, y) -> (size, size) float32 in [0, 1], the share of the second colour. x and y
+# are pixel coordinates, rotated and bent around the image's middle, then shifted by up to 100 pixels.
 Pattern = Callable[[np.random.Generator, Array, Array], Array]
 
 
@@ -31,7 +34,7 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _off_centre(t: Array, period: float) -> Array:
-    """The distance in pixels from the nearest centre of a repeating cell: 0 there, period / 2 at the cell's edge."""
+    """Return the distance in pixels from the nearest centre of a repeating cell: period / 2 at the cell's edge."""
     t = t * np.float32(1 / period)
     t -= np.floor(t)
     t -= np.float32(0.5)
@@ -41,7 +44,7 @@ def _off_centre(t: Array, period: float) -> Array:
 
 
 def _inside(distance: Array, radius: float) -> Array:
-    """1 where the distance is below the radius, 0 beyond it, with an edge one pixel wide (anti-aliasing)."""
+    """Return 1 where the distance is below the radius and 0 beyond it, with an edge one pixel wide (anti-aliasing)."""
     return np.clip(np.float32(radius + 0.5) - distance, np.float32(0), np.float32(1))
 
 
@@ -78,7 +81,7 @@ def _grid(rng: np.random.Generator, x: Array, y: Array) -> Array:
 
 
 def _rings(rng: np.random.Generator, x: Array, y: Array) -> Array:
-    # The rings fill cells of their own, so that a small crop shows curves wherever it lies.
+    # Each cell has its own rings, so that a small crop shows curves wherever it lies.
     cell = _between(rng, 18.0, 24.0)
     x, y = _off_centre(x, cell), _off_centre(y, cell)
     return _stripes(rng, np.sqrt(x * x + y * y), 4.8, 6.4)
@@ -97,7 +100,7 @@ def _bricks(rng: np.random.Generator, x: Array, y: Array) -> Array:
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cell: float) -> Array:
-    """Random values in [0, 255], one for each cell of so many pixels, interpolated: (size, size) float32."""
+    """Draw a random value in [0, 255] for each cell of `cell` pixels, and interpolate: (size, size) float32."""
     count = int(size / cell) + 3
     values = Image.fromarray(rng.integers(0, 256, (count, count), dtype=np.uint8))
     left, top = rng.random(2) + 0.5
@@ -115,7 +118,7 @@ def _speckle(rng: np.random.Generator, x: Array, y: Array) -> Array:
     return np.clip((noise - np.float32(127.5)) * np.float32(1 / 120) + np.float32(0.5), 0, 1)
 
 
-_FAMILIES: dict[str, Pattern] = {
+_PATTERNS_BY_NAME: dict[str, Pattern] = {
     "fine stripes": _fine_stripes,
     "coarse stripes": _coarse_stripes,
     "checks": _checks,
@@ -127,42 +130,48 @@ _FAMILIES: dict[str, Pattern] = {
     "blobs": _blobs,
     "speckle": _speckle,
 }
-TEXTURE_NAMES: tuple[str, ...] = tuple(_FAMILIES)
-_PATTERNS = tuple(_FAMILIES.values())
+TEXTURE_NAMES: tuple[str, ...] = tuple(_PATTERNS_BY_NAME)
+_PATTERNS = tuple(_PATTERNS_BY_NAME.values())
 
 
-class TextureDataset(Dataset):
-    """A map-style dataset of textures: `dataset[i]` is `{"image": RGB PIL image, "label": index of the family}`.
+class TextureDataset(Dataset[dict[str, Any]]):
+    """A map-style dataset of textures: `dataset[i]` is `{"image": RGB Pillow image, "label": index in TEXTURE_NAMES}`.
 
-    An item is a pure function of (seed, index, size), so no two processes disagree and nothing is stored: take disjoint
-    index ranges, or two seeds, for training and test. Labels are drawn evenly.
+    An item is a pure function of (seed, index, size), so that processes agree on it and nothing is stored. Use disjoint
+    ranges of indices, or two seeds, for training and test. Labels are drawn evenly.
 
     Args:
-        size: side of the square images, in pixels, at least 8.
-        seed: which endless set of images; a non-negative integer.
-        length: how many of them; indices lie in [0, length).
+        size: Side of the square images in pixels, at least 8.
+        seed: Seed of the images, a non-negative integer.
+        length: Number of images; indices lie in [0, length).
 
     Raises:
-        ValueError: for a size, seed or length outside its range.
+        ValueError: For a size, seed or length outside its range.
+
+    Example:
+        >>> dataset = TextureDataset(size=64, seed=1, length=1000)
+        >>> item = dataset[7]
+        >>> item["image"].size, dataset.label_names[item["label"]]
+        ((64, 64), 'bricks')
     """
 
     label_names = TEXTURE_NAMES
 
     def __init__(self, size: int = 40, seed: int = 0, length: int = 2**31):
         if size < 8:
-            raise ValueError(f"Textures of {size} pixels show no structure; ask for a size of at least 8.")
+            raise ValueError(f"Textures of {size} pixels show no structure: give a size of at least 8.")
         if seed < 0 or length < 0:
-            raise ValueError(f"The seed ({seed}) and the length ({length}) must not be negative.")
+            raise ValueError(f"seed {seed} and length {length} must not be negative: give 0 or more.")
         self.size, self.seed, self.length = size, seed, length
         axis = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
         self._x, self._y = (np.ascontiguousarray(a) for a in np.meshgrid(axis, axis))
-        # Squares divided by the image's side bend a line by at most a few pixels, however large the image.
+        # Squares divided by the image's side bend a line by at most a few pixels, whatever the image's size.
         self._xx, self._yy = self._x**2 / np.float32(size), self._y**2 / np.float32(size)
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         index = as_int(index)
         if not 0 <= index < self.length:
             raise IndexError(f"Texture {index} does not exist: use an index from 0 to {self.length - 1}.")
@@ -172,7 +181,7 @@ class TextureDataset(Dataset):
         return {"image": Image.fromarray(self._paint(rng, pattern)), "label": label}
 
     def _coordinates(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """The pixel grid, rotated by any angle, moved by any phase and slightly bent."""
+        """Return the pixel grid, rotated by any angle, moved by any phase and slightly bent: twice (size, size)."""
         a, b, phase_x, phase_y, bend_x, bend_y = rng.random(6) * 2 - 1
         norm = sqrt(a * a + b * b) or 1.0  # the direction of a random point: an angle without a cosine
         cosine, sine = np.float32(a / norm), np.float32(b / norm)
@@ -181,8 +190,8 @@ class TextureDataset(Dataset):
         return cosine * x - sine * y + np.float32(100 * phase_x), sine * x + cosine * y + np.float32(100 * phase_y)
 
     def _paint(self, rng: np.random.Generator, pattern: Array) -> Array:
-        """Two colours, light and noise: (size, size, 3) uint8 from (size, size) in [0, 1]."""
-        # The colours differ in luminance, by either sign, or a greyscale copy would show nothing.
+        """Add two colours, light and noise to a pattern (size, size) in [0, 1]: uint8 (size, size, 3)."""
+        # The colours differ in luminance, by either sign: otherwise a greyscale copy would show nothing.
         contrast = _between(rng, 0.3, 0.6) * (1 if rng.random() < 0.5 else -1)
         luminance = _between(rng, 0.3, 0.7) + np.array([-0.5, 0.5]) * contrast
         chroma = rng.random((2, 3)) * 0.7 - 0.35

@@ -1,99 +1,136 @@
-"""Arguments of pre-training; names as in `transformers.TrainingArguments` where the meaning is the same."""
+"""The arguments of pre-training, named as in `transformers.TrainingArguments` where the meaning is the same."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..data.crop_arguments import CropArguments
 
 
-def _argument(default, help: str):
+def _argument(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class PoaTrainingArguments(CropArguments):
-    """Everything about a run except the model and the dataset. The defaults are the published recipe for ViT
-    (arXiv 2408.01031; an epoch there is 800 steps of 1600 images)."""
+    """Everything about a run except the model and the dataset.
+
+    The defaults are the published recipe for ViT (arXiv 2408.01031), where an epoch has 800 steps of 1600
+    images.
+
+    Raises:
+        ValueError: For a value outside its range.
+
+    Example:
+        >>> args = PoaTrainingArguments(max_steps=1000, warmup_steps=100, local_crop_size=64)
+        >>> args.learning_rate, args.num_local_crops
+        (0.004, 8)
+        >>> PoaTrainingArguments(max_steps=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: max_steps is 0: it must be at least 1.
+    """
 
     # Run
-    output_dir: str = _argument("runs/poa", "Folder of checkpoints, metrics and the final model.")
-    overwrite_output_dir: bool = _argument(False, "Delete another run in output_dir first.")
+    output_dir: str = _argument("runs/poa", "Folder for checkpoints, logs and the final model.")
+    overwrite_output_dir: bool = _argument(False, "Whether to delete another run in output_dir first.")
     resume_from_checkpoint: str | None = _argument(
-        None, "Continue: `true` (or no value) from the last checkpoint in output_dir, or the path of a checkpoint."
+        None,
+        "Checkpoint to resume from: its path, or `true` (or no value) for the last one in output_dir. The run starts "
+        "anew if not given.",
     )
-    seed: int = _argument(0, "Seed of everything random; a step depends on nothing but it and its number.")
-    bf16: bool = _argument(False, "Compute in bfloat16 (autocast); parameters stay float32.")
-    gradient_checkpointing: bool = _argument(False, "Recompute activations in the backward pass to save memory.")
-    torch_compile: bool = _argument(False, "Compile teacher and intact student, whose shapes never change.")
+    seed: int = _argument(0, "Seed of everything random. All that is random in a step follows from it and the step.")
+    bf16: bool = _argument(False, "Whether to compute in bfloat16 by autocast; parameters stay float32.")
+    gradient_checkpointing: bool = _argument(
+        False, "Whether to recompute activations in the backward pass, which saves memory and costs time."
+    )
+    torch_compile: bool = _argument(
+        False, "Whether to compile the teacher and the intact student, whose shapes are the same at every step."
+    )
     attn_implementation: str | None = _argument(
-        None, "Attention of transformers in all three branches: sdpa, eager, flash_attention_2, ...; sdpa if not given."
+        None,
+        "Attention implementation of transformers, such as sdpa, eager or flash_attention_2, for teacher and students; "
+        "sdpa if not given.",
     )
-    same_sub_network: bool = _argument(False, "All processes train the same sub-network at a step.")
+    same_sub_network: bool = _argument(
+        False, "Whether all processes train the same sub-network at a step, instead of one each."
+    )
 
     # Steps
-    max_steps: int = _argument(276_800, "Optimizer steps.")
+    max_steps: int = _argument(276_800, "Number of optimizer steps.")
     per_device_train_batch_size: int = _argument(50, "Images per process and forward pass.")
-    gradient_accumulation_steps: int = _argument(1, "Forward passes per optimizer step.")
+    gradient_accumulation_steps: int = _argument(1, "Forward passes per optimizer step, whose gradients are averaged.")
 
     # Optimizer and schedules
-    learning_rate: float = _argument(4e-3, "Peak for a global batch of 1024 images; grows with its square root.")
-    min_learning_rate: float = _argument(2e-5, "End of the cosine.")
-    warmup_steps: int = _argument(8_000, "Steps of linear warm-up (10 epochs).")
-    weight_decay: float = _argument(0.04, "Start of its cosine.")
-    final_weight_decay: float = _argument(0.4, "End of its cosine.")
-    adam_beta1: float = _argument(0.9, "AdamW's first beta.")
-    adam_beta2: float = _argument(0.999, "AdamW's second beta.")
-    adam_epsilon: float = _argument(1e-8, "AdamW's epsilon.")
-    max_grad_norm: float = _argument(1.5, "Gradient norm, of backbone and heads each, above which it is clipped.")
-    layerwise_decay: float = _argument(0.9, "Factor of the learning rate per block below the last.")
-    patch_embed_lr_mult: float = _argument(0.2, "Factor of the learning rate of the patch embedding.")
-    freeze_last_layer_steps: int = _argument(800, "First steps, in which prototypes do not move (1 epoch).")
-    freeze_backbone_steps: int = _argument(
-        0, "First steps, in which only the heads train; then the backbone's rate warms up. For pre-trained backbones."
+    learning_rate: float = _argument(
+        4e-3, "Peak learning rate for 1024 images per step; it grows with the square root of their number."
     )
-    schedule_stretch: float = _argument(0.78, "Cosines are planned for max_steps divided by this, and cut off.")
+    min_learning_rate: float = _argument(2e-5, "Learning rate at the end of its cosine.")
+    warmup_steps: int = _argument(8_000, "Steps of the learning rate's linear warm-up (10 epochs).")
+    weight_decay: float = _argument(0.04, "Weight decay at the start of its cosine.")
+    final_weight_decay: float = _argument(0.4, "Weight decay at the end of its cosine.")
+    adam_beta1: float = _argument(0.9, "AdamW's decay rate of the gradients' mean.")
+    adam_beta2: float = _argument(0.999, "AdamW's decay rate of the squared gradients' mean.")
+    adam_epsilon: float = _argument(1e-8, "AdamW's epsilon.")
+    max_grad_norm: float = _argument(
+        1.5, "Norm to which gradients are clipped, those of the backbone and those of the heads each."
+    )
+    layerwise_decay: float = _argument(0.9, "Factor of the learning rate for each block below the last.")
+    patch_embed_lr_mult: float = _argument(0.2, "Further factor of the learning rate for the patch embedding.")
+    freeze_last_layer_steps: int = _argument(800, "First steps, in which the prototypes are not trained (1 epoch).")
+    freeze_backbone_steps: int = _argument(
+        0,
+        "First steps, in which only the heads are trained, for backbones that are pre-trained; the backbone's learning "
+        "rate is then warmed up too.",
+    )
+    schedule_stretch: float = _argument(
+        0.78, "Part of their cosines that the schedules run through: they are planned for max_steps divided by this."
+    )
 
     # Teacher
-    teacher_momentum: float = _argument(0.992, "Start of its cosine.")
-    final_teacher_momentum: float = _argument(0.9999, "End of its cosine.")
-    teacher_temperature: float = _argument(0.04, "Start of its linear warm-up.")
-    final_teacher_temperature: float = _argument(0.07, "End of its warm-up, kept from there on.")
-    teacher_temperature_warmup_steps: int = _argument(24_000, "Steps of that warm-up (30 epochs).")
-    masked_prediction_start_step: int = _argument(24_000, "First step that predicts masked patches (epoch 30).")
+    teacher_momentum: float = _argument(0.992, "Momentum of the teacher's moving average at the start of its cosine.")
+    final_teacher_momentum: float = _argument(0.9999, "Momentum of the teacher at the end of its cosine.")
+    teacher_temperature: float = _argument(0.04, "Softmax temperature of the teacher at the start of its warm-up.")
+    final_teacher_temperature: float = _argument(0.07, "Softmax temperature of the teacher after its warm-up.")
+    teacher_temperature_warmup_steps: int = _argument(24_000, "Steps of the temperature's linear warm-up (30 epochs).")
+    masked_prediction_start_step: int = _argument(
+        24_000, "First step in which patches are masked and predicted (epoch 30)."
+    )
 
     # Data
-    image_column: str | None = _argument(None, "Column with the images; found by its type if not given.")
-    dataloader_num_workers: int = _argument(4, "Processes that decode and crop, per training process.")
+    image_column: str | None = _argument(None, "Column with the images; found by its type or name if not given.")
+    dataloader_num_workers: int = _argument(4, "Worker processes that decode and crop, per training process.")
 
     # Log and checkpoints
     logging_steps: int = _argument(10, "Steps between lines of metrics.jsonl.")
     save_steps: int = _argument(1_000, "Steps between checkpoints.")
-    save_total_limit: int | None = _argument(2, "Checkpoints to keep; older ones are deleted.")
-    report_to: str = _argument("none", "Accelerate trackers by name, separated by commas: tensorboard, wandb, ...")
-    log_image_ids: bool = _argument(False, "Write the ids of each step's images to image_ids-<process>.jsonl.")
-    disable_tqdm: bool = _argument(False, "No progress bar.")
-    max_nonfinite_steps: int = _argument(10, "Stop after this many steps in a row without a finite loss.")
+    save_total_limit: int | None = _argument(
+        2, "Number of checkpoints to keep, in addition to that of the best evaluation; null keeps all."
+    )
+    report_to: str = _argument(
+        "none", "Accelerate's trackers, by name and separated by commas, such as tensorboard or wandb; none for none."
+    )
+    log_image_ids: bool = _argument(False, "Whether to write the ids of each step's images to image_ids-PROCESS.jsonl.")
+    disable_tqdm: bool = _argument(False, "Whether to hide the progress bar.")
+    max_nonfinite_steps: int = _argument(
+        10, "Steps in a row with a loss or gradient that is not finite after which the run stops."
+    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder for the run.")
         self.output_dir = str(Path(self.output_dir).expanduser())
-        for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps",
-                     "save_steps", "max_nonfinite_steps"):  # fmt: skip
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        for name in ("learning_rate", "teacher_temperature", "final_teacher_temperature", "max_grad_norm",
-                     "adam_epsilon", "layerwise_decay"):  # fmt: skip
+        for name in _POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be positive.")
-        for name in ("warmup_steps", "dataloader_num_workers", "seed", "freeze_last_layer_steps", "min_learning_rate",
-                     "freeze_backbone_steps",
-                     "masked_prediction_start_step", "teacher_temperature_warmup_steps", "weight_decay",
-                     "final_weight_decay", "patch_embed_lr_mult"):  # fmt: skip
+        for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more.")
         for name in ("teacher_momentum", "final_teacher_momentum"):
@@ -101,9 +138,9 @@ class PoaTrainingArguments(CropArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie between 0 and 1.")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must lie between 0 and 1, and be less than 1.")
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and less than 1.")
         if not 0 < self.schedule_stretch <= 1:
-            raise ValueError(f"schedule_stretch is {self.schedule_stretch}: it must lie between 0 and 1.")
+            raise ValueError(f"schedule_stretch is {self.schedule_stretch}: it must be more than 0 and at most 1.")
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(
                 f"save_total_limit is {self.save_total_limit}: keep at least 1 checkpoint, or write null for all."
@@ -111,4 +148,20 @@ class PoaTrainingArguments(CropArguments):
 
     @property
     def trackers(self) -> list[str]:
+        """The names in `report_to`, as a list."""
         return [name.strip() for name in self.report_to.split(",") if name.strip() not in ("", "none")]
+
+
+_AT_LEAST_ONE = (
+    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps",
+    "max_nonfinite_steps",
+)  # fmt: skip
+_POSITIVE = (
+    "learning_rate", "teacher_temperature", "final_teacher_temperature", "max_grad_norm", "adam_epsilon",
+    "layerwise_decay",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "warmup_steps", "dataloader_num_workers", "seed", "freeze_last_layer_steps", "min_learning_rate",
+    "freeze_backbone_steps", "masked_prediction_start_step", "teacher_temperature_warmup_steps", "weight_decay",
+    "final_weight_decay", "patch_embed_lr_mult",
+)  # fmt: skip

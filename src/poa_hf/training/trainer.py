@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -269,9 +269,11 @@ class PoaTrainer:
             is_last = part + 1 == num_parts
             with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
                 output = self._forward(batch, values, sub_network, will_log and is_last)
-                self.accelerator.backward(output.loss / num_parts)
-            for name, loss in {"loss": output.loss.detach(), **output.losses}.items():
-                losses[name] = losses.get(name, 0.0) + loss / num_parts
+                # optional as in every ModelOutput, but always there
+                total, terms = cast("Tensor", output.loss), cast("dict[str, Tensor]", output.losses)
+                self.accelerator.backward(total / num_parts)
+            for name, value in {"loss": total.detach(), **terms}.items():
+                losses[name] = losses.get(name, 0.0) + value / num_parts
         means = self.accelerator.reduce(torch.stack(list(losses.values())), "mean")
         return dict(zip(losses, means, strict=True)), output
 
