@@ -256,7 +256,13 @@ def public_api() -> str:
     lines = []
     for title, members in groups.items():
         lines.append(f"## {title}")
-        lines += [f"::: {names[name].__module__}.{names[name].__qualname__}" for name in members]
+        for name in members:
+            lines.append(f"::: {names[name].__module__}.{names[name].__qualname__}")
+            if name == "PoaTrainingArguments":
+                lines[-1] += "\n    options:\n      show_signature: false"
+                lines.append("Its fields are in the table of [training arguments](arguments.md).")
+            elif name.endswith("Config"):
+                lines.append("All fields are under [model configuration](configuration.md#" + name.lower() + ").")
     return "\n\n".join(lines)
 
 
