@@ -47,9 +47,15 @@ def looks_local(name: str | Path) -> bool:
 
 
 def may_be_on_hub(name: str | Path) -> bool:
-    """Whether a name can be a repository on the Hub, with or without `@revision`, rather than a missing folder."""
+    """Whether a name can be a repository on the Hub, with or without `@revision`, rather than a missing folder.
+
+    >>> may_be_on_hub("me/vit@refs/pr/1"), may_be_on_hub("runs/vit/checkpoint-100")
+    (True, False)
+    """
     repo_id, _ = split_revision(str(name))
-    return is_repo_id(repo_id) and not looks_local(name) and not repo_id.split("/")[1].startswith("checkpoint-")
+    if Path(name).exists() or looks_local(repo_id):
+        return False
+    return is_repo_id(repo_id) and not repo_id.split("/")[1].startswith("checkpoint-")
 
 
 def shown_name(path: str | Path) -> str:

@@ -455,7 +455,7 @@ def test_mistakes_are_one_sentence(vit_run, hub, poa, options, words):
 def test_runs_that_are_not_there(hub, poa, tmp_path):
     rest = ("--size", "small", "--namespace", "me")
     assert "does not exist" in poa("push", tmp_path / "nowhere", *rest, status=2)
-    assert "is neither a folder nor a repo of the Hub" in poa("push", "me/nothing", *rest, status=2)
+    assert "is neither a folder nor a repository on the Hub" in poa("push", "me/nothing", *rest, status=2)
     assert not hub.repos
 
 

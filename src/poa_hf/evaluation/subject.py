@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.utils import logging as transformers_logging
 
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
@@ -21,7 +20,7 @@ from ..locations import looks_local
 from ..models.elastic_model import ElasticModelMixin
 from ..runs.hub import is_supernet_on_hub
 from ..runs.layout import CONFIG, RunFolder
-from ..runs.load import load_run, model_step, resolve_run, run_processor
+from ..runs.load import load_quietly, load_run, model_step, resolve_run, run_processor
 from .features import pooled_features
 
 ONE_SIZE = "-"  # the size that records have of a model with only one
@@ -127,10 +126,10 @@ def _load_stock(source: str) -> Subject:
     if not path.exists() and looks_local(source):
         raise ValueError(f"{source} does not exist: give a run, one of its checkpoints, or a model's folder or Hub id.")
     try:
-        model, missing = _auto_model(source)
+        model, missing, _ = load_quietly(AutoModel, source)
         if missing and all(name.startswith("pooler.") for name in missing):
             # a `vit` saved without its pooler would get one with random weights, and features that mean nothing
-            model, missing = _auto_model(source, add_pooling_layer=False)
+            model, missing, _ = load_quietly(AutoModel, source, add_pooling_layer=False)
     except (OSError, ValueError, RuntimeError) as error:
         problem = (
             "cannot be loaded" if path.is_dir() else "is neither a folder nor a model of the Hub that can be loaded"
@@ -150,17 +149,6 @@ def _load_stock(source: str) -> Subject:
         results = RunFolder.containing(path).evaluations
         return Subject(path.resolve().name, model.eval(), processor, results=results)
     return Subject(source, model.eval(), processor)
-
-
-def _auto_model(source: str, **options: Any) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the parameters that its checkpoint lacks."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # it would print a table of what is missing, which we tell in words
-    try:
-        model, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    return model, sorted(report["missing_keys"])
 
 
 def _model_type(config: Path) -> str | None:

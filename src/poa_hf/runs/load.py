@@ -1,54 +1,106 @@
-"""Reading what a run has come to: its model and image processor."""
+"""Load a run's latest model and image processor, from its folder or from the Hub."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
-from transformers import AutoImageProcessor
+import torch
+from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers import BitImageProcessorPil as ImageProcessor
+from transformers.utils import logging as transformers_logging
 
+from ..locations import may_be_on_hub
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from .checkpoints import checkpoints_with_model, step_of
-from .hub import download_supernet, may_be_on_hub
+from .hub import download_supernet
 from .layout import CONFIG, PROCESSOR, TRAINER_STATE
 from .training_time import read_compute
 
 
 def resolve_run(run: str | Path) -> Path:
-    """The folder with the model of a run: the run's own once it has ended, else its last checkpoint.
+    """Find the folder with the latest model of a run: the run's own once it has ended, else its last checkpoint.
 
-    Also takes the folder of any saved `PoaForPreTraining`, or the Hub id of one, which is downloaded; a folder of that
-    name comes first, and `namespace/name@revision` is another than the main branch. ValueError if there is none.
+    Args:
+        run: The output_dir of a run, one of its checkpoints, or the folder of any saved `PoaForPreTraining`. If there
+            is no such folder, the Hub id of a supernet, which is downloaded: `namespace/name`, or
+            `namespace/name@revision` for another revision than the main branch.
+
+    Raises:
+        ValueError: If there is no model.
     """
-    if not Path(run).is_dir() and may_be_on_hub(run):
-        return download_supernet(str(run))
-    run = Path(run)
-    if not run.is_dir():
+    folder = Path(run)
+    if not folder.is_dir():
+        if may_be_on_hub(run):
+            return download_supernet(str(run))
         raise ValueError(f"{run} does not exist: give the output_dir of a run or one of its checkpoints.")
-    for folder in (run, *reversed(checkpoints_with_model(run))):
-        if (folder / CONFIG).exists():
-            return folder
+    for candidate in (folder, *reversed(checkpoints_with_model(folder))):
+        if (candidate / CONFIG).exists():
+            return candidate
     raise ValueError(f"{run} holds no model yet: wait for the run's first checkpoint (save_steps).")
 
 
 def load_run(run: str | Path) -> PoaForPreTraining:
-    """The model of a run or saved folder, in evaluation mode. ValueError if it is not there or not whole."""
+    """Load the latest model of a run, in evaluation mode.
+
+    Args:
+        run: As for `resolve_run`.
+
+    Raises:
+        ValueError: If there is no model, or it is not complete.
+
+    Example:
+        >>> from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
+        >>> backbone = PoaViTConfig(
+        ...     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=16,
+        ...     min_num_hidden_layers=1, image_size=32, patch_size=8,
+        ... )
+        >>> PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[16])).save_pretrained("run")
+        >>> model = load_run("run")
+        >>> model.teacher.extract("16x1").num_parameters()
+        6736
+    """
     return load_complete(resolve_run(run))
 
 
 def run_processor(run: str | Path) -> ImageProcessor | None:
-    """The image processor that a run saved beside its model."""
+    """Load the image processor that a run has saved beside its model; None if it has not."""
     folder = resolve_run(run)
-    return AutoImageProcessor.from_pretrained(folder) if (folder / PROCESSOR).exists() else None
+    if not (folder / PROCESSOR).exists():
+        return None
+    return cast(ImageProcessor, AutoImageProcessor.from_pretrained(folder))
 
 
 def model_step(folder: Path) -> int | None:
-    """The step of the model in a checkpoint, or in the folder of a run that has ended; None if nothing tells."""
+    """The step of the model in the folder of a checkpoint or of a run that has ended; None if nothing tells."""
     state = folder / TRAINER_STATE
     if state.exists():
         return json.loads(state.read_text()).get("global_step")
     if (compute := read_compute(folder)) and compute.parts:
         return compute.step
-    found = checkpoints_with_model(folder)
-    return step_of(found[-1]) if found else None
+    saved = checkpoints_with_model(folder)
+    return step_of(saved[-1]) if saved else None
+
+
+def load_quietly(
+    model_class: type[PreTrainedModel] | type[AutoModel], location: str | Path, **options: Any
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """Load a model in float32 without transformers' own report on what is missing, for callers that tell in words.
+
+    Args:
+        model_class: A model class, or an auto class such as `AutoModel`.
+        location: A folder, or the id of a repository on the Hub.
+        options: Further arguments of `from_pretrained`.
+
+    Returns:
+        The model, and the sorted names of parameters that the checkpoint lacks and of those that were not used.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        loaded: Any = model_class.from_pretrained(location, dtype=torch.float32, output_loading_info=True, **options)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    model, report = loaded
+    return model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from ..formatting import one_line
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..models.vit_names import dinov2_name
 from ..official.weights import load_official_checkpoint
+from ..runs.load import load_quietly
 from .config import check_architecture
 from .source import Source, find_source
 
@@ -142,24 +142,19 @@ def _load(source: Source, model_class: Any, **options: Any) -> tuple[Any, list[s
     Raises:
         ValueError: If it cannot be loaded, or lacks parameters, which transformers would initialise at random.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # it would print a table of what is missing, which we tell in words
+    model: Any  # of the class that was asked for
     try:
-        model, report = model_class.from_pretrained(
-            source.location, dtype=torch.float32, output_loading_info=True, **options
-        )
+        model, missing, unexpected = load_quietly(model_class, source.location, **options)
     except Exception as error:  # a damaged file can raise almost anything
         raise ValueError(f"The weights of {source.name} cannot be loaded ({one_line(error)}).") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    missing = sorted(name for name in report["missing_keys"] if name.rpartition(".")[2] != "mask_token")
-    if missing:
+    made_up = [name for name in missing if name.rpartition(".")[2] != "mask_token"]
+    if made_up:
         raise ValueError(
-            f"{source.name} lacks {len(missing)} parameters ({missing[0]}, ...): it is not a whole checkpoint."
+            f"{source.name} lacks {len(made_up)} parameters ({made_up[0]}, ...): it is not a whole checkpoint."
         )
-    if "embeddings.mask_token" in report["missing_keys"]:
+    if "embeddings.mask_token" in missing:
         model.embeddings.mask_token = None  # made up by transformers: ours stays as initialised
-    return model.eval(), sorted(report["unexpected_keys"])
+    return model.eval(), unexpected
 
 
 @torch.no_grad()
