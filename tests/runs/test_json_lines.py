@@ -1,0 +1,27 @@
+from poa_hf.runs.json_lines import JsonLines, read_lines
+
+
+def test_lines_are_appended_and_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_lines(path) == []
+    log = JsonLines(path, 0, enabled=True)
+    lines = [{"step": step, "loss": 1 / step} for step in (1, 2, 3)]
+    for line in lines:
+        log.write(line)
+    assert read_lines(path) == lines
+
+
+def test_what_a_resumed_run_writes_again_is_dropped_and_what_is_broken_too(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n5\n{}\n{"step": null}\n\xff\n{"step": 2, "x": 1.50}\n{"step": 3}\n{"step": 2, "lo')
+    assert [line["step"] for line in read_lines(path)] == [1, 2, 3]
+    JsonLines(path, 2, enabled=True).write({"step": 3})
+    assert path.read_text() == '{"step": 1}\n{"step": 2, "x": 1.50}\n{"step": 3}\n'
+    assert [found.name for found in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_log_that_is_off_touches_nothing(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 9}\n')
+    JsonLines(path, 0, enabled=False).write({"step": 1})
+    assert path.read_text() == '{"step": 9}\n'
