@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 _UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
@@ -35,7 +36,7 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     Args:
         name: What was written.
         known: The names that exist.
-        prefix: Shown before each name, such as `--`.
+        prefix: Shown before each near name; before those of a whole list only if it is `--`.
 
     >>> suggest("max_step", ["max_steps", "seed"], "--")
     'did you mean --max_steps?'
@@ -43,13 +44,28 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     'choose from max_steps, seed'
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
+    if near := _near(name, known):
+        return f"did you mean {' or '.join(prefix + each for each in near)}?"
+    prefix = prefix if prefix.startswith("-") else ""
+    return f"choose from {', '.join(prefix + each for each in known)}"
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """Return the known names that are spelt much like a name or else the shortest that have all of its words."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.77)
     if near:
         # a second name is worth reading only if it is almost as near as the first
         likeness = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in near}
-        near = [each for each in near if likeness[each] >= max(likeness.values()) - 0.05]
-        return f"did you mean {' or '.join(prefix + each for each in near)}?"
-    return f"choose from {', '.join(prefix + each for each in known)}"
+        return [each for each in near if likeness[each] >= max(likeness.values()) - 0.05]
+    words = _words(name)
+    containing = [each for each in known if words and words <= _words(each)]
+    fewest = min((len(_words(each)) for each in containing), default=0)
+    shortest = [each for each in containing if len(_words(each)) == fewest]
+    return shortest if len(shortest) <= 3 else []
+
+
+def _words(name: str) -> set[str]:
+    return {word for word in re.split(r"[_\W]+", name.lower()) if word}
 
 
 def format_quantity(value: float) -> str:

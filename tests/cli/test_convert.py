@@ -190,7 +190,7 @@ def test_files_that_cannot_be_read_are_refused(convert, folder):
 
 
 def test_configurations_that_do_not_fit_are_refused(convert, folder, capsys):
-    assert "Argument --family: invalid choice: 'dinov2'" in convert("vit.pth", family="dinov2", status=2)
+    assert "--family is 'dinov2': choose from vit, swin, resnet." in convert("vit.pth", family="dinov2", status=2)
     assert "model_type poa_vit, and the checkpoint is a poa_swin" in convert(
         "swin.pth", "--config", "vit.yaml", status=2
     )

@@ -146,7 +146,7 @@ def test_two_processes_give_the_numbers_of_one(folders, capsys, tmp_path):
         (["{root}/run", "--label_column", "image"], "'image' is of type Image"),
         (["{root}/run", "--image_column", "img"], "did you mean image"),
         (["{root}/run", "--batch_size", "0"], "batch_size 0"),
-        (["{root}/run", "--batch_size", "x"], "invalid int value"),
+        (["{root}/run", "--batch_size", "x"], "--batch_size is 'x': give a whole number"),
         (["{root}/run", "--output", "{root}"], "is a folder"),
         (["{root}/run", "--output", "{root}/no/e.json"], "can be written to"),
         (["{root}/run", "--output", "{root}/run/config.json"], "cannot be read as evaluations"),

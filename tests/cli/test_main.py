@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -5,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from poa_hf.cli.main import main
+from poa_hf.cli import configs
+from poa_hf.cli.configs import find_config
+from poa_hf.cli.main import COMMANDS, main, run
 
 from ..conftest import QUICKSTART, ROOT, TINY, run_python
 
@@ -33,7 +37,7 @@ def test_pretrain_then_extract(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--unknown 3", "--unknown is not a known key"),
+        ("--unknown 3", "--unknown is not an option of poa pretrain"),
         ("--model.backbone_config.min_hidden_size 40", "min_hidden_size 40 is not a positive multiple of 16"),
         ("--model.backbone_config.min_hidden_size 128", "min_hidden_size 128 is larger than hidden_size 64"),
         ("--model.backbone_config.image_size 33", "image_size 33 is not a multiple of patch_size 8"),
@@ -63,8 +67,71 @@ def test_mistakes_are_refused_before_any_work(tmp_path, capsys, options, words):
 
 
 def test_other_mistakes_of_the_command(capsys):
-    assert "'train' is not a command: use one of pretrain, extract" in refused(capsys, "train")
+    assert "'train' is not a command of poa: choose from convert, evaluate, extract" in refused(capsys, "train")
+    assert "'evalute' is not a command of poa: did you mean evaluate?" in refused(capsys, "evalute")
+    assert "'--hlep' is not an option of poa: did you mean --help?" in refused(capsys, "--hlep")
     assert main([]) == 0 and "poa pretrain" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"poa_hf \S+ \(Python \S+, torch \S+, transformers \S+\)\n", capsys.readouterr().out)
+    assert "'vit_large' belongs to no option: see poa pretrain --help" in refused(capsys, "pretrain", "vit_large")
+    assert "Give --size and --output" in refused(capsys, "extract", "run")
+    assert "--siz is not an option of poa extract: did you mean --size?" in refused(capsys, "extract", "--siz", "small")
+
+
+def test_recipes_are_listed_and_found(capsys):
+    assert main(["pretrain", "--list_configs"]) == 0
+    printed = capsys.readouterr().out
+    for path in (ROOT / "configs").glob("*.yaml"):
+        (line,) = [line for line in printed.splitlines() if line.strip().startswith(f"{path.stem} ")]
+        assert 20 < len(line.split(maxsplit=1)[1]) and line.endswith((".", ")")) and len(line) <= 130
+    for path in (ROOT / "configs" / "accelerate").iterdir():
+        assert any(Path(line.strip()).name == path.name for line in printed.splitlines())
+    assert find_config("vit_large").read_bytes() == (ROOT / "configs" / "vit_large.yaml").read_bytes()
+    assert "did you mean vit_large?" in refused(capsys, "pretrain", "--config", "vit_larg")
+    assert "choose from dinov2_large_warm_start, quickstart," in refused(capsys, "pretrain", "--config", "mine")
+    assert "(give --config vit_large for" in refused(capsys, "pretrain", "--config", "nowhere/vit_large.yaml")
+
+
+def test_where_the_recipes_lie_without_symbolic_links():
+    assert configs.FOLDER.samefile(ROOT / "configs")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_starts_at_once(command):
+    """CPU seconds of `poa --help` and `poa X --help`, the best of three, and what they import."""
+    code = (
+        "import atexit, os, sys\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'numpy', 'huggingface_hub'}\n"
+        "atexit.register(lambda: print(*heavy & set(sys.modules), sum(os.times()[:2]), file=sys.stderr))\n"
+        "from poa_hf.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    seconds = []
+    for _ in range(3):
+        result = run_python("-c", code, *filter(None, [command]), "--help")
+        *imported, used = result.stderr.split()
+        assert not imported and result.stdout.startswith("usage: poa")
+        seconds.append(float(used))
+        if used < "0.2":
+            break
+    assert min(seconds) < (1.0 if command else 0.5)
+
+
+def test_a_closed_pipe_is_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    for arguments in (["--help"], ["pretrain", "--help"], ["pretrain", "--list_configs"]):
+        command = [sys.executable, "-m", "poa_hf.cli", *arguments]
+        result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert (result.returncode, result.stderr) == (141, "")
+    os.close(writer)
+
+
+def test_a_broken_pipe_elsewhere_is_a_mistake(capsys):
+    def command(argv):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert run(command, []) == 2 and "Broken pipe" in capsys.readouterr().err
 
 
 def test_the_script_of_the_examples_is_the_same_job(tmp_path):

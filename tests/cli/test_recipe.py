@@ -58,7 +58,7 @@ def test_without_a_file_the_recipe_is_the_published_one():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--max_step", "3"], "--max_step is not a known key: did you mean --max_steps?"),
+        (["--max_step", "3"], r"--max_step is not an option of poa pretrain: did you mean --max_steps\?"),
         (["--model.num_prototype", "[3]"], r"model.num_prototype is not .* model.num_prototypes\?"),
         (["--model.backbone_config.hiden_size", "3"], r"did you mean model.backbone_config.hidden_size\?"),
         (["--model.backbone_config.hidden_size", "wide"], "hidden_size.*wide"),
@@ -70,7 +70,24 @@ def test_without_a_file_the_recipe_is_the_published_one():
         (["--weight_decay", "nan"], "weight_decay is nan"),
         (["--output_dir", ""], "output_dir is empty"),
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
-        (["--max_steps", "many"], "Argument --max_steps.*: invalid int value: 'many'"),
+        (["--max_steps", "many"], "--max_steps is 'many': give a whole number"),
+        (["--max_steps", "1.5"], "--max_steps is '1.5': give a whole number"),
+        (["--bf16", "perhaps"], "--bf16 is 'perhaps': give true or false"),
+        (["--no_bf16", "true"], "'true' belongs to no option"),
+        (["--no_bf16=true"], "--no_bf16 takes no value"),
+        (["--max_steps"], "--max_steps needs a value"),
+        (["--global_crop_scale", "0.5", "big"], "--global_crop_scale is '0.5,big': give numbers"),
+        (["--global_crop_scale", "0.5"], "global_crop_scale has 1 numbers: give 2"),
+        (["--num_train_epochs", "3"], "--num_train_epochs is not an option of poa pretrain: give --max_steps"),
+        (["--model", "3"], "give the model's fields as --model.FIELD"),
+        (["--model.koleo_weight", "!!python/object:os.system"], "--model.koleo_weight is '!!python/object:os.system'"),
+        (["--model.koleo_weight", "[" * 5000], "--model.koleo_weight is"),
+        (["--model.num_prototypes"], "--model.num_prototypes needs a value"),
+        (["--model.num_prototypes", "few"], "num_prototypes' expected a list, got str"),
+        (
+            ["--model.backbone_config.num_register_tokens", "4"],
+            "key: choose from apply_layernorm, .*qkv_bias",
+        ),
         (["--max_steps", "0"], "max_steps is 0: it must be at least 1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0"),
     ],
@@ -90,6 +107,13 @@ def test_mistakes_are_one_sentence(argv, message):
         ("model: 5", "must hold `key: value` lines"),
         ("model: {backbone_config: [1]}", "must hold `key: value` lines"),
         ("1: 2", "1 is not a known key"),
+        ("num_train_epochs: 2", "num_train_epochs is not a known key: give max_steps"),
+        ("batch_size: 2", "batch_size is not a known key: give per_device_train_batch_size"),
+        ("max_steps: [3]", r"max_steps is \[3\]: give a whole number"),
+        ("max_steps: true", "max_steps is 'true': give a whole number"),
+        ("mask_ratio: {low: 0.1}", "mask_ratio is .*: give numbers"),
+        ("bf16: 2", "bf16 is '2': give true or false"),
+        ("a: " + "[" * 5000, "not valid YAML|nested too deeply"),
         ("max_steps: null", "max_steps is null"),
     ],
 )
@@ -134,3 +158,72 @@ def test_every_configuration_file_is_a_recipe(path, tmp_path):
         assert len(recipe.model.backbone_config.space) == 143 and recipe.training.freeze_backbone_steps == 800
         assert recipe.training.local_crop_size == 98
     assert recipe.training.global_crop_size % recipe.model.backbone_config.crop_multiple == 0
+
+
+@pytest.mark.parametrize("text", ["32 64 128", "32,64,128", "32, 64, 128", "[32,64,128]", "[32, 64, 128]"])
+@pytest.mark.parametrize("quoted", [False, True])
+def test_lists_of_the_model(text, quoted):
+    values = [text] if quoted else text.split()
+    assert parse_recipe(["--model.num_prototypes", *values, "--bf16"]).model.num_prototypes == [32, 64, 128]
+
+
+@pytest.mark.parametrize("text", ["0.5 1.0", "0.5,1", "[0.5, 1.0]", "5e-1 1"])
+def test_lists_of_options(tmp_path, text):
+    for values in ([text], text.split()):
+        assert parse_recipe(["--global_crop_scale", *values]).training.global_crop_scale == [0.5, 1.0]
+    assert parse_recipe([f"--global_crop_scale={text}"]).training.global_crop_scale == [0.5, 1.0]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"global_crop_scale: '{text}'")
+    assert parse_recipe(["--config", str(path)]).training.global_crop_scale == [0.5, 1.0]
+
+
+def test_lists_of_words_and_single_values(tmp_path):
+    for values in (["small,base"], ["small", "base"]):
+        assert parse_recipe(["--eval_sizes", *values]).evaluation.eval_sizes == ["small", "base"]
+        assert parse_recipe(["--report_to", *values]).training.trackers == ["small", "base"]
+    path = tmp_path / "recipe.yaml"
+    path.write_text("eval_sizes: small,base\nreport_to: wandb\nmodel: {num_prototypes: 32}")
+    recipe = parse_recipe(["--config", str(path)])
+    assert (recipe.evaluation.eval_sizes, recipe.training.trackers) == (["small", "base"], ["wandb"])
+    assert recipe.model.num_prototypes == [32]
+    path.write_text(recipe.to_yaml())
+    again = parse_recipe(["--config", str(path)])
+    assert (again.evaluation, again.training, again.model.to_dict()) == (
+        recipe.evaluation,
+        recipe.training,
+        recipe.model.to_dict(),
+    )
+    swin = ["--model.backbone_config.model_type", "poa_swin", "--model.backbone_config.depths", "2", "2", "4", "2"]
+    swin += ["--model.backbone_config.min_depths", "2,2,2,2"]
+    assert parse_recipe(swin).model.backbone_config.depths == [2, 2, 4, 2]
+
+
+def test_ways_to_write_an_option():
+    training = parse_recipe(
+        ["--max-steps", "1e4", "--no_bf16", "--no-streaming", "--save_total_limit", "none"]
+    ).training
+    assert (training.max_steps, training.bf16, training.save_total_limit) == (10_000, False, None)
+    assert parse_recipe(["--streaming", "--bf16", "yes"]).training.bf16 is True
+    assert parse_recipe(["--resume_from_checkpoint", "--bf16"]).training.resume_from_checkpoint == "true"
+    assert parse_recipe(["--weight_decay=-0"]).training.weight_decay == 0
+    with pytest.raises(ValueError, match="min_learning_rate is -1e-05: it must be 0 or more"):
+        parse_recipe(["--min_learning_rate", "-1e-5"])
+
+
+def test_help_has_headings_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(["--help"])
+    printed = capsys.readouterr().out
+    for heading in (
+        "Start",
+        "Dataset",
+        "Run",
+        "Optimizer and schedules",
+        "Teacher",
+        "Crops",
+        "Evaluation while training",
+    ):
+        assert f"\n{heading}:\n" in printed
+    assert "(default: 276800)" in printed and "(default: 0.32 1.0)" in printed and "(default: true)" in printed
+    assert "--no_" not in printed and "==SUPPRESS==" not in printed
+    assert max(map(len, printed.splitlines())) <= 120

@@ -1,5 +1,6 @@
-"""The command `poa`: each sub-command is a few calls of the library."""
+"""The command `poa`: each sub-command reads its arguments, calls the library and prints what came of it."""
 
-from .main import main, pretrain, run
+from .main import main, run
+from .pretrain import pretrain
 
 __all__ = ["main", "pretrain", "run"]

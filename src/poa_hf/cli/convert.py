@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from .configs import find_config
+from .main import quiet_libraries
 from .parser import CommandParser
 
 
@@ -16,23 +18,26 @@ def convert(argv: list[str]) -> None:
         "takes.",
         epilog="Sizes are read from the weights; what weights do not show is as published, or as --config says.",
     )
-    parser.add_argument("checkpoint", type=Path, help="the authors' teacher_checkpoint.pth, or a .safetensors file")
-    parser.add_argument(
+    parser.add_option("checkpoint", type=Path, help="the authors' teacher_checkpoint.pth, or a .safetensors file")
+    parser.add_option(
         "--family", required=True, choices=["vit", "swin", "resnet"], help="what the checkpoint was trained as"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the converted model")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file with a `model` section, as poa pretrain takes it"
+    parser.add_option("--output", required=True, type=Path, metavar="DIR", help="folder of the converted model")
+    parser.add_option(
+        "--config",
+        metavar="NAME_OR_FILE",
+        help="recipe by name, or YAML file with a `model` section, as poa pretrain takes it",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a converted model that is already there")
+    parser.add_option("--overwrite", action="store_true", help="replace a converted model that is already there")
     args = parser.parse_args(argv)
+    quiet_libraries()
     from ..models.from_fields import read_model_section
     from ..official.convert import FILES, convert_checkpoint
     from ..publishing.export import check_output
 
     check_output(args.output, args.overwrite, replaceable=FILES, content="a converted model")
-    section = read_model_section(args.config) if args.config else None
-    conversion = convert_checkpoint(args.checkpoint, args.family, args.output, section, str(args.config or ""))
+    section = read_model_section(find_config(args.config)) if args.config else None
+    conversion = convert_checkpoint(args.checkpoint, args.family, args.output, section, args.config or "")
     print(conversion)
     space = conversion.config.backbone_config.space
     size = next(iter(space.named), str(space.smallest))

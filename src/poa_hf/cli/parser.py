@@ -1,16 +1,167 @@
-"""Parsing a command's arguments such that a mistake is one sentence."""
+"""The parser of every command: argparse with lists, near names for mistakes, and errors that are one sentence."""
+
+from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import re
+import shutil
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..formatting import suggest
 
 
-def refuse(message: str) -> NoReturn:
-    """ValueError of argparse's message as a sentence."""
-    raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
+def whole_number(text: str) -> int:
+    """Read a whole number, also one written `1e4`."""
+    try:
+        number = float(text)
+        if number != int(number):
+            raise ValueError
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else int(number)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"is {text!r}: give a whole number") from None
+
+
+def decimal_number(text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"is {text!r}: give a number") from None
+
+
+def words(text: str) -> list[str]:
+    """Read a list: `a,b`, `a b` or `[a, b]`."""
+    return [word for word in re.split(r"[\s,]+", text.strip().removeprefix("[").removesuffix("]")) if word]
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Read a list of whole numbers."""
+    try:
+        return tuple(whole_number(word) for word in words(text))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"is {text!r}: give whole numbers, such as 10 20 or 10,20") from None
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Raises ValueError where argparse prints all options and exits."""
+    """An argument parser whose mistakes are a `ValueError` of one sentence.
+
+    Options may be written with hyphens or underscores. A list is an option added with `several=True`: its values may be
+    separated by spaces or commas.
+    """
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None, usage: str | None = None) -> None:
+        self._known_options: dict[str, argparse.Action] = {}
+        self._list_options: set[str] = set()
+        self._positional_count = 0
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=_HelpFormatter,
+        )
+
+    def add_option(self, *names: str, group: Any = None, several: bool = False, **settings: Any) -> argparse.Action:
+        """Add an option or a positional argument; as `add_argument`, which help shows under a group's heading."""
+        action = (self if group is None else group).add_argument(*names, **settings)
+        if names[0].startswith("-"):
+            self._known_options.update(dict.fromkeys(names, action))
+            if several:
+                self._list_options.update(names)
+        else:
+            self._positional_count += 1
+        return action
+
+    def parse_args(self, argv: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Read the arguments.
+
+        Raises:
+            ValueError: For an option that does not exist (with the nearest ones), or a value that does not fit.
+        """
+        return super().parse_args(self._prepared(argv or []), namespace)
+
+    def _prepared(self, argv: Sequence[str]) -> list[str]:
+        """Return the arguments with each option's values joined to it, which argparse cannot mistake for others."""
+        prepared: list[str] = []
+        bare: list[str] = []
+        swallowed = None  # where a list may have taken the positional argument that follows it
+        rest = list(argv)
+        while rest:
+            token = rest.pop(0)
+            if not token.startswith("--") or token == "--":
+                if token in ("-h", "--"):
+                    prepared.append(token)
+                else:
+                    bare.append(token)
+                continue
+            name, equals, value = token.partition("=")
+            name = self.known_name(name)
+            action = self._known_options.get(name)
+            if action is None or action.nargs == 0:  # --help, or a flag
+                if equals:
+                    raise ValueError(f"{name} takes no value.")
+                prepared.append(name)
+                continue
+            values = [value] if equals else []
+            at_most = len(rest) if name in self._list_options else 1
+            while not equals and rest and len(values) < at_most and not rest[0].startswith("--") and rest[0] != "-h":
+                values.append(rest.pop(0))
+            if not values:
+                if action.nargs != "?":
+                    raise ValueError(f"{name} needs a value.")
+                prepared.append(name)
+                continue
+            if len(values) > 1:
+                swallowed = len(prepared), name, values
+            prepared.append(f"{name}={','.join(values)}")
+        if swallowed and len(bare) < self._positional_count:
+            at, name, values = swallowed
+            bare.append(values[-1])
+            prepared[at] = f"{name}={','.join(values[:-1])}"
+        if len(bare) > self._positional_count:
+            extra = bare[self._positional_count]
+            raise ValueError(f"{extra!r} belongs to no option: see {self.prog} --help.")
+        return [*bare, *prepared]
+
+    def known_name(self, name: str) -> str:
+        """Return an option's name as it was added.
+
+        Raises:
+            ValueError: If there is no such option.
+        """
+        for spelling in (name, "--" + name[2:].replace("-", "_")):
+            if spelling in self._known_options or spelling == "--help":
+                return spelling
+        names = [each[2:] for each, action in self._known_options.items() if action.help is not argparse.SUPPRESS]
+        hint = self.instead_of(name[2:]) or suggest(name[2:], names, "--")
+        raise ValueError(f"{name} is not an option of {self.prog}: {hint}{'' if hint.endswith('?') else '.'}")
+
+    def instead_of(self, name: str) -> str | None:
+        """Return what to write instead of an option of other programs; the commands say which they know."""
+        return None
 
     def error(self, message: str) -> NoReturn:
-        refuse(message)
+        """Raise argparse's message as a sentence."""
+        if match := re.match(r"the following arguments are required: (.*)", message):
+            missing = match[1].split(", ")
+            raise ValueError(f"Give {' and '.join(missing)}: see {self.prog} --help.")
+        message = re.sub(r"^argument (\S+?)(?:/\S+)?: is ", r"\1 is ", message)
+        if match := re.match(r"argument (\S+): invalid choice: ('.*?') \(choose from (.*)\)", message):
+            raise ValueError(f"{match[1]} is {match[2]}: choose from {match[3].replace(chr(39), '')}.")
+        raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Help in 120 columns at most, with defaults."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=max(60, min(shutil.get_terminal_size().columns, 120)))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help, action.default
+        hidden = default is None or default is False or default is argparse.SUPPRESS
+        if text is None or hidden or "(default" in text or not action.option_strings:
+            return text
+        return f"{text} (default: %(default)s)"

@@ -7,15 +7,17 @@ import re
 import shlex
 import sys
 
-from huggingface_hub.utils import disable_progress_bars
-
 from ..publishing.hub.names import NAME_TEMPLATE
-from .parser import CommandParser
+from .main import quiet_libraries
+from .parser import CommandParser, decimal_number, whole_number, words
 
 
 def push(argv: list[str]) -> None:
-    """`poa push RUN --size small|384x12,448x14|--all --namespace me`"""
+    """Run `poa push RUN --size small|384x12,448x14|--all --namespace me`."""
     args = _parse(argv)
+    quiet_libraries()
+    from huggingface_hub.utils import disable_progress_bars
+
     from ..publishing.push import PushOptions, PushResult, format_bytes, rehearse
     from ..publishing.push import push as push_release
     from ..publishing.release import Release
@@ -23,7 +25,7 @@ def push(argv: list[str]) -> None:
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    sizes = "all" if args.all else args.size
+    sizes = "all" if args.all else ",".join(args.size)
     release = Release.from_run(
         args.run, sizes, args.namespace, args.name_template, args.format, not args.no_supernet, license=args.license
     )
@@ -62,26 +64,40 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         prog="poa push",
         description="Publish sizes of a run's teacher on the Hub: a repo with stock weights for each, one for the "
-        "supernet, a collection of all. Interrupted, the same command continues where it stopped.",
+        "supernet, and a collection of all. Interrupted, the same command continues where it stopped.",
     )
-    parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or the Hub id of a supernet")
-    parser.add_argument("--size", help="a name (small), a size (384x12), several with commas, or all")
-    parser.add_argument("--all", action="store_true", help="every size")
-    parser.add_argument("--namespace", required=True, help="user or organisation that the repos belong to")
-    parser.add_argument(
-        "--name_template", default=NAME_TEMPLATE, help="of {family}, {size}, {width}, {depth}; %(default)s"
+    parser.add_option("run", help="output_dir of a run, one of its checkpoints, or the Hub id of a supernet")
+    parser.add_option(
+        "--size", several=True, type=words, metavar="SIZE,...", help="names (small) or sizes (384x12), one or several, "
+        "or all",
+    )  # fmt: skip
+    parser.add_option("--all", action="store_true", help="every size")
+    parser.add_option(
+        "--namespace", required=True, metavar="NAME", help="user or organisation that the repos belong to"
     )
-    parser.add_argument("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm")
-    parser.add_argument("--license", "--licence", metavar="ID", help="licence of the weights: an identifier of the Hub")
-    parser.add_argument("--private", action="store_true", help="make repos and collection private")
-    parser.add_argument("--revision", metavar="BRANCH", help="publish on this branch instead of main")
-    parser.add_argument("--max_repos", type=int, metavar="N", help="publish at most N new repos, the rest another time")
-    parser.add_argument("--overwrite", action="store_true", help="replace repos that hold something else")
-    parser.add_argument("--dry_run", action="store_true", help="print repos, files and bytes, and send nothing")
-    parser.add_argument("--no_supernet", action="store_true", help="publish the sizes alone")
-    parser.add_argument("--no_collection", action="store_true", help="keep no collection of the repos")
-    parser.add_argument(
-        "--timeout", type=float, default=120, metavar="S", help="longest silence of the Hub; %(default)s"
+    parser.add_option(
+        "--name_template",
+        default=NAME_TEMPLATE,
+        metavar="T",
+        help="names of the repos, with {family}, {size}, {width}, {depth}",
+    )
+    parser.add_option("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm")
+    parser.add_option("--license", "--licence", metavar="ID", help="licence of the weights: an identifier of the Hub")
+    parser.add_option("--private", action="store_true", help="make repos and collection private")
+    parser.add_option("--revision", metavar="BRANCH", help="publish on this branch instead of main")
+    parser.add_option(
+        "--max_repos", type=whole_number, metavar="N", help="publish at most N new repos, the rest another time"
+    )
+    parser.add_option("--overwrite", action="store_true", help="replace repos that hold something else")
+    parser.add_option("--dry_run", action="store_true", help="print repos, files and bytes, and send nothing")
+    parser.add_option("--no_supernet", action="store_true", help="publish the sizes alone")
+    parser.add_option("--no_collection", action="store_true", help="keep no collection of the repos")
+    parser.add_option(
+        "--timeout",
+        type=decimal_number,
+        default=120,
+        metavar="S",
+        help="seconds without an answer of the Hub after which a request fails",
     )
     args = parser.parse_args(argv)
     if bool(args.size) == args.all:
@@ -91,7 +107,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if args.timeout <= 0:
         raise ValueError(f"--timeout {args.timeout:g} must be more than 0 seconds.")
     if args.revision and not _is_branch(args.revision):
-        raise ValueError(f"--revision {args.revision!r} cannot be the name of a branch: write one as v1.")
+        raise ValueError(f"--revision {args.revision!r} cannot be the name of a branch: write one such as v1.")
     return args
 
 

@@ -5,26 +5,27 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from transformers import HfArgumentParser
 
-from ..data.sources import TEXTURES
-from ..models.configuration_poa import PoaConfig
-from ..models.from_fields import as_numbers, check_key, model_config, own_fields
-from ..runs.checkpoints import find_checkpoint
+from ..formatting import suggest
 from ..training.arguments import PoaTrainingArguments
-from ..warm_start.defaults import changed_arguments, recorded_name, with_source
-from ..warm_start.source import find_source
 from ..yaml_files import read_mapping
-from .parser import refuse
+from .configs import find_config
+from .fields import add_fields, read_mapping_values
+from .other_names import instead_of
+from .parser import CommandParser, words
+
+if TYPE_CHECKING:
+    from ..models.configuration_poa import PoaConfig
 
 
 @dataclass
 class ModelArguments:
     """What the model starts from."""
 
+    # Start
     init_from: str | None = field(
         default=None,
         metadata={
@@ -38,6 +39,7 @@ class ModelArguments:
 class DataArguments:
     """Where the images come from."""
 
+    # Dataset
     dataset_name: str = field(
         default="textures",
         metadata={"help": "Hub id, local folder (parquet, WebDataset, image files), or `textures` (built in)."},
@@ -51,6 +53,7 @@ class DataArguments:
 class EvaluationArguments:
     """Measuring the teacher by k-NN while it trains, on labelled images."""
 
+    # Evaluation while training
     eval_steps: int | None = field(default=None, metadata={"help": "Steps between evaluations; none if not given."})
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "Labelled dataset; the one that is trained on if not given."}
@@ -58,22 +61,30 @@ class EvaluationArguments:
     eval_dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     eval_train_split: str = field(default="train", metadata={"help": "Split whose labels vote."})
     eval_test_split: str | None = field(default=None, metadata={"help": "Split to classify; test or validation."})
-    eval_sizes: str | None = field(
-        default=None, metadata={"help": "Sizes with commas; the smallest, a middle and the full one if not given."}
+    eval_sizes: list[str] | None = field(
+        default=None, metadata={"help": "Sizes to measure; the smallest, a middle and the full one if not given."}
     )
     eval_k: int = field(default=20, metadata={"help": "Neighbours that vote."})
     eval_max_train_images: int | None = field(default=20_000, metadata={"help": "Images that vote at most."})
     eval_max_test_images: int | None = field(default=5_000, metadata={"help": "Images to classify at most."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.eval_steps is not None and self.eval_steps < 1:
             raise ValueError(f"eval_steps is {self.eval_steps}: give at least 1, or leave it out.")
 
 
 @dataclass
 class Recipe:
-    """A whole run: `model` is a `PoaConfig`. `checkpoint` is what it goes on from, if anything; then `init_from` is not
-    read."""
+    """A whole run.
+
+    Attributes:
+        model: Configuration of the model.
+        data: Where the images come from.
+        training: Arguments of the training.
+        evaluation: Evaluation during training.
+        init_from: Folder, file or Hub id of the model to start from.
+        checkpoint: The checkpoint that a run with `init_from` resumes from; then `init_from` is not read.
+    """
 
     model: PoaConfig
     data: DataArguments
@@ -83,7 +94,10 @@ class Recipe:
     checkpoint: Path | None = None
 
     def to_yaml(self) -> str:
-        """The resolved recipe, which `--config` reads back."""
+        """Return the resolved recipe as a file that `--config` reads back."""
+        from ..data.sources import TEXTURES
+        from ..models.from_fields import own_fields
+
         backbone = self.model.backbone_config
         model = own_fields(self.model) | {"backbone_config": {"model_type": backbone.model_type} | own_fields(backbone)}
         flat = {
@@ -98,8 +112,12 @@ class Recipe:
         return yaml.safe_dump({**flat, **start, "model": model}, sort_keys=False)
 
 
-def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
-    """Read `[--config FILE.yaml] [--key value ...]`; the command line wins.
+_Arguments = TypeVar("_Arguments", ModelArguments, DataArguments, PoaTrainingArguments, EvaluationArguments)
+_PARTS = (ModelArguments, DataArguments, PoaTrainingArguments, EvaluationArguments)
+
+
+def parse_recipe(argv: list[str], prog: str = "poa pretrain") -> Recipe:
+    """Read `[--config NAME_OR_FILE] [--key value ...]`; the command line wins.
 
     The file holds the fields of `DataArguments`, `EvaluationArguments` and `PoaTrainingArguments` at the top and those
     of `PoaConfig` under `model` (the elastic backbone's under `backbone_config`). On the command line the latter are
@@ -108,109 +126,131 @@ def parse_recipe(argv: list[str], prog: str | None = None) -> Recipe:
     With `init_from`, what is not given comes from the source: the backbone's full size, image normalisation, crops that
     fit its patches; and the schedules are a tenth of the published ones.
 
+    Args:
+        argv: The arguments.
+        prog: What help and errors call the program.
+
     Raises:
-        ValueError: For an unknown key (with the nearest known one) or a value that does not fit.
+        ValueError: For an unknown key (with the nearest known ones) or a value that does not fit.
     """
-    parts = (ModelArguments, DataArguments, EvaluationArguments, PoaTrainingArguments)
-    parser = HfArgumentParser(parts, prog=prog, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, help="YAML file with any of these and the model's, under `model`.")
-    parser.error = refuse  # argparse would print all options first
-    parser.epilog = "The model's own fields are given as --model.FIELD and --model.backbone_config.FIELD."
-    content, argv = _config_file(_bare_resume(argv))
-    model = content.pop("model", None) or {}
-    backbone = model.get("backbone_config") or {} if isinstance(model, dict) else None
-    if not isinstance(backbone, dict):
-        raise ValueError("model and its backbone_config must hold `key: value` lines.")
-    flat_fields = {f.name: f for part in parts for f in dataclasses.fields(part)}
-    hints = {name: hint for part in parts for name, hint in get_type_hints(part).items()}
-    nullable = {name for name, hint in hints.items() if type(None) in get_args(hint)}
-    for key in content:
-        check_key(key, {*flat_fields, "model"})
+    parser = recipe_parser(prog)
     argv, overrides = _split_model_overrides(argv)
+    options = vars(parser.parse_args(argv))
+    config_name = options.pop("config", None)
+    content = {} if config_name is None else read_mapping(find_config(config_name))
+    model = _model_section(content)
+    _check_keys(content)
     for path, value in overrides:
         _set(model, path, value)
-    given = {arg[2:].partition("=")[0].replace("-", "_") for arg in argv if arg.startswith("--")} - {"help"}
-    for key in given:
-        check_key(key, {*flat_fields, *(f"no_{name}" for name in flat_fields), "config"}, "--")
-    *parsed, _ = parser.parse_args_into_dataclasses([*argv, *_as_arguments(content, given)], look_for_args_file=False)
-    for key in content:
-        if content[key] is None and key not in given:
-            if key not in nullable:
-                raise ValueError(f"{key} is null: give it a value, or leave it out for the default.")
-            setattr(next(part for part in parsed if hasattr(part, key)), key, None)
-    start, data, evaluation, training = parsed
+    start = _part(ModelArguments, content, options)
+    data = _part(DataArguments, content, options)
+    training = _part(PoaTrainingArguments, content, options)
+    evaluation = _part(EvaluationArguments, content, options)
+    from ..models.from_fields import as_numbers, model_config
+
     if start.init_from is None:
-        return Recipe(model=model_config(model), data=data, training=training, evaluation=evaluation)
+        return Recipe(model_config(model), data, training, evaluation)
+    from ..runs.checkpoints import find_checkpoint
+    from ..warm_start.defaults import changed_arguments, recorded_name, with_source
+    from ..warm_start.source import find_source
+
     checkpoint = find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, overwrite=True)
     source = find_source(start.init_from if checkpoint is None else checkpoint)
     model["backbone_config"] = as_numbers(model.get("backbone_config") or {})
     config = model_config(with_source(model, source))
     config.warm_started_from = recorded_name(start.init_from, source, checkpoint)
-    changed = changed_arguments(config, source, training, explicit={*given, *content})
+    changed = changed_arguments(config, source, training, explicit={*options, *content})
     training = dataclasses.replace(training, **changed)
     return Recipe(config, data, training, evaluation, start.init_from, checkpoint)
 
 
-def _bare_resume(argv: list[str]) -> list[str]:
-    """`--resume_from_checkpoint` without a value means the last checkpoint."""
-    result = []
-    for argument, following in zip(argv, [*argv[1:], "--"], strict=False):
-        result.append(argument)
-        if argument == "--resume_from_checkpoint" and following.startswith("--"):
-            result.append("true")
-    return result
+def recipe_parser(prog: str = "poa pretrain") -> CommandParser:
+    """Return the parser of `poa pretrain`, with an option for each field but the model's."""
+    parser = _RecipeParser(
+        prog,
+        description="Pre-train an elastic model on images without labels.",
+        usage=f"{prog} [--config NAME_OR_FILE] [--OPTION VALUE ...] [--model.FIELD VALUE ...]",
+        epilog="The fields of the model are given as --model.FIELD and --model.backbone_config.FIELD: those of "
+        "PoaConfig and of the backbone's configuration, such as --model.num_prototypes 4096 8192 or "
+        "--model.backbone_config.model_type poa_swin.",
+    )
+    parser.add_option(
+        "--config", metavar="NAME_OR_FILE", help="a recipe of poa_hf's by name, such as vit_large, or a YAML file with "
+        "any of these options and, under `model`, the fields of the model",
+    )  # fmt: skip
+    parser.add_option("--list_configs", action="store_true", help="list the recipes that come with poa_hf, and leave")
+    for part in _PARTS:
+        add_fields(parser, part)
+    return parser
 
 
-def _config_file(argv: list[str]) -> tuple[dict, list[str]]:
-    """The content of the file after --config, and the other arguments."""
-    rest, path = [], None
-    arguments = iter(argv)
-    for argument in arguments:
-        if argument == "--config" or argument.startswith("--config="):
-            path = argument.partition("=")[2] or next(arguments, None)
-            if path is None:
-                raise ValueError("--config needs the path of a YAML file.")
-        else:
+class _RecipeParser(CommandParser):
+    def instead_of(self, name: str) -> str | None:
+        return instead_of(name.replace("-", "_"), "--")
+
+
+def _part(part: type[_Arguments], content: dict[str, Any], options: dict[str, Any]) -> _Arguments:
+    """Make one of the dataclasses from a file's content and the options, which win."""
+    rest = {name: value for name, value in content.items() if name not in options}
+    names = {each.name for each in dataclasses.fields(part)}
+    return part(**read_mapping_values(part, rest), **{name: options[name] for name in names & options.keys()})
+
+
+def _model_section(content: dict[str, Any]) -> dict[str, Any]:
+    """Take the `model` section out of a file's content."""
+    model = content.pop("model", None) or {}
+    backbone = model.get("backbone_config") or {} if isinstance(model, dict) else None
+    if not isinstance(backbone, dict):
+        raise ValueError("model and its backbone_config must hold `key: value` lines.")
+    return model
+
+
+def _check_keys(content: dict[str, Any]) -> None:
+    known = {each.name for part in _PARTS for each in dataclasses.fields(part)}
+    for key in content:
+        if key not in known:
+            hint = instead_of(str(key)) or suggest(str(key), {*known, "model"})
+            raise ValueError(f"{key} is not a known key: {hint}{'' if hint.endswith('?') else '.'}")
+
+
+def _split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[str], Any]]]:
+    """Split `--model.X value ...` from the other arguments: paths of fields and their values."""
+    rest: list[str] = []
+    overrides = []
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--model."):
             rest.append(argument)
-    if path is None:
-        return {}, rest
-    return read_mapping(path), rest
-
-
-def _split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[str], object]]]:
-    rest, overrides = [], []
-    arguments = iter(argv)
-    for argument in arguments:
-        if argument.startswith("--model."):
-            key, equals, value = argument[len("--model.") :].partition("=")
-            value = value if equals else next(arguments, None)
-            if value is None:
-                raise ValueError(f"{argument} needs a value.")
-            overrides.append((key.split("."), yaml.safe_load(value)))
-        else:
-            rest.append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        values = [value] if equals else []
+        while not equals and arguments and not arguments[0].startswith("--"):
+            values.append(arguments.pop(0))
+        if not values:
+            raise ValueError(f"{name} needs a value.")
+        overrides.append((name[len("--model.") :].split("."), _model_value(name, values)))
     return rest, overrides
 
 
-def _set(model: dict, path: list[str], value) -> None:
+def _model_value(name: str, values: list[str]) -> Any:
+    """The value of an override: `a b`, `[a, b]` or one value in YAML. `a,b` is split where the field is a list."""
+    text = " ".join(values)
+    try:
+        if len(values) > 1 and not text.startswith(("[", "{")):
+            return [yaml.safe_load(word) for word in words(text)]
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ValueError(f"{name} is {text[:60]!r}: give a value, or several separated by spaces.") from None
+
+
+def _set(model: dict[str, Any], path: list[str], value: Any) -> None:
     where = ".".join(["model", *path])
+    section: Any = model
     for key in path[:-1]:
-        model = model.setdefault(key, {}) if isinstance(model, dict) else None
-    if not isinstance(model, dict):
-        raise ValueError(f"{where} is not a known key: see poa pretrain --help.")
+        section = section.setdefault(key, {}) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        raise ValueError(f"{where} is not a known key: {where.rpartition('.')[0]} holds a value, not fields.")
     if path == ["backbone_config"] and not isinstance(value, dict):
-        raise ValueError(f"{where} holds fields of its own: give --{where}.FIELD.")
-    model[path[-1]] = value
-
-
-def _as_arguments(content: dict, given: set[str]) -> list[str]:
-    """The file's values as the command line would give them, but for those that it gives itself."""
-    arguments = []
-    for key, value in content.items():
-        if key in given or f"no_{key}" in given or value is None:
-            continue
-        if key == "report_to" and isinstance(value, list):
-            value = ",".join(map(str, value))
-        values = value if isinstance(value, list) else [value]
-        arguments += [f"--{key}", *(str(value) for value in values)]
-    return arguments
+        raise ValueError(f"{where} holds fields: give --{where}.FIELD.")
+    section[path[-1]] = value

@@ -1,29 +1,31 @@
-"""The command `poa report`: what a run has come to, as one page."""
+"""`poa report`: one page on a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from .parser import CommandParser
+from .main import quiet_libraries
+from .parser import CommandParser, whole_number
 
 
 def report(argv: list[str]) -> None:
-    """`poa report RUN [--output DIR] [--dataset_name D] [--images N] [--quality knn|linear]`"""
+    """Run `poa report RUN [--output DIR] [--dataset_name D] [--images N] [--quality knn|linear]`."""
     parser = CommandParser(
         prog="poa report",
-        description="Write one HTML page on a run, which needs no network, and its charts and pictures as PNG files: "
-        "quality over the sizes and against cost, losses, signs of collapse, crops, attention.",
+        description="Write an HTML page on a run, and its charts and pictures as PNG files: quality over the sizes and "
+        "against cost, losses, signs of collapse, crops, attention. The page needs no network.",
     )
-    parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or any saved PoaForPreTraining")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the page (default: RUN/report)")
-    parser.add_argument(
+    parser.add_option("run", help="output_dir of a run, one of its checkpoints, or any saved PoaForPreTraining")
+    parser.add_option("--output", type=Path, metavar="DIR", help="folder of the page (default: RUN/report)")
+    parser.add_option(
         "--dataset_name",
         metavar="D",
-        help="images of crops and pictures: a dataset of the Hub, a folder, or textures (default: the run's)",
+        help="images for crops and pictures: a dataset of the Hub, a folder, or textures (default: the run's)",
     )
-    parser.add_argument("--images", type=int, default=4, metavar="N", help="how many images (default: 4)")
-    parser.add_argument("--quality", choices=["knn", "linear"], default="knn", help="which accuracy charts show")
+    parser.add_option("--images", type=whole_number, default=4, metavar="N", help="number of images")
+    parser.add_option("--quality", choices=["knn", "linear"], default="knn", help="which accuracy charts show")
     args = parser.parse_args(argv)
+    quiet_libraries()
     from ..report.page import make_report
 
     page, sections = make_report(args.run, args.output, args.dataset_name, args.images, args.quality)

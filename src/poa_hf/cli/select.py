@@ -6,7 +6,8 @@ import json
 import shlex
 from pathlib import Path
 
-from .parser import CommandParser
+from .main import quiet_libraries
+from .parser import CommandParser, whole_number
 
 
 def select(argv: list[str]) -> None:
@@ -14,23 +15,24 @@ def select(argv: list[str]) -> None:
     parser = CommandParser(
         prog="poa select", description="Find the best size of a run within a budget; without one, the Pareto front."
     )
-    parser.add_argument("run", help="output_dir of a run, one of its checkpoints, or any saved elastic model")
-    parser.add_argument("--max_params", metavar="30M", help="most parameters of the extracted model")
-    parser.add_argument("--max_flops", metavar="5G", help="most FLOPs of one image, multiply-adds counted once")
-    parser.add_argument("--max_latency_ms", metavar="4", help="most milliseconds of one forward pass")
-    parser.add_argument(
+    parser.add_option("run", help="output_dir of a run, one of its checkpoints, or any saved elastic model")
+    parser.add_option("--max_params", metavar="30M", help="most parameters of the extracted model")
+    parser.add_option("--max_flops", metavar="5G", help="most FLOPs of one image, multiply-adds counted once")
+    parser.add_option("--max_latency_ms", metavar="4", help="most milliseconds of one forward pass")
+    parser.add_option(
         "--device", metavar="cpu|cuda", help="where latency is measured (default: cpu, if it is measured at all)"
     )
-    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="images of one forward pass")
-    parser.add_argument("--compile", action="store_true", help="measure models compiled by torch.compile")
-    parser.add_argument("--measure_all", action="store_true", help="measure every size instead of a grid of them")
-    parser.add_argument("--quality", choices=["knn", "linear"], default="knn", help="which accuracy ranks the sizes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything, all sizes included, to FILE")
+    parser.add_option("--batch_size", type=whole_number, default=1, metavar="N", help="images of one forward pass")
+    parser.add_option("--compile", action="store_true", help="measure models compiled by torch.compile")
+    parser.add_option("--measure_all", action="store_true", help="measure every size instead of a grid of them")
+    parser.add_option("--quality", choices=["knn", "linear"], default="knn", help="which accuracy ranks the sizes")
+    parser.add_option("--json", type=Path, metavar="FILE", help="also write everything, all sizes included, to FILE")
     args = parser.parse_args(argv)
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise ValueError(f"{args.json} cannot be a file: give --json the name of one in a folder that exists.")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size {args.batch_size} must be at least 1.")
+    quiet_libraries()
     from ..selection.search import search
     from ..selection.select import Budget
     from ..selection.table import selection_text

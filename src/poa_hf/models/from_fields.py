@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..formatting import one_line, suggest
 from ..yaml_files import read_mapping
@@ -56,12 +57,13 @@ def model_config(model: Mapping[str, Any]) -> PoaConfig:
     for key in model:
         check_key(key, field_names(PoaConfig), "model.")
     try:
-        return PoaConfig(**{**as_numbers(model), "backbone_config": backbone_class(**as_numbers(backbone))})
+        elastic_config = backbone_class(**as_declared(backbone_class, backbone))
+        return PoaConfig(**{**as_declared(PoaConfig, model), "backbone_config": elastic_config})
     except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"The model cannot be: {one_line(error)}.") from error
 
 
-def own_fields(config: PoaConfig) -> dict[str, Any]:
+def own_fields(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the fields of a configuration that differ from their default, without those about the library."""
     names = field_names(type(config)) - _LIBRARY_FIELDS
     return {name: value for name, value in config.to_diff_dict().items() if name in names}
@@ -69,14 +71,35 @@ def own_fields(config: PoaConfig) -> dict[str, Any]:
 
 def as_numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields with text such as `1e-5` as numbers; YAML reads only `1.0e-5` as one."""
+    return {key: _as_number(value) for key, value in fields.items()}
 
-    def number(value: Any) -> Any:
-        try:
-            return float(value) if isinstance(value, str) else value
-        except ValueError:
-            return value
 
-    return {key: number(value) for key, value in fields.items()}
+def as_declared(config_class: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields as numbers and, where a configuration wants a list, as lists: `32` and `32,64`, too."""
+    values = as_numbers(fields)
+    for field in dataclasses.fields(config_class):
+        value = values.get(field.name)
+        if value is None or isinstance(value, list | tuple | dict) or not _wants_list(field.type):
+            continue
+        words = [word for word in re.split(r"[\s,]+", value) if word] if isinstance(value, str) else [value]
+        items = [int(word) if str(word).isdigit() else _as_number(word) for word in words]
+        if not any(isinstance(item, str) for item in items):  # else the configuration says what is wrong with the text
+            values[field.name] = items
+    return values
+
+
+def _as_number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _wants_list(hint: Any) -> bool:
+    """Whether an annotation takes lists or tuples and no single value, be it the type or, as text, its name."""
+    options = [each.strip() for each in str(hint).split("|")] if not isinstance(hint, type) else [str(hint)]
+    options = [each for each in options if each not in ("None", "NoneType")]
+    return bool(options) and all(re.match(r"(typing\.)?(list|tuple|List|Tuple|Sequence)\b", each) for each in options)
 
 
 def field_names(config_class: type) -> set[str]:
@@ -87,5 +110,6 @@ def field_names(config_class: type) -> set[str]:
 def check_key(key: object, known: set[str], prefix: str = "") -> None:
     """Raise a ValueError for a key that is not among the known ones, with what to write instead."""
     if key not in known:
-        hint = suggest(str(key), known, prefix)
+        general = field_names(PreTrainedConfig) - {"hidden_size"}
+        hint = suggest(str(key), known - general, prefix)
         raise ValueError(f"{prefix}{key} is not a known key: {hint}{'' if hint.endswith('?') else '.'}")

@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-
 CONFIG = "config.json"
-WEIGHTS = SAFE_WEIGHTS_NAME
-WEIGHTS_INDEX = SAFE_WEIGHTS_INDEX_NAME
+# the two names of weights are those of transformers, written out so that this module is imported at once
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = "model*.safetensors*"  # one file, or several and their index
 PROCESSOR = "preprocessor_config.json"
 RECIPE = "config.yaml"

@@ -10,8 +10,12 @@ from typing import Any
 from ..data.crop_arguments import CropArguments
 
 
-def _argument(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _argument(default: Any, help: str, **metadata: Any) -> Any:
+    """A field with a help text.
+
+    `several=True` marks text that is several names, separated by commas; `bare` is the value of the option without one.
+    """
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass
@@ -41,6 +45,7 @@ class PoaTrainingArguments(CropArguments):
         None,
         "Checkpoint to resume from: its path, or `true` (or no value) for the last one in output_dir. The run starts "
         "anew if not given.",
+        bare="true",
     )
     seed: int = _argument(0, "Seed of everything random. All that is random in a step follows from it and the step.")
     bf16: bool = _argument(False, "Whether to compute in bfloat16 by autocast; parameters stay float32.")
@@ -111,7 +116,9 @@ class PoaTrainingArguments(CropArguments):
         2, "Number of checkpoints to keep, in addition to that of the best evaluation; null keeps all."
     )
     report_to: str = _argument(
-        "none", "Accelerate's trackers, by name and separated by commas, such as tensorboard or wandb; none for none."
+        "none",
+        "Accelerate's trackers, by name and separated by commas, such as tensorboard or wandb; none for none.",
+        several=True,
     )
     log_image_ids: bool = _argument(False, "Whether to write the ids of each step's images to image_ids-PROCESS.jsonl.")
     disable_tqdm: bool = _argument(False, "Whether to hide the progress bar.")

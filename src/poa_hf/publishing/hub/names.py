@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedConfig
-
-from ...elastic import SubNetwork
 from ...formatting import one_line
+
+if TYPE_CHECKING:  # the help of `poa push` shows the template, at once
+    from transformers import PreTrainedConfig
+
+    from ...elastic import SubNetwork
 
 NAME_TEMPLATE = "poa-{family}-{size}-extracted"
 _FIELDS = ("family", "size", "width", "depth")
@@ -78,6 +80,8 @@ def repo_ids(
     Raises:
         ValueError: If the Hub would not take one of them, or if two differ in upper and lower case only.
     """
+    from huggingface_hub.utils import validate_repo_id
+
     supernet = f"{namespace}/{supernet_name(config, template)}"
     ids = {size: f"{namespace}/{repo_name(config, size, template)}" for size in sizes}
     contents: dict[str, str] = {}  # what each repository holds, by its id in lower case

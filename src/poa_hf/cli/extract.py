@@ -1,0 +1,48 @@
+"""`poa extract`: sizes of a run's teacher as stock transformers checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .main import quiet_libraries
+from .parser import CommandParser, whole_number, words
+
+
+def extract(argv: list[str]) -> None:
+    """Run `poa extract RUN --size small|384x12|all --output DIR`."""
+    parser = CommandParser(
+        prog="poa extract", description="Write sizes of a run's teacher as stock transformers checkpoints."
+    )
+    parser.add_option("run", help="output_dir of a run, one of its checkpoints, or any saved PoaForPreTraining")
+    parser.add_option(
+        "--size", required=True, several=True, type=words, metavar="SIZE,...",
+        help="names (small) or sizes (384x12), one or several, or all",
+    )  # fmt: skip
+    parser.add_option(
+        "--output", required=True, type=Path, metavar="DIR",
+        help="folder of the model; of several models, the folder of their folders",
+    )  # fmt: skip
+    parser.add_option("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm, or onnx")
+    parser.add_option(
+        "--onnx_batch", type=whole_number, metavar="N", help="images that an ONNX model takes at a time; any number if "
+        "not given",
+    )  # fmt: skip
+    parser.add_option("--license", metavar="ID", help="licence of the weights, for the card: an identifier of the Hub")
+    parser.add_option("--overwrite", action="store_true", help="replace models that are already there")
+    args = parser.parse_args(argv)
+    quiet_libraries()
+    from ..publishing.card.facts import CardFacts
+    from ..publishing.export import extract_all
+    from ..runs.load import load_run, run_processor
+
+    model = load_run(args.run)
+    space = model.config.backbone_config.space
+    all_sizes = args.size == ["all"]
+    sizes = list(space) if all_sizes else [space.resolve(name) for name in args.size]
+    several = all_sizes or len(sizes) > 1
+    outputs = {args.output / str(size) if several else args.output: size for size in sizes}
+    options = {} if args.onnx_batch is None else {"onnx_batch": args.onnx_batch}
+    facts = CardFacts.read(model, args.run, license=args.license)
+    extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, facts, **options)
+    for output, parameters in extracted:
+        print(f"{outputs[output]}: {parameters:,} parameters -> {output}")

@@ -1,0 +1,53 @@
+"""Options of transformers' `TrainingArguments` and of other scripts that have another name here, or none."""
+
+_INSTEAD = {
+    "batch_size": "per_device_train_batch_size",
+    "dataset": "dataset_name",
+    "data_dir": "dataset_name",
+    "dataset_path": "dataset_name",
+    "train_dir": "dataset_name",
+    "eval_strategy": "eval_steps",
+    "evaluation_strategy": "eval_steps",
+    "logging_strategy": "logging_steps",
+    "lr": "learning_rate",
+    "model_name_or_path": "init_from",
+    "num_workers": "dataloader_num_workers",
+    "resume": "resume_from_checkpoint",
+    "save_strategy": "save_steps",
+    "train_batch_size": "per_device_train_batch_size",
+    "train_split": "dataset_split",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "warmup_ratio": "warmup_steps",
+}
+_SENTENCES = {
+    **dict.fromkeys(
+        ["num_train_epochs", "epochs", "num_epochs"],
+        "give --max_steps, which is epochs times images over the images of a step",
+    ),
+    **dict.fromkeys(["fp16", "mixed_precision"], "give --bf16; other precisions are set by accelerate launch"),
+    **dict.fromkeys(["no_cuda", "use_cpu"], "use accelerate launch --cpu"),
+    **dict.fromkeys(
+        ["fsdp", "deepspeed", "ddp_backend"],
+        "use accelerate launch --config_file with a file that --list_configs names",
+    ),
+    **dict.fromkeys(["optim", "optimizer"], "the optimizer is AdamW; --learning_rate and --adam_beta1 set it"),
+    **dict.fromkeys(
+        ["lr_scheduler_type", "lr_scheduler"],
+        "the schedule is a cosine, which --warmup_steps, --min_learning_rate and --schedule_stretch set",
+    ),
+    **dict.fromkeys(["push_to_hub", "hub_model_id"], "publish the finished run with poa push"),
+    "model": "give the model's fields as --model.FIELD, such as --model.num_prototypes 32 64",
+}
+
+
+def instead_of(name: str, prefix: str = "") -> str | None:
+    """Return what to write instead of an option that users of transformers expect, or None.
+
+    Args:
+        name: What was written, without hyphens before it.
+        prefix: What is before an option's name where it was written: `--` on the command line.
+    """
+    if name in _INSTEAD:
+        return f"give {prefix}{_INSTEAD[name]}"
+    sentence = _SENTENCES.get(name)
+    return sentence if sentence is None or prefix else sentence.replace(" --", " ")

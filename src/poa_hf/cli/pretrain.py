@@ -1,0 +1,85 @@
+"""`poa pretrain`: pre-train an elastic model on unlabelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .configs import list_configs
+from .main import quiet_libraries
+from .recipe import Recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+
+def pretrain(argv: list[str]) -> None:
+    """Run `poa pretrain [--config NAME_OR_FILE] [--key value ...]`."""
+    if "--list_configs" in argv or "--list-configs" in argv:
+        print(list_configs())
+        return
+    recipe = parse_recipe(argv, prog="poa pretrain")
+    quiet_libraries()
+    from transformers import set_seed
+
+    from ..data.sources import open_dataset
+    from ..models.modeling_poa_pretraining import PoaForPreTraining
+    from ..runs.checkpoints import find_checkpoint
+    from ..training.checks import check_run
+    from ..training.trainer import PoaTrainer
+
+    # before the data is opened and the model made, which takes a while
+    check_run(recipe.model, recipe.training)
+    training, data = recipe.training, recipe.data
+    find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, training.overwrite_output_dir)
+    dataset = open_dataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.streaming)
+    callbacks = [_recipe_saver(recipe), *_evaluation(recipe)]
+    set_seed(training.seed)
+    model = PoaForPreTraining(recipe.model)
+    if recipe.init_from:
+        from ..warm_start.defaults import start_run
+
+        start_run(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
+    trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks)
+    trainer.train()
+    trainer.accelerator.state.destroy_process_group()
+
+
+def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
+    options, data = recipe.evaluation, recipe.data
+    if options.eval_steps is None:
+        return []
+    from ..evaluation.callback import KnnEvaluationCallback, WarmStartGuard
+    from ..evaluation.splits import open_splits
+
+    name, config_name = options.eval_dataset_name, options.eval_dataset_config_name
+    if name is None:
+        name, config_name = data.dataset_name, data.dataset_config_name
+    splits = open_splits(
+        name,
+        config_name,
+        options.eval_train_split,
+        options.eval_test_split,
+        max_train_images=options.eval_max_train_images,
+        max_test_images=options.eval_max_test_images,
+    )
+    callback = WarmStartGuard if recipe.init_from else KnnEvaluationCallback
+    return [callback(splits, options.eval_steps, options.eval_sizes, options.eval_k)]
+
+
+def _recipe_saver(recipe: Recipe) -> TrainerCallback:
+    """A callback that keeps the resolved recipe with the run, once its folder is known to be free."""
+    from transformers import TrainerCallback, TrainerControl, TrainerState
+
+    from ..runs.atomic import write_text
+    from ..runs.layout import RunFolder
+    from ..training.arguments import PoaTrainingArguments
+
+    class SaveRecipe(TrainerCallback):
+        def on_train_begin(  # type: ignore[override]  # our arguments stand in for transformers'
+            self, args: PoaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        ) -> None:
+            if state.is_world_process_zero:
+                write_text(RunFolder(Path(args.output_dir)).recipe, recipe.to_yaml())
+
+    return SaveRecipe()
