@@ -20,7 +20,7 @@ from poa_hf.runs.metrics import metric_name
 
 from ...conftest import tiny_config
 from ...runs.test_comparison import random_record
-from .test_cards import COSTS, tables
+from .helpers import COSTS, tables
 
 STEP = 50
 SPACE = tiny_config().backbone_config.space

@@ -1,0 +1,74 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig
+from poa_hf.publishing.export import extract_to
+from poa_hf.publishing.formats.format import find_format
+
+from ...conftest import golden_config, run_python
+from ..card.helpers import blocks, facts_of, loaded, written
+
+RUN = """
+import sys
+sys.modules["poa_hf"] = None  # importing it fails
+import torch
+from PIL import Image
+torch.set_grad_enabled(False)
+found = {}
+for format in sys.argv[1:]:
+    scope = {"image": Image.open("image.png")}
+    exec(open(f"{format}.py").read(), scope)
+    found[format] = scope["model"].config.model_type, scope["features"]
+torch.save(found, "found")
+"""
+
+
+def test_the_code_of_a_card_loads_the_model_without_poa_hf(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8))
+    image.save(tmp_path / "image.png")
+    expected = {}
+    for family, formats in {"vit": ("dinov2", "vit"), "swin": ("swin",), "resnet": ("gn_resnet",)}.items():
+        torch.manual_seed(0)
+        model = PoaForPreTraining(golden_config(family)).eval()
+        size = model.config.backbone_config.space.spread[1]
+        for format in formats:
+            folder = tmp_path / f"poa small é {format}"
+            extract_to(model, size, folder, format=format)
+            card = loaded(folder)
+            (code,) = blocks(card, "python")
+            assert code.count("\n") == 5  # imports, a blank line, and three lines
+            (tmp_path / f"{format}.py").write_text(code)
+            pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt").pixel_values
+            with torch.no_grad():
+                expected[format] = model.teacher(pixels, sub_network=size).pooler_output
+            assert f"the shape (1, {expected[format].shape[1]})" in card.text
+    env = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    run_python("-I", "-c", RUN, *expected, cwd=tmp_path, env=env)
+    for format, (model_type, features) in torch.load(tmp_path / "found").items():
+        assert model_type == format
+        torch.testing.assert_close(features, expected.pop(format), rtol=1e-4, atol=1e-5)
+    assert not expected
+
+
+def test_the_code_of_a_timm_card(tmp_path):
+    backbone = PoaResNetConfig(depths=[1, 2, 1, 1], min_depths=[1, 1, 1, 1], base_width=64, min_base_width=32)
+    model = PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[8], head_hidden_size=8)).eval()
+    extract_to(model, backbone.space.smallest, tmp_path / "poa-timm", format="timm")
+    card = loaded(tmp_path / "poa-timm")
+    assert card.data.library_name == "timm" and "transformers" not in card.text
+    (code,) = blocks(card, "python")
+    compile(code, "card", "exec")
+    assert 'timm.create_model("local-dir:poa-timm", pretrained=True)' in code
+    assert '"hf-hub:me/poa-timm"' in find_format("gn_resnet", "timm").snippet("me/poa-timm")
+
+
+@pytest.mark.parametrize("name", ['we"ird', "back\\slash", "{braces}", "tick`s ``` ```` more", "é 模型"])
+def test_the_code_holds_any_name(tmp_path, name):
+    (code,) = blocks(written(tmp_path, facts_of(), name), "python")
+    assert f"from_pretrained({json.dumps(name, ensure_ascii=False)})" in code
+    compile(code, "card", "exec")
