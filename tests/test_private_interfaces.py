@@ -4,7 +4,9 @@ Each test fails with a sentence that says which module to mend when a library ch
 """
 
 import torch
-from transformers import Dinov2Config, Dinov2Model, SwinConfig, SwinModel
+from transformers import AutoConfig, Dinov2Config, Dinov2Model, SwinConfig, SwinModel
+
+from poa_hf._registration import AUTO_MODULE
 
 
 def test_attention_layers_give_their_weights():
@@ -25,4 +27,10 @@ def test_stock_swin_blocks_have_windows():
     ]
     assert windows == [(4, 0), (4, 2)], (
         "stock Swin's blocks have no window_size and shift_size any more: mend figures/opened.py"
+    )
+
+
+def test_auto_config_is_defined_where_registration_waits():
+    assert AutoConfig.__module__ == AUTO_MODULE, (
+        "transformers defines AutoConfig in another module: mend poa_hf/_registration.py, AUTO_MODULE"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import shutil
 from collections.abc import Sequence
@@ -60,11 +61,14 @@ class CommandParser(argparse.ArgumentParser):
             description=description,
             epilog=epilog,
             allow_abbrev=False,
-            formatter_class=_HelpFormatter,
+            formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=34, width=_help_width()),
         )
 
     def add_option(self, *names: str, group: Any = None, several: bool = False, **settings: Any) -> argparse.Action:
         """Add an option or a positional argument; as `add_argument`, which help shows under a group's heading."""
+        shown = settings.get("default") not in (None, False, argparse.SUPPRESS) and names[0].startswith("-")
+        if shown and "(default" not in settings["help"]:
+            settings["help"] += " (default: %(default)s)"
         action = (self if group is None else group).add_argument(*names, **settings)
         if names[0].startswith("-"):
             self._known_options.update(dict.fromkeys(names, action))
@@ -153,15 +157,5 @@ class CommandParser(argparse.ArgumentParser):
         raise ValueError(f"{message[0].upper()}{message[1:].rstrip('.')}.")
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    """Help in 120 columns at most, with defaults."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=max(60, min(shutil.get_terminal_size().columns, 120)))
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text, default = action.help, action.default
-        hidden = default is None or default is False or default is argparse.SUPPRESS
-        if text is None or hidden or "(default" in text or not action.option_strings:
-            return text
-        return f"{text} (default: %(default)s)"
+def _help_width() -> int:
+    return max(60, min(shutil.get_terminal_size().columns, 120))
