@@ -204,7 +204,7 @@ def command(name: str) -> str:
     usage = " ".join([f"poa {name}", *(str(a.metavar or a.dest).upper() for a in positionals), "[options]"])
     lines.append(f"```text\n{usage}\n```")
     if positionals:
-        rows = [f"| `{str(a.metavar or a.dest).upper()}` | {_cell(_help(parser, a))} |" for a in positionals]
+        rows = [f"| `{str(a.metavar or a.dest).upper()}` | {_cell(_help(parser, a)[0])} |" for a in positionals]
         lines.append(_table("| argument | meaning |", rows))
     for group in parser._action_groups:
         actions = [a for a in group._group_actions if a.option_strings and a.dest != "help" and not _is_hidden(a)]
@@ -372,25 +372,30 @@ def _field_row(field: dataclasses.Field, meaning: str | None = None) -> str:
 
 
 def _option_row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    is_flag = isinstance(
-        action, argparse._StoreTrueAction | argparse._StoreFalseAction | argparse.BooleanOptionalAction
-    )
-    metavar = "" if is_flag else f" {_metavar(action)}".rstrip()
+    is_flag = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
+    metavar = "" if is_flag else f" {_metavar(action)}"
     options = ", ".join(f"`{option}{metavar}`" for option in action.option_strings)
-    shown = "" if is_flag and action.default in (False, None) else _value(action.default)
-    return f"| {options} | {shown} | {_cell(_help(parser, action))} |"
+    text, default = _help(parser, action)
+    if action.required:
+        default = "required"
+    elif not default and not is_flag:
+        default = _value(action.default)
+    return f"| {options} | {default} | {_cell(text)} |"
 
 
 def _metavar(action: argparse.Action) -> str:
     if isinstance(action.metavar, tuple):
         return " ".join(action.metavar)
-    return action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
+    return action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
 
 
-def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    text = parser._get_formatter()._expand_help(action) if action.help else ""
-    text = re.sub(r"\s*\(?\bdefaults?:? [^()]*\)$", "", text) if action.default is not None else text
-    return _sentence(text)
+def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str]:
+    """What the help says of an action, and the default that it gives there in brackets, if it does."""
+    text = " ".join((parser._get_formatter()._expand_help(action) if action.help else "").split())
+    if match := re.fullmatch(r"(.*?)\s*\((?:default|by default):? ([^()]*)\)\.?", text):
+        default = match[2] if " " in match[2] and "," in match[2] else f"`{match[2]}`"
+        return _sentence(match[1]), default
+    return _sentence(text), ""
 
 
 def _is_hidden(action: argparse.Action) -> bool:
@@ -409,7 +414,10 @@ def _value(value: object) -> str:
 
 def _sentence(text: str) -> str:
     text = " ".join(str(text).split())
-    return f"{text[0].upper()}{text[1:].rstrip('.')}." if text else ""
+    if not text:
+        return ""
+    text = text if text.endswith("...") else f"{text.rstrip('.')}."
+    return text if "_" in text.split()[0] else f"{text[0].upper()}{text[1:]}"
 
 
 def _cell(text: str) -> str:
