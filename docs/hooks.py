@@ -18,7 +18,9 @@ import inspect
 import io
 import posixpath
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -245,6 +247,22 @@ def run_folder() -> str:
     return _table("| file | content | written by | in a published supernet |", rows)
 
 
+def example_card() -> str:
+    """The card that `poa extract` writes today for a size of `docs/example_run`, whose weights play no role."""
+    from poa_hf import PoaConfig, PoaForPreTraining
+    from poa_hf.cli.main import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        run, output = Path(folder, "run"), Path(folder, "poa-tiny")
+        shutil.copytree(ROOT / "docs" / "example_run", run)
+        PoaForPreTraining(PoaConfig.from_pretrained(run)).save_pretrained(run)
+        with contextlib.redirect_stdout(io.StringIO()):
+            status = main(["extract", str(run), "--size", "base", "--output", str(output), "--license", "mit"])
+        if status:
+            raise ValueError("poa extract could not write the example of a card.")
+        return f"````markdown\n{(output / 'README.md').read_text().strip()}\n````"
+
+
 def public_api() -> str:
     """A mkdocstrings block for every public name, by kind."""
     import poa_hf
@@ -269,14 +287,8 @@ def public_api() -> str:
 GENERATED = {
     function.__name__: function
     for function in (
-        training_arguments,
-        recipe_arguments,
-        configuration,
-        command,
-        commands,
-        recipes,
-        run_folder,
-        public_api,
+        *(training_arguments, recipe_arguments, configuration, command, commands),
+        *(recipes, run_folder, example_card, public_api),
     )
 }
 _COLUMNS = "| field | default | meaning |"
@@ -393,7 +405,7 @@ def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str
     """What the help says of an action, and the default that it gives there in brackets, if it does."""
     text = " ".join((parser._get_formatter()._expand_help(action) if action.help else "").split())
     if match := re.fullmatch(r"(.*?)\s*\((?:default|by default):? ([^()]*)\)\.?", text):
-        default = match[2] if " " in match[2] and "," in match[2] else f"`{match[2]}`"
+        default = match[2] if " " in match[2] else f"`{match[2]}`"
         return _sentence(match[1]), default
     return _sentence(text), ""
 
