@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
-import numpy as np
+from transformers import BitImageProcessorPil as ImageProcessor
 
+from ..evaluation.subject import load_subject
+from ..figures.images import attention_figure, crops_figure, pca_figure
+from ..figures.patches import attention_maps, patch_features, patch_pca
 from ..formatting import one_line
-from ..models.elastic_config import image_shape
 from ..runs.facts import RunFacts
+from .images import evaluation_images, training_batch
 from .section import Picture, Section, png
 from .sizes import size_name, three_sizes
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 FAMILIES = {"poa_vit": "ViT", "poa_swin": "Swin", "poa_resnet": "ResNet"}
+_DPI = 150
 
 
 def crops_section(facts: RunFacts, dataset_name: str | None, num_images: int) -> Section:
@@ -27,60 +25,22 @@ def crops_section(facts: RunFacts, dataset_name: str | None, num_images: int) ->
     if facts.config is None:
         section.missing.append((facts.no_model, None))
         return section
-    from ..data.loader import PretrainingLoader
-    from ..figures.images import crops_figure
-
-    args = _crop_arguments(facts)
-    grid = args.global_crop_size // facts.backbone.patch_grid
     try:
-        dataset, name = _open(facts, dataset_name)
-        column = facts.arguments.get("image_column") if dataset_name is None else None
-        loader = PretrainingLoader(
-            dataset, args, num_images, (grid, grid), image_column=column, block_size=max(16, num_images)
-        )
-        batch = next(iter(loader))
+        batch, args, name = training_batch(facts, dataset_name, num_images)
     except (ValueError, OSError) as error:
         if dataset_name is not None:
             raise
         section.missing.append(_no_images(facts, error))
         return section
     section.text = (
-        f"A batch of {name}: of each image two global crops, masked patches hatched, and {args.num_local_crops} local "
-        "crops at the same scale."
+        f"A batch of {name}: of each image two global crops, with the masked patches hatched, and "
+        f"{args.num_local_crops} local crops at the same scale."
     )
     if not facts.arguments:
         section.text += " The run does not say how its crops are made: these are the usual ones."
     figure = crops_figure(batch, num_images, args.image_mean, args.image_std)
-    section.pictures.append(Picture("crops", "Crops and masks.", png(figure, 150), wide=True))
+    section.pictures.append(Picture("crops", "Crops and masks.", png(figure, _DPI), wide=True))
     return section
-
-
-def _crop_arguments(facts: RunFacts):
-    from ..data.crops import CropArguments
-
-    known = {f.name for f in fields(CropArguments)}
-    given = {name: value for name, value in facts.arguments.items() if name in known}
-    if given:
-        return CropArguments(**given)
-    # the usual 96 of 224 pixels, in whole patches
-    side, patch = image_shape(facts.backbone)[1], facts.backbone.patch_grid
-    return CropArguments(global_crop_size=side, local_crop_size=max(patch, round(side * 96 / 224 / patch) * patch))
-
-
-def _open(facts: RunFacts, dataset_name: str | None, texture_size: int | None = None) -> tuple[Any, str]:
-    """The images, and what they are called."""
-    from ..data.sources import TEXTURES, open_dataset
-    from ..data.textures import TextureDataset
-
-    name = dataset_name or facts.recipe.get("dataset_name") or TEXTURES
-    if name == TEXTURES:
-        return (TextureDataset() if texture_size is None else TextureDataset(size=texture_size)), "built-in textures"
-    shown = Path(name).name if Path(name).exists() else name
-    if dataset_name is not None:
-        return open_dataset(name), shown
-    options = {"config_name": facts.recipe.get("dataset_config_name")}
-    options |= {"split": split} if (split := facts.recipe.get("dataset_split")) else {}
-    return open_dataset(name, **options, streaming=facts.recipe.get("streaming", True)), shown
 
 
 def pictures_section(facts: RunFacts, dataset_name: str | None, num_images: int) -> Section:
@@ -89,80 +49,41 @@ def pictures_section(facts: RunFacts, dataset_name: str | None, num_images: int)
     if facts.no_model:
         section.missing.append((facts.no_model, None))
         return section
-    from ..evaluation.subject import load_subject
-    from ..figures.images import attention_figure, pca_figure
-    from ..figures.patches import attention_maps, patch_features, patch_pca
-
     try:
         subject = load_subject(facts.name)
-        pixels, name = _images(facts, subject.processor, dataset_name, num_images)
+        processor = cast(ImageProcessor, subject.processor)  # what a run saves
+        pixel_values, name = evaluation_images(facts, processor, dataset_name, num_images)  # (N, 3, H, W)
     except (ValueError, OSError) as error:
         if dataset_name is not None:
             raise
         section.missing.append(_no_images(facts, error))
         return section
-    model, processor = subject.model, subject.processor
-    sizes = three_sizes(facts.space)
-    titles = {size: size_name(facts.space, size) for size in sizes}
-    titles = {size: f"{size} ({name})" if name else str(size) for size, name in titles.items()}
+    model = subject.model
+    titles = {}
+    for size in three_sizes(facts.space):
+        named = size_name(facts.space, size)
+        titles[size] = f"{size} ({named})" if named else str(size)
     step = "" if subject.step is None else f" at step {subject.step:,}"
-    section.text = f"Images of {name} by the teacher{step}, in {pixels.shape[2]} x {pixels.shape[3]} pixels."
+    height, width = pixel_values.shape[2:]
+    section.text = f"Images of {name} as the teacher{step} sees them, {height} x {width} pixels."
     normalised = (processor.image_mean, processor.image_std)
-    if not facts.backbone.has_class_token:
-        family = FAMILIES.get(facts.backbone.model_type, "This family")
-        section.text += f" {family} has no class token whose attention could be shown: patch components alone."
-    else:
-        maps = {titles[size]: attention_maps(model, pixels, size) for size in sizes}
-        figure = attention_figure(pixels, maps, *normalised)
+    if facts.backbone.has_class_token:
+        maps = {title: attention_maps(model, pixel_values, size) for size, title in titles.items()}
+        figure = attention_figure(pixel_values, maps, *normalised)
         caption = "Where the class token looks: attention of the last block, mean over its heads."
-        section.pictures.append(Picture("attention", caption, png(figure, 150), wide=True))
-    features = {size: patch_features(model, pixels, size) for size in sizes}
-    reference = features[sizes[-1]]
-    colours = {
-        titles[size]: patch_pca(own, reference=None if own is reference else reference)
-        for size, own in features.items()
-    }
-    caption = "The first three principal components of the patches as red, green and blue: like colours, like features."
-    figure = pca_figure(pixels, colours, *normalised)
-    section.pictures.append(Picture("patch-pca", caption, png(figure, 150), wide=True))
-    return section
-
-
-def _images(facts: RunFacts, processor, dataset_name: str | None, count: int) -> tuple[Tensor, str]:
-    """So many images as the processor makes them (count, 3, H, W), but large enough for some 14 x 14 features, and what
-    they are called."""
-    from ..data.decoding import UndecodableImage, open_image
-    from ..data.rows import IndexedImages, StreamedImages
-
-    config = facts.backbone
-    pixels = config.crop_multiple
-    side = processor.crop_size["height"]
-    scale = min(4, max(1, -(-14 * pixels // side)))
-    # textures do not grow with the image: the larger one holds more of them
-    dataset, name = _open(facts, dataset_name, texture_size=40 * scale)
-    column = facts.arguments.get("image_column") if dataset_name is None else None
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        images = IndexedImages(dataset, column)
-        # from all over: neighbours may be of one class
-        chosen = np.random.default_rng(0).integers(len(images), size=4 * count) if len(images) > count else None
-        values = (images[int(index)] for index in (range(len(images)) if chosen is None else dict.fromkeys(chosen)))
+        section.pictures.append(Picture("attention", caption, png(figure, _DPI), wide=True))
     else:
-        images = StreamedImages(dataset, column)
-        shards = itertools.cycle([images.rows(images.open_shard(i)) for i in range(min(images.num_shards, count))])
-        values = itertools.islice((next(rows, None) for rows in shards), 8 * count)
-    decoded = []
-    for value in values:
-        try:
-            decoded.append(open_image(value))
-        except UndecodableImage:
-            continue
-        if len(decoded) == count:
-            break
-    if not decoded:
-        raise ValueError(f"{name} gives no image that can be decoded: name other images.")
-    edges = {"size": {"shortest_edge": round(processor.size["shortest_edge"] * scale)}}
-    edges["crop_size"] = {"height": side * scale, "width": side * scale}
-    return processor(decoded, return_tensors="pt", **edges).pixel_values, name
+        family = FAMILIES.get(facts.backbone.model_type, "This family")
+        section.text += f" {family} has no class token whose attention could be shown, so only patch components are."
+    features = {size: patch_features(model, pixel_values, size) for size in titles}
+    full = [*titles][-1]
+    colours = {}  # components turned towards those of the full size, so that like colours are like features
+    for size, title in titles.items():
+        colours[title] = patch_pca(features[size], reference=None if size == full else features[full])
+    caption = "The first three principal components of the patches as red, green and blue: like colours, like features."
+    figure = pca_figure(pixel_values, colours, *normalised)
+    section.pictures.append(Picture("patch-pca", caption, png(figure, _DPI), wide=True))
+    return section
 
 
 def _no_images(facts: RunFacts, error: Exception) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What a run has cost: on which devices it trained, and for how long."""
+"""The time that a run has taken, and on which devices: `compute.json` beside each model that it saves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from .layout import TRAINING_TIME
 
 @dataclass(frozen=True)
 class ComputePart:
-    """The steps after `first_step` up to `last_step`, which took so many seconds by the clock on each process."""
+    """The part of a run between a start or restart and the next.
+
+    Args:
+        device: The name of the device, such as `NVIDIA H100 80GB HBM3` or `CPU`.
+        processes: The number of processes, each with one device.
+        first_step: The step that it began after.
+        last_step: Its last step.
+        seconds: Its wall-clock seconds.
+    """
 
     device: str
     processes: int
@@ -26,26 +34,31 @@ class ComputePart:
 
 @dataclass
 class Compute:
-    """A run's parts, as many as it was started times. What was trained, lost in a crash and trained again counts once.
-
-    `complete` says whether the parts are all of the run: those before it was written down are not known.
-    """
+    """The parts of a run, one per start or restart. Steps that were lost in a crash and repeated count once."""
 
     global_batch_size: int
     parts: list[ComputePart] = field(default_factory=list)
 
     @property
     def step(self) -> int:
+        """The last step of the last part."""
         return self.parts[-1].last_step if self.parts else 0
 
     @property
     def complete(self) -> bool:
+        """Whether the parts are all of the run; the time of a part that was never written down is not known."""
         ends = [0, *(part.last_step for part in self.parts)]
         return bool(self.parts) and all(part.first_step == end for part, end in zip(self.parts, ends, strict=False))
 
 
 class ComputeLog:
-    """Writes `compute.json` beside each model that a run saves. One process does."""
+    """Measures the time of a run and writes it beside each model that the run saves. One process does so.
+
+    Args:
+        device: The device of this process.
+        processes: The number of processes.
+        global_batch_size: Images per step, over all processes.
+    """
 
     def __init__(self, device: torch.device, processes: int, global_batch_size: int):
         self.device, self.processes = device_name(device), processes
@@ -54,13 +67,16 @@ class ComputeLog:
         self.started: float | None = None
 
     def resume(self, checkpoint: Path) -> None:
-        found = read_compute(checkpoint)
-        self.past.parts = found.parts if found else []
+        """Take over the parts that a checkpoint has written down."""
+        saved = read_compute(checkpoint)
+        self.past.parts = saved.parts if saved else []
 
     def start(self, step: int) -> None:
+        """Begin a part after a step."""
         self.first_step, self.started = step, time.perf_counter()
 
     def write(self, folder: Path, step: int) -> None:
+        """Write the parts up to a step into the folder of a model."""
         parts = list(self.past.parts)
         if self.started is not None and step > self.first_step:
             seconds = round(time.perf_counter() - self.started, 1)
@@ -70,7 +86,7 @@ class ComputeLog:
 
 
 def read_compute(folder: Path) -> Compute | None:
-    """What is written beside a model; None where there is nothing that can be read."""
+    """Read the times beside a model; None if there are none, or they cannot be read."""
     try:
         content = json.loads((folder / TRAINING_TIME).read_text())
         parts = [ComputePart(**part) for part in content["parts"]]
@@ -80,7 +96,7 @@ def read_compute(folder: Path) -> Compute | None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls it, `NVIDIA H100 80GB HBM3` say, or `CPU`."""
+    """The name that the maker gives a device, such as `NVIDIA H100 80GB HBM3`; `CPU` for a CPU."""
     if device.type == "cpu":
         return "CPU"
     return getattr(torch.get_device_module(device), "get_device_name", lambda _: device.type)(device)

@@ -1,0 +1,131 @@
+"""The images that a report shows: those the run trains on, or others that are named."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import BitImageProcessorPil as ImageProcessor
+
+from ..data.crop_arguments import CropArguments
+from ..data.decoding import UndecodableImage, open_image
+from ..data.loader import PretrainingLoader
+from ..data.rows import IndexedImages, StreamedImages
+from ..data.sources import TEXTURES, open_dataset
+from ..data.textures import TextureDataset
+from ..models.elastic_config import image_shape
+from ..runs.facts import RunFacts
+
+_FEATURE_MAP = 14  # patches along a side that a picture of features should have
+
+
+def training_batch(
+    facts: RunFacts, dataset_name: str | None, num_images: int
+) -> tuple[dict[str, Any], CropArguments, str]:
+    """Make a batch of crops as the run does.
+
+    Returns:
+        The batch, the options that made it, and the name of the images.
+
+    Raises:
+        ValueError: If the images cannot be opened. OSError too, from the libraries that read them.
+    """
+    args = _crop_arguments(facts)
+    grid = args.global_crop_size // facts.backbone.patch_grid
+    dataset, name = _open(facts, dataset_name)
+    loader = PretrainingLoader(
+        dataset,
+        args,
+        num_images,
+        (grid, grid),
+        image_column=_image_column(facts, dataset_name),
+        block_size=max(16, num_images),
+    )
+    return next(iter(loader)), args, name
+
+
+def evaluation_images(
+    facts: RunFacts, processor: ImageProcessor, dataset_name: str | None, count: int
+) -> tuple[Tensor, str]:
+    """Prepare images as an evaluation does, but large enough for a picture of their features.
+
+    Args:
+        processor: The image processor of the model.
+        dataset_name: The images, as `open_dataset` takes them; by default those of the run.
+        count: How many; fewer if fewer can be decoded.
+
+    Returns:
+        The images (N, 3, H, W) and their name.
+
+    Raises:
+        ValueError: If the images cannot be opened, or none can be decoded. OSError too, from the libraries that read
+            them.
+    """
+    side = processor.crop_size["height"]
+    scale = min(4, max(1, -(-_FEATURE_MAP * facts.backbone.crop_multiple // side)))
+    # textures do not grow with the image: a larger one holds more of them
+    dataset, name = _open(facts, dataset_name, texture_size=40 * scale)
+    decoded = []
+    for value in _spread_images(dataset, _image_column(facts, dataset_name), count):
+        try:
+            decoded.append(open_image(value))
+        except UndecodableImage:
+            continue
+        if len(decoded) == count:
+            break
+    if not decoded:
+        raise ValueError(f"{name} has no image that can be decoded: name other images.")
+    size = {"shortest_edge": round(processor.size["shortest_edge"] * scale)}
+    crop_size = {"height": side * scale, "width": side * scale}
+    return processor(decoded, return_tensors="pt", size=size, crop_size=crop_size).pixel_values, name
+
+
+def _crop_arguments(facts: RunFacts) -> CropArguments:
+    """The run's crops; if it does not say, the usual ones at its image size."""
+    names = {field.name for field in fields(CropArguments)}
+    known = {name: value for name, value in facts.arguments.items() if name in names}
+    if known:
+        return CropArguments(**known)
+    # the usual 96 of 224 pixels, in whole patches
+    side, patch = image_shape(facts.backbone)[1], facts.backbone.patch_grid
+    return CropArguments(global_crop_size=side, local_crop_size=max(patch, round(side * 96 / 224 / patch) * patch))
+
+
+def _image_column(facts: RunFacts, dataset_name: str | None) -> str | None:
+    return facts.arguments.get("image_column") if dataset_name is None else None
+
+
+def _open(facts: RunFacts, dataset_name: str | None, texture_size: int | None = None) -> tuple[Any, str]:
+    """The images and their name."""
+    name = dataset_name or facts.recipe.get("dataset_name") or TEXTURES
+    if name == TEXTURES:
+        return (TextureDataset() if texture_size is None else TextureDataset(size=texture_size)), "built-in textures"
+    shown = Path(name).name if Path(name).exists() else name
+    if dataset_name is not None:
+        return open_dataset(name), shown
+    recipe = facts.recipe
+    split = {"split": recipe["dataset_split"]} if recipe.get("dataset_split") else {}
+    return open_dataset(
+        name, recipe.get("dataset_config_name"), **split, streaming=recipe.get("streaming", True)
+    ), shown
+
+
+def _spread_images(dataset: Any, column: str | None, count: int) -> Iterator[Any]:
+    """Some undecoded images from all over a dataset, as neighbours may be of one class; more than `count`, as some may
+    not be decoded."""
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        indexed = IndexedImages(dataset, column)
+        if len(indexed) <= count:
+            yield from (indexed[index] for index in range(len(indexed)))
+            return
+        chosen = np.random.default_rng(0).integers(len(indexed), size=4 * count)
+        yield from (indexed[int(index)] for index in dict.fromkeys(chosen))
+    else:
+        streamed = StreamedImages(dataset, column)
+        shards = [streamed.rows(streamed.open_shard(index)) for index in range(min(streamed.num_shards, count))]
+        yield from itertools.islice((next(rows, None) for rows in itertools.cycle(shards)), 8 * count)
