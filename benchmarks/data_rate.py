@@ -15,7 +15,6 @@ import argparse
 import io
 import json
 import math
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -24,6 +23,8 @@ from unittest import mock
 import numpy as np
 import PIL
 import torch
+from parts.machine import device_name, find_device, table_head, versions
+from parts.timing import synchronize
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from poa_hf.data import PretrainingLoader, augment
@@ -44,9 +45,8 @@ def main() -> None:
     parser.add_argument("--enlarge", type=float, default=1, help="resize the images by this factor first")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as in a worker
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, 1 thread"
-    print(f"colour on {name}; torch {torch.__version__}, Pillow {PIL.__version__}, Python {platform.python_version()}")
+    device, name = find_device(), device_name()
+    print(table_head(f"colour on {name}", Pillow=PIL.__version__))
     print(f"{options.repeats} turns of each pipeline, medians; CPU time of one process with one thread\n")
     figures = {}
     for dataset in options.datasets or ["textures"]:
@@ -55,12 +55,12 @@ def main() -> None:
         report(Path(dataset).name, len(images), found)
     ratio = min(found["ratio"] for found in figures.values())
     print(f"images per CPU-second of a worker, ours over plain: at least {ratio:.2f}\n")
-    versions = {"torch": torch.__version__, "pillow": PIL.__version__, "python": platform.python_version()}
-    print(json.dumps({"ratio": ratio, "device": name, **versions, "enlarge": options.enlarge, "datasets": figures}))
+    shown = versions(pillow=PIL.__version__)
+    print(json.dumps({"ratio": ratio, "device": name, **shown, "enlarge": options.enlarge, "datasets": figures}))
 
 
 def encoded_images(name: str, count: int, enlarge: float) -> list[bytes]:
-    """So many images as the bytes of their files."""
+    """Return `count` images as the bytes of their files."""
     if name == "textures":
         source = TextureDataset(size=400)
         return [as_jpeg(source[index]["image"], enlarge) for index in range(count)]
@@ -116,8 +116,7 @@ def measure(images: list[bytes], repeats: int, device: torch.device) -> dict[str
         for kind in ("global", "local"):
             pixels = batch[f"{kind}_crops"].to(device)
             augment(pixels, batch[f"{kind}_augmentation"], ARGS.image_mean, ARGS.image_std)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
 
     parts = {"ours": ours, "plain": plain, "ours without draft": without_draft, "decoding alone": decode}
     for function in (*parts.values(), colour):

@@ -4,14 +4,13 @@
     python benchmarks/extraction.py --every 12       # one size in twelve
     python benchmarks/extraction.py --scale tiny     # nine sizes of a tiny model, in a second
 
-Both write beside each other and wait for the disk, in turn, some sizes at a time, which are then deleted. There is next
-to no arithmetic in it: what is used is the disk, as the ratio to the copy says. The last line is one JSON object.
+Both write some sizes in turn to the same folder, wait for the disk, and delete them. Extraction
+is limited by the disk, not by arithmetic, as its ratio to the copy shows. The last line is one JSON object.
 """
 
 import argparse
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from parts.machine import table_head, versions
 from transformers.utils import logging as transformers_logging
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
@@ -33,7 +33,7 @@ TINY = dict(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=("published", "tiny"), default="published")
-    parser.add_argument("--every", type=int, default=1, help="extract one size in so many")
+    parser.add_argument("--every", type=int, default=1, help="extract one size in N", metavar="N")
     parser.add_argument("--together", type=int, default=12, help="sizes that lie on the disk at a time")
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
     options = parser.parse_args()
@@ -64,13 +64,8 @@ def main() -> None:
             shutil.rmtree(output)
             shutil.rmtree(copy)
     gigabytes, ratio = size / 1e9, extract_seconds / copy_seconds
-    versions = {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-    device = f"CPU, {torch.get_num_threads()} threads"
-    print(f"{device}; {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    device = f"CPU, {torch.get_num_threads()} threads"  # a GPU would not be used
+    print(table_head(device, transformers=transformers.__version__))
     name = "ViT-L" if options.scale == "published" else "a tiny ViT"
     print(f"{len(sizes)} of {len(config.backbone_config.space)} sizes of {name}, {gigabytes:.3g} GB\n")
     print(f"{'':<12} {'seconds':>8} {'GB/s':>6} {'ratio':>6}")
@@ -79,7 +74,7 @@ def main() -> None:
     figures = {
         "ratio": ratio,
         "device": device,
-        **versions,
+        **versions(transformers=transformers.__version__),
         "sizes": len(sizes),
         "bytes": int(size),
         "extraction_seconds": extract_seconds,

@@ -4,20 +4,19 @@
     python benchmarks/memory.py --preset vit_large --bf16 --repeats 0    # published sizes: memory only, on any machine
     python benchmarks/memory.py --preset vit_large --bf16                # and times: for a GPU
 
-Ours is measured beside two references (plain_losses.py), which give the same loss and gradient: `all heads at once`,
-straightforward, as the authors have it, and `head by head`; both keep the activations of all passes until the loss is
-complete. `heads` are the heads' and losses' forward and backward
-passes on given features, `step` is a whole step without the optimizer.
+Ours is measured beside two references (parts/plain_losses.py) with the same loss and gradient: `all heads at once`, the
+straightforward way that the authors take, and `head by head`. Both keep the activations of all passes until the loss is
+complete. `heads` stands for the forward and backward passes of heads and losses on given features, `step` for a whole
+step without the optimizer.
 
 Memory is what a step holds at its fullest moment beyond parameters and inputs: on a GPU the most that was allocated,
-else the bytes of all tensors, counted on a step of tensors without memory (live_bytes.py). Times (on a CPU, of the CPU)
-are taken in turn; ratios are medians over the pairs, to the first reference. The last line is one JSON object.
+otherwise the bytes of all tensors in a step of tensors without memory (parts/live_bytes.py). Times are taken in turn
+(on a CPU, CPU time); ratios are medians over the pairs, to the first reference. The last line is one JSON object.
 """
 
 import argparse
 import gc
 import json
-import platform
 import statistics
 import time
 from contextlib import nullcontext
@@ -25,7 +24,9 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from parts.live_bytes import LiveBytes
+from parts.machine import device_name, find_device, table_head, versions
 from parts.plain_losses import Tokens, all_heads_at_once, head_by_head, ours
+from parts.timing import synchronize
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
@@ -72,11 +73,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device()
     counted = Step(options, device, fake=device.type == "cpu")
     timed = counted if device.type == "cuda" else options.repeats and Step(options, device, fake=False)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} threads"
-    print(f"{name}; torch {torch.__version__}, Python {platform.python_version()}; {options.repeats} repeats, medians")
+    name = device_name()
+    print(f"{table_head(name)}; {options.repeats} repeats, medians")
     print(
         f"full {counted.full}, elastic {counted.size}, {counted.batch} images x (2 x 224 px + 8 x 96 px), "
         f"{counted.num_masked} masked patches, prototypes {options.prototypes}, "
@@ -89,8 +90,8 @@ def main() -> None:
     held = counted.held_bytes()
     print(f"\nweights and AdamW's moments: {held / 1e9:.1f} GB; with ours, {(held + last['peak_bytes']) / 1e9:.1f} GB")
     summary = {"ratio": last["memory_ratio"], "time_ratio": last.get("time_ratio"), "device": name}
-    summary |= {"python": platform.python_version(), "held_bytes": held, "total_bytes": held + last["peak_bytes"]}
-    summary |= {"torch": torch.__version__, "batch": counted.batch, "bf16": options.bf16, "parts": figures}
+    summary |= {"held_bytes": held, "total_bytes": held + last["peak_bytes"]}
+    summary |= {**versions(), "batch": counted.batch, "bf16": options.bf16, "parts": figures}
     print("\n" + json.dumps(summary))
 
 
@@ -167,7 +168,7 @@ class Step:
     def run(self, part, variant) -> float:
         """One step; returns seconds. Gradients are freed when it ends."""
         with self.mode:
-            self.synchronize()
+            synchronize(self.device)
             start = self.clock()
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16):
                 if part == "step" and variant == "ours":
@@ -180,7 +181,7 @@ class Step:
                     loss = VARIANTS[variant](self.model, *tokens, self.patch_weights, 0.07)
                     del tokens
             loss.backward()
-            self.synchronize()
+            synchronize(self.device)
             seconds = self.clock() - start
             self.model.zero_grad()
             for tokens in self.features:
@@ -208,10 +209,6 @@ class Step:
         """What lies in memory between steps: all weights, and two moments of each that learns."""
         sizes = [(t.numel() * t.element_size(), t.requires_grad) for t in self.model.parameters()]
         return sum(size * (3 if learns else 1) for size, learns in sizes)
-
-    def synchronize(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def peak(self, part, variant) -> int:
         gc.collect()

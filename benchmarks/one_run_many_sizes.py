@@ -12,7 +12,6 @@ the one run over that of the runs alone.
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,10 +21,10 @@ from pathlib import Path
 
 import torch
 import yaml
+from parts.machine import table_head, versions
 from transformers.utils import logging as transformers_logging
 
-from poa_hf import PoaForPreTraining
-from poa_hf.elastic import SubNetwork
+from poa_hf import PoaForPreTraining, SubNetwork
 from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.splits import open_splits
 from poa_hf.evaluation.subject import load_subject
@@ -33,7 +32,7 @@ from poa_hf.evaluation.tasks import TaskOptions
 from poa_hf.selection.costs import costs
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart_photos.yaml"
-# What differs from that configuration; the CPU scale takes about 12 minutes of 1 core per seed.
+# Differences from that configuration; the CPU scale takes about 12 minutes of one core per seed.
 SCALES = {
     "cpu": dict(
         sizes="32x2 48x2 48x3 64x3 64x4",
@@ -141,7 +140,7 @@ def measure(folder: Path, sizes: list[SubNetwork], seed: int, scale: dict, optio
 
 def report(results: dict, seconds: dict, sizes: list[SubNetwork], options) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{device}; torch {torch.__version__}, Python {platform.python_version()}; seeds {options.seeds}\n")
+    print(f"{table_head(device)}; seeds {options.seeds}\n")
     print("accuracy in %, k-NN / linear, mean over the seeds (± standard deviation over the seeds)\n")
     parameters = costs(load_subject(options.output_dir / f"seed-{options.seeds[0]}" / "poa").model.config)
     print(f"{'size':<8} {'parameters':>10}  " + "  ".join(f"{method:>27}" for method in METHODS))
@@ -167,7 +166,7 @@ def report(results: dict, seconds: dict, sizes: list[SubNetwork], options) -> No
     print("".join(f", {name} {value:.0f}" for name, value in cost.items() if name != "poa"))
     print(f"one run over {len(sizes)} runs alone: {ratio:.2f}\n")
     print(json.dumps({"ratio": ratio, "scale": options.scale, "seeds": options.seeds, "device": device,
-                      "torch": torch.__version__, "python": platform.python_version(), "clock": clock, "cost": cost,
+                      **versions(), "clock": clock, "cost": cost,
                       "sizes": figures}))  # fmt: skip
 
 

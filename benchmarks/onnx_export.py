@@ -3,11 +3,11 @@
 python benchmarks/onnx_export.py            # vit 384x12, swin 96x2-2-6-2, resnet 64x3-4-6-3
 python benchmarks/onnx_export.py vit small vit large
 
-The last line is one JSON object; `ratio` is the largest of the times over PyTorch's, `difference` that of the features.
+The last line is one JSON object: `ratio` is the largest ratio of times to PyTorch's, `difference` the largest
+difference of features.
 """
 
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnxruntime
 import torch
+from parts.machine import table_head, versions
 from transformers import AutoModel
 
 from poa_hf import PoaResNetConfig, PoaSwinConfig, PoaViTConfig
@@ -68,10 +69,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     device = "CPU, 1 thread"
-    print(
-        f"{device}; torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, "
-        f"Python {platform.python_version()}\n"
-    )
+    print(table_head(device, onnxruntime=onnxruntime.__version__), end="\n\n")
     arguments = sys.argv[1:] or ["vit", "small", "swin", "tiny", "resnet", "50"]
     print("| family | size | largest difference / largest output | file | time / PyTorch's | export and check |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -84,8 +82,7 @@ def main() -> None:
     summary = {
         name: max(row[column] for row in rows) for name, column in (("ratio", "time_ratio"), ("difference",) * 2)
     }
-    summary |= {"device": device, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-    print(json.dumps(summary | {"python": platform.python_version(), "sizes": rows}))
+    print(json.dumps({**summary, "device": device, **versions(onnxruntime=onnxruntime.__version__), "sizes": rows}))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,14 @@ the processes draw are played through, step by step. The last line is one JSON o
 
 import argparse
 import json
-import platform
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from parts.machine import device_name, find_device, matrix_rate, table_head, versions
+from parts.timing import timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from poa_hf import ElasticSpace, PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
@@ -64,53 +67,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    rate = matrix_rate(device, options.bf16)
-    print(f"{name}: {rate / 1e9:,.0f} GFLOP/s of matrix products; torch {torch.__version__}, ", end="")
-    print(f"Python {platform.python_version()}; {options.images} images per process, {options.steps} steps\n")
+    device, name = find_device(), device_name()
+    # on a CPU, which others may use as well, the time that this process computes
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    rate = matrix_rate(device, torch.bfloat16 if options.bf16 else torch.float32, clock)
+    head = table_head(f"{name}: {rate / 1e9:,.0f} GFLOP/s of matrix products")
+    print(f"{head}; {options.images} images per process, {options.steps} steps\n")
     figures = {}
     for family in options.families:
         settings, configs = SCALES[options.scale]
-        measured = measure(configs[family](), settings, device, options)
+        measured = measure(configs[family](), settings, device, options, clock)
         figures[family] = found = {**measured["figures"], "utilisation": measured["flop_rate"] / rate}
         found["processes"] = simulate(measured["space"], measured["seconds"], options.steps, options.seed)
         report(family, found)
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
     how = {"images": options.images, "steps": options.steps, "scale": options.scale, "seed": options.seed}
     first = figures[options.families[0]]["processes"]["64"]
     print(f"a step of 64 processes with own sub-networks over one with the same: {first['ratio']:.3f}\n")
-    print(json.dumps({"ratio": first["ratio"], "device": name, **versions, **how, "families": figures}))
+    print(json.dumps({"ratio": first["ratio"], "device": name, **versions(), **how, "families": figures}))
 
 
-def matrix_rate(device: torch.device, bf16: bool) -> float:
-    """Floating-point operations per second of a large matrix product."""
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    side = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / fastest(lambda: a @ b, device, 5)
-
-
-def fastest(function, device: torch.device, repeats: int) -> float:
-    """Seconds of the fastest call after one that does not count; on a CPU the time that it computes, as others may."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
+def fastest(function: Callable[[], Any], device: torch.device, repeats: int, clock: Callable[[], float]) -> float:
+    """Seconds of the fastest call, after one that does not count."""
     function()
-    times = []
-    for _ in range(repeats):
-        synchronize(device)
-        began = clock()
-        function()
-        synchronize(device)
-        times.append(clock() - began)
-    return min(times)
+    return min(timed(function, device, clock) for _ in range(repeats))
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def measure(backbone, settings: dict, device: torch.device, options) -> dict:
+def measure(backbone, settings: dict, device: torch.device, options, clock) -> dict:
     """Seconds of a step with each size of the space."""
     torch.manual_seed(0)
     space: ElasticSpace = backbone.space
@@ -138,10 +120,10 @@ def measure(backbone, settings: dict, device: torch.device, options) -> dict:
     with FlopCounterMode(display=False) as counter:
         elastic(space.full)
     measured = {
-        size: 1000 * fastest(lambda size=size: elastic(size), device, options.repeats)
+        size: 1000 * fastest(lambda size=size: elastic(size), device, options.repeats, clock)
         for size in dict.fromkeys((*grid(space), space.full))
     }
-    rest = max(0.0, fastest(step, device, options.repeats) - measured[space.smallest] / 1000)
+    rest = max(0.0, fastest(step, device, options.repeats, clock) - measured[space.smallest] / 1000)
     features = {size: latency_features(size, cost) for size, cost in costs(backbone).items()}
     estimated = estimate(features, measured)
     passes = {size: milliseconds / 1000 for size, milliseconds in estimated.milliseconds.items()}
@@ -159,18 +141,18 @@ def measure(backbone, settings: dict, device: torch.device, options) -> dict:
 
 
 def simulate(space: ElasticSpace, seconds: dict[SubNetwork, float], steps: int, seed: int) -> dict[str, dict]:
-    """Of each number of processes: what a step takes on average of processes, and until the last one is done."""
+    """For each number of processes: the mean time of a step, and the time until the slowest process is done."""
     drawn = np.array(
         [[seconds[space.sub_network_at(step, seed, rank)] for step in range(steps)] for rank in range(max(PROCESSES))]
     )  # (processes, steps)
-    found = {}
+    results = {}
     for count in PROCESSES:
         groups = drawn.reshape(-1, count, steps)
         mean, until_last = float(groups.mean()), float(groups.max(axis=1).mean())
-        found[str(count)] = {"mean_seconds": mean, "max_seconds": until_last, "efficiency": mean / until_last}
         # with the same sub-networks, every process takes the mean over steps
-        found[str(count)]["ratio"] = until_last / mean
-    return found
+        ratio = {"efficiency": mean / until_last, "ratio": until_last / mean}
+        results[str(count)] = {"mean_seconds": mean, "max_seconds": until_last, **ratio}
+    return results
 
 
 def report(family: str, found: dict) -> None:
@@ -179,10 +161,10 @@ def report(family: str, found: dict) -> None:
     print(f"{found['smallest_pass_seconds']:.3g} to {found['full_pass_seconds']:.3g} s, ", end="")
     print(f"rest of a step {found['rest_of_step_seconds']:.3g} s; utilisation at full size {found['utilisation']:.0%}")
     print(f"{'processes':>9} {'mean step (s)':>14} {'slowest (s)':>12} {'efficiency':>11} {'own/same':>9}")
-    for count, of in found["processes"].items():
+    for count, row in found["processes"].items():
         print(
-            f"{count:>9} {of['mean_seconds']:>14.4g} {of['max_seconds']:>12.4g} {of['efficiency']:>11.1%} "
-            f"{of['ratio']:>9.3f}"
+            f"{count:>9} {row['mean_seconds']:>14.4g} {row['max_seconds']:>12.4g} {row['efficiency']:>11.1%} "
+            f"{row['ratio']:>9.3f}"
         )
     print()
 

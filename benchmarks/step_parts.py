@@ -5,23 +5,25 @@
     python benchmarks/step_parts.py --compile                         # torch.compile too, which takes minutes
 
 Both ways of a pair compute the same, which is checked before they are timed in turn. Time ratios are medians over the
-pairs; memory is what one holds at its fullest moment beyond parameters and inputs, on a GPU the most that was
-allocated, else the bytes of all tensors (live_bytes.py). The table's last row and the headline `ratio` are a whole step
-(forward, backward, AdamW, moving average): as it is, over one in which the teacher sees all crops, every crop has its
-own pass, dropped images are computed, slices are taken per call, all heads' logits are kept (plain_losses.py), and
-AdamW and moving average are loops. Checkpointing, bfloat16 and compilation are options, and in neither.
-The host's waits for the device are counted in step_waits.py. The last line is one JSON object.
+pairs. Memory is what a way holds at its fullest moment beyond parameters and inputs: on a GPU the most that was
+allocated, otherwise the bytes of all tensors (parts/live_bytes.py). The table's last row and the headline `ratio` are a
+whole step (forward, backward, AdamW, moving average): as it is, over one in which the teacher sees all crops, every
+crop has its own pass, dropped images are computed, slices are taken per call, all heads' logits are kept
+(parts/plain_losses.py), and AdamW and moving average are loops. Checkpointing, bfloat16 and compilation are options,
+and in neither. parts/step_waits.py counts how often the host waits for the device. The last line is one JSON object.
 """
 
 import argparse
 import json
-import platform
 import statistics
 
 import torch
-from parts.step_pairs import BF16_TOLERANCE, PRESETS, Pair, Parts
+from parts.machine import device_name, find_device, table_head, versions
+from parts.step_compile import compile_report
+from parts.step_pairs import Pair, pairs, plain_loss, step_loss
+from parts.step_setup import BF16_TOLERANCE, PRESETS, StepSetup
+from parts.step_waits import step_waits
 from parts.timing import check, peak, timed
-from step_waits import step_waits
 
 
 def main() -> None:
@@ -34,25 +36,22 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} threads"
-    print(f"{name}; torch {torch.__version__}, Python {platform.python_version()}; {options.repeats} pairs, medians")
+    device, name = find_device(), device_name()
+    print(f"{table_head(name)}; {options.repeats} pairs, medians")
     if options.compile:
-        from step_compile import compile_report
-
         # before there is a model here, as other processes do it, and may need the same GPU's memory
         compiled = compile_report(options)
-    parts = Parts(options.preset, options.batch, options.bf16, device)
+    setup = StepSetup(options.preset, options.batch, options.bf16, device)
     print(
-        f"full {parts.full}, elastic {parts.size}, {parts.batch} images x (2 x {parts.sides[0]} px + "
-        f"{parts.num_local} x {parts.sides[1]} px), prototypes {parts.model.config.num_prototypes}, "
+        f"full {setup.full}, elastic {setup.size}, {setup.batch} images x (2 x {setup.sides[0]} px + "
+        f"{setup.num_local} x {setup.sides[1]} px), prototypes {setup.model.config.num_prototypes}, "
         f"{'bfloat16' if options.bf16 else 'float32'}\n"
     )
     print(f"{'saving':<34} {'instead of':<30} {'without (s)':>11} {'with (s)':>9} {'time':>6} {'memory':>7}")
     figures = {}
-    losses = [loss(parts.model).detach() for loss in (parts.plain_loss, parts.loss)]
+    losses = [loss(setup, setup.model).detach() for loss in (plain_loss, step_loss)]
     check(losses[:1], losses[1:], BF16_TOLERANCE if options.bf16 else 1e-3, "losses of the whole step")
-    for pair in parts.pairs():
+    for pair in pairs(setup):
         row = figures[f"{pair.saving}, not {pair.instead_of}"] = measured(pair, device, options.repeats, options.bf16)
         memory = f"{row['memory_ratio']:>7.3f}" if row["memory_ratio"] is not None else f"{'-':>7}"
         print(
@@ -62,8 +61,8 @@ def main() -> None:
         )
     waits = step_waits(device)
     print(f"\na step waits for the device {sum(waits.values())} times {waits or ''}\n")
-    summary = {"ratio": row["ratio"], "memory_ratio": row["memory_ratio"], "device": name, "torch": torch.__version__}
-    summary |= {"python": platform.python_version(), "preset": options.preset, "batch": parts.batch}
+    summary = {"ratio": row["ratio"], "memory_ratio": row["memory_ratio"], "device": name, **versions()}
+    summary |= {"preset": options.preset, "batch": setup.batch}
     summary |= {"bf16": options.bf16, "waits": waits, "pairs": figures}
     summary |= {"compile": compiled} if options.compile else {}
     print(json.dumps(summary))
@@ -71,10 +70,10 @@ def main() -> None:
 
 def measured(pair: Pair, device: torch.device, repeats: int, bf16: bool) -> dict:
     """Seconds, bytes and ratios of both ways of a pair, after they were compared."""
-    expected, found = pair.without(), pair.with_()
+    expected, actual = pair.without(), pair.with_()
     if pair.tolerance is not None:
-        check(expected, found, BF16_TOLERANCE if bf16 else pair.tolerance, f"{pair.saving} and {pair.instead_of}")
-    del expected, found
+        check(expected, actual, BF16_TOLERANCE if bf16 else pair.tolerance, f"{pair.saving} and {pair.instead_of}")
+    del expected, actual
     ways = {"without": pair.without, "with": pair.with_}
     peaks = {name: peak(run, device) for name, run in ways.items()}
     seconds = {name: [] for name in ways}

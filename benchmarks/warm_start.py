@@ -9,13 +9,12 @@ k-NN accuracy on the test split of
   converted  the same sizes after pre-training that started from the model (`init_from`), without labels,
   alone      each size trained from scratch by the same code and for as many steps, as a space of one.
 Labels train the source and vote in k-NN; nothing else sees them. The last line is one JSON object, in which `ratio` is
-the error of the smaller sizes converted over their error alone.
+the mean k-NN error of the smaller sizes, converted over alone.
 """
 
 import argparse
 import json
 import logging
-import platform
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from parts.machine import table_head, versions
 from PIL import Image
 from torch.nn.functional import cross_entropy, pad
 from transformers import ViTConfig, ViTForImageClassification
@@ -195,7 +195,7 @@ def measure(source, images: Images, data, options, seed: int, folder: Path, seco
 
 def report(results, seconds, options) -> None:
     print(
-        f"\nCPU, 1 thread; torch {torch.__version__}, Python {platform.python_version()}; {options.steps} steps of 128 "
+        f"\n{table_head('CPU, 1 thread')}; {options.steps} steps of 128 "
         f"images, seeds {options.seeds}, {options.test_images} test images\nk-NN accuracy in % (k = 20), mean of the "
         "seeds\n"
     )
@@ -220,7 +220,7 @@ def report(results, seconds, options) -> None:
         figures["full_size_change"] = full - start
     shown = vars(options) | {"source": bool(options.source), "dataset_name": Path(options.dataset_name).name}
     figures |= {"knn": results, "cpu_seconds": seconds, "options": shown}
-    print(json.dumps(figures | {"torch": torch.__version__, "python": platform.python_version()}))
+    print(json.dumps(figures | versions()))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_step_parts():
 def test_what_makes_the_host_wait_is_counted(monkeypatch):
     """A step that reads its loss, and one that asks the device which patches are hidden, are noticed."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from step_waits import step_waits
+    from parts.step_waits import step_waits
 
     forward, step = PoaForPreTraining.forward, PoaTrainer._step
 

@@ -1,4 +1,4 @@
-"""Counts the bytes that tensors hold, of real ones and of tensors without memory."""
+"""Count the bytes that tensors hold, real ones and fake ones without memory."""
 
 import weakref
 
@@ -8,10 +8,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within it, `peak` is the most that the storages made within held at a time, after any operation.
+    """Counts the bytes of the storages that are made in its block; `peak` is the most after any operation.
 
-    What an operation needs only within itself is not seen. Works on fake tensors too, which cost neither memory nor
-    time: a step of any size can be counted on any machine.
+    What an operation allocates and frees within itself is not seen. Fake tensors, which cost neither memory nor time,
+    are counted like real ones, so a step of any size can be counted on any machine.
     """
 
     def __init__(self):
@@ -19,13 +19,14 @@ class LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        inputs = {tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if torch.is_tensor(tensor)}
+        inputs = [tensor.untyped_storage() for tensor in tree_leaves((args, kwargs)) if torch.is_tensor(tensor)]
+        input_ids = {id(storage) for storage in inputs}  # a storage is one object for as long as it is held
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            # tensors of the meta device have no storage, though they say what it would measure
+            # tensors on the meta device have no memory, although they say how much it would be
             if not torch.is_tensor(tensor) or tensor.device.type == "meta":
                 continue
-            if tensor.untyped_storage()._cdata not in inputs:
+            if id(tensor.untyped_storage()) not in input_ids:
                 self._add(tensor.untyped_storage())
         self.peak = max(self.peak, self.live)
         return result

@@ -32,7 +32,7 @@ class Queue(TorchDispatchMode):
 def meta_device(monkeypatch):
     """The meta device as one to train on, where values may not come from Python numbers, by a copy."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from step_waits import stand_in_for_a_gpu
+    from parts.step_waits import stand_in_for_a_gpu
 
     def refuse():
         raise AssertionError("a tensor of Python numbers is copied to the device, which waits for it")

@@ -1,6 +1,6 @@
-"""How often a training step makes the host wait for the device, by the profiler: a part of step_parts.py.
+"""How often a training step makes the host wait for the device, by the profiler, for step_parts.py.
 
-    python benchmarks/step_waits.py
+Run as a program, `python -m parts.step_waits` in benchmarks/, it lists the waits with their lines of code.
 
 On a GPU these are the profiler's synchronising calls of CUDA during `PoaTrainer`'s step; one cudaEventSynchronize is
 for the flag of the step before, behind which this one is queued already.
@@ -32,6 +32,8 @@ from poa_hf.runs.json_lines import JsonLines
 from poa_hf.training.monitoring import LogWindow
 from poa_hf.training.optimization import build_optimizer
 
+from .machine import find_device
+
 WAIT = "waits: "
 CUDA_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 aten = torch.ops.aten
@@ -39,7 +41,7 @@ SETTING = (aten.index_put.default, aten.index_put_.default)
 
 
 def main() -> None:
-    waits = step_waits(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    waits = step_waits(find_device())
     print("\n".join(f"{count} x {place}" for place, count in waits.items()) or "nothing waits")
     print(json.dumps(waits))
 

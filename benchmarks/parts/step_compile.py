@@ -1,6 +1,7 @@
-"""What torch.compile takes and gives, for teacher, intact student and single sizes: a part of step_parts.py.
+"""What torch.compile costs and gains for teacher, intact student and single sizes, for step_parts.py --compile.
 
-As a program it compiles and measures once, with the inductor cache that TORCHINDUCTOR_CACHE_DIR says.
+Run as a program (`python -m parts.step_compile` in benchmarks/), it compiles and measures once, with the inductor cache
+that TORCHINDUCTOR_CACHE_DIR names.
 """
 
 import argparse
@@ -12,28 +13,36 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from parts.step_pairs import BF16_TOLERANCE, PRESETS, Parts
-from parts.timing import check, timed
 from torch.func import functional_call
 
 from poa_hf import SubNetwork
 
+from .machine import find_device
+from .step_setup import BF16_TOLERANCE, PRESETS, StepSetup
+from .timing import check, timed
+
+BENCHMARKS = Path(__file__).parents[1]
 SIZES, STEPS = 143, 276_800  # sub-networks of the published ViT, and steps of its training
 
 
 def compile_report(options: argparse.Namespace) -> dict:
-    """Measures in a fresh cache and again, in another process, with what that has kept; prints a table and a verdict on
-    the elastic pass."""
-    given = [f"--{name}={getattr(options, name)}" for name in ("preset", "batch", "repeats", "threads")]
-    given = [option for option in given if not option.endswith("None")] + ["--bf16"] * options.bf16
-    command = [sys.executable, __file__, *given]
+    """Measure with an empty cache and again with what that has kept, each in a process of its own.
+
+    Prints a table and a verdict on the elastic pass.
+    """
+    names = [name for name in ("preset", "batch", "repeats", "threads") if getattr(options, name) is not None]
+    arguments = [f"--{name}={getattr(options, name)}" for name in names] + ["--bf16"] * options.bf16
+    command = [sys.executable, "-m", "parts.step_compile", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}
         cold, warm = (
             json.loads(
-                subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1]
+                subprocess.run(
+                    command, env=environment, cwd=BENCHMARKS, stdout=subprocess.PIPE, check=True
+                ).stdout.splitlines()[-1]
             )
             for _ in range(2)
         )
@@ -68,31 +77,31 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    parts = Parts(options.preset, options.batch, options.bf16, device)
-    student, teacher = parts.dropping.student, parts.dropping.teacher
+    device = find_device()
+    setup = StepSetup(options.preset, options.batch, options.bf16, device)
+    student, teacher = setup.dropping.student, setup.dropping.teacher
     compiled_student, compiled_teacher = (torch.compile(module, dynamic=False) for module in (student, teacher))
     figures = {
         "teacher": compared(
-            lambda: parts.teacher(backbone=teacher),
-            lambda: parts.teacher(backbone=compiled_teacher), options.repeats, device,
+            lambda: setup.teacher(backbone=teacher),
+            lambda: setup.teacher(backbone=compiled_teacher), options.repeats, device,
         ),
         "intact student": compared(
-            lambda: parts.trained(student),
-            lambda: parts.trained(student, compiled_student), options.repeats, device,
+            lambda: setup.trained(student),
+            lambda: setup.trained(student, compiled_student), options.repeats, device,
         ),
     }  # fmt: skip
     space = student.config.space
-    sizes = sorted({space.smallest, parts.size, list(space)[len(space) // 2]})
+    sizes = sorted({space.smallest, setup.size, list(space)[len(space) // 2]})
     for size in sizes:
         torch.compiler.reset()  # sizes share their code, of which few versions are kept
-        figures[f"elastic student {size}"] = compared(*elastic_passes(parts, size), options.repeats, device)
+        figures[f"elastic student {size}"] = compared(*elastic_passes(setup, size), options.repeats, device)
     print(json.dumps(figures))
 
 
-def elastic_passes(parts: Parts, size: SubNetwork) -> tuple[Callable, Callable]:
+def elastic_passes(setup: StepSetup, size: SubNetwork) -> tuple[Callable, Callable]:
     """The elastic student's pass, plain and compiled; both take the slices anew, which is not compiled."""
-    student = parts.dropping.student
+    student = setup.dropping.student
     plain = student.sliced(size).plain
 
     @torch.compile(dynamic=False)
@@ -101,9 +110,9 @@ def elastic_passes(parts: Parts, size: SubNetwork) -> tuple[Callable, Callable]:
 
     def run_compiled():
         tensors = student.sliced(size).tensors
-        return parts.trained(student, lambda crops, bool_masked_pos=None: compiled(tensors, crops, bool_masked_pos))
+        return setup.trained(student, lambda crops, bool_masked_pos=None: compiled(tensors, crops, bool_masked_pos))
 
-    return lambda: parts.trained(student, student.sliced(size)), run_compiled
+    return lambda: setup.trained(student, student.sliced(size)), run_compiled
 
 
 def compared(plain: Callable, compiled: Callable, repeats: int, device: torch.device) -> dict:
