@@ -6,11 +6,10 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
-from poa_hf import PoaForPreTraining
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.evaluation import evaluator as module
 from poa_hf.evaluation.evaluator import evaluate_sizes
-from poa_hf.evaluation.features import class_features, image_features
+from poa_hf.evaluation.features import image_features
 from poa_hf.evaluation.labelled import LabelledImages
 from poa_hf.evaluation.processes import Processes
 from poa_hf.evaluation.splits import EvaluationData
@@ -18,8 +17,7 @@ from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import TASKS, TaskOptions
 from poa_hf.evaluation.tasks.knn import knn_predictions
 
-from ..conftest import golden_config
-from .images import parquet_folder, table
+from .images import table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -37,63 +35,6 @@ def data() -> EvaluationData:
 def features_of(subject, images, sizes=("16x1", "32x3"), **options):
     owners = dict.fromkeys(sizes, 0)
     return image_features(subject.callables(sizes), images, subject.processor, owners, Processes(), **options)
-
-
-def test_features_are_those_of_the_extracted_models(subject):
-    dataset = table(20)
-    found = features_of(subject, LabelledImages(dataset), batch_size=20)
-    pixels = PROCESSOR([row["image"] for row in dataset], return_tensors="pt").pixel_values
-    assert found.labels == dataset["label"] and found.skipped == 0
-    for size, features in found.features.items():
-        assert torch.equal(features, class_features(subject.model.extract(size), [pixels]))
-
-
-def test_every_family_and_size(family):
-    model = PoaForPreTraining(golden_config(family)).eval().teacher
-    processor = evaluation_processor(model.config.image_size, PROCESSOR.image_mean, PROCESSOR.image_std)
-    subject = Subject(family, model, processor)
-    dataset = table(3)
-    pixels = processor([row["image"] for row in dataset], return_tensors="pt").pixel_values
-    found = features_of(subject, LabelledImages(dataset), subject.sizes("all"))
-    assert len(found.features) == len(model.config.space) > 1
-    for size, features in found.features.items():
-        torch.testing.assert_close(features, class_features(model.extract(size), [pixels]), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("streaming", [True, False])
-def test_images_that_cannot_be_decoded_go_with_their_labels(subject, tmp_path, caplog, streaming):
-    folder = parquet_folder(tmp_path / "images", table(30, broken=(0, 7, 29)))
-    dataset = datasets.load_dataset(str(folder), split="train", streaming=streaming)
-    found = features_of(subject, LabelledImages(dataset), batch_size=4)
-    whole = features_of(subject, LabelledImages(table(30)), batch_size=4)
-    kept = [i for i in range(30) if i not in (0, 7, 29)]
-    assert found.skipped == 3 and found.labels == [whole.labels[i] for i in kept]
-    torch.testing.assert_close(found.features["16x1"], whole.features["16x1"][kept])
-    assert len(caplog.records) == 3 and "of the train split could not be decoded" in caplog.text
-
-
-def test_workers_change_nothing(subject, tmp_path):
-    folder = parquet_folder(tmp_path / "images", table(30, broken=(3,)))
-    for streaming in (True, False):
-        dataset = datasets.load_dataset(str(folder), split="train", streaming=streaming)
-        alone, helped = (
-            features_of(subject, LabelledImages(dataset), batch_size=4, num_workers=number) for number in (0, 2)
-        )
-        assert alone.labels == helped.labels and helped.skipped == 1
-        assert all(torch.equal(alone.features[size], helped.features[size]) for size in alone.features)
-
-
-def test_what_goes_wrong_in_a_worker_is_one_sentence(subject, caplog):
-    late = LabelledImages(table(12, label=datasets.Value("int64"), labels=[0] * 11 + [-1]))
-    for workers in (0, 1):
-        with pytest.raises(ValueError, match="^Row 11 of the train split has no label"):
-            features_of(subject, late, num_workers=workers)
-    with pytest.raises(ValueError, match="^No image of the train split could be decoded .row 0"):
-        features_of(subject, LabelledImages(table(2, broken=(0, 1))))
-    broken = copy.deepcopy(subject.model)
-    broken.layernorm.weight.data[0] = torch.nan
-    with pytest.raises(ValueError, match="^Some features of 16x1 are not finite"):
-        features_of(Subject("broken", broken, PROCESSOR), LabelledImages(table(2)))
 
 
 def test_every_task_of_every_size(subject, data):
@@ -130,7 +71,7 @@ def test_little_memory_means_more_passes_and_the_same_numbers(subject, data, mon
     sizes = len(subject.model.config.space)
     assert parts == whole and f"of {sizes} over" not in caplog.text and "Pass 2 of" in caplog.text
     caplog.clear()
-    monkeypatch.setattr(module, "SIZES_PER_PASS", 1)
+    monkeypatch.setattr(module, "PLAIN_MODELS_KEPT", 1)
     assert evaluate_sizes(subject, data, "all", ["knn"], options) == whole
     assert f"Pass {sizes} of {sizes} over" in caplog.text
 
@@ -190,19 +131,6 @@ def test_what_makes_no_sense_is_refused_before_any_work(subject, data, arguments
     subject.model.forward = None
     with pytest.raises(ValueError, match=message):
         evaluate_sizes(subject, data, **arguments)
-
-
-def test_models_that_give_no_features(data, tiny_model):
-    head = Subject("head", torch.nn.Identity(), PROCESSOR)
-    with pytest.raises(ValueError, match="head gives no features of images"):
-        evaluate_sizes(head, data)
-
-
-def test_named_sizes_are_the_default(subject):
-    named = subject.model.config.space.named
-    assert subject.sizes() == subject.sizes("named") == list(dict.fromkeys(map(str, named.values())))
-    assert subject.sizes("small, 32x3,small") == [str(named["small"]), "32x3"]
-    assert len(subject.sizes("all")) == len(subject.model.config.space)
 
 
 def test_passes_hold_what_fits():

@@ -22,9 +22,6 @@ from .tasks import LabelledFeatures, Score, TaskOptions, check_tasks, need_train
 
 logger = logging.getLogger(__name__)
 
-# An elastic model keeps the plain models of that many sizes; those of further ones would be built anew at every batch.
-SIZES_PER_PASS = PLAIN_MODELS_KEPT
-
 
 def evaluate_sizes(
     subject: Subject,
@@ -118,6 +115,8 @@ def evaluate_sizes(
 def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list[str]]:
     """Group sizes into passes such that the float32 features of each pass fit into `memory` bytes.
 
+    A pass has no more sizes than an elastic model keeps plain models: those of more would be built at every batch.
+
     Args:
         widths: The number of channels of each size's features.
     """
@@ -125,7 +124,7 @@ def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list
     used = 0
     for size, width in widths.items():
         needed = 4 * width * num_images
-        if not passes or used + needed > memory or len(passes[-1]) == SIZES_PER_PASS:
+        if not passes or used + needed > memory or len(passes[-1]) == PLAIN_MODELS_KEPT:
             passes.append([])
             used = 0
         passes[-1].append(size)

@@ -17,7 +17,6 @@ from ..elastic import SubNetwork
 from ..formatting import format_quantity
 from .blank import blank_figure
 from .grids import Grid
-from .grids import grids as grids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

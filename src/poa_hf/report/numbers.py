@@ -8,6 +8,7 @@ from typing import Any
 
 from ..elastic import SubNetwork
 from ..figures import charts
+from ..figures.grids import grids
 from ..runs.comparison import Comparison
 from ..runs.facts import RunFacts
 from ..selection.costs import Costs
@@ -37,7 +38,7 @@ def heat_map_section(facts: RunFacts, measured: Comparison | None, task: str) ->
     section.text = f"{_sentence(measured.description)[:-1]}, of {count} {len(space)} sizes."
     if some:
         section.missing.append(("The other sizes, marked with a dot, have not been measured:", _evaluate(facts)))
-    for index, grid in enumerate(charts.grids(space, values)):
+    for index, grid in enumerate(grids(space, values)):
         caption = f"{_sentence(measured.metric_name)[:-1]} by {grid.column_name} and {grid.row_name}"
         caption += f", {grid.title}." if grid.title else "."
         section.chart(f"quality-{index + 1}", caption, charts.heat_map, grid, low, high, measured.metric_name)

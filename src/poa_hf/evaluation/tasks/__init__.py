@@ -1,4 +1,4 @@
-"""The evaluation tasks: each measures in its own way how good frozen features are.
+"""The evaluation tasks: each is another way to measure how good frozen features are.
 
 To add a task, write one file like its neighbours, which holds the task's options, their check and the computation as
 one `Task`. Then add the task to `_TASKS`, and its options, if it has any, to the bases of `TaskOptions`.
@@ -53,8 +53,8 @@ def need_train(tasks: Sequence[str]) -> bool:
 
 def remarks(tasks: Sequence[str], options: TaskOptions, train_images: int) -> list[str]:
     """Sentences about what the tasks leave out with this number of train images."""
-    found = (_BY_NAME[task].remark(options, train_images) for task in tasks)
-    return [remark for remark in found if remark]
+    candidates = (_BY_NAME[task].remark(options, train_images) for task in tasks)
+    return [remark for remark in candidates if remark]
 
 
 def run_task(
