@@ -37,15 +37,15 @@ def features_of(subject, images, sizes=("16x1", "32x3"), **options):
     return image_features(subject.callables(sizes), images, subject.processor, owners, Processes(), **options)
 
 
-def test_every_task_of_every_size(subject, data):
+def test_every_task_of_several_sizes(subject, data):
     subject.model.train()
     weights = copy.deepcopy(subject.model.state_dict())
     options = TaskOptions(k=(5, 20), label_shares=(0.1,))
-    records = evaluate_sizes(subject, data, "all", TASKS, options)
+    sizes = ["16x1", "32x2", "32x3"]
+    records = evaluate_sizes(subject, data, sizes, TASKS, options)
     assert subject.model.training and all(
         torch.equal(weights[name], t) for name, t in subject.model.state_dict().items()
     )
-    sizes = [str(size) for size in subject.model.config.space]
     assert list(dict.fromkeys(record.size for record in records)) == sizes
     metrics = [record.metric for record in records if record.size == sizes[0]]
     assert metrics == ["knn_accuracy", "knn_accuracy", "linear_accuracy", "lowshot_accuracy", "clustering_accuracy",
