@@ -67,8 +67,8 @@ def check_license(license: str | None, license_name: str | None = None, license_
 def card_problems(content: str) -> list[str]:
     """Return what the Hub would refuse in a card, one sentence for each problem.
 
-    >>> card_problems("---\nlicense: mitt\n---\n# A card")[0]
-    "license 'mitt' is not an identifier of the Hub (did you mean mit?): for another licence write other, with ..."
+    >>> card_problems("---\\nlicense: mitt\\n---\\n# A card")
+    ["license 'mitt' is not an identifier of the Hub (did you mean mit?): for another licence write other, with ..."]
     """
     match = re.match(r"\A---\r?\n(.*?)\r?\n---\r?(?:\n|\Z)", content, re.DOTALL)
     if match is None:
