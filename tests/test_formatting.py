@@ -47,15 +47,15 @@ COMMANDS = ["pretrain", "extract", "evaluate", "select", "report", "convert", "p
 )
 def test_suggestions_of_realistic_mistakes(name, known, near):
     if near is None:
-        assert suggest(name, known) == f"choose from {', '.join(sorted(known))}"
+        assert suggest(name, known) == f"choose from {', '.join(sorted(known))}."
     else:
         assert suggest(name, known) == f"did you mean {near}?"
 
 
 def test_prefixes_are_shown_where_they_help():
     assert suggest("max_step", OPTIONS, "--") == "did you mean --max_steps?"
-    assert suggest("x", ["hidden_size"], "model.") == "choose from hidden_size"
-    assert suggest("x", ["seed", "bf16"], "--") == "choose from --bf16, --seed"
+    assert suggest("x", ["hidden_size"], "model.") == "choose from hidden_size."
+    assert suggest("x", ["seed", "bf16"], "--") == "choose from --bf16, --seed."
 
 
 def test_values_as_text():

@@ -33,6 +33,8 @@ def listed(values: Iterable[object], at_most: int = 16) -> str:
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Say what to write instead of an unknown name: the nearest known names or, when none is near, all that exist.
 
+    The text ends the sentence that it stands in.
+
     Args:
         name: What was written.
         known: The names that exist.
@@ -41,13 +43,13 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     >>> suggest("max_step", ["max_steps", "seed"], "--")
     'did you mean --max_steps?'
     >>> suggest("colour", ["max_steps", "seed"])
-    'choose from max_steps, seed'
+    'choose from max_steps, seed.'
     """
     known = sorted(known)
     if near := _near(name, known):
         return f"did you mean {' or '.join(prefix + each for each in near)}?"
     prefix = prefix if prefix.startswith("-") else ""
-    return f"choose from {', '.join(prefix + each for each in known)}"
+    return f"choose from {', '.join(prefix + each for each in known)}."
 
 
 def _near(name: str, known: list[str]) -> list[str]:

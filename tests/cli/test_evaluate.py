@@ -144,15 +144,15 @@ def test_two_processes_give_the_numbers_of_one(folders, capsys, tmp_path):
         (["{root}/run", "--test_split", "dev"], "no split 'dev'"),
         (["{root}/run", "--label_column", "lable"], "did you mean label?"),
         (["{root}/run", "--label_column", "image"], "'image' is of type Image"),
-        (["{root}/run", "--image_column", "img"], "did you mean image"),
+        (["{root}/run", "--image_column", "img"], "choose from image, label."),
         (["{root}/run", "--batch_size", "0"], "batch_size 0"),
         (["{root}/run", "--batch_size", "x"], "--batch_size is 'x': give a whole number"),
         (["{root}/run", "--output", "{root}"], "is a folder"),
         (["{root}/run", "--output", "{root}/no/e.json"], "can be written to"),
         (["{root}/run", "--output", "{root}/run/config.json"], "cannot be read as evaluations"),
         (["{root}/run", "--dataset_name", "{root}/nothing"], "does not exist"),
-        (["{root}/run", "--more"], "Unrecognized arguments: --more."),
-        ([], "The following arguments are required: model"),
+        (["{root}/run", "--more"], "--more is not an option of poa evaluate: choose from --batch_size"),
+        ([], "Give MODEL: see poa evaluate --help."),
     ],
 )
 def test_mistakes_are_one_sentence(folders, capsys, argv, message):

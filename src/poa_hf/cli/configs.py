@@ -33,8 +33,7 @@ def find_config(name: str) -> Path:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         hint = f" (give --config {path.stem} for poa_hf's own recipe)" if path.stem in recipe_names() else ""
         raise ValueError(f"The configuration file {name} does not exist{hint}.")
-    hint = suggest(name, recipe_names())
-    raise ValueError(f"{name!r} is neither a file nor a recipe: {hint}{'' if hint.endswith('?') else '.'}")
+    raise ValueError(f"{name!r} is neither a file nor a recipe: {suggest(name, recipe_names())}")
 
 
 def list_configs() -> str:

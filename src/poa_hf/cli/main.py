@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         kind = "an option" if argv[0].startswith("-") else "a command"
         hint = suggest(argv[0], [*COMMANDS, "--version", "--help"] if kind == "an option" else COMMANDS)
-        return _fail(f"{argv[0]!r} is not {kind} of poa: {hint}{'' if hint.endswith('?') else '.'}")
+        return _fail(f"{argv[0]!r} is not {kind} of poa: {hint}")
     command = getattr(import_module(f"{__package__}.{argv[0]}"), argv[0])
     return run(command, argv[1:])
 

@@ -41,13 +41,15 @@ _SENTENCES = {
 
 
 def instead_of(name: str, prefix: str = "") -> str | None:
-    """Return what to write instead of an option that users of transformers expect, or None.
+    """Say what to write instead of an option that users of transformers expect, as `suggest` does; None for others.
 
     Args:
         name: What was written, without hyphens before it.
         prefix: What is before an option's name where it was written: `--` on the command line.
     """
     if name in _INSTEAD:
-        return f"give {prefix}{_INSTEAD[name]}"
-    sentence = _SENTENCES.get(name)
-    return sentence if sentence is None or prefix else sentence.replace(" --", " ")
+        return f"give {prefix}{_INSTEAD[name]}."
+    if name not in _SENTENCES:
+        return None
+    sentence = _SENTENCES[name] if prefix else _SENTENCES[name].replace(" --", " ")
+    return f"{sentence}."

@@ -140,7 +140,7 @@ class CommandParser(argparse.ArgumentParser):
                 return spelling
         names = [each[2:] for each, action in self._known_options.items() if action.help is not argparse.SUPPRESS]
         hint = self.instead_of(name[2:]) or suggest(name[2:], names, "--")
-        raise ValueError(f"{name} is not an option of {self.prog}: {hint}{'' if hint.endswith('?') else '.'}")
+        raise ValueError(f"{name} is not an option of {self.prog}: {hint}")
 
     def instead_of(self, name: str) -> str | None:
         """Return what to write instead of an option of other programs; the commands say which they know."""
@@ -149,7 +149,7 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as a sentence."""
         if match := re.match(r"the following arguments are required: (.*)", message):
-            missing = match[1].split(", ")
+            missing = [name if name.startswith("-") else name.upper() for name in match[1].split(", ")]
             raise ValueError(f"Give {' and '.join(missing)}: see {self.prog} --help.")
         message = re.sub(r"^argument (\S+?)(?:/\S+)?: is ", r"\1 is ", message)
         if match := re.match(r"argument (\S+): invalid choice: ('.*?') \(choose from (.*)\)", message):

@@ -210,7 +210,7 @@ def _check_keys(content: dict[str, Any]) -> None:
     for key in content:
         if key not in known:
             hint = instead_of(str(key)) or suggest(str(key), {*known, "model"})
-            raise ValueError(f"{key} is not a known key: {hint}{'' if hint.endswith('?') else '.'}")
+            raise ValueError(f"{key} is not a known key: {hint}")
 
 
 def _split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[str], Any]]]:

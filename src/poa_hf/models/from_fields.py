@@ -50,7 +50,7 @@ def model_config(model: Mapping[str, Any]) -> PoaConfig:
     model_type = backbone.pop("model_type", "poa_vit")
     elastic = sorted(name for name in CONFIG_MAPPING if name.startswith("poa_"))
     if model_type not in elastic:
-        raise ValueError(f"model_type {model_type!r} is not an elastic model: {suggest(str(model_type), elastic)}.")
+        raise ValueError(f"model_type {model_type!r} is not an elastic model: {suggest(str(model_type), elastic)}")
     backbone_class = CONFIG_MAPPING[model_type]
     for key in backbone:
         check_key(key, field_names(backbone_class), "model.backbone_config.")
@@ -112,4 +112,4 @@ def check_key(key: object, known: set[str], prefix: str = "") -> None:
     if key not in known:
         general = field_names(PreTrainedConfig) - {"hidden_size"}
         hint = suggest(str(key), known - general, prefix)
-        raise ValueError(f"{prefix}{key} is not a known key: {hint}{'' if hint.endswith('?') else '.'}")
+        raise ValueError(f"{prefix}{key} is not a known key: {hint}")
