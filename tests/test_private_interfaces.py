@@ -34,3 +34,51 @@ def test_auto_config_is_defined_where_registration_waits():
     assert AutoConfig.__module__ == AUTO_MODULE, (
         "transformers defines AutoConfig in another module: mend poa_hf/_registration.py, AUTO_MODULE"
     )
+
+
+def test_fsspec_resets_its_lock():
+    import fsspec.asyn
+
+    assert callable(getattr(fsspec.asyn, "reset_lock", None)), (
+        "fsspec has no asyn.reset_lock any more, which forked workers call before they read: mend data/workers.py"
+    )
+
+
+def test_accelerate_forgets_an_earlier_run():
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    for precision in ("bf16", "no"):
+        for state in (AcceleratorState, GradientState):
+            assert callable(getattr(state, "_reset_state", None)), (
+                f"Accelerate's {state.__name__} has no _reset_state any more: mend training/engines.py"
+            )
+            state._reset_state()
+        assert Accelerator(mixed_precision=precision, cpu=True).mixed_precision == precision, (
+            "an accelerator keeps the precision of an earlier one after _reset_state: mend training/engines.py"
+        )
+
+
+def test_the_launcher_says_what_it_launches():
+    from .training.processes import launch_environment
+
+    expected = {
+        "fsdp2.yaml": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+        "deepspeed_zero2.yaml": {"ACCELERATE_USE_DEEPSPEED": "true"},
+    }
+    for config, variables in expected.items():
+        assert variables.items() <= launch_environment(config).items(), (
+            f"`accelerate launch` does not set {', '.join(variables)} any more: mend training/engines.py"
+        )
+
+
+def test_fused_adamw_reads_found_inf():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)
+    for found_inf, moved in ((1.0, False), (0.0, True)):
+        parameter.grad = torch.ones(3)
+        optimizer.found_inf = torch.tensor(found_inf)
+        optimizer.step()
+        assert bool((parameter != 1).all()) is moved, (
+            "torch's fused AdamW does not skip a step by its found_inf any more: mend training/optimization.py"
+        )

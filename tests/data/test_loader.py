@@ -12,46 +12,11 @@ import torch
 from PIL import Image
 
 from poa_hf.data import CropArguments, PretrainingLoader
-from poa_hf.data.order import permuted_index
-from poa_hf.data.rows import StreamedImages
-from poa_hf.data.stream import Lane
 
-ROWS_PER_FILE, FILES, ROW_GROUP = 25, 4, 9
+from .images import FILES, ROWS_PER_FILE, png, stored_images, stream_of, write_parquet
+
 ARGS = CropArguments(global_crop_size=12, local_crop_size=8, num_local_crops=3)
 GRID = (4, 4)
-FEATURES = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
-
-
-def png(number: int) -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    pixels[0, 0] = number
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_parquet(folder, values):
-    folder.mkdir(exist_ok=True)
-    for f in range(FILES):
-        part = values[f * ROWS_PER_FILE : (f + 1) * ROWS_PER_FILE]
-        rows = {"image": [v and {"bytes": v, "path": None} for v in part], "label": list(range(len(part)))}
-        dataset = datasets.Dataset.from_dict(rows, features=FEATURES)
-        dataset.to_parquet(folder / f"train-{f:05d}-of-{FILES:05d}.parquet", batch_size=ROW_GROUP)
-    return folder
-
-
-def stored_images(values):
-    rows = [{"image": v and {"bytes": v, "path": None}, "label": 0} for v in values]
-    return datasets.Dataset.from_list(rows, features=FEATURES)
-
-
-def stream_of(folder):
-    return datasets.load_dataset(str(folder), split="train", streaming=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_parquet(tmp_path_factory.mktemp("parquet"), [png(i) for i in range(FILES * ROWS_PER_FILE)])
 
 
 @pytest.fixture(scope="module")
@@ -253,32 +218,6 @@ def test_every_image_once_per_epoch(sources):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-@pytest.mark.parametrize("num_lanes", [1, 3, 5, 12])
-def test_lanes_together_read_every_row_once_per_epoch(folder, num_lanes):
-    source = StreamedImages(stream_of(folder))
-    assert source.num_shards == 12
-    sizes = [sum(1 for _ in source.rows(source.open_shard(i))) for i in range(12)]
-    seen = [[], []]
-    for t in range(num_lanes):
-        lane = Lane(source, 0, t, num_lanes, block_size=6)
-        for epoch in range(2):
-            order = np.random.default_rng([0, epoch, 0x73686172]).permutation(12)[t::num_lanes]
-            rows = [lane.advance() for _ in range(sum(sizes[i] for i in order))]
-            assert {row.name.split(":")[0] for row in rows} == {str(i) for i in order}
-            seen[epoch] += rows
-    for rows in seen:
-        assert len({row.name for row in rows}) == len({row.image["bytes"] for row in rows}) == 100
-
-
-def test_a_block_is_a_shuffle_of_neighbouring_rows(folder):
-    lane = Lane(StreamedImages(stream_of(folder)), 0, 0, 1, block_size=30)
-    blocks = [[lane.advance().name for _ in range(30)] for _ in range(3)]
-    for block in blocks:
-        shards = {i.split(":")[0] for i in block}
-        assert 4 <= len(shards) <= 6  # spans row groups, and no more of them than 30 rows need
-        assert block != sorted(block, key=lambda i: tuple(map(int, i.split(":"))))
-
-
 def test_webdataset_and_mapped_and_generated_streams(tmp_path):
     import tarfile
 
@@ -308,18 +247,6 @@ def generate(starts):
     for start in starts:
         for i in range(10):
             yield {"image": png(start + i)}
-
-
-@pytest.mark.parametrize("length", [1, 2, 3, 10, 64, 1000, 4097])
-def test_permuted_index_is_a_permutation(length):
-    once, again = (permuted_index(0, epoch, length, np.arange(length)) for epoch in (0, 1))
-    assert sorted(once) == sorted(again) == list(range(length))
-    if length > 9:
-        assert not np.array_equal(once, again)
-        # no trend: the mean displacement of a random permutation is a third of the length
-        assert length > 60 or abs(np.abs(once - np.arange(length)).mean() / length) < 0.7
-    if length >= 1000:
-        assert np.abs(once - np.arange(length)).mean() / length == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_a_dataset_of_two_thousand_million_images_costs_nothing():
@@ -396,3 +323,15 @@ def test_small_sources_and_empty_shards(folder):
 def test_impossible_numbers_are_refused(sources, options):
     with pytest.raises(ValueError, match="must be at least"):
         make(sources["indexed"], **options)
+
+
+def test_a_state_that_is_refused_changes_nothing(sources):
+    whole = take(make(sources["stream"]), 3)
+    rank = make(sources["stream"], 4, rank=1, world_size=2, num_slots=3, num_lanes=2, block_size=5)
+    take(rank, 2)
+    loader = make(sources["stream"])
+    before = loader.state_dict()
+    with pytest.raises(ValueError, match="lacks lane"):
+        loader.load_state_dict(rank.state_dict())
+    assert loader.state_dict() == before
+    assert_same(whole, take(loader, 3))

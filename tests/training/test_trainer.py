@@ -311,34 +311,6 @@ def test_precision_and_accumulation_are_the_arguments(tmp_path, monkeypatch):
         assert trainer.accelerator.gradient_accumulation_steps == 1
 
 
-def test_trackers_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="report_to 'blackboard' is not a tracker or not installed"):
-        PoaTrainer(new_model(), arguments(tmp_path, report_to="blackboard"), images())
-
-
-def test_crops_that_the_patch_does_not_divide_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="local_crop_size 20 is not a multiple of 8 .pixels .*: use 16 or 24"):
-        PoaTrainer(new_model(), arguments(tmp_path, local_crop_size=20), images())
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"max_steps": 0}, "max_steps is 0"),
-        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
-        ({"learning_rate": -1.0}, "learning_rate is -1.0: it must be positive"),
-        ({"teacher_momentum": 1.5}, "must lie between 0 and 1"),
-        ({"schedule_stretch": 0.0}, "schedule_stretch is 0.0"),
-        ({"save_total_limit": 0}, "keep at least 1"),
-        ({"mask_ratio": [0.5, 0.1]}, "mask_ratio"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        PoaTrainingArguments(**fields)
-
-
 def test_waiting_for_data_is_said_once(tmp_path, caplog):
     class Slow:
         def __len__(self):

@@ -179,7 +179,8 @@ def clip_grad_norm(accelerator: Accelerator, modules: Sequence[nn.Module], max_n
         The norm of all modules' gradients together before clipping, over all shards: a scalar on the device.
     """
     if _has_deepspeed(accelerator):
-        norm = accelerator.deepspeed_engine_wrapped.get_global_grad_norm()
+        # clips nothing here, but knows the norm
+        norm = accelerator.clip_grad_norm_([p for module in modules for p in module.parameters()], max_norm)
         return torch.tensor(float(norm), device=accelerator.device)
     norms = [accelerator.clip_grad_norm_(module.parameters(), max_norm) for module in modules]
     return torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).norm()

@@ -1,0 +1,41 @@
+"""Rows are read undecoded, whatever the dataset."""
+
+import pytest
+from PIL import Image
+
+from poa_hf.data import UndecodableImage, open_image
+from poa_hf.data.rows import IndexedImages, StreamedImages, undecoded
+
+from .images import png, stored_images
+
+
+def test_images_of_datasets_are_bytes():
+    stored = stored_images([png(0), b"broken"])
+    images = IndexedImages(stored)
+    assert len(images) == 2 and images[0]["bytes"] == png(0)
+    assert images.row(1).name == "1" and images.row(1).image["bytes"] == b"broken"
+    streamed = StreamedImages(stored.to_iterable_dataset(num_shards=2))
+    rows = [row for shard in range(2) for row in streamed.rows(streamed.open_shard(shard))]
+    assert [row["bytes"] for row in rows] == [png(0), b"broken"]
+
+
+def test_a_transform_of_the_user_is_kept():
+    flipped = stored_images([png(3)]).with_transform(lambda rows: {"image": ["seen"] * len(rows["image"])})
+    assert undecoded(flipped, ["image"]) is flipped
+    assert IndexedImages(flipped)[0] == "seen"
+
+
+def test_an_image_that_the_dataset_cannot_decode_is_a_bad_row():
+    class Decoding:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            if index:
+                raise OSError("image file is truncated")
+            return Image.new("RGB", (8, 8))
+
+    images = IndexedImages(Decoding())
+    assert images.row(0).image.size == (8, 8)
+    with pytest.raises(UndecodableImage, match="image file is truncated"):
+        open_image(images.row(1).image)
