@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from poa_hf import ElasticSpace, PoaViTConfig, SubNetwork
-from poa_hf.elastic import kept_blocks
+from poa_hf.elastic import block_indices
 
 
 def test_sub_network_is_a_value():
@@ -23,7 +23,7 @@ def test_malformed_sizes_are_refused(text):
 
 @pytest.mark.parametrize("values", [("384", "12"), (384.7, 12), (384, ()), (0, 12), (384, (12, -1))])
 def test_values_that_are_no_sizes_are_refused(values):
-    with pytest.raises(ValueError, match="positive whole width and depths"):
+    with pytest.raises(ValueError, match="width and depths are positive integers"):
         SubNetwork(*values)
 
 
@@ -95,11 +95,11 @@ def test_resolve_names_sizes_and_refuses_others_with_the_nearest():
         space.resolve("tiny")
 
 
-def test_kept_blocks_are_spread_evenly():
-    assert kept_blocks(24, 12) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]
-    assert kept_blocks(4, 3) == [0, 1, 3] and kept_blocks(5, 5) == [0, 1, 2, 3, 4] and kept_blocks(7, 1) == [0]
+def test_block_indices_are_spread_evenly():
+    assert block_indices(24, 12) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]
+    assert block_indices(4, 3) == [0, 1, 3] and block_indices(5, 5) == [0, 1, 2, 3, 4] and block_indices(7, 1) == [0]
     for full in range(1, 40):
         for depth in range(1, full + 1):
-            blocks = kept_blocks(full, depth)
+            blocks = block_indices(full, depth)
             assert len(set(blocks)) == depth and blocks[0] == 0 and (depth == 1 or blocks[-1] == full - 1)
             assert np.abs(np.array(blocks) - np.linspace(0, full - 1, depth)).max() < 1

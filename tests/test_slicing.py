@@ -6,7 +6,7 @@ from torch import nn
 from transformers import Dinov2Model
 
 from poa_hf import PoaForPreTraining, PoaViTModel, SubNetwork
-from poa_hf.elastic import kept_blocks
+from poa_hf.elastic import block_indices
 from poa_hf.slicing import SliceRules, slice_plan, sliced_tensors
 
 from .conftest import random_batch, tiny_backbone, tiny_config
@@ -17,7 +17,7 @@ def test_tensors_are_leading_slices_times_alpha():
     size = SubNetwork(16, 2)
     extracted = model.extract(size)
     full = dict(model.named_parameters())
-    kept = kept_blocks(3, 2)
+    kept = block_indices(3, 2)
     for name, tensor in extracted.named_parameters():
         source = name
         if name.startswith("encoder.layer."):
@@ -133,7 +133,7 @@ def test_slices_can_be_differentiated_twice_and_by_torch_func():
     plan = slice_plan(full, plain)
 
     def cut(weight):
-        return plan["weight"].of({"weight": weight})
+        return plan["weight"].cut_from({"weight": weight})
 
     weight = full.weight.detach().requires_grad_()
     assert torch.autograd.gradcheck(cut, weight) and torch.autograd.gradgradcheck(cut, weight)

@@ -1,4 +1,4 @@
-"""Elastic values: which sub-networks exist and which one is trained at a step. No tensors here."""
+"""Which sub-networks exist, and which one is trained at a step: plain values, without tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,27 @@ from .formatting import listed
 
 @dataclass(frozen=True, order=True, init=False)
 class SubNetwork:
-    """One size of an elastic family: a width and the number of blocks of each stage.
+    """One size of an elastic model: a width and the number of blocks of each stage.
 
-    A plain int for `depths` means a single stage. `str()` gives `384x12` (ViT), `96x2-2-6-2` (Swin) or
-    `64x3-4-6-3` (ResNet), and `parse` reads the same.
+    Sub-networks are hashable and ordered by width, then depths. As text they are written `384x12` (ViT), `96x2-2-6-2`
+    (Swin) or `64x3-4-6-3` (ResNet), which `parse` reads.
+
+    Args:
+        width: Channels; what they are channels of depends on the family (ViT: the hidden size, Swin: the first stage,
+            ResNet: the middle of the first stage's blocks).
+        depths: Blocks of each stage; a single number for a model of one stage.
+
+    Raises:
+        ValueError: If a number is not a positive integer.
+
+    Example:
+        >>> size = SubNetwork(96, (2, 2, 6, 2))
+        >>> str(size)
+        '96x2-2-6-2'
+        >>> SubNetwork.parse("384x12") == SubNetwork(384, 12)
+        True
+        >>> SubNetwork(384, 12).depths
+        (12,)
     """
 
     width: int
@@ -28,7 +45,7 @@ class SubNetwork:
         stages = tuple(depths) if isinstance(depths, tuple | list) else (depths,)
         numbers = (width, *stages)
         if not stages or not all(isinstance(number, int | np.integer) and number > 0 for number in numbers):
-            raise ValueError(f"A sub-network has a positive whole width and depths, not {width!r} and {depths!r}.")
+            raise ValueError(f"A sub-network's width and depths are positive integers, not {width!r} and {depths!r}.")
         object.__setattr__(self, "width", int(width))
         object.__setattr__(self, "depths", tuple(map(int, stages)))
 
@@ -37,19 +54,39 @@ class SubNetwork:
 
     @classmethod
     def parse(cls, text: str) -> SubNetwork:
+        """Return the sub-network that `str` writes as `text`.
+
+        Raises:
+            ValueError: If `text` is not of the form `WIDTHxDEPTH` or `WIDTHxDEPTH-DEPTH-...`.
+        """
         match = re.fullmatch(r"\s*(\d+)x(\d+(?:-\d+)*)\s*", text)
         if match is None:
-            raise ValueError(f"{text!r} is not a size: write WIDTHxDEPTH, as in 384x12 or 96x2-2-6-2.")
+            raise ValueError(f"{text!r} is not a size: write WIDTHxDEPTH, such as 384x12 or 96x2-2-6-2.")
         return cls(int(match[1]), tuple(int(depth) for depth in match[2].split("-")))
 
 
 @dataclass(frozen=True)
 class ElasticSpace:
-    """All sub-networks of a configuration: every width with every tuple of depths, both from small to large.
+    """All sub-networks of a configuration: every width with every choice of depths.
 
-    `width_bias` and `depth_bias` say how much more often the smallest entry of an axis is trained than the largest
-    (falling linearly to 1; the authors' `net_select_scale`).
-    `named` maps the usual names of sizes to sub-networks of the space.
+    A space is iterable, has a length and knows its members (`in`). Configurations give theirs as `config.space`.
+
+    Attributes:
+        widths: From small to large.
+        depths: The choices of all stages' depths, from small to large.
+        width_bias: How much more often the smallest width is trained than the largest; in between the weight falls
+            linearly to 1 (the authors' `net_select_scale`).
+        depth_bias: The same for depths.
+        named: The usual names of some sizes, such as `small`.
+
+    Example:
+        >>> space = ElasticSpace((32, 48), ((2,), (3,)), named={"small": SubNetwork(32, 2)})
+        >>> [str(size) for size in space]
+        ['32x2', '32x3', '48x2', '48x3']
+        >>> space.resolve("small") == space.smallest, SubNetwork(48, 4) in space
+        (True, False)
+        >>> [str(space.sub_network_at(step)) for step in range(3)]  # all but the full one, in random order
+        ['48x2', '32x2', '32x3']
     """
 
     widths: tuple[int, ...]
@@ -60,14 +97,14 @@ class ElasticSpace:
 
     @staticmethod
     @lru_cache(maxsize=64)
-    def of(
+    def from_axes(
         widths: Sequence[int],
         depths: tuple[tuple[int, ...], ...],
         width_bias: float,
         depth_bias: float,
         named: tuple[tuple[str, SubNetwork], ...],
     ) -> ElasticSpace:
-        """The space of these hashable values, made once: configurations are asked for theirs at every step."""
+        """Return the space of these hashable values, made only once: it is asked for at every step of training."""
         return ElasticSpace(tuple(widths), depths, width_bias, depth_bias, dict(named))
 
     @cached_property
@@ -85,25 +122,27 @@ class ElasticSpace:
 
     @property
     def full(self) -> SubNetwork:
+        """The largest size, which the intact student has."""
         return SubNetwork(self.widths[-1], self.depths[-1])
 
     @property
     def smallest(self) -> SubNetwork:
+        """The size of least width and depths."""
         return SubNetwork(self.widths[0], self.depths[0])
 
     @cached_property
     def by_cost(self) -> tuple[SubNetwork, ...]:
-        """All sub-networks from cheap to dear, by width squared times blocks: good enough to pick a middle one."""
+        """All sub-networks by width squared times the number of blocks, a rough measure of what they cost."""
         return tuple(sorted(self, key=lambda size: (size.width**2 * sum(size.depths), size)))
 
     @property
     def spread(self) -> tuple[SubNetwork, SubNetwork, SubNetwork]:
-        """The smallest, a middle and the full sub-network, which stand for all."""
+        """The smallest, a middle and the full sub-network, where three have to stand for all."""
         return self.by_cost[0], self.by_cost[len(self) // 2], self.by_cost[-1]
 
     @cached_property
     def bag(self) -> tuple[SubNetwork, ...]:
-        """Every sub-network as often as it is weighted: `round(w_width * w_depth)` times."""
+        """Every sub-network `round(w_width * w_depth)` times, with the weights of its width and depths."""
         return tuple(
             SubNetwork(width, depths)
             for width, width_weight in zip(self.widths, np.linspace(self.width_bias, 1, len(self.widths)), strict=True)
@@ -112,20 +151,29 @@ class ElasticSpace:
         )
 
     @cached_property
-    def _drawn(self) -> tuple[SubNetwork, ...]:
-        """The bag without the full network, which the intact student trains anyway (unless it is all there is)."""
+    def _trained(self) -> tuple[SubNetwork, ...]:
+        """The bag without the full network, which the intact student trains anyway, unless there is no other."""
         return tuple(sub_network for sub_network in self.bag if sub_network != self.full) or (self.full,)
 
     def sub_network_at(self, step: int, seed: int = 0, rank: int = 0) -> SubNetwork:
-        """The sub-network that process `rank` trains at `step`: without replacement from a bag shuffled anew each time
-        that it is empty."""
-        round_, position = divmod(step, len(self._drawn))
-        return self._drawn[_shuffled(len(self._drawn), seed, rank, round_)[position]]
+        """Return the sub-network that a process trains at a step.
+
+        Each process draws without replacement from its own bag, which is shuffled anew whenever it is empty; the result
+        depends on the arguments only.
+
+        Args:
+            step: The step, from 0.
+            seed: The run's seed.
+            rank: The process.
+        """
+        round_, position = divmod(step, len(self._trained))
+        return self._trained[_shuffled(len(self._trained), seed, rank, round_)[position]]
 
     def resolve(self, size: str | SubNetwork) -> SubNetwork:
-        """A sub-network of this space from a name (`small`), a size (`384x12`) or a value.
+        """Return the sub-network of this space that a name (`small`), a text (`384x12`) or a value stands for.
 
-        Raises ValueError for anything outside the space, with the sizes that exist and the nearest ones.
+        Raises:
+            ValueError: If it is not in the space; the message tells which sizes exist and which are the nearest.
         """
         if isinstance(size, str):
             if size in self.named:
@@ -135,7 +183,7 @@ class ElasticSpace:
             except ValueError as error:
                 names = ", ".join(self.named)
                 raise ValueError(
-                    f"{size!r} is neither a named size ({names}) nor WIDTHxDEPTH, as in 384x12."
+                    f"{size!r} is neither a named size ({names}) nor WIDTHxDEPTH, such as 384x12."
                 ) from error
         if not isinstance(size, SubNetwork):
             raise ValueError(
@@ -150,7 +198,7 @@ class ElasticSpace:
         )
 
     def nearest(self, size: SubNetwork, count: int = 3) -> list[SubNetwork]:
-        """The `count` sub-networks closest to `size` in relative width and total depth."""
+        """Return the `count` sub-networks that are closest to `size` in relative width and total depth."""
 
         def distance(other: SubNetwork) -> float:
             width = abs(np.log(other.width / size.width))
@@ -161,13 +209,21 @@ class ElasticSpace:
 
 @lru_cache(maxsize=64)
 def stage_depths(smallest: tuple[int, ...], full: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Every choice of each stage's depth from its smallest to its full one, sorted by the total number of blocks."""
+    """Return all choices of depths from a model's smallest to its full ones, sorted by their total number of blocks.
+
+    >>> stage_depths((1, 2), (2, 3))
+    ((1, 2), (1, 3), (2, 2), (2, 3))
+    """
     ranges = [range(low, high + 1) for low, high in zip(smallest, full, strict=True)]
     return tuple(sorted(product(*ranges), key=sum))
 
 
-def kept_blocks(full_depth: int, depth: int) -> list[int]:
-    """Which of `full_depth` blocks a sub-network of `depth` blocks keeps: evenly spread, first and last included."""
+def block_indices(full_depth: int, depth: int) -> list[int]:
+    """Return which of a stage's `full_depth` blocks a sub-network of `depth` blocks consists of, evenly spread.
+
+    >>> block_indices(24, 12)
+    [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]
+    """
     return [int(block) for block in np.linspace(0, full_depth - 1, depth)]
 
 

@@ -1,16 +1,17 @@
-"""A sub-network as slices of the full model's parameters: run on them in training, copied out in extraction.
+"""Sub-networks as slices of a full model's parameters, which training computes with and extraction copies.
 
 One rule serves every family: take the leading entries of every axis, and multiply the weights of linear and
-convolution layers by full fan-in over own fan-in (the method's alpha, arXiv 2408.01031).
+convolution layers by the full model's fan-in over the sub-network's (the method's alpha, arXiv 2408.01031).
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,27 +19,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils.checkpoint import checkpoint
 from transformers.initialization import no_init_weights
 
 from ._moved import moved_names
-from .elastic import kept_blocks
+from .elastic import block_indices
 
 
 @dataclass(frozen=True)
 class SliceRules:
-    """What slicing must know of a family.
+    """What slicing has to know about a family.
 
-    `blocks` is where its stages keep their blocks, as in `encoder.layer.{block}` or
-    `encoder.layers.{stage}.blocks.{block}`. `grouped` maps a pattern of parameter names to the number of channel groups
-    that lie side by side in their last axis; each group is cut on its own.
+    Attributes:
+        blocks: Where the stages keep their blocks, such as `encoder.layer.{block}` or
+            `encoder.layers.{stage}.blocks.{block}`.
+        grouped: Maps patterns of parameter names to the number of channel groups that lie side by side in the last axis
+            of these parameters; each group is cut by itself.
     """
 
     blocks: str = ""
     grouped: dict[str, int] = field(default_factory=dict)
 
-    def _match(self, name: str) -> re.Match | None:
+    def _match(self, name: str) -> re.Match[str] | None:
         if not self.blocks:
             return None
         pattern = (
@@ -47,17 +49,30 @@ class SliceRules:
         return re.match(pattern + r"\.", name)
 
     def source_name(self, name: str, full_depths: Sequence[int], depths: Sequence[int]) -> str:
-        """The name in the full model of what the sub-network calls `name`."""
+        """Return the full model's name of the parameter that the sub-network calls `name`.
+
+        Args:
+            name: A parameter of the sub-network.
+            full_depths: Blocks of each stage of the full model.
+            depths: Blocks of each stage of the sub-network.
+        """
         match = self._match(name)
         if match is None:
             return name
         stage = int(match.groupdict().get("stage", 0))
-        block = kept_blocks(full_depths[stage], depths[stage])[int(match["block"])]
+        block = block_indices(full_depths[stage], depths[stage])[int(match["block"])]
         return f"{name[: match.start('block')]}{block}{name[match.end('block') :]}"
 
     def layer_indices(self, names: Iterable[str], depths: Sequence[int]) -> dict[str, int]:
-        """The place of each parameter from input to output, for names in that order: 0 before the blocks, 1 for the
-        first block; what lies between blocks counts with the block after it, and what follows all as one more."""
+        """Return the layer of each parameter, as layer-wise learning rates count them.
+
+        Parameters before all blocks are in layer 0, those of the first block in layer 1. Parameters between two blocks
+        count with the second, those after all blocks as one more layer.
+
+        Args:
+            names: Parameters in their order from input to output.
+            depths: Blocks of each stage.
+        """
         names = list(names)
         matches = {name: self._match(name) for name in names}
         indices, index = {}, sum(depths) + 1
@@ -68,31 +83,55 @@ class SliceRules:
         return indices | dict.fromkeys(itertools.takewhile(lambda name: matches[name] is None, names), 0)
 
     def groups(self, name: str) -> int:
+        """Return the number of channel groups in the last axis of a parameter."""
         return next((groups for pattern, groups in self.grouped.items() if re.search(pattern, name)), 1)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """How one tensor of a sub-network is cut from one of the full model: `shape` None means that it is the same."""
+    """How one tensor of a sub-network is cut from one of the full model.
+
+    Attributes:
+        source: The full model's name of the tensor.
+        shape: Shape of the cut; None where the whole tensor is taken.
+        groups: Channel groups in the last axis, each of which is cut.
+        scale: Factor of the entries.
+    """
 
     source: str
     shape: torch.Size | None
     groups: int
     scale: float
 
-    def of(self, full: dict[str, Tensor]) -> Tensor:
+    def cut_from(self, full: Mapping[str, Tensor]) -> Tensor:
+        """Return the slice of the full model's tensors; gradients reach these."""
         tensor = full[self.source]
         if self.shape is None:
             return tensor
         if self.scale != 1:
             return _ScaledSlice.apply(tensor, self)
-        return _leading(tensor, self.shape, self.groups).flatten(*_grouped_axes(self.groups))
+        return self.leading(tensor).flatten(*self.grouped_axes)
+
+    def leading(self, tensor: Tensor) -> Tensor:
+        """Return a view of the entries that the slice takes; groups are an axis of their own, the last but one."""
+        if self.shape is None:
+            return tensor
+        shape = self.shape
+        if self.groups > 1:
+            tensor = tensor.unflatten(-1, (self.groups, -1))  # (..., groups * C) to (..., groups, C)
+            shape = torch.Size((*shape[:-1], self.groups, shape[-1] // self.groups))
+        return tensor[tuple(slice(0, size) for size in shape)]
+
+    @property
+    def grouped_axes(self) -> tuple[int, int]:
+        """First and last of the axes that `leading` splits the last one into."""
+        return (-2, -1) if self.groups > 1 else (-1, -1)
 
     def add_gradient(self, total: Tensor, gradient: Tensor) -> None:
-        """Add the slice's gradient to that of the tensor that it is cut from, in place."""
+        """Add the slice's gradient to the gradient of the tensor that it is cut from, in place."""
         if self.groups > 1:
             gradient = gradient.unflatten(-1, (self.groups, -1))
-        (total if self.shape is None else _leading(total, self.shape, self.groups)).add_(gradient, alpha=self.scale)
+        self.leading(total).add_(gradient, alpha=self.scale)
 
 
 def slice_plan(
@@ -102,9 +141,16 @@ def slice_plan(
     full_depths: Sequence[int] = (),
     depths: Sequence[int] = (),
 ) -> dict[str, Slice]:
-    """How each parameter and buffer of `plain` is cut from `full`.
+    """Return how each parameter and buffer of a plain small model is cut from those of a full one.
 
     Both may live on the meta device: only names and shapes are read.
+
+    Args:
+        full: The full model.
+        plain: The sub-network as a model.
+        rules: Where the family keeps its blocks and channel groups.
+        full_depths: Blocks of each stage of the full model.
+        depths: Blocks of each stage of the sub-network.
     """
     fan_in_scaled = {f"{name}.weight" for name, m in plain.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     source, plan = _tensors(full), {}
@@ -117,16 +163,16 @@ def slice_plan(
 
 
 def sliced_tensors(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]:
-    """The tensors of a sub-network, cut from `full` as it is now; gradients reach `full`.
+    """Return the tensors of a sub-network, cut from those of a full model as they are now; gradients reach these.
 
-    An entry that needs no cut is the full model's own tensor, not a copy.
+    A tensor that needs no cut is the full model's tensor, not a copy.
     """
     source = _sources(full, plan)
-    return {name: cut.of(source) for name, cut in plan.items()}
+    return {name: cut.cut_from(source) for name, cut in plan.items()}
 
 
 def _sources(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]:
-    source = dict(full.named_parameters())
+    source: dict[str, Tensor] = {**dict(full.named_parameters())}
     if any(cut.source not in source for cut in plan.values()):
         source |= dict(full.named_buffers())
     return source
@@ -136,33 +182,20 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _leading(tensor: Tensor, shape: torch.Size, groups: int) -> Tensor:
-    """A view of the leading entries of every axis; with groups, the last axis as (groups, entries of each)."""
-    if groups > 1:
-        tensor = tensor.unflatten(-1, (groups, -1))
-        shape = torch.Size((*shape[:-1], groups, shape[-1] // groups))
-    return tensor[tuple(slice(0, size) for size in shape)]
-
-
-def _grouped_axes(groups: int) -> tuple[int, int]:
-    return (-2, -1) if groups > 1 else (-1, -1)
-
-
 class _ScaledSlice(torch.autograd.Function):
-    """`scale` times the leading entries. As one operation, since autograd would otherwise write a full-size gradient
-    for every axis that is cut."""
+    """A slice times its scale, as one operation: autograd would write a full-size gradient for every axis cut."""
 
     @staticmethod
     def forward(tensor: Tensor, cut: Slice) -> Tensor:
-        return (_leading(tensor, cut.shape, cut.groups) * cut.scale).flatten(*_grouped_axes(cut.groups))
+        return (cut.leading(tensor) * cut.scale).flatten(*cut.grouped_axes)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Slice], output: Tensor) -> None:
         tensor, ctx.cut = inputs
         ctx.full_shape = tensor.shape
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.new_zeros(ctx.full_shape)
         ctx.cut.add_gradient(total, gradient)
         return total, None
@@ -173,22 +206,31 @@ _BUILDING = threading.Lock()
 
 @contextmanager
 def without_storage() -> Iterator[None]:
-    """Models made within are on the meta device and not initialised. One thread at a time, as `no_init_weights` patches
-    torch for all of them."""
+    """Make models on the meta device and without initialising them.
+
+    Only one thread at a time is let in, as `no_init_weights` patches torch for all threads.
+    """
     with _BUILDING, torch.device("meta"), no_init_weights():
         yield
 
 
 class SlicedModel:
-    """A plain model that computes with slices of a full one in place of its own tensors: call it like the model.
+    """A plain model that computes with slices of a full model's tensors in place of its own: call it like the model.
 
-    `full` are the tensors that they are cut from, `tensors` the slices as they are now.
+    Args:
+        plain: The sub-network as a model, which may live on the meta device.
+        full: The full model.
+        plan: How the tensors are cut (`slice_plan`).
+
+    Attributes:
+        full: The tensors that the slices are cut from, by their names in the full model.
+        tensors: The slices, by their names in the plain model.
     """
 
     def __init__(self, plain: nn.Module, full: nn.Module, plan: dict[str, Slice]):
         self.plain, self.plan = plain, plan
         self.full = _sources(full, plan)
-        self.tensors = {name: cut.of(self.full) for name, cut in plan.items()}
+        self.tensors = {name: cut.cut_from(self.full) for name, cut in plan.items()}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> SlicedModel:
         """Return the same model computing with other tensors in place of its slices."""
@@ -200,17 +242,35 @@ class SlicedModel:
         return functional_call(self.plain, self.tensors, args, kwargs, tie_weights=False)
 
 
-def checkpoint_with_slices(function, *args):
-    """Activation checkpointing for a layer under `functional_call`: the recomputation, which runs after the call has
-    ended, gets the slices that the forward pass saw. `function` is a `functools.partial` of the layer's forward."""
-    layer = function.args[0]
-    slices = _tensors(layer)
+def checkpoint_with_slices(function: functools.partial, *args: Any) -> Any:
+    """Compute a layer with activation checkpointing while it runs on slices.
 
-    def run(*inputs):
-        with _reparametrize_module(layer, slices):
-            return function(*inputs)
+    The recomputation happens when the call of the sliced model has ended and its layers hold their own tensors again,
+    so it gets the slices that the forward pass saw.
+
+    Args:
+        function: What transformers checkpoints, a partial of the layer's `forward` whose first argument is the layer.
+        args: Its further arguments.
+    """
+    layer = function.args[0]
+    slices = {f"layer.{name}": tensor for name, tensor in _tensors(layer).items()}
+    recomputed = _Recomputed(layer, function)
+
+    def run(*inputs: Any) -> Any:
+        return functional_call(recomputed, slices, inputs, tie_weights=False)
 
     return checkpoint(run, *args, use_reentrant=False)
+
+
+class _Recomputed(nn.Module):
+    """A function of a layer as a module, which `functional_call` can run on other tensors."""
+
+    def __init__(self, layer: nn.Module, function: Callable[..., Any]):
+        super().__init__()
+        self.layer, self.function = layer, function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
 
 
 __getattr__ = moved_names(__name__)

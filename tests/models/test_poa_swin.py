@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForImageClassification, SwinBackbone, SwinForImageClassification, SwinModel
 
 from poa_hf import PoaSwinConfig, PoaSwinModel, SubNetwork
-from poa_hf.elastic import kept_blocks
+from poa_hf.elastic import block_indices
 
 TINY = dict(
     embed_dim=16, depths=[2, 2, 4, 2], num_heads=[2, 4, 8, 16], image_size=224, min_embed_dim=8,
@@ -38,7 +38,7 @@ def test_extracted_tensors_by_index_arithmetic():
     model = tiny_swin()
     extracted = model.extract(SubNetwork(8, (2, 2, 3, 2)))
     full, small = dict(model.named_parameters()), dict(extracted.named_parameters())
-    block = f"encoder.layers.2.blocks.{kept_blocks(4, 3)[1]}"
+    block = f"encoder.layers.2.blocks.{block_indices(4, 3)[1]}"
     # stage 3 is 64 wide, and 32 in the sub-network; heads of 8
     query = full[f"{block}.attention.q_proj.weight"][:32, :32] * 2
     assert torch.equal(small["encoder.layers.2.blocks.1.attention.q_proj.weight"], query)
@@ -83,7 +83,7 @@ def test_windows_keep_their_size_on_small_maps():
     side = patches.detach().unflatten(1, (6, 6))
     assert torch.equal(side[:, 0, 0], side[:, 1, 1]) and torch.equal(side[:, 2, 4], output.last_hidden_state[:, 5])
     torch.testing.assert_close(features, output.last_hidden_state.mean(1))
-    with pytest.raises(ValueError, match="18 tokens are no square map"):
+    with pytest.raises(ValueError, match="18 tokens are not a square map"):
         model.image_tokens(model(torch.randn(1, 3, 96, 192)))
 
 

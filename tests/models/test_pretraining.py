@@ -151,10 +151,10 @@ def test_statistics_are_shares(tiny_model):
     ("fields", "message"),
     [
         ({"backbone_config": Dinov2Config()}, "plain 'dinov2'"),
-        ({"num_prototypes": []}, "at least one head"),
+        ({"num_prototypes": []}, "at least one number"),
         ({"intact_weight": 1.5}, "between 0 and 1"),
         ({"koleo_weight": -1}, "koleo_weight -1 must be 0 or more"),
-        ({"head_num_layers": 0}, "head_num_layers 0 must be at least 1"),
+        ({"head_num_layers": 0}, "head_num_layers must be at least 1, not 0"),
         ({"backbone_config": {"use_mask_token": False}}, "masked prediction needs the mask token"),
         ({"student_temperature": 0.0}, "must be positive"),
     ],

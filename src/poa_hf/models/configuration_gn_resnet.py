@@ -3,8 +3,10 @@
 This file and `modeling_gn_resnet.py` travel with published models: they import nothing of poa_hf.
 """
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -21,27 +23,27 @@ _AUTO_MAP = {
 
 @strict
 class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
-    """A ResNet of bottleneck blocks (arXiv 1512.03385) with GroupNorm (arXiv 1803.08494) in place of BatchNorm.
+    """Configuration of a ResNet of bottleneck blocks (arXiv 1512.03385) with GroupNorm (arXiv 1803.08494).
 
-    The defaults are a ResNet-50. Unlike in `ResNetConfig`, the width of the middle convolutions is a field of its own.
-    `save_pretrained` also writes the code of the model, so that the folder loads without poa_hf
-    (`trust_remote_code=True`).
+    The defaults are a ResNet-50. Unlike in `ResNetConfig`, the width of the middle convolutions is a field.
+    `save_pretrained` also writes the model's code, so that the folder loads without poa_hf (`trust_remote_code=True`).
 
     Args:
+        num_channels: Channels of the images.
         image_size: Side in pixels of the images that the model is meant for; it computes with any size.
         embedding_size: Channels of the stem.
-        hidden_sizes: Channels that the blocks of each stage give out.
-        depths: Blocks in each stage.
-        base_width: Channels of the middle (3x3) convolutions of the first stage; each stage has twice as many.
+        hidden_sizes: Channels of the output of each stage.
+        depths: Blocks of each stage.
+        base_width: Channels of the middle (3x3) convolutions of the first stage, doubled at each stage.
         num_groups: Channel groups of every GroupNorm.
-        hidden_act: An activation by its name in transformers.
+        hidden_act: Activation, by its name in transformers.
         layer_norm_eps: What GroupNorm adds to the variance.
-        out_features: Which of `stage_names` a backbone gives out; by default the last.
+        out_features: Which of `stage_names` a backbone returns; the last one by default.
         out_indices: The same by position.
 
     Raises:
-        ValueError: If the stages' lists differ in length, a number is below 1, the groups do not divide a width, or the
-            activation is unknown.
+        ValueError: If the lists of stages differ in length, a number is below 1, the groups do not divide a width, or
+            the activation is unknown.
     """
 
     model_type = "gn_resnet"
@@ -56,7 +58,7 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
     hidden_act: str = "relu"
     layer_norm_eps: float = 1e-5
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self.hidden_sizes, self.depths = list(self.hidden_sizes), list(self.depths)
         for name in ("num_channels", "image_size", "embedding_size", "base_width", "num_groups"):
             if getattr(self, name) < 1:
@@ -82,7 +84,7 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if self.hidden_act not in ACT2FN:
             raise ValueError(
-                f"hidden_act {self.hidden_act!r} is not an activation of transformers, as relu or silu are."
+                f"hidden_act {self.hidden_act!r} is not an activation of transformers, such as relu or silu."
             )
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
@@ -91,10 +93,12 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def num_stages(self) -> int:
+        """The number of stages."""
         return len(self.depths)
 
     @property
     def stage_names(self) -> list[str]:
+        """Names of the feature maps that a backbone can return."""
         return ["stem", *(f"stage{stage}" for stage in range(1, self.num_stages + 1))]
 
     @property
@@ -107,9 +111,10 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
         """Channels of the middle convolutions of each stage."""
         return [self.base_width * 2**stage for stage in range(self.num_stages)]
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
-        # Every way of saving a model saves its configuration, also from within FSDP, where transformers' own copying of
-        # code takes the wrapper's file. Only for this very class: a subclass has code that is not in these files.
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write the configuration, and beside it the files with the model's code."""
+        # Here, as every way of saving a model saves its configuration: within FSDP, transformers copies the wrapper's
+        # file instead of ours. A subclass is left out, as its code is not in these files.
         if type(self).__module__ == __name__:
             self.auto_map = dict(_AUTO_MAP)
             Path(save_directory).mkdir(parents=True, exist_ok=True)
@@ -120,7 +125,7 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
-def _as_list(widths) -> list[int]:
+def _as_list(widths: int | list[int]) -> list[int]:
     return widths if isinstance(widths, list) else [widths]
 
 

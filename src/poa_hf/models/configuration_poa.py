@@ -12,23 +12,37 @@ from .elastic_config import BackboneField, ElasticConfigMixin
 
 @strict
 class PoaConfig(PreTrainedConfig):
-    """
+    """Configuration of pre-training: an elastic backbone, projection heads and the weights of the loss.
+
+    The defaults are the published ones (arXiv 2408.01031).
+
     Args:
-        backbone_config: An elastic configuration (`PoaViTConfig`, ...), or its fields with `model_type`.
-        head_num_layers: Linear layers of each head's MLP.
-        head_hidden_size: Width of the MLP.
-        head_bottleneck_size: Features that are compared with the prototypes.
-        num_prototypes: Prototypes of each head; as many heads as numbers.
-        intact_weight: Lambda, the share of the intact student in the loss; the rest is the elastic student's. At 1 the
-            intact student trains alone, and no elastic one is computed.
+        backbone_config: An elastic configuration such as `PoaViTConfig`, or its fields as a dictionary with a
+            `model_type` (`poa_vit` if it has none). None means the default `PoaViTConfig`.
+        head_num_layers: Number of linear layers of each head's MLP.
+        head_hidden_size: Width of the hidden layers of each head's MLP.
+        head_bottleneck_size: Number of features that a head compares with its prototypes.
+        num_prototypes: Number of prototypes of each head; there are as many heads as numbers.
+        intact_weight: Lambda, the intact student's share of the loss, from 0 to 1; the rest is the elastic student's.
+            At 1 the intact student trains alone, and no elastic student is computed.
         koleo_weight: Weight of the KoLeo regulariser; 0 leaves it out.
         student_temperature: Softmax temperature of both students.
+        initializer_range: Standard deviation of the initial weights of the heads' MLPs.
+        warm_started_from: Name of the pre-trained model that training began with; written by `init_from`.
+
+    Raises:
+        ValueError: If the backbone is not elastic or has no mask token, there is no head, or a number is out of range.
+
+    Example:
+        >>> config = PoaConfig(backbone_config={"model_type": "poa_vit", "hidden_size": 768}, num_prototypes=[4096])
+        >>> config.backbone_config.space.full
+        SubNetwork(width=768, depths=(24,))
     """
 
     model_type = "poa"
     sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="poa_vit")}
 
-    backbone_config: BackboneField = None  # type: ignore[assignment]  # the default is made in `__post_init__`
+    backbone_config: BackboneField = None  # type: ignore[assignment]
     head_num_layers: int = 3
     head_hidden_size: int = 2048
     head_bottleneck_size: int = 256
@@ -41,8 +55,8 @@ class PoaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):
-            fields = {"model_type": "poa_vit", **self.backbone_config}
-            setattr(self, "backbone_config", fields)  # noqa: B010  # of which transformers makes a configuration
+            # the parent class makes a configuration of it
+            object.__setattr__(self, "backbone_config", {"model_type": "poa_vit", **self.backbone_config})
         super().__post_init__(**kwargs)
         if not isinstance(self.backbone_config, ElasticConfigMixin):
             raise ValueError(
@@ -50,12 +64,12 @@ class PoaConfig(PreTrainedConfig):
                 "give an elastic one, such as PoaViTConfig."
             )
         if not self.num_prototypes or min(self.num_prototypes) < 2:
-            raise ValueError(f"num_prototypes {self.num_prototypes} needs at least one head of 2 prototypes or more.")
+            raise ValueError(f"num_prototypes {self.num_prototypes} needs at least one number, each 2 or more.")
         for name in ("head_num_layers", "head_hidden_size", "head_bottleneck_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1.")
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not getattr(self.backbone_config, "use_mask_token", True):
-            raise ValueError("use_mask_token is off in backbone_config: masked prediction needs the mask token.")
+            raise ValueError("use_mask_token is off in backbone_config, but masked prediction needs the mask token.")
         if not 0 <= self.koleo_weight < float("inf"):
             raise ValueError(f"koleo_weight {self.koleo_weight} must be 0 or more.")
         if not 0 <= self.intact_weight <= 1:

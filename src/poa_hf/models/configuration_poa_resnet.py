@@ -1,30 +1,50 @@
 """Configuration of the elastic GroupNorm ResNet."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 
 from ..elastic import ElasticSpace, SubNetwork, stage_depths
 from .configuration_gn_resnet import GnResNetConfig
-from .elastic_config import ElasticConfigMixin, check_depths, check_range, check_width
+from .elastic_config import ElasticConfigMixin, Filled, Stages, check_depths, check_range, check_width
 
 
 @strict
 class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
-    """An elastic ResNet: the full size in the fields of `GnResNetConfig`, the smallest size and the step in new ones.
+    """Configuration of an elastic GroupNorm ResNet, which holds smaller ones.
 
-    Only the middle channels of the blocks (`base_width` in stage 1, doubled at each stage) and the depths are elastic;
-    stem, shortcuts and block outputs are the same in every size. The defaults are the published ResNet-152 supernet
-    (arXiv 2408.01031): middle widths 64, 96 and 128, 4 to 8 blocks in stage 2, 6 to 36 in stage 3, hence 465 sizes.
+    The full size is given in the fields of `GnResNetConfig`, the smallest size and the step in new ones. Only the
+    middle channels of the blocks (`base_width` in stage 1, doubled at each stage) and the depths are elastic; stem,
+    shortcuts and outputs of blocks are the same in all sizes. The defaults are the published ResNet-152 (arXiv
+    2408.01031): middle widths 64, 96 and 128, 4 to 8 blocks in stage 2 and 6 to 36 in stage 3, which makes 465 sizes.
 
     Args:
+        base_width: Full width of the middle convolutions of stage 1.
+        depths: Blocks of each stage at full depth.
         min_base_width: Smallest middle width of stage 1. None means half of `base_width`, rounded up to a step.
-        base_width_step: Distance between widths. None means the number of groups.
-        min_depths: Fewest blocks of each stage. None means half of stage 2, a sixth of stage 3 (as published), rounded
-            up, and all of the others.
-        sampling_bias: How much more often the shallowest networks are trained than the deepest (widths are alike).
+        base_width_step: Distance between widths. None means `num_groups`.
+        min_depths: Fewest blocks of each stage. None means half of stage 2 and a sixth of stage 3 (as published), each
+            rounded up, and all blocks of the others.
+        sampling_bias: How much more often the shallowest networks are trained than the deepest; all widths are trained
+            equally often.
+        image_size: Side in pixels of the images that the model is meant for; it computes with any size.
+        num_channels: Channels of the images.
+        embedding_size: Channels of the stem.
+        hidden_sizes: Channels of the output of each stage.
+        num_groups: Channel groups of every GroupNorm.
+        hidden_act: Activation, by its name in transformers.
+        layer_norm_eps: What GroupNorm adds to the variance.
 
     Raises:
         ValueError: If the groups do not divide a width, a step does not lead from the smallest to the full width, the
             smallest is larger than the full size, or the lists of stages differ in length.
+
+    Example:
+        >>> config = PoaResNetConfig(depths=[3, 4, 23, 3], base_width=64, min_base_width=32)
+        >>> str(config.space.full), sorted(config.space.named)
+        ('64x3-4-23-3', ['101', '38', '68'])
+        >>> config.stock_config(config.space.full).model_type
+        'gn_resnet'
     """
 
     model_type = "poa_resnet"
@@ -37,16 +57,16 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
     depths: list[int] | tuple[int, ...] = (3, 8, 36, 3)
     base_width: int = 128
 
-    min_base_width: int | None = None
-    base_width_step: int | None = None
-    min_depths: list[int] | tuple[int, ...] | None = None
+    min_base_width: Filled = None  # type: ignore[assignment]
+    base_width_step: Filled = None  # type: ignore[assignment]
+    min_depths: Stages = None  # type: ignore[assignment]
     sampling_bias: int | float = 2
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         check_range(self, sampling_bias=(1, 100))
         if len(self.depths) < 2:
-            raise ValueError(f"depths {self.depths} has one stage: an elastic ResNet has at least 2.")
+            raise ValueError(f"depths {self.depths} has one stage, but an elastic ResNet has at least 2.")
         what = "num_groups, which every middle width must be a multiple of"
         if self.base_width_step is None:
             self.base_width_step = self.num_groups
@@ -62,22 +82,24 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
 
     @property
     def crop_multiple(self) -> int:
+        """Side in pixels of one position of the last feature map, a multiple of which global crops must be."""
         return 4 * 2 ** (len(self.depths) - 1)
 
     @property
     def space(self) -> ElasticSpace:
+        """All sizes, three of them named by their numbers of layers, such as `50`, `101` and `152`."""
         widths = range(self.min_base_width, self.base_width + 1, self.base_width_step)
         depths = stage_depths(tuple(self.min_depths), tuple(self.depths))
-        # Named by their layers, as ResNet-50, 101 and 152 are, which have these totals and the smallest width.
+        # ResNet-50, 101 and 152 have the smallest, middle and largest number of blocks and the smallest width
         totals = [sum(choice) for choice in depths]
         middle = min(range(len(depths)), key=lambda index: abs(totals[index] - (totals[0] + totals[-1]) / 2))
         named = tuple(
             (str(3 * totals[index] + 2), SubNetwork(widths[0], depths[index])) for index in (0, middle, len(depths) - 1)
         )
-        return ElasticSpace.of(widths, depths, 1, self.sampling_bias, named)
+        return ElasticSpace.from_axes(widths, depths, 1, self.sampling_bias, named)
 
-    def _size(self, sub_network: SubNetwork) -> dict:
+    def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
         return {"base_width": sub_network.width, "depths": list(sub_network.depths)}
 
-    def _only_size(self, sub_network: SubNetwork) -> dict:
+    def _only_size(self, sub_network: SubNetwork) -> dict[str, Any]:
         return {"min_base_width": sub_network.width, "min_depths": sub_network.depths}

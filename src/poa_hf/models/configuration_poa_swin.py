@@ -1,6 +1,7 @@
 """Configuration of the elastic Swin."""
 
 import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import SwinConfig
@@ -8,6 +9,9 @@ from transformers import SwinConfig
 from ..elastic import ElasticSpace, SubNetwork, stage_depths
 from .elastic_config import (
     ElasticConfigMixin,
+    Filled,
+    Side,
+    Stages,
     check_activation,
     check_depths,
     check_positive,
@@ -19,25 +23,50 @@ from .elastic_config import (
 
 @strict
 class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
-    """An elastic Swin: the full size in the fields of `SwinConfig`, the smallest size and the step in new ones.
+    """Configuration of an elastic Swin, which holds smaller ones.
 
-    The defaults are the published Swin-B supernet (arXiv 2408.01031): widths of the first stage 96 to 128 in steps of
-    one head (16), 6 to 18 blocks in stage 3, hence 39 sizes. The head size is the same in every size.
+    The full size is given in the fields of `SwinConfig`, the smallest size and the step in new ones. The defaults are
+    the published Swin-B (arXiv 2408.01031): widths of the first stage 96 to 128 in steps of one head (16) and 6 to 18
+    blocks in stage 3, which makes 39 sizes. The head size is the same in all sizes.
 
     Args:
-        num_heads: Heads of each stage. None means heads of size 16.
+        embed_dim: Full width of the first stage; each stage is twice as wide as the one before.
+        depths: Blocks of each stage at full depth.
+        num_heads: Heads of each stage at full width. None means heads of size 16.
         min_embed_dim: Smallest width of the first stage. None means 3/4 of `embed_dim` (as published), rounded up to a
             step.
         embed_dim_step: Distance between widths. None means the head size.
-        min_depths: Fewest blocks of each stage. None means a third of the deepest stage, rounded up, and all of the
-            others.
+        min_depths: Fewest blocks of each stage. None means a third of the deepest stage, rounded up, and all blocks of
+            the others.
         sampling_bias: How much more often the smallest width (and the smallest depth) is trained than the largest.
+        image_size: Side of the images in pixels.
+        patch_size: Side of the patches in pixels.
+        num_channels: Channels of the images.
+        window_size: Side of the attention windows in positions of the feature map.
+        mlp_ratio: Width of the MLPs' hidden layers over the width.
+        hidden_act: Activation of the MLPs, by its name in transformers.
+        qkv_bias: Whether queries, keys and values have biases.
+        use_absolute_embeddings: Whether positions are also embedded in the input, besides the windows' relative bias.
+        drop_path_rate: Stochastic depth in training, the same in all blocks: the share of images that skip a branch.
+            Extracted models have 0.
+        hidden_dropout_prob: Dropout after the linear layers, in all sizes.
+        attention_probs_dropout_prob: Dropout of the attention weights, in all sizes.
+        layer_norm_eps: What the layer normalisations of the blocks add to the variance.
+        initializer_range: Standard deviation of the initial weights.
+        encoder_stride: Used by stock Swin's masked image modelling only.
 
     Raises:
-        ValueError: If a stage's width is no multiple of its head size, a step does not lead from the smallest to the
-            full size, the smallest is larger than the full size, the lists of stages differ in length, the window is
-            larger than the last feature map (an extracted stock Swin would shrink it and lose its position bias), or
-            images or patches are not square.
+        ValueError: If the width of a stage is not a multiple of its head size, a step does not lead from the smallest
+            to the full size, the smallest is larger than the full size, the lists of stages differ in length, the
+            window is larger than the last feature map (an extracted stock Swin would shrink it and lose its position
+            bias), or images or patches are not square.
+
+    Example:
+        >>> config = PoaSwinConfig(embed_dim=32, depths=[2, 2, 6, 2], min_embed_dim=16)
+        >>> [str(size) for size in config.space][:3]
+        ['16x2-2-2-2', '16x2-2-3-2', '16x2-2-4-2']
+        >>> str(config.space.named["tiny"]), len(config.space)
+        ('16x2-2-2-2', 10)
     """
 
     model_type = "poa_swin"
@@ -50,21 +79,23 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
 
     embed_dim: int = 128
     depths: list[int] | tuple[int, ...] = (2, 2, 18, 2)
-    num_heads: list[int] | tuple[int, ...] | None = None
+    num_heads: Stages = None  # type: ignore[assignment]
     drop_path_rate: float | int = 0.2
+    image_size: Side = 224
+    patch_size: Side = 4
 
-    min_embed_dim: int | None = None
-    embed_dim_step: int | None = None
-    min_depths: list[int] | tuple[int, ...] | None = None
+    min_embed_dim: Filled = None  # type: ignore[assignment]
+    embed_dim_step: Filled = None  # type: ignore[assignment]
+    min_depths: Stages = None  # type: ignore[assignment]
     sampling_bias: int | float = 2
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         check_positive(self, "embed_dim", "depths", "window_size", "mlp_ratio", "num_channels")
         check_range(self, drop_path_rate=(0, 1), sampling_bias=(1, 100))
         check_activation(self)
         check_square(self, "image_size", "patch_size")
         if len(self.depths) < 2:
-            raise ValueError(f"depths {list(self.depths)} has one stage: a Swin has at least 2.")
+            raise ValueError(f"depths {list(self.depths)} has one stage, but a Swin has at least 2.")
         self.depths = list(self.depths)
         if self.num_heads is None:
             check_width(self.embed_dim, "embed_dim", 16, "the head size; or give num_heads")
@@ -96,44 +127,48 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
         if self.window_size > positions:
             raise ValueError(
                 f"window_size {self.window_size} does not fit: the last feature map of images of {self.image_size} has "
-                f"{positions} positions a side; use at most as many."
+                f"{positions} positions a side: use at most that many."
             )
 
     @property
     def _width_unit(self) -> int:
-        """The widths of the first stage with whole heads in every stage are the multiples of this."""
+        """The smallest width of the first stage with whole heads in every stage; the others are its multiples."""
         sizes = [self.embed_dim * 2**stage // heads for stage, heads in enumerate(self.num_heads)]
         return math.lcm(*(size // math.gcd(size, 2**stage) for stage, size in enumerate(sizes)))
 
     @property
     def crop_multiple(self) -> int:
+        """Side in pixels of one position of the last feature map, a multiple of which global crops must be."""
         return self.patch_size * 2 ** (len(self.depths) - 1)
 
     @property
     def min_crop_size(self) -> int:
-        """The smallest global crop, hence the smallest image of extracted models: stock Swin's window must fit the last
-        feature map."""
+        """Side in pixels of the smallest global crops and of the smallest images of extracted models.
+
+        Stock Swin's window must fit the last feature map.
+        """
         return self.window_size * self.crop_multiple
 
     @property
     def space(self) -> ElasticSpace:
+        """All sizes, among them `tiny`, `small` and `base`."""
         widths = range(self.min_embed_dim, self.embed_dim + 1, self.embed_dim_step)
         depths = stage_depths(tuple(self.min_depths), tuple(self.depths))
-        # Swin-T, S and B of the published space
+        # as Swin-T, S and B in the published space
         named = (
             ("tiny", SubNetwork(widths[0], depths[0])),
             ("small", SubNetwork(widths[0], depths[-1])),
             ("base", SubNetwork(widths[-1], depths[-1])),
         )
-        return ElasticSpace.of(widths, depths, self.sampling_bias, self.sampling_bias, named)
+        return ElasticSpace.from_axes(widths, depths, self.sampling_bias, self.sampling_bias, named)
 
     @property
     def has_position_embeddings(self) -> bool:
         return self.use_absolute_embeddings
 
-    def _size(self, sub_network: SubNetwork) -> dict:
+    def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
         heads = [heads * sub_network.width // self.embed_dim for heads in self.num_heads]
         return {"embed_dim": sub_network.width, "depths": list(sub_network.depths), "num_heads": heads}
 
-    def _only_size(self, sub_network: SubNetwork) -> dict:
+    def _only_size(self, sub_network: SubNetwork) -> dict[str, Any]:
         return {"min_embed_dim": sub_network.width, "min_depths": sub_network.depths}

@@ -1,11 +1,16 @@
 """Configuration of the elastic ViT."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config
 
 from ..elastic import ElasticSpace, SubNetwork
 from .elastic_config import (
     ElasticConfigMixin,
+    Filled,
+    Side,
+    Whole,
     check_activation,
     check_positive,
     check_range,
@@ -16,23 +21,50 @@ from .elastic_config import (
 
 @strict
 class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
-    """An elastic ViT: the full size in the fields of `Dinov2Config`, the smallest size and the steps in new ones.
+    """Configuration of an elastic ViT, a DINOv2 that holds smaller ones.
 
-    The defaults are the published ViT-L supernet (arXiv 2408.01031): widths 384 to 1024 in steps of one
-    head (64), depths 12 to 24, hence 143 sizes. A width is a number of heads: the head size
-    (`hidden_size / num_attention_heads`) is the same in every size.
+    The full size is given in the fields of `Dinov2Config`, the smallest size and the steps in new ones. The defaults
+    are the published ViT-L (arXiv 2408.01031): widths 384 to 1024 in steps of one head (64) and depths 12 to 24, which
+    makes 143 sizes. The head size (`hidden_size / num_attention_heads`) is the same in all sizes.
 
     Args:
+        hidden_size: Full width.
+        num_hidden_layers: Full depth.
+        num_attention_heads: Number of heads at full width.
         min_hidden_size: Smallest width. None means 3/8 of `hidden_size` (as published), rounded up to a step.
-        min_num_hidden_layers: Smallest depth. None means half of `num_hidden_layers`, rounded up.
+        min_num_hidden_layers: Smallest depth. None means half of `num_hidden_layers`, rounded up to a step.
         hidden_size_step: Distance between widths. None means the head size.
         num_hidden_layers_step: Distance between depths.
         sampling_bias: How much more often the smallest width (and the smallest depth) is trained than the largest.
+        image_size: Side of the images in pixels, which sets the grid of position embeddings.
+        patch_size: Side of the patches in pixels.
+        num_channels: Channels of the images.
+        mlp_ratio: Width of the MLPs' hidden layers over the width, a whole number.
+        hidden_act: Activation of the MLPs, by its name in transformers.
+        use_swiglu_ffn: Whether the MLPs are gated (SwiGLU).
+        qkv_bias: Whether queries, keys and values have biases.
+        layerscale_value: Initial value of LayerScale.
+        drop_path_rate: Stochastic depth in training: the share of images that skip a branch of a block. Extracted
+            models have 0.
+        hidden_dropout_prob: Dropout after the linear layers, in all sizes.
+        attention_probs_dropout_prob: Dropout of the attention weights, in all sizes.
+        use_mask_token: Whether there is a mask token, without which the model cannot be pre-trained.
+        layer_norm_eps: What the layer normalisations add to the variance.
+        initializer_range: Standard deviation of the initial weights.
+        apply_layernorm: Whether an extracted backbone (`Dinov2Backbone`) normalises its feature maps.
+        reshape_hidden_states: Whether an extracted backbone returns feature maps (B, D, h, w) instead of tokens.
 
     Raises:
-        ValueError: If a width is no multiple of the head size, a step does not lead from the smallest to the full size,
-            the smallest is larger than the full size, the patch does not divide the image, or stock `dinov2` could not
-            hold an extracted size (`head_dim`, a fractional `mlp_ratio`, images that are not square).
+        ValueError: If a width is not a multiple of the head size, a step does not lead from the smallest to the full
+            size, the smallest is larger than the full size, the patch does not divide the image, or stock `dinov2`
+            could not hold an extracted size (`head_dim`, a fractional `mlp_ratio`, images that are not square).
+
+    Example:
+        >>> config = PoaViTConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, min_hidden_size=64)
+        >>> [str(size) for size in config.space][:4]
+        ['64x2', '64x3', '64x4', '96x2']
+        >>> config.stock_config(config.space.smallest).model_type
+        'dinov2'
     """
 
     model_type = "poa_vit"
@@ -48,26 +80,27 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
     hidden_size: int = 1024
     num_hidden_layers: int = 24
     num_attention_heads: int = 16
-    mlp_ratio: int | float = 4
-    patch_size: int | list[int] | tuple[int, int] = 16
+    mlp_ratio: Whole = 4
+    image_size: Side = 224
+    patch_size: Side = 16
     layerscale_value: float = 1e-5
     drop_path_rate: float | int = 0.2
 
-    min_hidden_size: int | None = None
-    min_num_hidden_layers: int | None = None
-    hidden_size_step: int | None = None
+    min_hidden_size: Filled = None  # type: ignore[assignment]
+    min_num_hidden_layers: Filled = None  # type: ignore[assignment]
+    hidden_size_step: Filled = None  # type: ignore[assignment]
     num_hidden_layers_step: int = 1
     sampling_bias: int | float = 3
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         check_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "num_channels")
         check_range(self, drop_path_rate=(0, 1), sampling_bias=(1, 100))
         check_square(self, "image_size", "patch_size")
         if self.mlp_ratio != int(self.mlp_ratio):
-            raise ValueError(f"mlp_ratio must be whole, as stock dinov2 has it, not {self.mlp_ratio}.")
-        self.mlp_ratio = int(self.mlp_ratio)  # written 4.0
+            raise ValueError(f"mlp_ratio must be a whole number, as in stock dinov2, not {self.mlp_ratio}.")
+        self.mlp_ratio = int(self.mlp_ratio)  # 4.0 is one too
         if "head_dim" in kwargs:
-            raise ValueError("head_dim cannot be given: the head size is hidden_size / num_attention_heads.")
+            raise ValueError("head_dim cannot be set: the head size is hidden_size / num_attention_heads.")
         check_activation(self)
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
@@ -89,7 +122,7 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
             ("hidden_size", self.head_size, "the head size"),
             ("num_hidden_layers", 1, "one block"),
         ):
-            smallest, full, step = (getattr(self, field) for field in (f"min_{name}", name, f"{name}_step"))
+            smallest, full, step = (getattr(self, name_) for name_ in (f"min_{name}", name, f"{name}_step"))
             check_width(smallest, f"min_{name}", unit, what, full, step)
         image, patch = self.image_size, self.patch_size
         if image % patch:
@@ -100,20 +133,25 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
 
     @property
     def head_size(self) -> int:
+        """Channels of an attention head, the same in all sizes."""
         return self.hidden_size // self.num_attention_heads
 
     @property
     def crop_multiple(self) -> int:
-        """Pixels of one side of a patch, which masked prediction hides and predicts."""
+        """Side in pixels of a patch, a multiple of which global crops must be."""
         return self.patch_size
 
-    patch_grid = crop_multiple
+    @property
+    def patch_grid(self) -> int:
+        """Side in pixels of a patch, which masked prediction hides and predicts."""
+        return self.patch_size
 
     @property
     def space(self) -> ElasticSpace:
+        """All sizes, among them `small`, `base` and `large`."""
         widths = range(self.min_hidden_size, self.hidden_size + 1, self.hidden_size_step)
         depths = range(self.min_num_hidden_layers, self.num_hidden_layers + 1, self.num_hidden_layers_step)
-        # ViT-S, B and L of the published space: base is three quarters as wide as large, and as deep as small.
+        # as ViT-S, B and L in the published space: base is three quarters as wide as large and as deep as small
         base_width = min(widths, key=lambda width: abs(width - 0.75 * self.hidden_size))
         named = (
             ("small", SubNetwork(self.min_hidden_size, self.min_num_hidden_layers)),
@@ -121,18 +159,18 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
             ("large", SubNetwork(self.hidden_size, self.num_hidden_layers)),
         )
         bias = self.sampling_bias
-        return ElasticSpace.of(widths, tuple((depth,) for depth in depths), bias, bias, named)
+        return ElasticSpace.from_axes(widths, tuple((depth,) for depth in depths), bias, bias, named)
 
     @property
     def has_position_embeddings(self) -> bool:
         return True
 
-    def _size(self, sub_network: SubNetwork) -> dict:
+    def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
         return {
             "hidden_size": sub_network.width,
             "num_hidden_layers": sub_network.depths[0],
             "num_attention_heads": sub_network.width // self.head_size,
         }
 
-    def _only_size(self, sub_network: SubNetwork) -> dict:
+    def _only_size(self, sub_network: SubNetwork) -> dict[str, Any]:
         return {"min_hidden_size": sub_network.width, "min_num_hidden_layers": sub_network.depths[0]}

@@ -11,18 +11,24 @@ from transformers.activations import ACT2FN
 from ..elastic import ElasticSpace, SubNetwork
 
 if TYPE_CHECKING:
-    # A configuration is validated as it is given and then completed by its `__post_init__`. Type checkers see what is
-    # there afterwards: one number for each side of a square, and an elastic configuration for the backbone.
+    # A configuration is validated as it is given, and then completed by its `__post_init__`. Type checkers see what is
+    # there afterwards: fields that None was given for are filled in, and images and patches have one side.
     class _Configuration(PreTrainedConfig):
-        image_size: int = 224
+        image_size: Any = 224  # as families differ in what they take
         hidden_size: int = 0
         num_channels: int = 3
 
     Side = int
+    Whole = int
+    Filled = int
+    Stages = list[int]
     BackboneField: TypeAlias = "ElasticConfigMixin"
 else:
     _Configuration = object
     Side = int | list[int] | tuple[int, int]
+    Whole = int | float
+    Filled = int | None
+    Stages = list[int] | tuple[int, ...] | None
     BackboneField = dict | PreTrainedConfig | None
 
 
@@ -130,51 +136,68 @@ def has_class_token(config: PreTrainedConfig) -> bool:
     return config.has_class_token if isinstance(config, ElasticConfigMixin) else not is_hierarchical(config)
 
 
-def check_positive(config, *names: str) -> None:
-    """Each of these fields, and each entry of a list, is at least 1."""
+def check_positive(config: PreTrainedConfig, *names: str) -> None:
+    """Raise ValueError unless each of these fields, and each entry of a list, is at least 1."""
     for name in names:
         value = getattr(config, name)
         if min(value if isinstance(value, list | tuple) else [value], default=0) < 1:
             raise ValueError(f"{name} must be at least 1, not {value}.")
 
 
-def check_range(config, **ranges: tuple[float, float]) -> None:
-    """Each field lies in `[low, high)`."""
+def check_range(config: PreTrainedConfig, **ranges: tuple[float, float]) -> None:
+    """Raise ValueError unless each field is at least the first number of its range and below the second."""
     for name, (low, high) in ranges.items():
         if not low <= getattr(config, name) < high:
             raise ValueError(f"{name} must be at least {low} and below {high}, not {getattr(config, name)}.")
 
 
-def check_activation(config) -> None:
-    if config.hidden_act not in ACT2FN:
-        raise ValueError(f"hidden_act {config.hidden_act!r} is not an activation of transformers, as gelu or silu are.")
+def check_activation(config: PreTrainedConfig) -> None:
+    """Raise ValueError unless transformers knows the activation of `hidden_act`."""
+    name = getattr(config, "hidden_act", None)
+    if name not in ACT2FN:
+        raise ValueError(f"hidden_act {name!r} is not an activation of transformers, such as gelu or silu.")
 
 
-def check_square(config, *names: str) -> None:
-    """Each of these fields is one positive number, or two that are the same; it is one number from then on."""
+def check_square(config: PreTrainedConfig, *names: str) -> None:
+    """Replace each of these fields, a number or two equal ones, by the number; raise ValueError for anything else."""
     for name in names:
         size = getattr(config, name)
         sides = (size,) if isinstance(size, int) else tuple(size)
         if len(sides) not in (1, 2) or len(set(sides)) > 1 or sides[0] < 1:
-            raise ValueError(f"{name} must be one positive number (images and patches are square).")
+            raise ValueError(f"{name} must be one positive number (images and patches are square), not {size}.")
         setattr(config, name, sides[0])
 
 
-def check_width(width: int, name: str, unit: int, what: str, full: int | None = None, step: int | None = None) -> None:
-    """`width` is a positive multiple of `unit`, which is `what`; and steps lead from it to the full one."""
+def check_width(
+    width: int, name: str, unit: int, unit_name: str, full: int | None = None, step: int | None = None
+) -> None:
+    """Raise ValueError unless a width fits.
+
+    Args:
+        width: The value of the field `name`.
+        name: `min_<field>` where the full width is given.
+        unit: What every width has to be a positive multiple of.
+        unit_name: What the unit is, for the message.
+        full: The full width, the value of `<field>`, if `width` is the smallest one.
+        step: Distance between widths: steps have to lead from the smallest to the full one.
+    """
     if width < 1 or width % unit:
-        raise ValueError(f"{name} {width} is not a positive multiple of {unit} ({what}).")
+        raise ValueError(f"{name} {width} is not a positive multiple of {unit} ({unit_name}).")
     if full is None:
         return
     full_name = name.removeprefix("min_")
     if width > full:
-        raise ValueError(f"{name} {width} is larger than {full_name} {full}: the smallest size cannot be.")
-    if (full - width) % step:
+        raise ValueError(f"{name} {width} is larger than {full_name} {full}: choose a smaller {name}.")
+    if step is not None and (full - width) % step:
         raise ValueError(f"Steps of {step} ({full_name}_step) do not lead from {name} {width} to {full_name} {full}.")
 
 
 def check_depths(min_depths: Sequence[int], depths: Sequence[int]) -> list[int]:
-    """The fewest blocks of each stage as a list, none below 1 or above `depths`."""
+    """Return the fewest blocks of each stage as a list.
+
+    Raises:
+        ValueError: If the lists differ in length, or an entry is below 1 or above that of `depths`.
+    """
     if len(min_depths) != len(depths):
         raise ValueError(f"min_depths {list(min_depths)} must have as many stages as depths {list(depths)}.")
     for stage, (fewest, full) in enumerate(zip(min_depths, depths, strict=True)):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
 from ..slicing import (
@@ -22,7 +21,7 @@ from ..slicing import (
 )
 from .elastic_config import ElasticConfigMixin
 
-# Building a model takes longer than slicing it, hence the plain models of this many sizes are kept.
+# Building a model takes longer than slicing it, hence a model keeps the plain models of this many sizes.
 PLAIN_MODELS_KEPT = 16
 
 if TYPE_CHECKING:
@@ -32,14 +31,17 @@ else:
 
 
 class ElasticModelMixin(_Model):
-    """Gives a `PreTrainedModel` its sub-networks.
+    """A model that holds smaller ones: their parameters are slices of its own.
 
-    The model's configuration says which sizes exist (`space`), what a size is as a model of the same class
-    (`plain_config`) and as a stock model (`stock_config`); the class says where its blocks are (`slice_rules`) and
-    which stock class has the same parameter names (`stock_class`).
+    The configuration says which sizes exist (`space`), what a size is as a model of the same class (`plain_config`) and
+    as a stock model (`stock_config`). A family sets the attributes below and defines `image_tokens`
+    (docs/new_family.md).
 
-    For the optimizer, it also says which parameters are the patch embedding, whose learning rate is lower, and which
-    vectors get weight decay although vectors do not (patterns of parameter names).
+    Attributes:
+        slice_rules: Where the model keeps its blocks and channel groups.
+        stock_class: Class of the extracted models, whose parameters have the same names.
+        patch_embedding: Pattern of the patch embedding's parameters, whose learning rate is lower.
+        decayed_vectors: Pattern of vectors that get weight decay, although vectors have none.
     """
 
     config: ElasticConfigMixin
@@ -49,8 +51,16 @@ class ElasticModelMixin(_Model):
     decayed_vectors: str | None = None
 
     def sliced(self, sub_network: SubNetwork | str | None = None) -> ElasticModelMixin | SlicedModel:
-        """The sub-network as a callable on this model's weights as they are now: take it once per step and call it for
-        every batch. The model itself for the full size or None. ValueError for a size outside the space."""
+        """Return a sub-network that computes with slices of this model's weights as they are now.
+
+        In training, take it once per step and call it for every batch.
+
+        Args:
+            sub_network: A size, or its text or name. The full size and None give the model itself.
+
+        Raises:
+            ValueError: If the size is not in the space.
+        """
         if sub_network is None:
             return self
         sub_network = self.config.space.resolve(sub_network)
@@ -60,9 +70,15 @@ class ElasticModelMixin(_Model):
         return SlicedModel(plain, self, plan)
 
     def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
-        """A stock model of its own with a copy of the sub-network's weights, in evaluation mode.
+        """Return a sub-network as a stock model with a copy of its weights, in evaluation mode.
 
-        Computes what `forward(..., sub_network=sub_network)` does, to the last bit. None means the full size.
+        It computes what `forward(..., sub_network=sub_network)` does, to the last bit.
+
+        Args:
+            sub_network: A size, or its text or name; None means the full size.
+
+        Raises:
+            ValueError: If the size is not in the space.
         """
         space = self.config.space
         sub_network = space.full if sub_network is None else space.resolve(sub_network)
@@ -78,18 +94,26 @@ class ElasticModelMixin(_Model):
                 tensor = tensor.clone(memory_format=torch.contiguous_format)
             path, _, leaf = name.rpartition(".")
             module = stock.get_submodule(path)
-            if leaf in dict(module.named_parameters(recurse=False)):
-                setattr(module, leaf, nn.Parameter(tensor))
-            else:
-                setattr(module, leaf, tensor)
+            is_parameter = leaf in dict(module.named_parameters(recurse=False))
+            setattr(module, leaf, nn.Parameter(tensor) if is_parameter else tensor)
         return stock.eval()
 
+    def feature_size(self, sub_network: SubNetwork | str | None = None) -> int:
+        """Return the number of channels D of a sub-network's features."""
+        space = self.config.space
+        sub_network = space.full if sub_network is None else space.resolve(sub_network)
+        model = self if sub_network == space.full else self._plain_model(sub_network)[0]
+        return model.config.hidden_size
+
     @staticmethod
-    def image_tokens(output: ModelOutput) -> tuple[Tensor, Tensor]:
+    def image_tokens(output: Any) -> tuple[Tensor, Tensor]:
         """Return what the projection heads read of a forward pass.
 
+        Args:
+            output: What `forward` returns.
+
         Returns:
-            The images' features (B, D), and one token (B, squares, D) for each square of the masks' grid.
+            The images' features (B, D), and one token for each square of the masks' grid (B, squares, D).
         """
         raise NotImplementedError
 
@@ -97,9 +121,10 @@ class ElasticModelMixin(_Model):
         return slice_plan(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)
 
     def _plain_model(self, sub_network: SubNetwork) -> tuple[ElasticModelMixin, dict[str, Slice]]:
-        # As they own no storage and are set anew at each use, which ones are kept changes nothing.
+        """Return the sub-network as a model without storage, set as this model is, and how its tensors are cut."""
+        # As plain models own no storage and are set anew at each use, which ones are kept changes nothing.
         kept = self.__dict__.setdefault("_plain_models", {})
-        # of each thread its own, as a call swaps the plain model's tensors
+        # each thread has its own, as a call swaps the plain model's tensors
         key = (sub_network, self.config._attn_implementation, threading.get_ident())
         if key not in kept:
             config = self.config.plain_config(sub_network)

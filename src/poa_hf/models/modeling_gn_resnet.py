@@ -1,10 +1,12 @@
 """The plain GroupNorm ResNet: encoder, image classifier and backbone.
 
-Parameter names are those of transformers' ResNet. This file and `configuration_gn_resnet.py` travel with published
+The parameters are named as in transformers' ResNet. This file and `configuration_gn_resnet.py` travel with published
 models: they import nothing of poa_hf.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from .configuration_gn_resnet import GnResNetConfig
 
 
 class GnResNetConvLayer(nn.Module):
-    """A convolution without bias that keeps the size of its input (but for the stride), GroupNorm, activation."""
+    """Convolution without bias, padded to keep the size of its input (over the stride), GroupNorm and activation."""
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class GnResNetConvLayer(nn.Module):
 
 
 class GnResNetEmbeddings(nn.Module):
-    """The stem: (B, channels, H, W) -> (B, embedding_size, H/4, W/4); half of the reduction is the pooling's."""
+    """The stem: a convolution and a max pooling, each of which halves the resolution."""
 
     def __init__(self, config: GnResNetConfig):
         super().__init__()
@@ -55,11 +57,12 @@ class GnResNetEmbeddings(nn.Module):
         self.pooler = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return (B, embedding_size, H/4, W/4) of images (B, num_channels, H, W)."""
         return self.pooler(self.embedder(pixel_values))
 
 
 class GnResNetShortCut(nn.Module):
-    """Takes a block's input to the shape of its output."""
+    """Projects a block's input to the shape of its output."""
 
     def __init__(self, config: GnResNetConfig, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -71,8 +74,10 @@ class GnResNetShortCut(nn.Module):
 
 
 class GnResNetBottleneck(GradientCheckpointingLayer):
-    """1x1, 3x3 and 1x1 convolution around a shortcut. The stride is the 3x3 convolution's, as in torchvision and timm
-    ("v1.5"), not the first 1x1's as in the paper."""
+    """A 1x1, a 3x3 and a 1x1 convolution around a shortcut.
+
+    The 3x3 convolution has the stride, as in torchvision and timm ("v1.5"), not the first 1x1 one as in the paper.
+    """
 
     def __init__(
         self, config: GnResNetConfig, in_channels: int, middle_channels: int, out_channels: int, stride: int = 1
@@ -109,6 +114,8 @@ class GnResNetStage(nn.Module):
 
 
 class GnResNetEncoder(nn.Module):
+    """The stages."""
+
     def __init__(self, config: GnResNetConfig):
         super().__init__()
         self.stages = nn.ModuleList(GnResNetStage(config, stage) for stage in range(config.num_stages))
@@ -116,7 +123,7 @@ class GnResNetEncoder(nn.Module):
     def forward(
         self, hidden_state: Tensor, output_hidden_states: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """The last stage's output and, where asked for, the input and the output of every stage."""
+        """Return the last stage's output and, where asked for, the stem's and the output of every stage."""
         hidden_states = [hidden_state]
         for stage in self.stages:
             hidden_state = stage(hidden_state)
@@ -126,11 +133,13 @@ class GnResNetEncoder(nn.Module):
 
 
 class GnResNetPreTrainedModel(PreTrainedModel):
+    """What the models have in common: configuration and initialisation."""
+
     config_class = GnResNetConfig
     config: GnResNetConfig
     base_model_prefix = "resnet"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # a tuple, as in models of transformers
     supports_gradient_checkpointing = True
     _no_split_modules = ["GnResNetEmbeddings", "GnResNetBottleneck"]
 
@@ -138,7 +147,7 @@ class GnResNetPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):  # as torch does
+        elif isinstance(module, nn.Linear):  # as in torch
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
@@ -147,12 +156,7 @@ class GnResNetPreTrainedModel(PreTrainedModel):
 
 
 class GnResNetModel(GnResNetPreTrainedModel):
-    """The encoder.
-
-    Shapes: `pixel_values` (B, num_channels, H, W); `last_hidden_state` (B, hidden_sizes[-1], H/32, W/32) with four
-    stages; `pooler_output` (B, hidden_sizes[-1]), its mean over all positions (transformers' `ResNetModel` has two more
-    axes of size 1 here); `hidden_states` the stem's output (B, embedding_size, H/4, W/4) and every stage's.
-    """
+    """The encoder, without a classifier."""
 
     def __init__(self, config: GnResNetConfig):
         super().__init__(config)
@@ -162,14 +166,26 @@ class GnResNetModel(GnResNetPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPoolingAndNoAttention:
+        """Return the features of images (shapes for four stages).
+
+        Args:
+            pixel_values: (B, num_channels, H, W).
+            output_hidden_states: Whether to return the output of the stem and of every stage.
+            kwargs: Ignored.
+
+        Returns:
+            `last_hidden_state` (B, D, H/32, W/32) with D = hidden_sizes[-1]; `pooler_output` (B, D), its mean over all
+            positions (transformers' `ResNetModel` adds two axes of size 1); `hidden_states`, if asked for, the first of
+            which is the stem's (B, embedding_size, H/4, W/4).
+        """
         return self.encode(self.embedder(pixel_values), output_hidden_states)
 
     def encode(
         self, embeddings: Tensor, output_hidden_states: bool | None = None
     ) -> BaseModelOutputWithPoolingAndNoAttention:
-        """The output for what the stem gave, (B, embedding_size, H/4, W/4)."""
+        """Return the output of `forward` from that of the stem (B, embedding_size, H/4, W/4)."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         last_hidden_state, hidden_states = self.encoder(embeddings, output_hidden_states)
@@ -181,12 +197,22 @@ class GnResNetModel(GnResNetPreTrainedModel):
 
 
 class GnResNetForImageClassification(GnResNetPreTrainedModel):
-    """The encoder and a linear classifier on `pooler_output`: `logits` (B, num_labels), and `loss` where `labels` (B,)
-    are given. Without labels in the configuration (`num_labels=0`) the logits are the features."""
+    """The encoder and a linear classifier on its `pooler_output`.
+
+    With `num_labels=0` in the configuration there is no classifier, and the logits are the features.
+
+    Example:
+        >>> import torch
+        >>> config = GnResNetConfig(hidden_sizes=[32, 64], depths=[1, 1], base_width=32, num_groups=8, num_labels=5)
+        >>> model = GnResNetForImageClassification(config).eval()
+        >>> output = model(torch.rand(2, 3, 64, 64), labels=torch.tensor([0, 4]))
+        >>> output.logits.shape, output.loss.shape
+        (torch.Size([2, 5]), torch.Size([]))
+    """
 
     def __init__(self, config: GnResNetConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 0
         self.resnet = GnResNetModel(config)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels) if self.num_labels > 0 else nn.Identity()
         self.post_init()
@@ -197,18 +223,25 @@ class GnResNetForImageClassification(GnResNetPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> ImageClassifierOutputWithNoAttention:
+        """Return `logits` (B, num_labels) and, with labels, the `loss`.
+
+        Args:
+            pixel_values: (B, num_channels, H, W).
+            labels: (B,), or (B, num_labels) for regression and several labels per image.
+            output_hidden_states: Whether to return the output of the stem and of every stage.
+            kwargs: Further arguments of the loss function.
+        """
         outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         logits = self.classifier(outputs.pooler_output)
-        # kwargs: the number of images that Trainer divides by when it accumulates gradients
+        # kwargs has the number of images by which Trainer divides when it accumulates gradients
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
 class GnResNetBackbone(BackboneMixin, GnResNetPreTrainedModel):
-    """The encoder as a backbone for detection and segmentation: `feature_maps` has the output of each stage in
-    `config.out_features`, in the stages' order."""
+    """The encoder as a backbone for detection and segmentation."""
 
     has_attentions = False
 
@@ -220,7 +253,8 @@ class GnResNetBackbone(BackboneMixin, GnResNetPreTrainedModel):
 
     @can_return_tuple
     @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, **kwargs) -> BackboneOutput:
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
+        """Return `feature_maps`, the output (B, C, h, w) of each stage in `config.out_features`, in their order."""
         hidden_states = self.resnet(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
         named = dict(zip(self.stage_names, hidden_states, strict=True))
         return BackboneOutput(

@@ -1,12 +1,13 @@
-"""The three branches (teacher, intact student, elastic student) and the loss that ties them together."""
+"""Teacher, intact student and elastic student as one model, whose forward pass gives the loss of a training step."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,22 +16,25 @@ from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
+from ..formatting import one_line
 from ..objective.early_gradients import GradientSums, differentiated
-from ..objective.head_losses import Head
 from ..objective.heads import ProjectionHeads, Prototypes
-from ..objective.objective import Batch, Branch, LossWeights, StepDetails, poa_loss
-from ..slicing import SlicedModel
+from ..objective.objective import AnyHead, Batch, Branch, LossWeights, StepDetails, poa_loss
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin
 
 
 @dataclass
 class PoaForPreTrainingOutput(ModelOutput):
-    """
-    `loss` is the total that is differentiated. `losses` are the scalars that the authors log, detached, under their
-    names: `dino_*` (cross-view) and `ibot_*` (masked patches) mix both students by lambda, `distill_*` (same-view) is
-    the elastic student's alone; `ibot_*` and `koleo_loss` are half of what enters the total.
-    `teacher_features` (2B, width) and `statistics` (on request) are for monitoring, detached.
+    """The loss of a step and its parts.
+
+    Attributes:
+        loss: The total that is differentiated, a scalar.
+        losses: Scalars that the authors log, by their names, detached: `dino_*` (cross-view) and `ibot_*` (masked
+            patches) mix both students by lambda, `distill_*` (same-view) is the elastic student's alone. `ibot_*` and
+            `koleo_loss` are half of what enters the total.
+        teacher_features: The teacher's features of the global crops (2B, D), detached, for monitoring.
+        statistics: On request, scalars from 0 to 1 by head: `teacher_entropy_*` and `prototype_use_*`.
     """
 
     loss: Tensor | None = None
@@ -40,9 +44,30 @@ class PoaForPreTrainingOutput(ModelOutput):
 
 
 class PoaForPreTraining(PreTrainedModel):
-    """Teacher, student and their heads as one model, whose `forward` gives the loss of one step.
+    """Teacher, students and their projection heads; the forward pass returns the loss of one training step.
 
-    `teacher` and `teacher_head` start as copies of the student's and follow it by `update_teacher`; they never train.
+    The elastic student has no weights of its own: it is a slice of the student. The teacher and its heads start as
+    copies of the student's and follow them by `update_teacher`; they never get gradients.
+
+    Attributes:
+        student: The intact student, a full-size elastic model.
+        teacher: The moving average of the student, which is evaluated and published.
+        student_head: The students' projection heads.
+        teacher_head: The teacher's.
+
+    Example:
+        >>> from transformers import set_seed
+        >>> set_seed(0)
+        >>> backbone = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
+        >>> model = PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[64], head_hidden_size=32))
+        >>> global_crops, local_crops = torch.rand(2 * 4, 3, 32, 32), torch.rand(6 * 4, 3, 16, 16)  # of 4 images
+        >>> masks = torch.rand(2 * 4, 4) < 0.3  # of 2 x 2 patches
+        >>> size = model.config.backbone_config.space.sub_network_at(step=0)
+        >>> output = model(global_crops, local_crops, masks, size, teacher_temperature=0.07)
+        >>> output.loss.backward()
+        >>> model.update_teacher(momentum=0.99)
+        >>> sorted(output.losses)[:2]
+        ['dino_global_crops_loss_0', 'dino_local_crops_loss_0']
     """
 
     config_class = PoaConfig
@@ -53,7 +78,7 @@ class PoaForPreTraining(PreTrainedModel):
     teacher_head: ProjectionHeads
     base_model_prefix = "student"
     main_input_name = "global_crops"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # a tuple, as in models of transformers
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -87,36 +112,45 @@ class PoaForPreTraining(PreTrainedModel):
             initialization.zeros_(module.bias)
         elif isinstance(module, Prototypes):
             initialization.ones_(module.weight_g)
-            # the default of nn.Linear, which the authors' last layer keeps
+            # as in nn.Linear, which is the authors' last layer
             initialization.kaiming_uniform_(module.weight_v, a=5**0.5)
 
     def train(self, mode: bool = True) -> PoaForPreTraining:
+        """Set the students' mode; the teacher stays in evaluation mode and without gradients."""
         super().train(mode)
         self.teacher.eval()
-        # here rather than once: loading a checkpoint replaces the parameters
+        # set here and not only once, as loading a checkpoint replaces the parameters
         self.teacher.requires_grad_(False)
         self.teacher_head.requires_grad_(False)
         return self
 
     @torch.no_grad()
     def update_teacher(self, momentum: float, skip: Tensor | None = None, heads_only: bool = False) -> None:
-        """Teacher = momentum * teacher + (1 - momentum) * student, heads included or alone; unchanged where the flag
-        `skip`, a bool on the device, is true."""
-        teacher, student = list(self.teacher_head.parameters()), list(self.student_head.parameters())
+        """Set the teacher to momentum * teacher + (1 - momentum) * student.
+
+        Args:
+            momentum: From 0 (a copy of the student) to 1 (no change).
+            skip: A bool on the device; nothing changes where it is true, and it is not waited for.
+            heads_only: Whether to leave the backbone as it is.
+        """
+        teacher: list[Tensor] = [*self.teacher_head.parameters()]
+        student: list[Tensor] = [*self.student_head.parameters()]
         if not heads_only:
             teacher += self.teacher.parameters()
             student += self.student.parameters()
-        if skip is None:
-            torch._foreach_lerp_(teacher, student, 1 - momentum)
-        else:
-            # a share of 0 does not do alone: the student may hold what is not finite
-            share, student = torch.where(skip, 0.0, 1 - momentum), [torch.where(skip, 0, p) for p in student]
-            torch._foreach_lerp_(teacher, student, [share] * len(teacher))
+        share: float | Tensor = 1 - momentum
+        if skip is not None:
+            # a share of 0 would not be enough: the student may hold values that are not finite
+            share = torch.where(skip, 0.0, share)
+            student = [torch.where(skip, 0, parameter) for parameter in student]
+        _lerp(teacher, student, share)
 
     def compile_full_size(self) -> None:
-        """From now on run compiled what has the same shapes at every step: teacher and intact student. The elastic
-        student is left as it is, as each of its sizes would have to be compiled."""
-        # not as attributes of their own: modules would be registered, and saved under other names
+        """Compile teacher and intact student, which have the same shapes at every step.
+
+        The elastic student is not compiled, as each of its sizes would have to be.
+        """
+        # in a dictionary, as modules that are attributes would be registered, and saved under further names
         self._compiled = {
             name: torch.compile(module, dynamic=False)
             for name, module in (("teacher", self.teacher), ("student", self.student))
@@ -134,39 +168,40 @@ class PoaForPreTraining(PreTrainedModel):
         masked_patches: Tensor | None = None,
         freeze_backbone: bool = False,
     ) -> PoaForPreTrainingOutput:
-        """The loss of one batch of B images.
+        """Return the loss of one batch of B images.
+
+        The gradients are computed on the way (`objective.poa_loss`); `loss.backward()` hands them on.
 
         Args:
-            global_crops: (2B, 3, H, W), the B first views of the images, then the B second views.
-            local_crops: (V*B, 3, h, w), view-major likewise; V may be 0.
+            global_crops: (2B, 3, H, W), the first views of all images, then the second ones.
+            local_crops: (V * B, 3, h, w), one view of all images after the other; V may be 0.
             masks: bool (2B, tokens), the patches of the global crops that are hidden from the students.
             sub_network: The elastic student of this step, a member of `config.backbone_config.space`.
             teacher_temperature: Softmax temperature of the teacher's targets.
             predict_masked_patches: Whether patches are hidden and predicted.
-            return_statistics: Whether to add the teacher's entropy and prototype use per head, each from 0 to 1.
-            masked_patches: `masks.flatten().nonzero().squeeze(1)`. Give it if the masks were made on the host: to find
-                it on a GPU, the host must wait for that.
-            freeze_backbone: Whether only the heads learn: the backbone's gradients are then 0.
+            return_statistics: Whether to return the teacher's entropy and prototype use of each head.
+            masked_patches: `masks.flatten().nonzero().squeeze(1)`. Pass it if the masks were made on the host, as
+                computing it on a GPU makes the host wait.
+            freeze_backbone: Whether only the heads learn; the backbone's gradients are then 0.
         """
         if masked_patches is None:
             masked_patches = masks.flatten().nonzero().squeeze(1)
         if not predict_masked_patches:
-            # still given to the students: every parameter then takes part in every step, as DDP wants it
+            # empty masks instead of none: every parameter then takes part in every step, as DDP requires
             masks, masked_patches = torch.zeros_like(masks), masked_patches[:0]
         config = self.config
 
         def loss(gradients: GradientSums, global_crops: Tensor, local_crops: Tensor) -> tuple[Tensor, StepDetails]:
-            elastic = None
-            if config.intact_weight < 1:
-                sliced = self.student.sliced(sub_network)
-                width = (sliced.plain if isinstance(sliced, SlicedModel) else sliced).config.hidden_size
-                heads = [gradients.on_leaves(head) for head in self.student_head.sliced(width)]
-                elastic = self._branch(gradients.on_leaves(sliced), heads, freeze_backbone)
+            def elastic() -> Branch:
+                heads = self.student_head.sliced(self.student.feature_size(sub_network))
+                backbone = gradients.on_leaves(self.student.sliced(sub_network))
+                return self._branch(backbone, [gradients.on_leaves(head) for head in heads], freeze_backbone)
+
             return poa_loss(
                 Batch(global_crops, local_crops, masks, masked_patches),
-                self._branch(self._compiled.get("teacher", self.teacher), self.teacher_head),
-                self._branch(self._compiled.get("student", self.student), self.student_head, freeze_backbone),
-                elastic,
+                self._branch(self._compiled.get("teacher", self.teacher), self.teacher_head.full),
+                self._branch(self._compiled.get("student", self.student), self.student_head.full, freeze_backbone),
+                elastic if config.intact_weight < 1 else None,
                 LossWeights(config.intact_weight, config.koleo_weight, config.student_temperature),
                 teacher_temperature,
                 gradients,
@@ -177,29 +212,43 @@ class PoaForPreTraining(PreTrainedModel):
         total, details = differentiated(loss, [global_crops, local_crops], parameters)
         return PoaForPreTrainingOutput(total, details.terms, details.teacher_features, details.statistics)
 
-    def _branch(self, backbone: Callable[..., ModelOutput], heads: Iterable[Head], frozen: bool = False) -> Branch:
-        """A model, compiled or not, or the slices of one, and its heads as the objective takes them."""
+    def _branch(self, backbone: Callable[..., Any], heads: Sequence[AnyHead], frozen: bool = False) -> Branch[AnyHead]:
+        """Return a backbone, compiled or not, or its slices, and its heads as the objective takes them."""
 
         def features(crops: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
             with torch.no_grad() if frozen else nullcontext():
                 return self.student.image_tokens(backbone(crops, bool_masked_pos=masks))
 
-        return Branch(features, list(heads))
+        return Branch(features, heads)
+
+
+def _lerp(tensors: list[Tensor], others: list[Tensor], share: float | Tensor) -> None:
+    """Move all tensors by a share, a number or a scalar tensor, of the way to others, in place and in few kernels."""
+    # torch's optimisers use the same function; there is no public one for lists of tensors
+    if isinstance(share, Tensor):
+        torch._foreach_lerp_(tensors, others, [share] * len(tensors))
+    else:
+        torch._foreach_lerp_(tensors, others, share)
 
 
 def load_complete(folder: str | Path) -> PoaForPreTraining:
-    """`PoaForPreTraining.from_pretrained`, but a folder that lacks any of its parameters is refused with ValueError,
-    instead of some being made up at random."""
-    config = Path(folder) / "config.json"
+    """Load a saved model, and refuse a folder that lacks any of its parameters instead of initialising these anew.
+
+    Raises:
+        ValueError: If the folder cannot be read, holds another model or lacks parameters.
+    """
     try:
-        model_type = json.loads(config.read_text()).get("model_type")
+        model_type = json.loads((Path(folder) / "config.json").read_text()).get("model_type")
         if model_type != "poa":
             raise ValueError(
                 f"{folder} holds a {model_type!r} model, not the teacher and student of a pre-training run."
             )
-        model, report = PoaForPreTraining.from_pretrained(folder, output_loading_info=True)
+        loaded: Any = PoaForPreTraining.from_pretrained(folder, output_loading_info=True)
     except (OSError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"{folder} cannot be loaded: {one_line(error)}.") from error
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{folder} lacks {len(missing)} parameters ({missing[0]}, ...): it is not a whole checkpoint.")
+        raise ValueError(
+            f"{folder} lacks {len(missing)} parameters ({missing[0]}, ...): it is not a complete checkpoint."
+        )
     return model

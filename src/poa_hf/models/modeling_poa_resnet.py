@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import initialization
@@ -17,12 +19,7 @@ from .token_grids import mask_of_grid, upsampled_tokens
 
 
 class PoaResNetModel(ElasticModelMixin, GnResNetModel):
-    """The full-size ResNet and, by `sub_network`, every smaller one inside it.
-
-    Shapes, for four stages: `pixel_values` (B, 3, H, W); `bool_masked_pos` (B, H/16 * W/16), squares of 16 pixels
-    (`config.patch_grid`), under which the stem's output is replaced by the mask token; `last_hidden_state`
-    (B, 2048, H/32, W/32), as wide in every size; `pooler_output` (B, 2048), its mean.
-    """
+    """An elastic GroupNorm ResNet: the full size and, by `sub_network`, every smaller one inside it."""
 
     config_class = PoaResNetConfig
     config: PoaResNetConfig
@@ -48,12 +45,25 @@ class PoaResNetModel(ElasticModelMixin, GnResNetModel):
         bool_masked_pos: Tensor | None = None,
         sub_network: SubNetwork | str | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPoolingAndNoAttention:
+        """Return the features of images (shapes for four stages).
+
+        Args:
+            pixel_values: (B, 3, H, W).
+            bool_masked_pos: bool (B, H/16 * W/16), squares of `config.patch_grid` pixels, under which the mask token
+                replaces the stem's output.
+            sub_network: The size that computes, or its text or name; None means the full one.
+            output_hidden_states: Whether to return the output of the stem and of every stage.
+            kwargs: Ignored.
+
+        Returns:
+            `last_hidden_state` (B, D, H/32, W/32), with the same D in all sizes; `pooler_output` (B, D), its mean.
+        """
         model = self.sliced(sub_network)
         if model is not self:
             return model(pixel_values, bool_masked_pos, output_hidden_states=output_hidden_states, return_dict=True)
-        embeddings = self.embedder(pixel_values)
+        embeddings = self.embedder(pixel_values)  # (B, embedding_size, H/4, W/4)
         if bool_masked_pos is not None:
             height, width = embeddings.shape[-2:]
             mask = mask_of_grid(bool_masked_pos, height, width, self.config.patch_grid // 4)
@@ -62,6 +72,12 @@ class PoaResNetModel(ElasticModelMixin, GnResNetModel):
 
     @staticmethod
     def image_tokens(output: BaseModelOutputWithPoolingAndNoAttention) -> tuple[Tensor, Tensor]:
-        """What the heads read: the image's feature (B, D), and the map's positions (B, 4 * positions, D), each four
-        times, once for each square of the masks' grid."""
-        return output.pooler_output, upsampled_tokens(output.last_hidden_state)
+        """Return what the projection heads read.
+
+        Returns:
+            The images' features (B, D), and the map's positions (B, 4 * positions, D), each four times: once for each
+            square of the masks' grid.
+        """
+        images, maps = output.pooler_output, output.last_hidden_state  # (B, D), (B, D, h, w)
+        assert images is not None and maps is not None  # ModelOutput's fields are optional
+        return images, upsampled_tokens(maps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +27,27 @@ from .token_grids import mask_of_grid, upsampled_tokens
 
 
 class PoaSwinLayer(SwinLayer):
-    """A Swin block for crops of any size: the window keeps its size, and nothing is remembered between calls.
+    """A Swin block for crops of any size: the window keeps its size, and calls do not depend on earlier ones.
 
-    Maps that the window does not divide are padded; on maps no larger than the window it is not shifted (where a stock
-    block would shrink the window for good). Stochastic depth acts on both branches and leaves dropped images out.
+    Maps that the window does not divide are padded. On maps not larger than the window it is not shifted; a stock block
+    would shrink the window for good. Stochastic depth acts on both branches and does not compute the images it drops.
     """
 
-    def __init__(self, config: PoaSwinConfig, dim: int, num_heads: int, shift_size: int, **kwargs):
+    def __init__(self, config: PoaSwinConfig, dim: int, num_heads: int, shift_size: int, **kwargs: Any):
         super().__init__(config, dim, num_heads=num_heads, shift_size=shift_size, **kwargs)
         self.drop_path_rate = config.drop_path_rate
 
-    def forward(
-        self, hidden_states: Tensor, input_dimensions: tuple[int, int], always_partition: bool = False, **kwargs
-    ) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # stock Swin's own return type is wrong: it returns these two as well
+        self, hidden_states: Tensor, input_dimensions: tuple[int, int], always_partition: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the block's output and, where they are computed, its attention weights.
+
+        Args:
+            hidden_states: (B, height * width, D).
+            input_dimensions: (height, width) of the map.
+            always_partition: Whether to shift the windows on small maps too, as `SwinBackbone` wants it.
+            kwargs: Further arguments of the attention.
+        """
         shifted = self.shift_size > 0 and (always_partition or min(input_dimensions) > self.window_size)
         weights = None
 
@@ -58,18 +66,19 @@ class PoaSwinLayer(SwinLayer):
         return add_residual(hidden_states, mlp, self.drop_path_rate), weights
 
     def _window_attention(
-        self, hidden_states: Tensor, size: tuple[int, int], shifted: bool, **kwargs
-    ) -> tuple[Tensor, Tensor]:
-        """Attention within windows of the (height, width) map, in the order of stock Swin's operations."""
+        self, hidden_states: Tensor, size: tuple[int, int], shifted: bool, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention within the windows of a (height, width) map, in the order of stock Swin's operations."""
         (height, width), window = size, self.window_size
         batch_size, tokens, channels = hidden_states.shape
-        hidden_states, _ = self.maybe_pad(hidden_states.view(batch_size, height, width, channels), height, width)
-        _, padded_height, padded_width, _ = hidden_states.shape
+        maps = hidden_states.view(batch_size, height, width, channels)
+        maps, _ = self.maybe_pad(maps, height, width)  # (B, padded height, padded width, D)
+        _, padded_height, padded_width, _ = maps.shape
         mask = None
         if shifted:
-            hidden_states = self.cyclic_shift(hidden_states)
-            mask = self.get_attn_mask(padded_height, padded_width, hidden_states.dtype, hidden_states.device)
-        windows = window_partition(hidden_states, window).view(-1, window * window, channels)
+            maps = self.cyclic_shift(maps)
+            mask = self.get_attn_mask(padded_height, padded_width, maps.dtype, maps.device)
+        windows = window_partition(maps, window).view(-1, window * window, channels)  # (B * windows, window^2, D)
         output, weights = self.attention(windows, mask, **kwargs)
         output = window_reverse(output.view(-1, window, window, channels), window, padded_height, padded_width)
         if shifted:
@@ -77,14 +86,14 @@ class PoaSwinLayer(SwinLayer):
         return output[:, :height, :width].reshape(batch_size, tokens, channels), weights
 
 
-class PoaSwinStage(nn.Module):
-    """A stock stage but for activation checkpointing, which would recompute it as a whole and its blocks once more."""
+class PoaSwinStage(SwinStage):
+    """A stage that is checkpointed block by block; stock stages are also checkpointed as a whole, at twice the cost."""
 
-    forward = SwinStage.forward.__wrapped__  # what is wrapped around it is that checkpointing
-    get_reshaped_hidden_states = SwinStage.get_reshaped_hidden_states
+    gradient_checkpointing = property(lambda self: False, lambda self, value: None)
 
     def __init__(self, config: PoaSwinConfig, stage: int, grid_size: tuple[int, int]):
-        super().__init__()
+        # not SwinStage's, which would build stock blocks
+        super(SwinStage, self).__init__()
         self.config = config
         dim = config.embed_dim * 2**stage
         self.blocks = nn.ModuleList(
@@ -101,11 +110,10 @@ class PoaSwinStage(nn.Module):
 
 
 class PoaSwinEncoder(SwinEncoder):
-    _can_record_outputs = {
-        name: replace(recorder, target_class=PoaSwinStage) for name, recorder in SwinEncoder._can_record_outputs.items()
-    }
+    """The stages of an elastic Swin."""
 
     def __init__(self, config: PoaSwinConfig, grid_size: tuple[int, int]):
+        # not SwinEncoder's, which would build every block twice
         super(SwinEncoder, self).__init__(config)
         self.num_layers = len(config.depths)
         self.layers = nn.ModuleList(PoaSwinStage(config, stage, grid_size) for stage in range(self.num_layers))
@@ -113,12 +121,7 @@ class PoaSwinEncoder(SwinEncoder):
 
 
 class PoaSwinModel(ElasticModelMixin, SwinModel):
-    """The full-size Swin and, by `sub_network`, every smaller one inside it.
-
-    Shapes, for the published patch size and four stages: `pixel_values` (B, 3, H, W); `bool_masked_pos`
-    (B, H/16 * W/16), squares of 16 pixels (`config.patch_grid`), of which each hides 4 x 4 patches; `last_hidden_state`
-    (B, H/32 * W/32, 8 * width), normalised; `pooler_output` (B, 8 * width), its mean.
-    """
+    """An elastic Swin: the full size and, by `sub_network`, every smaller one inside it."""
 
     config_class = PoaSwinConfig
     config: PoaSwinConfig
@@ -130,7 +133,7 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
     stock_class = SwinModel
 
     def __init__(self, config: PoaSwinConfig):
-        # not SwinModel's own, which would build every block twice
+        # not SwinModel's, which would build every block twice
         super(SwinModel, self).__init__(config)
         self.num_layers = len(config.depths)
         self.num_features = config.hidden_size
@@ -143,9 +146,9 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, SwinEmbeddings):
-            # As SimMIM. Stock Swin's zeros, which fill whole windows here, would go through one LayerNorm after another
-            # at a slope of 1 / sqrt(eps): gradients of 1e8 and more before the first step.
+        if isinstance(module, SwinEmbeddings) and module.mask_token is not None:
+            # As in SimMIM. Stock Swin's zeros fill whole windows here and pass one LayerNorm after another at a slope
+            # of 1 / sqrt(eps), which makes gradients of 1e8 and more before the first step.
             initialization.trunc_normal_(module.mask_token, std=self.config.initializer_range)
 
     def forward(
@@ -153,25 +156,46 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
         pixel_values: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
         sub_network: SubNetwork | str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> SwinModelOutput:
+        """Return the features of images (shapes for four stages and patches of 4 pixels).
+
+        Args:
+            pixel_values: (B, 3, H, W).
+            bool_masked_pos: bool (B, H/16 * W/16), squares of `config.patch_grid` pixels, in each of which the mask
+                token replaces 4 x 4 patches.
+            sub_network: The size that computes, or its text or name; None means the full one.
+            kwargs: Further arguments of `SwinModel.forward`.
+
+        Returns:
+            `last_hidden_state` (B, H/32 * W/32, D), normalised, with D eight times the width; `pooler_output` (B, D),
+            its mean.
+        """
         model = self.sliced(sub_network)
         if model is not self:
             return model(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
-        if bool_masked_pos is not None:
+        if bool_masked_pos is not None and pixel_values is not None:
             height, width = (-(-side // self.config.patch_size) for side in pixel_values.shape[-2:])
             squares = self.config.patch_grid // self.config.patch_size
-            bool_masked_pos = mask_of_grid(bool_masked_pos, height, width, squares).flatten(1)
+            bool_masked_pos = mask_of_grid(bool_masked_pos, height, width, squares).flatten(1)  # (B, H/4 * W/4)
         if self.config.use_absolute_embeddings:
-            kwargs.setdefault("interpolate_pos_encoding", True)  # stock Swin takes images of one size alone
+            kwargs.setdefault("interpolate_pos_encoding", True)  # stock Swin only takes images of one size
         return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
 
     @staticmethod
     def image_tokens(output: SwinModelOutput) -> tuple[Tensor, Tensor]:
-        """What the heads read: the image's feature (B, D), and of square images (B, 4 * tokens, D), each token four
-        times, once for each square of the masks' grid. ValueError for images that are not square."""
-        tokens = output.last_hidden_state
+        """Return what the projection heads read of square images.
+
+        Returns:
+            The images' features (B, D), and the map's tokens (B, 4 * tokens, D), each four times: once for each square
+            of the masks' grid.
+
+        Raises:
+            ValueError: If the images are not square.
+        """
+        images, tokens = output.pooler_output, output.last_hidden_state  # (B, D), (B, tokens, D)
+        assert images is not None and tokens is not None  # ModelOutput's fields are optional
         side = round(tokens.shape[1] ** 0.5)
         if side * side != tokens.shape[1]:
-            raise ValueError(f"{tokens.shape[1]} tokens are no square map: pre-training takes square crops.")
-        return output.pooler_output, upsampled_tokens(tokens.transpose(1, 2).unflatten(2, (side, side)))
+            raise ValueError(f"{tokens.shape[1]} tokens are not a square map: pre-training takes square crops.")
+        return images, upsampled_tokens(tokens.transpose(1, 2).unflatten(2, (side, side)))

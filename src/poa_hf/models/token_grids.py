@@ -1,12 +1,20 @@
-"""Between the grid of the masks and the feature maps of convolutional and hierarchical models."""
+"""From the grid of the masks to the feature maps of convolutional and hierarchical models, and back."""
 
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 
 def mask_of_grid(masks: Tensor, height: int, width: int, times: int) -> Tensor:
-    """Masks of squares, (B, squares), as masks of the (height, width) positions of a map of which `times` make one
-    side of a square: bool (B, height, width).
+    """Expand masks of squares to the resolution of a feature map.
+
+    Args:
+        masks: (B, squares), row by row.
+        height: Rows of the map.
+        width: Columns of the map.
+        times: Positions of the map along one side of a square.
+
+    Returns:
+        bool (B, height, width).
 
     Raises:
         ValueError: If the squares do not cover the map.
@@ -26,5 +34,5 @@ def mask_of_grid(masks: Tensor, height: int, width: int, times: int) -> Tensor:
 
 
 def upsampled_tokens(feature_map: Tensor) -> Tensor:
-    """The map (B, D, h, w) at twice its size (nearest), as tokens (B, 4 * h * w, D) on the masks' grid."""
+    """Return a map (B, D, h, w) at twice its size (nearest) as tokens (B, 4 * h * w, D) on the masks' grid."""
     return interpolate(feature_map, scale_factor=2, mode="nearest").flatten(2).transpose(1, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ class GradientSums:
             if tensor.requires_grad and not tensor.is_leaf:
                 leaf = tensors[name] = tensor.detach().requires_grad_()
                 self._slices[leaf] = model.full[model.plan[name].source], model.plan[name]
-        return model.with_tensors(tensors)
+        return cast(Model, model.with_tensors(tensors))
 
     def totals(self) -> list[Tensor]:
         """Return the sums of the inputs' gradients, zeros where no part reached, and forget those of slices."""

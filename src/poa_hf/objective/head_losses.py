@@ -15,13 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..slicing import SlicedModel
 from .early_gradients import GradientSums
-from .heads import ProjectionHead
+from .heads import Head, ProjectionHead
 from .losses import RowTargets, SinkhornKnopp, prototype_losses
 
-# A projection head, or the slices of one that reads narrower features.
-Head = ProjectionHead | SlicedModel
 # Makes the targets of some images or patches when they are needed.
 MakeTargets = Callable[[], RowTargets]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,9 +13,15 @@ from ..slicing import SlicedModel, slice_plan, without_storage
 
 
 class Prototypes(nn.Module):
-    """K output directions: a weight-normalised linear layer without bias (DINO's last layer).
+    """The K output directions of a head: a weight-normalised linear layer without bias (DINO's last layer).
 
-    `weight_v` (K, bottleneck) gives the directions, `weight_g` (K, 1) their lengths, 1 at the start.
+    Args:
+        in_features: Size of the bottleneck.
+        num_prototypes: K.
+
+    Attributes:
+        weight_v: The directions (K, bottleneck).
+        weight_g: Their lengths (K, 1), 1 at the start.
     """
 
     def __init__(self, in_features: int, num_prototypes: int):
@@ -22,15 +31,24 @@ class Prototypes(nn.Module):
 
     @property
     def weight(self) -> Tensor:
+        """The prototypes (K, bottleneck)."""
         return self.weight_g * F.normalize(self.weight_v, dim=1, eps=0.0)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the logits (N, K) of features (N, bottleneck)."""
         return F.linear(features, self.weight)
 
 
 class ProjectionHead(nn.Module):
-    """MLP, L2 normalisation, prototypes: (N, width) -> logits (N, K), not yet divided by a temperature, or
-    (N, bottleneck), what the prototypes are multiplied with, if `project` is False."""
+    """An MLP, L2 normalisation and prototypes.
+
+    Args:
+        in_features: Size D of the features.
+        num_layers: Linear layers of the MLP.
+        hidden_size: Width of its hidden layers.
+        bottleneck_size: Size of its output, which is compared with the prototypes.
+        num_prototypes: K.
+    """
 
     def __init__(self, in_features: int, num_layers: int, hidden_size: int, bottleneck_size: int, num_prototypes: int):
         super().__init__()
@@ -42,31 +60,55 @@ class ProjectionHead(nn.Module):
         self.prototypes = Prototypes(bottleneck_size, num_prototypes)
 
     def forward(self, features: Tensor, project: bool = True) -> Tensor:
+        """Return the logits (N, K) of features (N, D), not yet divided by a temperature.
+
+        Args:
+            features: (N, D).
+            project: If False, return what is multiplied with the prototypes instead (N, bottleneck).
+        """
+        features = self.mlp(features)  # (N, bottleneck)
         # 1e-6 keeps half precision from dividing by zero, as in DINO's head
-        features = self.mlp(features)
         eps = 1e-6 if features.dtype == torch.float16 else 1e-12
         features = F.normalize(features, dim=-1, eps=eps)
         return self.prototypes(features) if project else features
 
 
 class ProjectionHeads(nn.ModuleList):
-    """One head per number of prototypes, shared by image and patch tokens.
+    """One head per number of prototypes; image and patch tokens share them.
 
-    Features of a narrower sub-network go through heads whose first layer is cut by the rule that cuts the backbone:
-    `sliced` gives them.
+    Args:
+        in_features: Size of the features of the full-size backbone.
+        num_layers: Linear layers of each head's MLP.
+        hidden_size: Width of the MLPs' hidden layers.
+        bottleneck_size: Size of the MLPs' outputs.
+        num_prototypes: Number of prototypes of each head.
     """
 
-    def __init__(self, in_features: int, num_layers: int, hidden_size: int, bottleneck_size: int, num_prototypes):
+    def __init__(
+        self, in_features: int, num_layers: int, hidden_size: int, bottleneck_size: int, num_prototypes: Sequence[int]
+    ):
         super().__init__(
             ProjectionHead(in_features, num_layers, hidden_size, bottleneck_size, count) for count in num_prototypes
         )
         self.in_features = in_features
         self._sizes = (num_layers, hidden_size, bottleneck_size, tuple(num_prototypes))
 
-    def sliced(self, in_features: int) -> list[nn.Module] | list[SlicedModel]:
-        """The heads for features of this width, as callables on these weights as they are now."""
+    @property
+    def full(self) -> list[ProjectionHead]:
+        """The heads for features of the full-size backbone."""
+        return cast("list[ProjectionHead]", list(self))
+
+    def sliced(self, in_features: int) -> list[Head]:
+        """Return the heads for features of a size, as callables on these weights as they are now.
+
+        The first layer of a head that reads a narrower sub-network is cut by the rule that cuts the backbone.
+        """
         if in_features == self.in_features:
-            return list(self)
+            return [*self.full]
         with without_storage():
             plain = ProjectionHeads(in_features, *self._sizes)
         return [SlicedModel(small, head, slice_plan(head, small)) for head, small in zip(self, plain, strict=True)]
+
+
+# A projection head, or the slices of one that reads narrower features.
+Head = ProjectionHead | SlicedModel

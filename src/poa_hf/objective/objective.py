@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from .early_gradients import GradientSums
-from .head_losses import Head, HeadLosses, TeacherTargets, head_losses, student_prototypes
+from .head_losses import HeadLosses, TeacherTargets, head_losses, student_prototypes
+from .heads import Head, ProjectionHead
 from .losses import koleo
+
+AnyHead = TypeVar("AnyHead", bound=Head, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Branch:
+class Branch(Generic[AnyHead]):
     """The teacher, the intact student or the elastic student.
 
     Attributes:
@@ -53,7 +57,7 @@ class Branch:
     """
 
     features: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
-    heads: Sequence[Head]
+    heads: Sequence[AnyHead]
 
     def global_tokens(self, batch: Batch, masks: Tensor | None) -> Tensor:
         """Return the global crops' features, and below them the tokens of the masked patches (2B + M, D).
@@ -125,9 +129,9 @@ class StepDetails:
 
 def poa_loss(
     batch: Batch,
-    teacher: Branch,
-    intact: Branch,
-    elastic: Branch | None,
+    teacher: Branch[ProjectionHead],
+    intact: Branch[ProjectionHead],
+    elastic: Callable[[], Branch] | None,
     weights: LossWeights,
     teacher_temperature: float,
     gradients: GradientSums,
@@ -142,7 +146,8 @@ def poa_loss(
         batch: Crops of B images and their masks.
         teacher: Its features are computed without gradient.
         intact: The full-size student.
-        elastic: The sub-network of this step, or None to train the intact student alone.
+        elastic: Makes the sub-network of this step when its turn comes, as its slices take memory; None to train the
+            intact student alone.
         weights: Weights of the losses.
         teacher_temperature: Softmax temperature of the teacher's targets.
         gradients: Receives the gradients of the students' and heads' parameters and of the crops.
@@ -160,15 +165,18 @@ def poa_loss(
         targets = [TeacherTargets(head, teacher_tokens, images, teacher_temperature) for head in teacher.heads]
     statistics = _by_head([target.statistics() for target in targets] if with_statistics else [])
 
-    students = [(intact, weights.intact)] + ([] if elastic is None else [(elastic, 1 - weights.intact)])
+    students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
+    if elastic is not None:
+        students.append((elastic, 1 - weights.intact))
     losses: list[StudentLosses] = []
     with student_prototypes(intact.heads, targets[0].dtype, gradients) as prototypes:
-        for student, weight in students:
+        for make_student, weight in students:
+            student = make_student()
             losses_of = functools.partial(
                 head_losses, student.heads, prototypes, weight, weights.student_temperature, gradients
             )
-            # The intact student comes first, for the elastic one to agree with on the same views.
-            agreed = losses[0] if losses else None
+            # The intact student comes first; the elastic one is to agree with it on the same views.
+            leader = losses[0] if losses else None
             on_local, spread = None, None
 
             # Global crops, masked: features -> heads -> cross-view, masked-patch and same-view losses; KoLeo.
@@ -179,7 +187,7 @@ def poa_loss(
                     global_shares,
                     image_targets=[target.other_view for target in targets],
                     patch_targets=[target.patches for target in targets],
-                    same_view=agreed and agreed.on_global.projected,
+                    same_view=None if leader is None else leader.on_global.projected,
                 )
                 if weights.koleo:
                     both_views = functools.reduce(torch.add, map(koleo, tokens[:images].chunk(2)))
@@ -193,7 +201,7 @@ def poa_loss(
                         len(tokens),
                         local_shares,
                         image_targets=[target.both_views for target in targets],
-                        same_view=agreed and agreed.on_local and agreed.on_local.projected,
+                        same_view=None if leader is None or leader.on_local is None else leader.on_local.projected,
                     )
             losses.append(StudentLosses(on_global, on_local, spread))
         del targets, tokens  # their memory is needed for the gradients of the prototypes
