@@ -100,9 +100,6 @@ def test_marked_blocks_run(name, tmp_path, monkeypatch):
             continue
         extra = dict(part.strip().split(":", 1) for part in marker.split(";")[1:])
         for words in commands(text):
-            # by path, as long as recipes are not found by name
-            pairs = zip(["", *words], words, strict=False)
-            words = [str(written_recipe(word)) if before == "--config" else word for before, word in pairs]
             argv = [*words[1:], *shlex.split(extra.get(words[1], ""))]
             assert main(argv) == 0, f"{name}: {' '.join(words)}"
 
