@@ -81,6 +81,19 @@ def format_quantity(value: float) -> str:
     return f"{value / unit:.3g}{letter}"
 
 
+def format_bytes(count: float) -> str:
+    """A number of bytes with three digits and a unit.
+
+    >>> format_bytes(86_600_000)
+    '86.6 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
 def format_duration(seconds: float) -> str:
     """Seconds as a reader would say them.
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 
+from ..formatting import format_bytes
 from ..publishing.hub.names import NAME_TEMPLATE
 from .main import quiet_libraries
 from .parser import CommandParser, decimal_number, whole_number, words
@@ -18,7 +19,7 @@ def push(argv: list[str]) -> None:
     quiet_libraries()
     from huggingface_hub.utils import disable_progress_bars
 
-    from ..publishing.push import PushOptions, PushResult, format_bytes, rehearse
+    from ..publishing.push import PushOptions, PushResult, rehearse
     from ..publishing.push import push as push_release
     from ..publishing.release import Release
     from .hub_timeout import hub_timeout

@@ -1,0 +1,1 @@
+"""Writing and publishing the sizes of a run: extraction, formats, model cards, and repositories on the Hub."""

@@ -15,13 +15,13 @@ from pathlib import Path
 from huggingface_hub import Collection, RepoFile
 
 from ..elastic import SubNetwork
-from ..formatting import format_quantity
+from ..formatting import format_bytes, format_quantity
 from ..runs.layout import SIZES
 from .card.cards import CARD
 from .card.size_table import published_sizes
 from .card.stamp import is_unedited
 from .hub.client import Hub
-from .hub.names import family_name, size_name
+from .hub.names import collection_title
 from .release import Release, RepoFiles
 
 
@@ -152,30 +152,6 @@ def repo_files(release: Release, size: SubNetwork | None, published: Mapping[Sub
             yield release.supernet_files(Path(folder), published)
         else:
             yield release.size_files(size, Path(folder))
-
-
-def collection_title(release: Release) -> tuple[str, str]:
-    """Return the title and the description of a release's collection; the Hub takes 60 and 150 characters."""
-    config = release.model.config.backbone_config
-    if release.supernet:
-        name = release.supernet.split("/")[1].removesuffix("-supernet")
-    else:
-        name = f"poa-{family_name(config)}-{size_name(config, config.space.full)}"
-    title = f"{name}: one pre-training, all sizes" if len(name) <= 30 else name[:60]
-    return title, f"{len(config.space)} sizes of one model, pre-trained once without labels (POA, arXiv 2408.01031)"
-
-
-def format_bytes(count: float) -> str:
-    """Format a number of bytes with three digits and a unit.
-
-    >>> format_bytes(86_600_000)
-    '86.6 MB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
 
 
 def _repos_of(release: Release) -> list[_Repo]:
@@ -323,7 +299,8 @@ class _Push:
         if not self.options.collection:
             return
         if self.collection is None:
-            title, description = collection_title(self.release)
+            config = self.release.model.config.backbone_config
+            title, description = collection_title(config, self.release.supernet)
             namespace = repo.id.split("/")[0]
             self.collection = self.hub.collection(namespace, title, description, self.options.private)
             self.result.collection = self.collection.url

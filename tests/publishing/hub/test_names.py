@@ -1,7 +1,7 @@
 import pytest
 
 from poa_hf import PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
-from poa_hf.publishing.hub.names import repo_ids, repo_name, supernet_name
+from poa_hf.publishing.hub.names import collection_title, repo_ids, repo_name, supernet_name
 
 VIT, SWIN, RESNET = PoaViTConfig(), PoaSwinConfig(), PoaResNetConfig()
 
@@ -65,3 +65,11 @@ def test_bad_templates_are_refused(template, message):
 def test_bad_namespaces_are_refused(namespace):
     with pytest.raises(ValueError, match="cannot be the name of a repo"):
         repo_ids(VIT, [SubNetwork(384, 12)], namespace)
+
+
+def test_the_title_of_a_collection_fits():
+    assert collection_title(VIT, "me/poa-vit-l-supernet")[0] == "poa-vit-l: one pre-training, all sizes"
+    assert collection_title(SWIN, None)[0] == "poa-swin-b: one pre-training, all sizes"
+    for supernet in (f"me/{'x' * 80}-supernet", f"me/{'x' * 30}-supernet", None):
+        title, description = collection_title(RESNET, supernet)
+        assert len(title) <= 60 and len(description) <= 150

@@ -49,7 +49,7 @@ def write_card(
         supernet: The id of the supernet's repository, if that is published too.
     """
     space = facts.space
-    given_names = [escape(given) for given, size in space.named.items() if size == sub_network]
+    size_names = [escape(label) for label, size in space.named.items() if size == sub_network]
     stock_config = facts.config.backbone_config.stock_config(sub_network)
     sizes = values.compared_sizes(facts, sub_network)
     records = facts.results(sub_network)
@@ -61,7 +61,7 @@ def write_card(
         how_trained=values.how_trained(facts),
         width=sub_network.width,
         depth="-".join(map(str, sub_network.depths)),
-        size=f"`{sub_network}`" + "".join(f", called *{given}*" for given in given_names),
+        size=f"`{sub_network}`" + "".join(f", called *{size_name}*" for size_name in size_names),
         one_of_sizes=f"one of {len(space)} sizes" if len(space) > 1 else "the only size",
         supernet=link(supernet, f"{values.HUB}/{supernet}") if is_repo_id(supernet) else "",
         snippet=format.snippet(name),

@@ -31,13 +31,13 @@ def size_table(facts: CardFacts, supernet: str | None, repos: Mapping[SubNetwork
         row: dict[str, Any] = {"size": str(size), "name": names.get(size)}
         row |= {"width": size.width, "depths": list(size.depths)}
         row |= {"parameters": cost.parameters, "flops": cost.flops}
-        row |= {metric: found.values.get(size) if found else None for metric, found in quality.items()}
+        row |= {metric: comparison.values.get(size) if comparison else None for metric, comparison in quality.items()}
         rows.append({**row, "repo": repos.get(size)})
     return {
         "family": family_name(config),
         "supernet": supernet,
         "image_size": getattr(config, "image_size", None),
-        "measured": {metric: found.description for metric, found in quality.items() if found},
+        "measured": {metric: comparison.description for metric, comparison in quality.items() if comparison},
         "sizes": rows,
     }
 

@@ -104,5 +104,20 @@ def repo_ids(
     return supernet, ids
 
 
+def collection_title(config: PreTrainedConfig, supernet: str | None) -> tuple[str, str]:
+    """Return the title and the description of a release's collection; the Hub takes 60 and 150 characters.
+
+    Args:
+        config: The elastic backbone's configuration.
+        supernet: The id of the supernet's repository, if it is published.
+    """
+    if supernet:
+        name = supernet.split("/")[1].removesuffix("-supernet")
+    else:
+        name = f"poa-{family_name(config)}-{size_name(config, config.space.full)}"
+    title = f"{name}: one pre-training, all sizes" if len(name) <= 30 else name[:60]
+    return title, f"{len(config.space)} sizes of one model, pre-trained once without labels (POA, arXiv 2408.01031)"
+
+
 def _depth(sub_network: SubNetwork) -> str:
     return "-".join(map(str, sub_network.depths))
