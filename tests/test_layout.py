@@ -44,7 +44,6 @@ def imported(name: str, path: Path, known: dict[str, Path]) -> set[str]:
     return {found for found in names if found in known and found != name}
 
 
-@pytest.mark.xfail(reason="imports that still point down are being moved", strict=False)
 def test_imports_go_up_only():
     known = modules(PACKAGE)
     wrong = []
@@ -59,7 +58,6 @@ def test_imports_go_up_only():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.xfail(reason="the circle of recipe and warm start is being removed", strict=False)
 @pytest.mark.parametrize("root", [PACKAGE, ROOT / "benchmarks"], ids=["poa_hf", "benchmarks"])
 def test_no_circles(root):
     known = modules(root)
