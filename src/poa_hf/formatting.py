@@ -20,6 +20,15 @@ def one_line(error: object, limit: int = 300) -> str:
     return " ".join(str(error).split())[:limit].rstrip(".") or type(error).__name__
 
 
+def capitalised(text: str) -> str:
+    """Text with a capital first letter, as at the beginning of a sentence; the rest stays as it is.
+
+    >>> capitalised("linear probe accuracy on ImageNet")
+    'Linear probe accuracy on ImageNet'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def listed(values: Iterable[object], at_most: int = 16) -> str:
     """Values separated by commas; of more than `at_most`, the first three and the last.
 

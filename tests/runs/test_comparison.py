@@ -97,25 +97,30 @@ def test_the_order_is_total_and_does_not_depend_on_that_of_the_records():
     keys = {(r.key.replace(r.size, ""), r.size): r for r in records}  # one each, so that none is later than another
     records = [*keys.values()]
     expected = compare(records, SPACE, 50)
-    assert len(expected) > 30
+    assert len(expected) > 20
     for _ in range(5):
         generator.shuffle(records)
         assert compare(records, SPACE, 50) == expected
 
 
 def random_record(generator: random.Random, index: int, sizes=tuple(SIZES)) -> Evaluation:
-    """A record of one of many kinds; its value, of four digits, tells which it is."""
+    """A record of one of many kinds, some of them rare; its value, of four digits, tells which it is."""
+
+    def mostly(usual, other):
+        return generator.choice((usual, usual, usual, usual, other))
+
     task, metric, settings = generator.choice(
         [
-            ("knn", "knn_accuracy", {"k": generator.choice((10, 20))}),
-            ("linear", "linear_accuracy", {"seed": generator.choice((0, 1))}),
-            ("clustering", "clustering_nmi", {}),
+            ("knn", "knn_accuracy", {"k": mostly(20, 10)}),
+            ("knn", "knn_accuracy", {"k": 20}),
+            ("linear", "linear_accuracy", {"seed": mostly(0, 1)}),
+            mostly(("linear", "linear_accuracy", {"seed": 0}), ("clustering", "clustering_nmi", {})),
         ]
     )
-    train = None if task == "clustering" else generator.choice((200, 1000))
+    train = None if task == "clustering" else mostly(200, 1000)
     return Evaluation(
         model="run", size=generator.choice(sizes), task=task, metric=metric, value=0.0001 + index / 1000,
-        dataset=generator.choice(("birds", "fish")), test_split=generator.choice(("test", "validation")),
+        dataset=mostly("birds", "fish"), test_split=mostly("test", "validation"),
         test_images=generator.choice((100, 1000)), date=f"2026-11-{generator.randrange(10, 13)}",
         train_split=train and "train", train_images=train, step=generator.choice((None, 40, 50, 50, 50)),
         settings=settings,

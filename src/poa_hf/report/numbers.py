@@ -9,6 +9,7 @@ from typing import Any
 from ..elastic import SubNetwork
 from ..figures import charts
 from ..figures.grids import grids
+from ..formatting import capitalised
 from ..runs.comparison import Comparison
 from ..runs.facts import RunFacts
 from ..selection.costs import Costs
@@ -35,11 +36,11 @@ def heat_map_section(facts: RunFacts, measured: Comparison | None, task: str) ->
     low, high = min(values.values()), max(values.values())
     some = len(values) < len(space)
     count = f"{len(values)} of the" if some else "all"
-    section.text = f"{_sentence(measured.description)[:-1]}, of {count} {len(space)} sizes."
+    section.text = f"{capitalised(measured.description)}, of {count} {len(space)} sizes."
     if some:
         section.missing.append(("The other sizes, marked with a dot, have not been measured:", _evaluate(facts)))
     for index, grid in enumerate(grids(space, values)):
-        caption = f"{_sentence(measured.metric_name)[:-1]} by {grid.column_name} and {grid.row_name}"
+        caption = f"{capitalised(measured.metric_name)} by {grid.column_name} and {grid.row_name}"
         caption += f", {grid.title}." if grid.title else "."
         section.chart(f"quality-{index + 1}", caption, charts.heat_map, grid, low, high, measured.metric_name)
     return section
@@ -69,7 +70,7 @@ def pareto_section(
             quality = {size: value for size, value in measured.values.items() if size in cost}
             if not quality:
                 continue
-            caption = f"{_sentence(measured.metric_name)[:-1]} against {title}"
+            caption = f"{capitalised(measured.metric_name)} against {title}"
             if len(quality) < len(measured.values):
                 caption += f": the {len(quality)} sizes whose latency was measured (poa select --measure_all: all)"
             front = pareto_front(quality, [cost])
@@ -177,10 +178,6 @@ def _all_series(log: list[dict[str, Any]], prefix: str) -> dict[str, Series]:
     """The series of each name with a prefix, by the rest of the name."""
     names = dict.fromkeys(name for line in log for name in line if name.startswith(prefix))
     return {name.removeprefix(prefix): _series(log, _entry(name)) for name in names}
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _evaluate(facts: RunFacts) -> str:

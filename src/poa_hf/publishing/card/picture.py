@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...elastic import SubNetwork
 from ...figures import charts
+from ...formatting import capitalised
 from ...report.section import png
 from ...selection.pareto import pareto_front
 from .facts import CardFacts
@@ -38,7 +39,7 @@ def draw_sizes(folder: Path, facts: CardFacts, marked: SubNetwork | None = None)
         title, values = quality.metric_name, quality.values
         front = pareto_front(values, [parameters])
         figure = charts.pareto_chart(charts.LIGHT, parameters, values, front, "parameters", title, names, marked)
-        caption = f"{title[:1].upper()}{title[1:]} against parameters: each point is a size that was measured{ring}"
+        caption = f"{capitalised(title)} against parameters: each point is a size that was measured{ring}"
     else:
         flops = {size: (cost.parameters, cost.flops) for size, cost in facts.costs.items()}
         figure = charts.cost_chart(charts.LIGHT, flops, ("parameters", "FLOPs of one image"), names, marked)

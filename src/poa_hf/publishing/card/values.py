@@ -9,7 +9,7 @@ from typing import Any
 from ...data.crops import CropArguments
 from ...data.sources import TEXTURES
 from ...elastic import SubNetwork
-from ...formatting import format_duration, format_quantity
+from ...formatting import capitalised, format_duration, format_quantity
 from ...locations import is_repo_id
 from ...models.elastic_config import image_shape
 from ...runs.comparison import Comparison
@@ -203,7 +203,7 @@ def quality_of(comparison: Comparison | None, rows: Iterable[SizeRow]) -> Qualit
     if comparison is None or not any(row.quality for row in rows):
         return None
     description = comparison.description
-    return Quality(escape(comparison.title), escape(f"{description[:1].upper()}{description[1:]}."))
+    return Quality(escape(comparison.title), escape(f"{capitalised(description)}."))
 
 
 def crop_sizes(facts: CardFacts) -> dict[str, int]:
