@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from poa_hf.cli.main import main
 from poa_hf.evaluation.tasks import TASKS, LabelledFeatures, TaskOptions, check_tasks, need_train, remarks, run_task
 
 
@@ -41,3 +42,8 @@ def test_options_are_checked_for_all_tasks_and_their_fit_for_the_chosen_ones():
 def test_what_is_left_out_is_remarked_on():
     assert remarks(TASKS, TaskOptions(), 60) == ["k-NN with k = 100, 200 is left out: there are 60 train images."]
     assert remarks(["linear"], TaskOptions(), 60) == remarks(TASKS, TaskOptions(k=(5,)), 60) == []
+
+
+def test_the_help_of_the_command_names_every_task(capsys):
+    assert main(["evaluate", "--help"]) == 0
+    assert f"some of {', '.join(TASKS)} (" in " ".join(capsys.readouterr().out.split())

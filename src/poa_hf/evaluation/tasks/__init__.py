@@ -1,7 +1,8 @@
 """The evaluation tasks: each is another way to measure how good frozen features are.
 
 To add a task, write one file like its neighbours, which holds the task's options, their check and the computation as
-one `Task`. Then add the task to `_TASKS`, and its options, if it has any, to the bases of `TaskOptions`.
+one `Task`. Then add the task to `_TASKS`, and its options, if it has any, to the bases of `TaskOptions`. A test reminds
+you of the help of `poa evaluate`, which names the tasks without importing them.
 """
 
 from __future__ import annotations
