@@ -113,3 +113,13 @@ def test_the_log_page_names_every_key(tmp_path):
     named = {re.sub(r"_h$", "_0", name) for name in re.findall(r"`([a-z_0-9]+)`", page)}
     missing = {key for key in keys if re.sub(r"_\d+$", "_0", key) not in named and not re.match(r"knn_\d+x", key)}
     assert not missing, f"docs/log.md says nothing of {', '.join(sorted(missing))}"
+
+
+def test_sentences_are_those_of_the_code():
+    source = "\n".join(path.read_text() for path in sorted((ROOT / "src" / "poa_hf").rglob("*.py")))
+    source = re.sub(r"\"\s*\n\s*f?\"", "", source)  # a sentence over several lines
+    source = re.sub(r"\{[^{}]*\}|%[sd]", "*", source)
+    table = (ROOT / "docs" / "troubleshooting.md").read_text().partition("## Sentences")[2]
+    for sentence in re.findall(r"^\| `(.+?)` \|", table, re.M):
+        for part in re.split(r"\.\.\.|\bN\b|\bM\b|'train'", sentence):
+            assert part.strip(" :") in source, f"no message of the code says {part!r}"
