@@ -82,3 +82,111 @@ def test_fused_adamw_reads_found_inf():
         assert bool((parameter != 1).all()) is moved, (
             "torch's fused AdamW does not skip a step by its found_inf any more: mend training/optimization.py"
         )
+
+
+def test_hooks_of_tensors_can_be_set_aside():
+    from poa_hf.objective.early_gradients import differentiated
+
+    parameter, calls = torch.ones(2, requires_grad=True), []
+    parameter.register_hook(calls.append)
+    loss, _ = differentiated(
+        lambda gradients: (gradients.add(parameter.sum() + parameter.prod()), None), [], [parameter]
+    )
+    early = len(calls)
+    loss.backward()
+    assert (early, len(calls)) == (0, 1), (
+        "hooks of tensors are not kept in Tensor._backward_hooks any more, so they are called for parts of a gradient: "
+        "mend objective/early_gradients.py, _without_hooks"
+    )
+
+
+def test_lists_of_tensors_are_updated_in_place():
+    tensors, others = [torch.zeros(2), torch.zeros(3)], [torch.ones(2), torch.ones(3)]
+    for share in (0.5, [torch.tensor(0.5)] * 2):
+        torch._foreach_lerp_(tensors, others, share)
+    torch._foreach_add_(tensors, torch._foreach_mul(others, torch.tensor(0.25)))
+    assert [tensor.tolist() for tensor in tensors] == [[1.0] * 2, [1.0] * 3], (
+        "torch's _foreach functions compute something else: mend models/modeling_poa_pretraining.py, _lerp, and "
+        "objective/early_gradients.py"
+    )
+
+
+def test_models_are_made_without_initialising_them():
+    from poa_hf.slicing import without_storage
+
+    state = torch.get_rng_state()
+    with without_storage():
+        model = Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28))
+    assert all(parameter.is_meta for parameter in model.parameters()) and torch.equal(state, torch.get_rng_state()), (
+        "transformers' no_init_weights initialises models, which changes the random state: mend slicing.py, "
+        "without_storage"
+    )
+
+
+def test_elastic_models_have_all_that_their_parents_make():
+    """Their constructors skip those of the stock classes, which would build every block twice."""
+    from poa_hf import PoaSwinConfig, PoaSwinModel, PoaViTConfig, PoaViTModel
+
+    vit = PoaViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32)
+    swin = PoaSwinConfig(embed_dim=16, depths=[2, 2], image_size=32, window_size=4)
+    for model_class, config in ((PoaViTModel, vit), (PoaSwinModel, swin)):
+        ours = dict(model_class(config).named_modules())
+        stock = dict(model_class.stock_class(config.stock_config(config.space.full)).named_modules())
+        # stock blocks have a module for stochastic depth, ours a number
+        missing = {
+            f"{name}.{attribute}".lstrip(".")
+            for name, module in stock.items()
+            if "drop_path" not in name
+            for attribute in vars(module)
+            if not hasattr(ours[name], attribute)
+        }
+        assert not missing, (
+            f"{model_class.stock_class.__name__}'s constructor makes {', '.join(sorted(missing))}, which "
+            f"{model_class.__name__}'s does not: mend models/{model_class.__module__.rpartition('.')[2]}.py"
+        )
+
+
+def test_checkpointing_calls_the_function_that_it_is_given():
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    from poa_hf import PoaSwinConfig, PoaSwinModel
+
+    model = PoaSwinModel(PoaSwinConfig(embed_dim=16, depths=[2, 2], image_size=32, window_size=4)).train()
+    layers = []
+
+    def checkpoint(function, *args):
+        layers.append(type(function.args[0]).__name__)
+        return function(*args)
+
+    assert issubclass(GradientCheckpointingLayer, torch.nn.Module)
+    model._set_gradient_checkpointing(True, checkpoint)
+    model(torch.zeros(1, 3, 32, 32))
+    assert layers == ["PoaSwinLayer"] * 4, (
+        "transformers checkpoints other modules, or gives the checkpoint function something else than a partial of a "
+        "layer's forward: mend models/elastic_model.py, slicing.py (checkpoint_with_slices) and "
+        "models/modeling_poa_swin.py (PoaSwinStage)"
+    )
+
+
+def test_attention_implementations_are_kept_in_the_configuration():
+    from poa_hf import PoaViTConfig, PoaViTModel
+
+    config = PoaViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, min_hidden_size=8, image_size=32)
+    for name in ("sdpa", "eager"):
+        model = PoaViTModel._from_config(config, attn_implementation=name)
+        found = {
+            model.extract("8x1").config._attn_implementation,
+            model.sliced("8x1").plain.config._attn_implementation,
+        }
+        assert found == {name} and model._supports_sdpa and model._supports_attention_backend, (
+            "the configuration does not keep the attention implementation in _attn_implementation any more: mend "
+            "models/elastic_model.py"
+        )
+
+
+def test_backbones_in_configurations_are_made_by_auto_config():
+    from poa_hf import PoaConfig, PoaSwinConfig
+
+    assert type(PoaConfig(backbone_config={"model_type": "poa_swin"}).backbone_config) is PoaSwinConfig, (
+        "transformers does not make configurations of sub_configs_defaults any more: mend models/configuration_poa.py"
+    )
