@@ -28,7 +28,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainer, PoaTrainingArguments, PoaViTConfig
 from poa_hf.data.textures import TextureDataset
-from poa_hf.runs.json_lines import JsonLines
 from poa_hf.training.monitoring import LogWindow
 from poa_hf.training.optimization import build_optimizer
 
@@ -61,7 +60,6 @@ def step_waits(device: torch.device) -> dict[str, int]:
             local_crop_size=16, dataloader_num_workers=0, masked_prediction_start_step=0, bf16=device.type == "cuda",
         )  # fmt: skip
         trainer = PoaTrainer(PoaForPreTraining(config), args, TextureDataset(size=36))
-        trainer.image_ids = JsonLines(f"{folder}/unused", 0, enabled=False)
         return on_cuda(trainer) if device.type == "cuda" else on_meta(trainer)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from poa_hf import KnnEvaluationCallback, PoaForPreTraining, PoaTrainer
 from poa_hf.runs.checkpoints import checkpoints
-from poa_hf.training.engines import _configure_deepspeed, new_accelerator, prepare, whole_parameters
+from poa_hf.training.engines import configure_deepspeed, new_accelerator, prepare, whole_parameters
 
 from .processes import global_batches, in_processes, launch_environment, losses, metrics, train
 from .test_trainer import arguments, images, new_model
@@ -187,12 +187,12 @@ def test_deepspeed_gives_the_losses_of_one_process_and_resumes(tmp_path):
 )
 def test_deepspeed_settings_that_do_not_fit_are_refused(config, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        _configure_deepspeed(config, arguments(tmp_path))
+        configure_deepspeed(config, arguments(tmp_path))
 
 
 def test_deepspeed_is_told_what_the_arguments_say(tmp_path):
     config = {"zero_optimization": {"stage": 2}, "bf16": {"enabled": "auto"}, "gradient_accumulation_steps": 4}
-    _configure_deepspeed(config, arguments(tmp_path, max_grad_norm=2.5, bf16=True, gradient_accumulation_steps=3))
+    configure_deepspeed(config, arguments(tmp_path, max_grad_norm=2.5, bf16=True, gradient_accumulation_steps=3))
     assert config["gradient_clipping"] == 2.5 and config["train_micro_batch_size_per_gpu"] == 4
     assert config["gradient_accumulation_steps"] == 1, "the loop accumulates by itself"
     assert config["torch_autocast"]["enabled"] and config["bf16"] == {"enabled": "auto"}

@@ -7,7 +7,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poa_hf import PoaTrainer
-from poa_hf.runs.json_lines import JsonLines
 from poa_hf.training.monitoring import LogWindow, NonfiniteSteps
 from poa_hf.training.optimization import build_optimizer, step_unless
 
@@ -66,7 +65,6 @@ def test_a_step_waits_for_nothing_on_the_device(tmp_path, monkeypatch, meta_devi
     trainer.model.to(meta_device).train()
     trainer.optimizer = build_optimizer(trainer.model, args)
     monkeypatch.setattr(type(trainer.accelerator), "device", meta_device)
-    trainer.image_ids = JsonLines(tmp_path / "unused", 0, enabled=False)
     flags = []
     monkeypatch.setattr(trainer.nonfinite, "add", lambda step, flag: flags.append(flag))  # a copy to the host
     trainer.state.global_step = step
@@ -83,7 +81,6 @@ def test_a_step_waits_for_nothing_on_the_device(tmp_path, monkeypatch, meta_devi
 def test_a_step_waits_for_nothing_on_a_gpu(tmp_path):
     args = arguments(tmp_path, max_steps=9, logging_steps=9, bf16=True)
     trainer = PoaTrainer(new_model(drop_path_rate=0.3), args, images())
-    trainer.image_ids = JsonLines(tmp_path / "unused", 0, enabled=False)
     batches, window = iter(trainer.loader), LogWindow()
     for step in range(4):  # the first steps set libraries up
         trainer.state.global_step = step

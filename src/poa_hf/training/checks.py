@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from accelerate.tracking import get_available_trackers
@@ -12,6 +13,8 @@ from ..models.configuration_poa import PoaConfig
 from ..runs.checkpoints import check_architecture, find_checkpoint
 from ..slicing import without_storage
 from .arguments import PoaTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
@@ -79,3 +82,19 @@ def _check_trackers(names: list[str]) -> None:
             raise ValueError(
                 f"report_to {name!r} is not a tracker or not installed; available: {', '.join(available) or 'none'}."
             )
+
+
+def warn_of_resized_embeddings(config: PoaConfig, args: PoaTrainingArguments) -> None:
+    """Warn if position embeddings are resized at each step, unless the model started from a pre-trained one.
+
+    Such a model keeps the grid of the one that it started from, and so its function at every size.
+    """
+    backbone = config.backbone_config
+    is_resized = backbone.has_position_embeddings and backbone.image_size != args.global_crop_size
+    if is_resized and config.warm_started_from is None:
+        logger.warning(
+            "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each step; "
+            "give both the same value unless this is meant.",
+            backbone.image_size,
+            args.global_crop_size,
+        )

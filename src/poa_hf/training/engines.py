@@ -89,7 +89,7 @@ def prepare(
         ValueError: For settings of FSDP or DeepSpeed that do not fit sub-networks.
     """
     if _has_deepspeed(accelerator):
-        _configure_deepspeed(accelerator.deepspeed_plugin.deepspeed_config, args)
+        configure_deepspeed(accelerator.deepspeed_plugin.deepspeed_config, args)
         return accelerator.prepare(model, build_optimizer(model, args))
     plugin = _sharding(accelerator)
     if plugin is None:
@@ -121,7 +121,7 @@ def _sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None
     return plugin
 
 
-def _configure_deepspeed(config: dict, args: PoaTrainingArguments) -> None:
+def configure_deepspeed(config: dict, args: PoaTrainingArguments) -> None:
     """Put the run's arguments into DeepSpeed's configuration; ValueError for settings that do not fit the method."""
     if config["zero_optimization"]["stage"] > 2:
         raise ValueError("ZeRO-3 is not supported, as sub-networks are sliced from whole weights: set zero_stage: 2.")

@@ -3,12 +3,11 @@
 A step takes a batch of crops from `data.loader`, colours them on the device (`data.augment`), calls the model for the
 loss (`models.modeling_poa_pretraining`), and moves the student by AdamW (`optimization`) and the teacher by its moving
 average. Around it: `engines` for the ways to run on several processes, `checkpointing` for what is saved, `monitoring`
-for what is logged.
+and `run_log` for what is logged, `callbacks` for what users add.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 import time
@@ -27,7 +26,6 @@ from ..data.augmentation import augment
 from ..data.loader import PretrainingLoader
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
-from ..runs.atomic import write_json
 from ..runs.checkpoints import find_checkpoint, start_folder
 from ..runs.json_lines import JsonLines
 from ..runs.layout import RunFolder
@@ -35,9 +33,10 @@ from . import engines
 from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
 from .checkpointing import Checkpointer
-from .checks import check_run
-from .monitoring import LogWindow, NonfiniteSteps, feature_statistics, log_warnings
+from .checks import check_run, warn_of_resized_embeddings
+from .monitoring import LogWindow, NonfiniteSteps, feature_statistics
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
+from .run_log import RunLog
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class PoaTrainer:
             image_column=args.image_column,
         )
         if self.is_main:
-            _warn_of_resized_embeddings(model, args)
+            warn_of_resized_embeddings(model.config, args)
         _configure(model, args)
         self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
@@ -134,7 +133,7 @@ class PoaTrainer:
             self.global_batch_size,
         )
         self.skipped_images = 0
-        self.warnings: set[str] = set()
+        self.image_ids = JsonLines(RunFolder(self.output_dir).image_ids(self.rank), 0, enabled=False)
 
     # -- the loop
 
@@ -182,8 +181,7 @@ class PoaTrainer:
             self._stop_if_diverged()
         self.save_model()
         self._call("on_train_end")
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
+        self.log.finish()
         return state
 
     def save_model(self, folder: str | Path | None = None) -> None:
@@ -210,7 +208,9 @@ class PoaTrainer:
         if self.is_main:
             start_folder(self.output_dir, checkpoint, args.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
-        self._start_logs()
+        self.log = RunLog(args, self.accelerator, self.state.global_step)
+        image_ids = RunFolder(self.output_dir).image_ids(self.rank)
+        self.image_ids = JsonLines(image_ids, self.state.global_step, enabled=args.log_image_ids)
         return batches
 
     def _step(self, batches: Iterator[dict[str, Any]], window: LogWindow) -> None:
@@ -316,61 +316,22 @@ class PoaTrainer:
     def _call(self, event: str, **values: Any) -> None:
         self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)
 
-    # -- logs
-
-    def _start_logs(self) -> None:
-        args, run, step = self.args, RunFolder(self.output_dir), self.state.global_step
-        self.first_step, self.warnings = step, set()
-        if self.is_main:
-            write_json(run.training_arguments, dataclasses.asdict(args))
-        self.accelerator.wait_for_everyone()
-        self.metrics = JsonLines(run.metrics, step, self.is_main)
-        self.image_ids = JsonLines(run.image_ids(self.rank), step, args.log_image_ids)
-        if args.trackers:
-            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(args).items()}
-            self.accelerator.init_trackers("poa_hf", config=plain)
-
     def _log(self, window: LogWindow, progress: tqdm) -> None:
-        """Write a line of the log, and warn of what is wrong."""
+        """Write a line of the log, with what the callbacks add to it."""
         logs: dict[str, Any] = {"step": self.state.global_step, **window.summary()}
         skipped = torch.tensor([self.skipped_images], device=self.accelerator.device)
         logs["skipped_images"] = int(self.accelerator.reduce(skipped, "sum"))
         self.nonfinite.settle()
         logs["nonfinite_steps"] = self.nonfinite.count
         self.control.should_log = False
-        self._call("on_log", logs=logs)  # first, so that a callback may add to the line
-        if self.is_main:
-            self.metrics.write(logs)
-            self._warn(logs)
+        self._call("on_log", logs=logs)
+        self.log.write(logs)
+        self.state.log_history.append(logs)
         progress.set_postfix(
             loss=f"{logs.get('loss', float('nan')):.3f}",
             images_s=f"{logs['images_per_second']:.0f}",
             data_wait=f"{logs['data_wait']:.0%}",
             refresh=False,
-        )
-        self.accelerator.log({k: v for k, v in logs.items() if not isinstance(v, str)}, step=self.state.global_step)
-        self.state.log_history.append(logs)
-
-    def _warn(self, logs: dict[str, Any]) -> None:
-        """Warn of what is wrong, once for as long as it lasts."""
-        # the time of the first line includes the start of the workers
-        is_first = logs["step"] <= self.first_step + self.args.logging_steps
-        found = log_warnings(logs, self.args.per_device_train_batch_size, ignore_data_wait=is_first)
-        for warning in found - self.warnings:
-            logger.warning(warning)
-        self.warnings = found
-
-
-def _warn_of_resized_embeddings(model: PoaForPreTraining, args: PoaTrainingArguments) -> None:
-    backbone = model.config.backbone_config
-    # A model that started from a pre-trained one keeps that one's grid, and so its function at every size.
-    meant = model.config.warm_started_from is not None
-    if backbone.has_position_embeddings and backbone.image_size != args.global_crop_size and not meant:
-        logger.warning(
-            "The model's image_size %s is not global_crop_size %d: its position embeddings are resized at each step; "
-            "give both the same value unless this is meant.",
-            backbone.image_size,
-            args.global_crop_size,
         )
 
 

@@ -1,0 +1,62 @@
+"""The log of a run: lines of metrics.jsonl, trackers, and warnings in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..runs.atomic import write_json
+from ..runs.json_lines import JsonLines
+from ..runs.layout import RunFolder
+from .arguments import PoaTrainingArguments
+from .monitoring import log_warnings
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Writes the log of a run. All processes make one and call its methods together; the main one writes.
+
+    Args:
+        args: The arguments of the run, which are written to its folder.
+        accelerator: The accelerator of the run, which has the trackers.
+        first_step: The step at which the run starts or is resumed; lines after it are dropped.
+    """
+
+    def __init__(self, args: PoaTrainingArguments, accelerator: Accelerator, first_step: int):
+        self.args, self.accelerator, self.first_step = args, accelerator, first_step
+        self.is_main = accelerator.is_main_process
+        self.warnings: set[str] = set()
+        run = RunFolder(Path(args.output_dir))
+        if self.is_main:
+            write_json(run.training_arguments, dataclasses.asdict(args))
+        accelerator.wait_for_everyone()
+        self.metrics = JsonLines(run.metrics, first_step, self.is_main)
+        if args.trackers:
+            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(args).items()}
+            accelerator.init_trackers("poa_hf", config=plain)
+
+    def write(self, logs: dict[str, Any]) -> None:
+        """Write a line, and warn of what is wrong according to it."""
+        if self.is_main:
+            self.metrics.write(logs)
+            self._warn(logs)
+        self.accelerator.log({k: v for k, v in logs.items() if not isinstance(v, str)}, step=logs["step"])
+
+    def finish(self) -> None:
+        """Let the trackers write what they have not written yet."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def _warn(self, logs: dict[str, Any]) -> None:
+        """Warn of what is wrong, once for as long as it lasts."""
+        # the time of the first line includes the start of the workers
+        is_first = logs["step"] <= self.first_step + self.args.logging_steps
+        warnings = log_warnings(logs, self.args.per_device_train_batch_size, ignore_data_wait=is_first)
+        for warning in warnings - self.warnings:
+            logger.warning(warning)
+        self.warnings = warnings
