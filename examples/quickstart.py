@@ -5,26 +5,26 @@
     python examples/quickstart.py --dataset_name path/to/cifar10           # any labelled photographs
     python examples/quickstart.py --max_steps 100 --output_dir runs/short  # any option of `poa pretrain`
 
-Labels are read for the k-NN table alone, never in training. The table goes to `quickstart.json`, a picture to
-`quickstart.png`, both in the run's folder.
+Labels are read for the k-NN table only, never in training. The table goes to `quickstart.json`, a picture to
+`quickstart.png`, both in the run's folder; `evaluations.json` gets the k-NN accuracies of the run as well.
 """
 
 import argparse
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 
 import matplotlib
 import torch
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoModel
 
-from poa_hf.cli.main import main
+from poa_hf.cli import main
 from poa_hf.cli.recipe import parse_recipe
-from poa_hf.data import find_image_column, open_dataset, open_image
-from poa_hf.data.textures import TextureDataset
-from poa_hf.evaluation.features import class_features
-from poa_hf.evaluation.tasks.knn import KnnAccuracy
+from poa_hf.evaluation.evaluator import evaluate_sizes
+from poa_hf.evaluation.splits import EvaluationData, open_splits
+from poa_hf.evaluation.subject import Subject, load_subject
+from poa_hf.evaluation.tasks import TaskOptions
+from poa_hf.runs.evaluations import Evaluation, save_evaluations
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -33,42 +33,29 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 MEMORY, QUERIES = 5000, 2000  # images that vote, and images that are classified
 
 
-def labelled_images(data) -> tuple[list, list]:
-    """Memory and query images with labels: [(image, label), ...] twice."""
-    if data.dataset_name == "textures":
-        # other seeds than the one trained on
-        memory, queries = TextureDataset(seed=1_000_001), TextureDataset(seed=1_000_002)
-        columns = ("image", "label")
-    else:
-        memory = open_dataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.streaming)
-        for split in ("test", "validation"):
-            try:
-                queries = open_dataset(data.dataset_name, data.dataset_config_name, split, data.streaming)
-                break
-            except ValueError:
-                continue
-        else:
-            raise ValueError(f"{data.dataset_name} has neither a test nor a validation split to measure k-NN on.")
-        labels = [name for name in ("label", "labels", "fine_label") if name in memory.column_names]
-        if not labels:
-            raise ValueError(f"{data.dataset_name} has no label column to measure k-NN on: {memory.column_names}.")
-        columns = (find_image_column(memory), labels[0])
-    return tuple(
-        [(open_image(row[columns[0]]), row[columns[1]]) for row in islice(dataset, count)]
-        for dataset, count in ((memory, MEMORY), (queries, QUERIES))
-    )
+class RawPixels(torch.nn.Module):
+    """What costs nothing at all: the pixels themselves as features."""
+
+    def forward(self, pixel_values):
+        return Features(pixel_values.flatten(1))  # (B, 3 * H * W)
 
 
-def knn(memory_features, memory, query_features, queries) -> float:
-    """k-NN accuracy in percent, k = 20."""
-    metric = KnnAccuracy(memory_features, torch.tensor([label for _, label in memory]))
-    references = torch.tensor([label for _, label in queries])
-    return 100 * metric.compute(predictions=query_features, references=references)["knn_accuracy"]
+class Features:
+    """Features (B, D) in the place where models of transformers give them."""
+
+    def __init__(self, pooler_output: torch.Tensor):
+        self.pooler_output = pooler_output
+
+
+def knn(subject: Subject, data: EvaluationData, sizes: list[str] | None = None) -> list[Evaluation]:
+    """k-NN accuracies, k = 20, of the sizes of an elastic model or of a model with one size."""
+    return evaluate_sizes(subject, data, sizes, ["knn"], TaskOptions(k=(20,)), batch_size=250)
 
 
 def run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--family", choices=["vit", "swin", "resnet"], default="vit")
+    parser.add_argument("--label_column")
     options, argv = parser.parse_known_args(argv)
     if "--config" not in argv:
         # photographs want other crops and colours than textures
@@ -76,48 +63,42 @@ def run(argv: list[str]) -> None:
         name = "quickstart" + f"_{options.family}" * (options.family != "vit") + "_photos" * photos
         argv = ["--config", str(CONFIGS / f"{name}.yaml"), *argv]
     recipe = parse_recipe(argv)
-    memory, queries = labelled_images(recipe.data)  # first, so that what is missing is said before the training
+    data = open_splits(  # first, so that what is missing is said before the training
+        recipe.data.dataset_name, recipe.data.dataset_config_name, recipe.data.dataset_split,
+        label_column=options.label_column, max_train_images=MEMORY, max_test_images=QUERIES,
+    )  # fmt: skip
     folder = Path(recipe.training.output_dir)
     space = recipe.model.backbone_config.space
-    sizes = list(dict.fromkeys([*space.named.values(), space.full]))
+    sizes = list(dict.fromkeys(map(str, [*space.named.values(), space.full])))
     for command in (
         ["pretrain", *argv],
-        ["extract", str(folder), "--size", ",".join(map(str, sizes)), "--output", f"{folder}/extracted", "--overwrite"],
+        ["extract", str(folder), "--size", ",".join(sizes), "--output", f"{folder}/extracted", "--overwrite"],
     ):
         print(f"$ poa {' '.join(command)}", flush=True)
         if status := main(command):
             sys.exit(status)
 
-    processor = AutoImageProcessor.from_pretrained(folder / "extracted" / str(sizes[0]))
-
-    def pixels(images, batch=250):
-        for start in range(0, len(images), batch):
-            chunk = [image for image, _ in images[start : start + batch]]
-            yield processor(chunk, return_tensors="pt").pixel_values
-
-    def features_accuracy(model) -> float:
-        features = [class_features(model, pixels(images)) for images in (memory, queries)]
-        return knn(features[0], memory, features[1], queries)
-
-    raw = [torch.cat(list(pixels(images))).flatten(1) for images in (memory, queries)]
-    raw_accuracy = knn(raw[0], memory, raw[1], queries)
+    trained = load_subject(folder)
+    records = knn(trained, data, sizes)
+    save_evaluations(folder / "evaluations.json", records)
+    [pixels] = knn(Subject("raw pixels", RawPixels(), trained.processor), data)
     table = []
     print(f"\n{'size':>10} {'parameters':>11} {'k-NN %':>8} {'untrained':>10} {'raw pixels':>11}")
-    for size in sizes:
-        model = AutoModel.from_pretrained(folder / "extracted" / str(size))
+    for record in records:
+        model = AutoModel.from_pretrained(folder / "extracted" / record.size)
         torch.manual_seed(0)
-        untrained = features_accuracy(AutoModel.from_config(model.config))
-        row = {"size": str(size), "parameters": model.num_parameters(), "knn": features_accuracy(model),
-               "knn_untrained": untrained, "knn_pixels": raw_accuracy}  # fmt: skip
+        [untrained] = knn(Subject("untrained", AutoModel.from_config(model.config), trained.processor), data)
+        row = {"size": record.size, "parameters": model.num_parameters(), "knn": 100 * record.value,
+               "knn_untrained": 100 * untrained.value, "knn_pixels": 100 * pixels.value}  # fmt: skip
         table.append(row)
-        print(f"{row['size']:>10} {row['parameters']:>11,} {row['knn']:>8.1f} {untrained:>10.1f} {raw_accuracy:>11.1f}")
+        print("{size:>10} {parameters:>11,} {knn:>8.1f} {knn_untrained:>10.1f} {knn_pixels:>11.1f}".format(**row))
     (folder / "quickstart.json").write_text(json.dumps(table, indent=2) + "\n")
     plot(folder, table)
     print(f"\nPicture: {folder / 'quickstart.png'}   Models: {folder / 'extracted'}")
 
 
 def plot(folder: Path, table: list[dict]) -> None:
-    """Loss over steps, and accuracy of each size with its baselines."""
+    """Draw the loss over the steps, and the accuracy of each size with its baselines."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     shown = [line for line in lines if "loss" in line]
