@@ -5,11 +5,11 @@
     accelerate launch examples/finetune_classification.py ... --bf16   # any option of TrainingArguments
 
 The data: a folder or Hub dataset with an Image and a ClassLabel column. poa_hf is not needed; GroupNorm ResNets bring
-their code along (--trust_remote_code). Afterwards `pipeline("image-classification", model=OUTPUT_DIR)` works.
+their own code (--trust_remote_code). The accuracy is printed at the end, and `pipeline("image-classification",
+model=OUTPUT_DIR)` works afterwards.
 
-Images come in at the size pre-trained at, which the checkpoint's image processor knows, whatever the data's size.
---image_size takes another: ViTs interpolate their position embeddings, ResNets take any, Swins need maps no smaller
-than their windows. --drop_path_rate sets stochastic depth (ViT, Swin): extracted models have 0.
+Images get the size of pre-training, as the checkpoint's image processor says, or --image_size (ViTs interpolate their
+position embeddings, Swins need maps no smaller than their windows). --drop_path_rate sets stochastic depth (ViT, Swin).
 """
 
 import random
@@ -47,19 +47,19 @@ class Arguments:
     trust_remote_code: bool = HfArg(default=False, help="Run the code that comes with the model.")
 
 
-def load_data(args):  # -> training data, evaluation data, names of the image and the label column
+def load_data(args):  # training data, evaluation data, the names of their image and label columns
     try:
         train, evaluation = load_dataset(args.dataset_name, split=[args.train_split, args.eval_split])
-    except (ValueError, OSError) as error:  # of splits, see --train_split and --eval_split
-        sys.exit(f"{args.dataset_name} can't be loaded: {error}")
-    columns = {type(feature): name for name, feature in reversed(train.features.items())}  # the first of each type
+    except (ValueError, OSError) as error:  # names the splits that exist
+        sys.exit(f"{args.dataset_name} cannot be loaded: {error}")
+    columns = {type(feature): name for name, feature in reversed(train.features.items())}  # first of each type
     if not {Image, ClassLabel} <= set(columns):
         sys.exit(f"{args.dataset_name} needs an Image and a ClassLabel column, and has {train.features}.")
     return train, evaluation, columns[Image], columns[ClassLabel]
 
 
-def load_model(args, classes):  # -> classifier, image processor
-    kwargs = {"trust_remote_code": args.trust_remote_code, "dtype": torch.float32}  # to train, whatever was saved
+def load_model(args, classes):
+    kwargs = {"trust_remote_code": args.trust_remote_code, "dtype": torch.float32}  # whatever dtype was saved
     try:
         changes = {} if args.drop_path_rate is None else {"drop_path_rate": args.drop_path_rate}
         config = AutoConfig.from_pretrained(args.model, id2label=dict(enumerate(classes)), **changes, **kwargs)
@@ -72,7 +72,7 @@ def load_model(args, classes):  # -> classifier, image processor
         )
     except (ValueError, OSError) as error:
         sys.exit(f"{args.model} is no model to fine-tune (`poa extract` writes one): {str(error).splitlines()[0]}")
-    # transformers only warns of weights that it didn't find, and leaves them random
+    # transformers only warns of missing weights, and leaves them random
     if lost := {name for name in info["missing_keys"] if not name.startswith("classifier.")}:
         sys.exit(f"{args.model} lacks {len(lost)} weights of the model, {min(lost)} among them.")
     return model, processor
@@ -100,12 +100,12 @@ def layer_wise_groups(model, args, decay):
 
 
 def random_crop(image, size, min_crop):
-    """A random part of the image (area from `min_crop` up, sides 3:4 to 4:3) at `size`, flipped half of the time."""
+    """A random part of the image (at least `min_crop` of its area, sides 3:4 to 4:3) at `size`, mirrored at random."""
     area, ratio = random.uniform(min_crop, 1) * image.width * image.height, exp(random.uniform(log(3 / 4), log(4 / 3)))
     width, height = min(sqrt(area * ratio), image.width), min(sqrt(area / ratio), image.height)
     left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
     image = image.resize((size, size), resample=3, box=(left, top, left + width, top + height))
-    return image.transpose(0) if random.random() < 0.5 else image  # 0: left to right
+    return image.transpose(0) if random.random() < 0.5 else image  # left to right
 
 
 def main(argv=None):
@@ -114,7 +114,7 @@ def main(argv=None):
                         weight_decay=0.05, lr_scheduler_type="cosine", warmup_steps=0.05, save_total_limit=1,
                         remove_unused_columns=False)  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(argv)
-    set_seed(training.seed)  # here, as Trainer seeds too late for weights that start random
+    set_seed(training.seed)  # Trainer would seed after the random weights are made
     train, evaluation, image_column, label_column = load_data(args)
     model, processor = load_model(args, train.features[label_column].names)
     if size := args.image_size:
@@ -123,7 +123,7 @@ def main(argv=None):
     try:
         model(torch.zeros(1, 3, size, size))
     except RuntimeError as error:
-        sys.exit(f"{args.model} can't compute with --image_size {size}: {error}")
+        sys.exit(f"{args.model} cannot compute with --image_size {size}: {error}")
 
     def prepare(rows, augment=False):
         images = [image.convert("RGB") for image in rows[image_column]]
@@ -142,7 +142,8 @@ def main(argv=None):
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model()  # with its image processor
-    trainer.save_metrics("eval", trainer.evaluate())  # eval_results.json
+    trainer.log_metrics("eval", metrics := trainer.evaluate())  # prints the accuracy
+    trainer.save_metrics("eval", metrics)  # eval_results.json
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@
         --labels coverall mask gloves --image_size 640 --max_steps 50000 --learning_rate 1e-4 --dropout 0.1 \\
         --head_size 256 --head_layers 6 --num_queries 100             # the DETR of its authors, for a dataset
 
-Shows how to set a detector up; it has not been measured on a real dataset. On the drawn images the loss falls
-towards 0 if boxes, classes and gradients are what they should be. A dataset has the columns `image` and `objects`:
+This shows how to set up a detector; it has not been measured on a real dataset. On the drawn images, the loss falls
+towards 0 if boxes, classes and gradients are right. A dataset has the columns `image` and `objects`:
 {"bbox": [[left, top, width, height], ...] in pixels, "category": [class number, ...]}.
 
-DETR reads the backbone's last stage, so any family will do; its loss needs scipy. Afterwards
-`pipeline("object-detection", OUTPUT_DIR)` works; of a GroupNorm ResNet after `import poa_hf`.
+DETR reads only the backbone's last stage, so it takes any family; its loss needs scipy. Afterwards
+`pipeline("object-detection", OUTPUT_DIR)` works; for a GroupNorm ResNet, `import poa_hf` first.
 """
 
 import random
@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.hf_argparser import HfArg
 
-import poa_hf  # noqa: F401  makes GroupNorm ResNets known to transformers; other families don't need it
+import poa_hf  # noqa: F401  registers GroupNorm ResNets with transformers; other families do not need it
 
 
 @dataclass
@@ -73,30 +73,30 @@ def load_data(args):
         return drawn_images()
     try:
         data = load_dataset(args.dataset_name, split=args.train_split)
-    except (ValueError, OSError) as error:  # of the split, see --train_split
-        sys.exit(f"{args.dataset_name} can't be loaded: {error}")
+    except (ValueError, OSError) as error:  # names the splits that exist
+        sys.exit(f"{args.dataset_name} cannot be loaded: {error}")
     if {"image", "objects"} <= set(data.column_names):
         return data
     sys.exit(f"{args.dataset_name} needs the columns image and objects, and has {data.column_names}.")
 
 
-def load_model(args):  # -> detector, image processor
+def load_model(args):
     labels = dict(id2label=dict(enumerate(args.labels)), label2id={name: i for i, name in enumerate(args.labels)})
     sizes = dict(d_model=args.head_size, encoder_ffn_dim=4 * args.head_size, decoder_ffn_dim=4 * args.head_size)
     layers = dict(encoder_layers=args.head_layers, decoder_layers=args.head_layers, num_queries=args.num_queries)
-    # init_std, and the queries below: as DETR's authors start. From transformers' own start, 0.02 for all, the loss on
-    # four drawn images was still 8 after 300 steps, against 0.6.
+    # init_std, and the queries below, as DETR's authors have them: with transformers' own 0.02, the loss on four drawn
+    # images was still 8 after 300 steps, instead of 0.6.
     others = dict(init_std=args.head_size**-0.5, auxiliary_loss=True, dropout=args.dropout)
     try:
         config, own = AutoConfig.from_pretrained(args.model), AutoImageProcessor.from_pretrained(args.model)
         config.out_indices = [len(config.stage_names) - 1]  # the last stage
         model = DetrForObjectDetection(DetrConfig(backbone_config=config, **sizes, **layers, **others, **labels))
-        # AutoBackbone.from_pretrained asks the Hub even for a local folder; the class that DETR chose doesn't
+        # not AutoBackbone.from_pretrained, which asks the Hub even for a local folder
         load = type(model.model.backbone.model).from_pretrained
         backbone, info = load(args.model, config=config, dtype=torch.float32, output_loading_info=True)
     except (ValueError, OSError, AttributeError) as error:
         sys.exit(f"{args.model} is no backbone (`poa extract` writes one): {str(error).splitlines()[0]}")
-    # norms that only a Swin's backbone has start as they are; anything else would stay random with no error
+    # a Swin's backbone has norms that its base model lacks; anything else would silently stay random
     if lost := {name for name in info["missing_keys"] if not name.startswith("hidden_states_norms.")}:
         sys.exit(f"{args.model} lacks {len(lost)} weights of the backbone, {min(lost)} among them.")
     torch.nn.init.normal_(model.model.query_position_embeddings.weight)
@@ -112,7 +112,7 @@ def main(argv=None):
                         max_grad_norm=0.1, logging_steps=50, save_total_limit=1,
                         remove_unused_columns=False)  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(argv)
-    set_seed(training.seed)  # here, as Trainer seeds too late for weights that start random
+    set_seed(training.seed)  # Trainer would seed after the random weights are made
     data = load_data(args)
     model, processor = load_model(args)
 

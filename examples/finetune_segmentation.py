@@ -5,9 +5,9 @@
     python examples/finetune_segmentation.py ... --from_scratch   # the same architecture, random weights
 
 The data: a folder or Hub dataset with the columns `image` and `mask` (class numbers). Numbers beyond the labels are
-ignored, in the loss and in the mean IoU: 11 in CamVid, 255 elsewhere. The mean IoU is taken at the masks' own size,
-whatever --image_size the model computes with (ViT: multiples of the patch size). Afterwards
-`pipeline("image-segmentation", OUTPUT_DIR)` works; of a GroupNorm ResNet after `import poa_hf`.
+ignored in the loss and in the mean IoU, which is taken at the masks' own size, whatever --image_size the model computes
+with (ViT: multiples of the patch size). Afterwards `pipeline("image-segmentation", OUTPUT_DIR)` works; for a GroupNorm
+ResNet, `import poa_hf` first.
 """
 
 import random
@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.hf_argparser import HfArg
 
-import poa_hf  # noqa: F401  makes GroupNorm ResNets known to transformers; other families don't need it
+import poa_hf  # noqa: F401  registers GroupNorm ResNets with transformers; other families do not need it
 
 
 @dataclass
@@ -52,36 +52,35 @@ class Arguments:
 def load_data(args):
     try:
         data = load_dataset(args.dataset_name, split=[args.train_split, args.eval_split])
-    except (ValueError, OSError) as error:  # of splits, see --train_split and --eval_split
-        sys.exit(f"{args.dataset_name} can't be loaded: {error}")
+    except (ValueError, OSError) as error:  # names the splits that exist
+        sys.exit(f"{args.dataset_name} cannot be loaded: {error}")
     if {"image", "mask"} <= set(data[0].column_names):
         return data
     sys.exit(f"{args.dataset_name} needs the columns image and mask, and has {data[0].column_names}.")
 
 
-def load_model(args):  # -> segmenter on four stages of the backbone (a ViT's are its blocks), image processor
+def load_model(args):  # a UPerNet on four stages of the backbone (a ViT's stages are its blocks)
     head = dict(hidden_size=args.head_size, use_auxiliary_head=False, loss_ignore_index=-100)
     labels = dict(id2label=dict(enumerate(args.labels)), label2id={name: i for i, name in enumerate(args.labels)})
     try:
         config, own = AutoConfig.from_pretrained(args.model), AutoImageProcessor.from_pretrained(args.model)
         config.out_indices = sorted({ceil((len(config.stage_names) - 1) * part / 4) for part in (1, 2, 3, 4)})
         model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=config, **head, **labels))
-        # AutoBackbone.from_pretrained asks the Hub even for a local folder; the class that UPerNet chose doesn't
+        # not AutoBackbone.from_pretrained, which asks the Hub even for a local folder
         load = type(model.backbone).from_pretrained
         backbone, info = load(args.model, config=config, dtype=torch.float32, output_loading_info=True)
     except (ValueError, OSError, AttributeError) as error:
         sys.exit(f"{args.model} is no backbone (`poa extract` writes one): {str(error).splitlines()[0]}")
-    # norms that only a Swin's backbone has start as they are; anything else would stay random with no error
+    # a Swin's backbone has norms that its base model lacks; anything else would silently stay random
     if lost := {name for name in info["missing_keys"] if not name.startswith("hidden_states_norms.")}:
         sys.exit(f"{args.model} lacks {len(lost)} weights of the backbone, {min(lost)} among them.")
     model.backbone = model.backbone if args.from_scratch else backbone
     size = dict(zip(("height", "width"), args.image_size * 2, strict=False))
-    processor = SegformerImageProcessorPil(size=size, resample=3, image_mean=own.image_mean, image_std=own.image_std)
-    return model, processor
+    return model, SegformerImageProcessorPil(size=size, resample=3, image_mean=own.image_mean, image_std=own.image_std)
 
 
 def random_crop(image, mask, size, min_crop):
-    """The same random part of both, at (width, height), mirrored half of the time; each pixel keeps its class."""
+    """The same random part of image and mask at `size` (width, height), mirrored half of the time."""
     share = random.uniform(min_crop, 1)
     width, height = share * image.width, share * image.height
     left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
@@ -91,14 +90,14 @@ def random_crop(image, mask, size, min_crop):
 
 
 def loss_of(outputs, labels, num_items_in_batch=None):
-    """Cross-entropy at the size of the labels, mean over all that aren't ignored (-100, for Trainer and torch)."""
+    """Mean cross-entropy of the pixels that are not ignored (-100), at the size of the labels."""
     logits = F.interpolate(outputs.logits, labels.shape[-2:], mode="bilinear")
     count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
     return F.cross_entropy(logits, labels, reduction="sum") / count
 
 
 def confusion(logits, labels):
-    """Pixels of each class taken for each class, (B, true, predicted): far smaller to keep than logits."""
+    """Counts of pixels (B, true class, predicted class), which are far smaller to keep than logits."""
     classes, predicted = logits.shape[1], F.interpolate(logits, labels.shape[-2:], mode="bilinear").argmax(1)
     pairs = [(classes * true + guess)[true != -100] for true, guess in zip(labels, predicted, strict=True)]
     return torch.stack([pair.bincount(minlength=classes**2).view(classes, classes) for pair in pairs])
@@ -106,12 +105,12 @@ def confusion(logits, labels):
 
 def main(argv=None):
     parser = HfArgumentParser((Arguments, TrainingArguments))
-    # drop_last: UPerNet's BatchNorm fails on a single image; masks to evaluate on may differ in size: one at a time
+    # UPerNet's BatchNorm fails on a single image, hence drop_last; masks may differ in size, hence an eval batch of 1
     parser.set_defaults(per_device_train_batch_size=8, dataloader_drop_last=True, per_device_eval_batch_size=1,
                         eval_do_concat_batches=False, learning_rate=1e-3, weight_decay=0.05, warmup_steps=0.05,
                         lr_scheduler_type="cosine", save_total_limit=1, remove_unused_columns=False)  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(argv)
-    set_seed(training.seed)  # here, as Trainer seeds too late for weights that start random
+    set_seed(training.seed)  # Trainer would seed after the random weights are made
     train, evaluation = load_data(args)
     model, processor = load_model(args)
 
@@ -119,8 +118,8 @@ def main(argv=None):
         images, masks = [image.convert("RGB") for image in rows["image"]], rows["mask"]
         if augment:
             size = processor.size["width"], processor.size["height"]
-            crops = [random_crop(*pair, size, args.min_crop) for pair in zip(images, masks, strict=True)]
-            images, masks = zip(*crops, strict=True)
+            pairs = zip(images, masks, strict=True)
+            images, masks = zip(*(random_crop(*pair, size, args.min_crop) for pair in pairs), strict=True)
         pixels = processor(list(images), do_resize=not augment, return_tensors="pt").pixel_values
         labels = (torch.from_numpy(np.array(mask).astype(np.int64)) for mask in masks)
         return {"pixel_values": list(pixels), "labels": [x.where(x < len(args.labels), -100) for x in labels]}
@@ -129,7 +128,7 @@ def main(argv=None):
         counts = np.concatenate(output.predictions).sum(0).astype(float)
         hits = counts.diagonal()
         union = counts.sum(0) + counts.sum(1) - hits
-        iou = {f"iou_{args.labels[i]}": hits[i] / union[i] for i in union.nonzero()[0]}  # else in no mask or prediction
+        iou = {f"iou_{args.labels[i]}": hits[i] / union[i] for i in union.nonzero()[0]}  # others never occur
         return {"mean_iou": np.mean([*iou.values()]), "pixel_accuracy": hits.sum() / counts.sum(), **iou}
 
     rates = {model.decode_head: 1, model.backbone: 1 if args.from_scratch else args.backbone_rate}
@@ -142,8 +141,9 @@ def main(argv=None):
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model()  # with its image processor
-    training.dataloader_drop_last = False  # it would leave out images in evaluation as well
-    trainer.save_metrics("eval", trainer.evaluate())  # eval_results.json
+    training.dataloader_drop_last = False  # would also drop images from the evaluation
+    trainer.log_metrics("eval", metrics := trainer.evaluate())
+    trainer.save_metrics("eval", metrics)  # eval_results.json
 
 
 if __name__ == "__main__":

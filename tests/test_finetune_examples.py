@@ -82,11 +82,12 @@ def results(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_classification(family, checkpoints, labelled, tmp_path):
+def test_classification(family, checkpoints, labelled, tmp_path, capsys):
     output = tmp_path / "out"
     options = ["--model", str(checkpoints[family]), "--dataset_name", labelled, "--output_dir", str(output)]
     example("finetune_classification").main([*options, *OPTIONS.split(), "--trust_remote_code", "true"])
     assert {"eval_accuracy", "eval_loss"} <= set(results(output)) and 0 <= results(output)["eval_accuracy"] <= 1
+    assert "eval_accuracy" in "".join(capsys.readouterr().out.splitlines()[-8:])
     classify = pipeline("image-classification", str(output), trust_remote_code=True)
     found = classify(TextureDataset(seed=3)[12]["image"], top_k=10)
     assert {guess["label"] for guess in found} == {f"texture {i}" for i in range(10)}
@@ -243,7 +244,7 @@ def test_mistakes_give_one_sentence(task, checkpoints, labelled, masked, without
         (tmp_path / "part" / name).write_text((checkpoints["vit"] / name).read_text())
     mistakes = {
         "needs": ["--model", str(checkpoints["vit"]), "--dataset_name", without_labels],
-        "can't be loaded": ["--model", str(checkpoints["vit"]), "--dataset_name", good, "--train_split", "training"],
+        "cannot be loaded": ["--model", str(checkpoints["vit"]), "--dataset_name", good, "--train_split", "training"],
         "is no": ["--model", str(tmp_path / "empty"), "--dataset_name", good],
         f"{tmp_path / 'part'} is no": ["--model", str(tmp_path / "part"), "--dataset_name", good],
     }
@@ -260,7 +261,7 @@ def test_mistakes_of_a_classifier(checkpoints, labelled, tmp_path):
     options = ["--dataset_name", labelled, "--output_dir", str(tmp_path / "out"), *OPTIONS.split()]
     with pytest.raises(SystemExit, match="no_split"):
         main(["--model", str(checkpoints["vit"]), *options, "--eval_split", "no_split"])
-    with pytest.raises(SystemExit, match="can't compute with --image_size 5"):
+    with pytest.raises(SystemExit, match="cannot compute with --image_size 5"):
         main(["--model", str(checkpoints["vit"]), *options, "--image_size", "5"])
     tiny("vit").save_pretrained(tmp_path / "run")  # what a run saves, before an extraction
     with pytest.raises(SystemExit, match="poa extract"):
