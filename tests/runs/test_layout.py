@@ -65,6 +65,8 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
     assert main(["evaluate", str(run), "--dataset_name", "textures", "--tasks", "knn", "--k", "5", *few]) == 0
     assert main(["select", str(run), "--device", "cpu"]) == 0
     assert main(["report", str(run), "--images", "1"]) == 0
+    for folder in (run, run / "checkpoint-1"):  # safetensors writes weights for their owner only
+        assert len({(folder / name).stat().st_mode for name in ("model.safetensors", "config.json")}) == 1
     users = {"card.yaml": "contact: me@example.org\n", "notes.txt": "mine", "my-model/config.json": "{}"}
     for name, text in users.items():
         (run / name).parent.mkdir(exist_ok=True)

@@ -34,10 +34,9 @@ def heat_map_section(facts: RunFacts, measured: Comparison | None, task: str) ->
         return section
     space, values = facts.space, measured.values
     low, high = min(values.values()), max(values.values())
-    some = len(values) < len(space)
-    count = f"{len(values)} of the" if some else "all"
-    section.text = f"{capitalised(measured.description)}, of {count} {len(space)} sizes."
-    if some:
+    section.text = f"{capitalised(measured.description)}."
+    if len(values) < len(space):
+        section.text += f" {len(values)} of the {len(space)} sizes have been measured."
         section.missing.append(("The other sizes, marked with a dot, have not been measured:", _evaluate(facts)))
     for index, grid in enumerate(grids(space, values)):
         caption = f"{capitalised(measured.metric_name)} by {grid.column_name} and {grid.row_name}"
