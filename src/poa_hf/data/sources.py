@@ -132,7 +132,7 @@ def _kind_of_folder(folder: Path) -> str | None:
 def find_image_column(dataset: Any, name: str | None = None) -> str | None:
     """Find the column that holds the images.
 
-    Columns of type `datasets.Image` come first; common names, where there are none.
+    Columns of type `datasets.Image` come first; if there are none, common names do.
 
     Args:
         dataset: A `datasets` dataset or any collection of images, tuples or dicts.

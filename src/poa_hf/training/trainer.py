@@ -269,7 +269,7 @@ class PoaTrainer:
             is_last = part + 1 == num_parts
             with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
                 output = self._forward(batch, values, sub_network, will_log and is_last)
-                # optional as in every ModelOutput, but always there
+                # optional in the class, as in every ModelOutput, but always set
                 total, terms = cast("Tensor", output.loss), cast("dict[str, Tensor]", output.losses)
                 self.accelerator.backward(total / num_parts)
             for name, value in {"loss": total.detach(), **terms}.items():
