@@ -65,6 +65,14 @@ def test_links_lead_somewhere(name):
             assert anchor in anchors(other), f"{name} links to {target}: no such heading"
 
 
+def test_files_that_are_named_exist():
+    package = [ROOT / "src" / "poa_hf", ROOT]
+    for page in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.M | re.S)
+        for path in re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|yaml|sh|md))\b", prose):
+            assert any((root / path).exists() for root in package), f"{page.name} names {path}, which does not exist"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_lines_are_short(name):
     prose = re.sub(r"^ *```.*?^ *```$", "", (ROOT / name).read_text(), flags=re.M | re.S)
