@@ -190,3 +190,17 @@ def test_backbones_in_configurations_are_made_by_auto_config():
     assert type(PoaConfig(backbone_config={"model_type": "poa_swin"}).backbone_config) is PoaSwinConfig, (
         "transformers does not make configurations of sub_configs_defaults any more: mend models/configuration_poa.py"
     )
+
+
+def test_fake_tensors_take_the_attention_kernel_of_cpus():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), torch.device("cpu"):
+        tensor = torch.empty(1, 2, 5, 8, requires_grad=True)
+        storage = tensor.untyped_storage()
+        output = torch.nn.functional.scaled_dot_product_attention(tensor, tensor, tensor)
+        shared = storage is tensor[:, :1].untyped_storage()
+    assert "ScaledDotProductFlashAttentionForCpu" in type(output.grad_fn).__name__, (
+        "fake tensors take another attention kernel than CPUs: mend selection/costs.py (_CPU_ATTENTION)"
+    )
+    assert shared, "tensors that share a storage do not give the same storage object any more: mend selection/costs.py"

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 from transformers import BitImageProcessorPil as ImageProcessor
 
+from ..models.elastic_config import ElasticConfigMixin
 from .source import ELASTIC_TYPES, Source, find_source
 
 # For each elastic type, the fields that decide what its parameters compute: the source's values are kept.
@@ -27,7 +28,7 @@ _REASONS = {
 }
 
 
-def warm_start_config(source: str | Path, **fields: Any) -> Any:
+def warm_start_config(source: str | Path, **fields: Any) -> ElasticConfigMixin:
     """Return the elastic backbone configuration whose full size is a pre-trained model, for `init_from`.
 
     Args:
@@ -53,7 +54,8 @@ def warm_start_config(source: str | Path, **fields: Any) -> Any:
     if pretrained.config is None:
         raise ValueError(f"{source} is a file without a configuration: give the one that it was trained with.")
     merged = backbone_fields(pretrained, fields)
-    return CONFIG_MAPPING[merged.pop("model_type")](**merged)
+    elastic: Any = CONFIG_MAPPING[merged.pop("model_type")](**merged)
+    return elastic
 
 
 def backbone_fields(source: Source, explicit: Mapping[str, Any]) -> dict[str, Any]:
