@@ -36,9 +36,9 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
         weights = LossWeights(model.config.intact_weight, model.config.koleo_weight, model.config.student_temperature)
         return poa_loss(
             GivenBatch(torch.empty(counts[0], 0), torch.empty(counts[1], 0), patch_weights),
-            branch(teacher, model.teacher_head),
-            branch(features[:3], model.student_head),
-            branch(features[3:], heads),
+            branch(teacher, model.teacher_head.full),
+            branch(features[:3], model.student_head.full),
+            lambda: branch(features[3:], heads),
             weights,
             temperature,
             gradients,
