@@ -111,7 +111,7 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function is aten._fused_adamw_.default:
-            return None  # exists for real devices alone
+            return None  # exists for real devices only
         if function is aten._local_scalar_dense.default and args[0].is_meta:
             waits("a value is read")
             return torch.ones((), dtype=args[0].dtype).item()

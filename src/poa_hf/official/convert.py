@@ -1,4 +1,4 @@
-"""A checkpoint of the authors' code as the model of a finished run."""
+"""Convert a checkpoint of the authors' code to the model of a finished run."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def convert_checkpoint(
         family: What it was trained as: `vit`, `swin` or `resnet`.
         output: Folder to write, which is replaced.
         model_section: Fields of `PoaConfig` for what weights do not show; as published by default.
-        section_name: How errors and the summary call `model_section`.
+        section_name: What errors and the summary call `model_section`.
 
     Raises:
         ValueError: For a file that is not such a checkpoint or not of this family, and keys that would be lost.
@@ -110,7 +110,7 @@ def convert_checkpoint(
         source=path,
         family=family,
         config=config,
-        has_heads=any(name.startswith("dino_head.") for name in tensors),
+        has_heads=selected.has_heads,
         not_read=not_read,
         parameters={part: _count(tensors, f"{part}.", not_read) for part in ("backbone", "dino_head")},
         dtypes=sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()}),
@@ -125,7 +125,7 @@ def _count(tensors: Mapping[str, Tensor], prefix: str, not_read: Mapping[str, st
 
 
 def _keys_not_read(
-    path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, str | None], model_type: str
+    path: Path, tensors: Mapping[str, Tensor], other_keys: Mapping[str, str | None], model_type: str
 ) -> dict[str, str]:
     """Return why each key that is not read is left out, by key.
 
@@ -151,7 +151,7 @@ def _keys_not_read(
         raise ValueError(f"{path} cannot be converted. {error}") from None
     names_of = {name: parameter_names(name, model_type) for name in tensors}
     unknown = [name for name, names in names_of.items() if names is None]
-    unknown += [name for name, reason in beside.items() if reason is None]
+    unknown += [name for name, reason in other_keys.items() if reason is None]
     if unknown:
         raise ValueError(
             f"{path} has {len(unknown)} keys that are not of the authors' {family} and would not be read: "
@@ -163,7 +163,7 @@ def _keys_not_read(
             "another checkpoint of that run."
         )
     unused = {name: "no feature is computed with it" for name, names in names_of.items() if names == []}
-    return {**{name: reason for name, reason in beside.items() if reason}, **unused}
+    return {**{name: reason for name, reason in other_keys.items() if reason}, **unused}
 
 
 def _is_sound(tensor: Tensor) -> bool:
