@@ -32,6 +32,7 @@ from transformers.initialization import no_init_weights
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig
 from poa_hf.data.masks import block_masks
+from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 
 PRESETS = {
     "cpu": dict(
@@ -149,7 +150,7 @@ class Step:
             if not fake:
                 self.model.to(device)
             if options.gradient_checkpointing:
-                self.model.student.activation_checkpointing_enable()
+                enable_activation_checkpointing(self.model.student)
             crops = [torch.randn(count * self.batch, 3, side, side) for count, side in ((2, 224), (8, 96))]
             hidden = [torch.empty_like(t) if fake else t for t in (masks, masked_patches, weights)]
             *self.inputs, self.patch_weights = (tensor.to(device) for tensor in (*crops, *hidden))

@@ -22,6 +22,7 @@ from parts.timed_step import TimedStep
 from parts.timing import PeakMemory
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, PoaViTConfig
+from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 
 PRESETS = {
     "cpu": dict(
@@ -64,7 +65,7 @@ def main() -> None:
     flops = count_flops(step.ours)
     rate = matrix_rate(device, torch.bfloat16 if options.bf16 else torch.float32)
     if options.gradient_checkpointing:
-        model.student.activation_checkpointing_enable()
+        enable_activation_checkpointing(model.student)
     if options.torch_compile:
         model.compile_full_size()
     for _ in range(3):

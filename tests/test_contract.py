@@ -18,6 +18,7 @@ from poa_hf import (
     SubNetwork,
 )
 from poa_hf.cli.main import main
+from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.training.checks import check_run
 
 from .conftest import FAMILIES, ROOT, run_python
@@ -172,7 +173,7 @@ def test_activation_checkpointing_gives_the_same_gradients(family, drop_path_rat
         model.config.backbone_config.drop_path_rate = model.student.config.drop_path_rate = drop_path_rate
     batch, size = batch_for(model), middle(model)
     plain = gradients(model, batch, size)
-    model.student.activation_checkpointing_enable()
+    enable_activation_checkpointing(model.student)
     for name, gradient in gradients(model, batch, size).items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-5, atol=1e-6, msg=name)
 
@@ -180,7 +181,7 @@ def test_activation_checkpointing_gives_the_same_gradients(family, drop_path_rat
 def test_activation_checkpointing_runs_each_block_twice(family):
     """The pass and one recomputation, also where blocks lie in stages that could be recomputed as well."""
     model = tiny(family).student.train()
-    model.activation_checkpointing_enable()
+    enable_activation_checkpointing(model)
     calls, space = [], model.config.space
     block = {"vit": "PoaViTLayer", "swin": "PoaSwinLayer", "resnet": "GnResNetBottleneck"}[family]
     inner = {"vit": "mlp", "swin": "mlp", "resnet": "layer"}[family]

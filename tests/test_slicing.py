@@ -7,6 +7,7 @@ from transformers import Dinov2Model
 
 from poa_hf import PoaForPreTraining, PoaViTModel, SubNetwork
 from poa_hf.elastic import block_indices
+from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.slicing import SliceRules, slice_plan, sliced_tensors
 
 from .conftest import random_batch, tiny_backbone, tiny_config
@@ -90,7 +91,7 @@ def test_activation_checkpointing_gives_the_same_gradients(shape, drop_path_rate
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
     plain = gradients()
-    model.student.activation_checkpointing_enable()
+    enable_activation_checkpointing(model.student)
     checkpointed = gradients()
     for name, gradient in plain.items():
         torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-5, atol=1e-6, msg=name)

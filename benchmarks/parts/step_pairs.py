@@ -8,6 +8,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
+
 from .plain_losses import all_heads_at_once, ours
 from .step_setup import BF16_TOLERANCE, DROP_RATE, RESIDUAL, StepSetup
 from .updates import MOMENTUM, adamw, adamw_step, average_by_loop, optimised
@@ -48,7 +50,7 @@ def pairs(setup: StepSetup) -> Iterator[Pair]:
     )  # fmt: skip
     yield from update_pairs(setup)
     recomputing, eager = copy.deepcopy(student), copy.deepcopy(student)
-    recomputing.activation_checkpointing_enable()
+    enable_activation_checkpointing(recomputing)
     eager.set_attn_implementation("eager")
     yield Pair("sdpa", "eager attention", lambda: setup.trained(eager), lambda: setup.trained(student))
     yield Pair("activations computed again", "kept", lambda: setup.trained(student), lambda: setup.trained(recomputing))

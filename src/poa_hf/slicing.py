@@ -249,10 +249,11 @@ def checkpoint_with_slices(function: functools.partial, *args: Any) -> Any:
     so it gets the slices that the forward pass saw.
 
     Args:
-        function: What transformers checkpoints, a partial of the layer's `forward` whose first argument is the layer.
+        function: What transformers checkpoints: a partial of the layer's `forward`, whose first argument is the layer,
+            or before transformers 5.23 a partial of a method bound to the layer.
         args: Its further arguments.
     """
-    layer = function.args[0]
+    layer = function.args[0] if function.args else getattr(function.func, "__self__")  # noqa: B009 (for type checkers)
     slices = {f"layer.{name}": tensor for name, tensor in _tensors(layer).items()}
     recomputed = _Recomputed(layer, function)
 

@@ -6,6 +6,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification
 
+from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.models.configuration_gn_resnet import GnResNetConfig
 from poa_hf.models.modeling_gn_resnet import GnResNetBackbone, GnResNetForImageClassification, GnResNetModel
 
@@ -178,7 +179,7 @@ def test_activation_checkpointing_gives_the_same_gradients(reentrant):
     block.layer[0].convolution.register_forward_hook(lambda *_: calls.append(1))
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            enable_activation_checkpointing(model, use_reentrant=reentrant)
         model.zero_grad()
         model(pixels, labels=labels).loss.backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])

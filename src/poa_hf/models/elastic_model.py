@@ -19,6 +19,7 @@ from ..slicing import (
     sliced_tensors,
     without_storage,
 )
+from .activation_checkpointing import is_activation_checkpointing
 from .elastic_config import ElasticConfigMixin
 
 # Building a model takes longer than slicing it, hence a model keeps the plain models of this many sizes.
@@ -140,8 +141,8 @@ class ElasticModelMixin(_Model):
         for name in ("output_hidden_states", "output_attentions"):
             if getattr(plain.config, name) != getattr(self.config, name):
                 setattr(plain.config, name, getattr(self.config, name))
-        if plain.is_activation_checkpointing != self.is_activation_checkpointing:
-            plain._set_gradient_checkpointing(self.is_activation_checkpointing, checkpoint_with_slices)
+        if (enabled := is_activation_checkpointing(self)) != is_activation_checkpointing(plain):
+            plain._set_gradient_checkpointing(enabled, checkpoint_with_slices)
         return plain, plan
 
     def __getstate__(self) -> dict[str, Any]:

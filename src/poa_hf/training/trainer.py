@@ -25,6 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ..data.augmentation import augment
 from ..data.loader import PretrainingLoader
 from ..elastic import SubNetwork
+from ..models.activation_checkpointing import enable_activation_checkpointing
 from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
 from ..runs.checkpoints import find_checkpoint, start_folder
 from ..runs.json_lines import JsonLines
@@ -341,7 +342,7 @@ def _configure(model: PoaForPreTraining, args: PoaTrainingArguments) -> None:
         for backbone in (model.student, model.teacher):  # sub-networks take the student's
             backbone.set_attn_implementation(args.attn_implementation)
     if args.gradient_checkpointing:
-        model.student.activation_checkpointing_enable()
+        enable_activation_checkpointing(model.student)
     if args.torch_compile:
         model.compile_full_size()
     model.train()
