@@ -8,10 +8,10 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 
-def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+def enable_activation_checkpointing(model: PreTrainedModel, use_reentrant: bool = False) -> None:
     """Make a model compute activations again in the backward pass, block by block, instead of keeping them."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": use_reentrant})
 
 
 def is_activation_checkpointing(model: PreTrainedModel) -> bool:
