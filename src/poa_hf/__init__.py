@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .warm_start.config import warm_start_config
     from .warm_start.load import init_from
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "ElasticSpace",

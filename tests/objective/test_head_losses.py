@@ -156,9 +156,12 @@ def test_bfloat16_is_as_close_to_float64_as_the_plain_equations_in_bfloat16():
     exact = plain_loss(model, batch, torch.float64)
     assert loss.dtype == torch.float32
     assert abs(loss - exact) < 2 * abs(plain - exact) + 1e-3 * exact
-    for name, gradient in gradients(model, exact).items():
+    expected = gradients(model, exact)
+    largest = max(gradient.norm() for gradient in expected.values())
+    for name, gradient in expected.items():
         error, plain_error = (gradient - found[name]).norm(), (gradient - rounded[name]).norm()
-        assert error < 1.5 * plain_error + 1e-3 * gradient.norm(), name
+        # the gradient of a key's bias is 0 but for rounding, which is compared on the scale of the others
+        assert error < 1.5 * plain_error + 1e-3 * max(gradient.norm(), 1e-3 * largest), name
 
 
 def test_gradients_of_a_scaled_loss_and_of_a_second_backward_pass(tiny_model):

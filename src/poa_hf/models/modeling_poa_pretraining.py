@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
@@ -133,11 +134,11 @@ class PoaForPreTraining(PreTrainedModel):
             skip: A bool on the device; nothing changes where it is true, and it is not waited for.
             heads_only: Whether to leave the backbone as it is.
         """
-        teacher: list[Tensor] = [*self.teacher_head.parameters()]
-        student: list[Tensor] = [*self.student_head.parameters()]
+        teacher = _local(self.teacher_head)
+        student = _local(self.student_head)
         if not heads_only:
-            teacher += self.teacher.parameters()
-            student += self.student.parameters()
+            teacher += _local(self.teacher)
+            student += _local(self.student)
         share: float | Tensor = 1 - momentum
         if skip is not None:
             # a share of 0 would not be enough: the student may hold values that are not finite
@@ -220,6 +221,12 @@ class PoaForPreTraining(PreTrainedModel):
                 return self.student.image_tokens(backbone(crops, bool_masked_pos=masks))
 
         return Branch(features, heads)
+
+
+def _local(module: nn.Module) -> list[Tensor]:
+    """Return a module's parameters or, under FSDP2, the shards of them that this process holds."""
+    # a moving average is elementwise, and shards need no operation of distributed tensors
+    return [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
 
 
 def _lerp(tensors: list[Tensor], others: list[Tensor], share: float | Tensor) -> None:
