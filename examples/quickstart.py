@@ -18,11 +18,11 @@ import matplotlib
 import torch
 from transformers import AutoModel
 
+from poa_hf import evaluate_sizes, load_subject, open_splits
 from poa_hf.cli import main
 from poa_hf.cli.recipe import parse_recipe
-from poa_hf.evaluation.evaluator import evaluate_sizes
-from poa_hf.evaluation.splits import EvaluationData, open_splits
-from poa_hf.evaluation.subject import Subject, load_subject
+from poa_hf.evaluation.splits import EvaluationData
+from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import TaskOptions
 from poa_hf.runs.evaluations import Evaluation, save_evaluations
 

@@ -10,8 +10,15 @@ from ._moved import install as _find_old_paths
 from ._registration import register_when_needed as _register_when_needed
 
 if TYPE_CHECKING:
+    from .data.sources import open_dataset
+    from .data.textures import TextureDataset
     from .elastic import ElasticSpace, SubNetwork
     from .evaluation.callback import KnnEvaluationCallback, WarmStartGuard
+    from .evaluation.evaluator import evaluate_sizes
+    from .evaluation.features import class_features
+    from .evaluation.splits import open_splits
+    from .evaluation.subject import load_subject
+    from .evaluation.tasks.knn import KnnAccuracy
     from .models.configuration_gn_resnet import GnResNetConfig
     from .models.configuration_poa import PoaConfig
     from .models.configuration_poa_resnet import PoaResNetConfig
@@ -23,6 +30,12 @@ if TYPE_CHECKING:
     from .models.modeling_poa_swin import PoaSwinModel
     from .models.modeling_poa_vit import PoaViTModel
     from .official.weights import load_official_checkpoint
+    from .publishing.export import extract_to
+    from .publishing.push import PushOptions, push
+    from .publishing.release import Release
+    from .runs.load import load_run
+    from .selection.costs import costs
+    from .selection.select import Budget, select
     from .training.arguments import PoaTrainingArguments
     from .training.trainer import PoaTrainer
     from .warm_start.config import warm_start_config
@@ -31,11 +44,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budget",
     "ElasticSpace",
     "GnResNetBackbone",
     "GnResNetConfig",
     "GnResNetForImageClassification",
     "GnResNetModel",
+    "KnnAccuracy",
     "KnnEvaluationCallback",
     "PoaConfig",
     "PoaForPreTraining",
@@ -48,20 +63,35 @@ __all__ = [
     "PoaTrainingArguments",
     "PoaViTConfig",
     "PoaViTModel",
+    "PushOptions",
+    "Release",
     "SubNetwork",
+    "TextureDataset",
     "WarmStartGuard",
+    "class_features",
+    "costs",
+    "evaluate_sizes",
+    "extract_to",
     "init_from",
     "load_official_checkpoint",
+    "load_run",
+    "load_subject",
+    "open_dataset",
+    "open_splits",
+    "push",
+    "select",
     "warm_start_config",
 ]
 
 # The module of each name.
 _MODULES = {
+    "Budget": "selection.select",
     "ElasticSpace": "elastic",
     "GnResNetBackbone": "models.modeling_gn_resnet",
     "GnResNetConfig": "models.configuration_gn_resnet",
     "GnResNetForImageClassification": "models.modeling_gn_resnet",
     "GnResNetModel": "models.modeling_gn_resnet",
+    "KnnAccuracy": "evaluation.tasks.knn",
     "KnnEvaluationCallback": "evaluation.callback",
     "PoaConfig": "models.configuration_poa",
     "PoaForPreTraining": "models.modeling_poa_pretraining",
@@ -74,10 +104,23 @@ _MODULES = {
     "PoaTrainingArguments": "training.arguments",
     "PoaViTConfig": "models.configuration_poa_vit",
     "PoaViTModel": "models.modeling_poa_vit",
+    "PushOptions": "publishing.push",
+    "Release": "publishing.release",
     "SubNetwork": "elastic",
+    "TextureDataset": "data.textures",
     "WarmStartGuard": "evaluation.callback",
+    "class_features": "evaluation.features",
+    "costs": "selection.costs",
+    "evaluate_sizes": "evaluation.evaluator",
+    "extract_to": "publishing.export",
     "init_from": "warm_start.load",
     "load_official_checkpoint": "official.weights",
+    "load_run": "runs.load",
+    "load_subject": "evaluation.subject",
+    "open_dataset": "data.sources",
+    "open_splits": "evaluation.splits",
+    "push": "publishing.push",
+    "select": "selection.select",
     "warm_start_config": "warm_start.config",
 }
 
