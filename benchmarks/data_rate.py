@@ -6,9 +6,9 @@
 
 The plain pipeline does the published augmentation (two crops of 224 pixels and eight of 96; flip, colour jitter, grey,
 blur, solarise, normalise) one crop at a time and hands out float32 tensors, as torchvision's transforms do on Pillow
-images. Ours hands out uint8 crops, and colours them per batch on the training device, which is timed apart. Both read
-the same encoded images from memory, in one process with one thread, by turns; a ratio is the median over the turns. The
-last line is one JSON object.
+images. Ours hands out uint8 crops, and colours them per batch on the training device, which is timed separately. Both
+read the same encoded images from memory, in one process with one thread, by turns; a ratio is the median over the
+turns. The last line is one JSON object.
 """
 
 import argparse

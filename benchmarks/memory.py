@@ -6,7 +6,7 @@
 
 Ours is measured beside two references (parts/plain_losses.py) with the same loss and gradient: `all heads at once`, the
 straightforward way that the authors take, and `head by head`. Both keep the activations of all passes until the loss is
-complete. `heads` stands for the forward and backward passes of heads and losses on given features, `step` for a whole
+complete. `heads` stands for the forward and backward passes of heads and losses on fixed features, `step` for a whole
 step without the optimizer.
 
 Memory is what a step holds at its fullest moment beyond parameters and inputs: on a GPU the most that was allocated,

@@ -1,13 +1,13 @@
-"""One run for all sizes against a run for each, with as many images: quality of every size, and cost of all.
+"""One run for all sizes, compared with a separate run for each on as many images: quality and cost.
 
     python benchmarks/one_run_many_sizes.py --dataset_name path/to/cifar10                   # a CPU scale
     python benchmarks/one_run_many_sizes.py --dataset_name path/to/cifar10 --scale gpu --seeds 0 1 2
 
-For each seed: one elastic run (POA), and each size pre-trained alone by the same code (a space of one, no elastic
-student). Floors: the sizes cut from the full size that was pre-trained alone (naive slicing), and untrained models.
+For each seed: one elastic run (POA), and each size pre-trained separately by the same code (a space of one, no
+elastic student). Baselines: sizes cut from the separately trained full size (naive slicing), and untrained models.
 All are measured by k-NN (k = 20) and a linear probe on the labelled test split; labels are used for nothing else.
 Runs that are in --output_dir already are not repeated. The last line is one JSON object, whose `ratio` is the cost of
-the one run over that of the runs alone.
+the one run over that of the separate runs.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def pretrain(folder: Path, size: SubNetwork | None, seed: int, scale: dict, options) -> dict:
-    """Pre-train the space (None) or one size alone, in a process of its own; what it cost."""
+    """Pre-train the whole space (None) or one size, in a separate process, and return what it cost."""
     cost = folder / "cost.json"
     if cost.exists():
         return json.loads(cost.read_text())

@@ -1,4 +1,4 @@
-"""How long processes wait for each other when each trains a sub-network of its own.
+"""How long processes wait for each other when each trains a different sub-network.
 
     python benchmarks/scaling.py                              # the three published spaces, one image per process
     python benchmarks/scaling.py --images 50 --bf16           # for a GPU
@@ -7,8 +7,8 @@
 A step lasts as long as that of the slowest process. What an elastic pass takes (forward and backward, all crops) is
 measured on the device at hand for a grid of sizes and estimated in between, as `poa select` estimates latencies; the
 rest of a step (teacher, intact student, heads and losses) is measured once. Optimizer, data and communication are left
-out: they are the same with own and with equal sub-networks, and only make the difference smaller. Then the sizes that
-the processes draw are played through, step by step. The last line is one JSON object.
+out: they are the same for different and equal sub-networks, and only make the difference smaller. Then the sizes that
+the processes draw are simulated step by step. The last line is one JSON object.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What each saving in a training step is worth: with and without it, and a step with all of them beside one with none.
+"""What each saving in a training step gains: parts with and without it, and steps with all savings and with none.
 
     python benchmarks/step_parts.py                                   # a CPU scale
     python benchmarks/step_parts.py --preset vit_large --bf16         # published sizes; for a GPU
@@ -10,7 +10,8 @@ allocated, otherwise the bytes of all tensors (parts/live_bytes.py). The table's
 whole step (forward, backward, AdamW, moving average): as it is, over one in which the teacher sees all crops, every
 crop has its own pass, dropped images are computed, slices are taken per call, all heads' logits are kept
 (parts/plain_losses.py), and AdamW and moving average are loops. Checkpointing, bfloat16 and compilation are options,
-and in neither. parts/step_waits.py counts how often the host waits for the device. The last line is one JSON object.
+not part of either. parts/step_waits.py counts how often the host waits for the device. The last line is one JSON
+object.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 Each of our parts and its plain counterpart are timed in turn, so that a machine that slows down slows both; a ratio is
 the median over the pairs. The plain step is the sum of: the stock teacher's forward, the stock full model's and the
-stock sub-network's forward and backward, our heads and losses on given features, AdamW and the moving average.
+stock sub-network's forward and backward, our heads and losses on fixed features, AdamW and the moving average.
 Utilisation is the FLOPs of the matrix products in a step (recomputation not counted) over its time, as a share of the
 rate of one large matrix product, measured in the same run.
 The last line is one JSON object.

@@ -1,4 +1,4 @@
-"""What a warm start is worth: sizes of an elastic family made from a trained model, against two ways without it.
+"""How good sizes made by a warm start from a trained model are, compared with two ways without it.
 
     python benchmarks/warm_start.py --dataset_name path/to/cifar10                # a CPU scale: minutes of one core
     python benchmarks/warm_start.py --dataset_name path/to/cifar10 --source MODEL --steps 900 --seeds 0 1 2
@@ -9,7 +9,7 @@ k-NN accuracy on the test split of
   converted  the same sizes after pre-training that started from the model (`init_from`), without labels,
   alone      each size trained from scratch by the same code and for as many steps, as a space of one.
 Labels train the source and vote in k-NN; nothing else sees them. The last line is one JSON object, in which `ratio` is
-the mean k-NN error of the smaller sizes, converted over alone.
+the mean k-NN error of the smaller sizes, `converted` over `alone`.
 """
 
 import argparse
@@ -80,9 +80,9 @@ def main() -> None:
     parser.add_argument("--dataset_name", required=True, help="labelled photographs with a train and a test split")
     parser.add_argument("--source", help="a stock vit of 64x4, 32 pixels, patches of 8; trained here if not given")
     parser.add_argument("--source_steps", type=int, default=1500, help="supervised steps of 128 images")
-    parser.add_argument("--steps", type=int, default=200, help="of the conversion, and of each size alone")
+    parser.add_argument("--steps", type=int, default=200, help="steps of the conversion and of each size trained alone")
     parser.add_argument("--learning_rate", type=float, default=6e-3, help="of the conversion, for 1024 images")
-    parser.add_argument("--freeze", type=int, default=30, help="steps of the heads alone")
+    parser.add_argument("--freeze", type=int, default=30, help="first steps, which train only the heads")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--test_images", type=int, default=5000)
     parser.add_argument("--train_images", type=int, default=50_000, help="that are trained on")

@@ -1,1 +1,1 @@
-"""What several benchmark programs share: plain counterparts of our steps, timing, counting of bytes and FLOPs."""
+"""Code that several benchmark programs share: plain counterparts of our steps, timing, counting of bytes and FLOPs."""

@@ -1,5 +1,5 @@
-"""The heads and losses of a step on given features: ours, and what they are compared with, written down
-straightforwardly. All give the same loss and gradient."""
+"""The heads and losses of a step on precomputed features: ours, and straightforward implementations to compare with.
+All give the same loss and gradient."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Tokens(NamedTuple):
 
 
 def ours(model, teacher, intact, elastic, patch_weights, temperature):
-    """The objective on features that are there already."""
+    """Return a function that computes our objective on precomputed features."""
     counts = [len(kind) for kind in intact]
 
     def loss(gradients, *features):
@@ -49,7 +49,7 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
 
 
 class GivenBatch(NamedTuple):
-    """As many crops as there are features, and what the masked patches count."""
+    """A stand-in for a batch: as many crops as features, and the counts of masked patches."""
 
     global_crops: Tensor
     local_crops: Tensor
@@ -75,13 +75,13 @@ class GivenFeatures(NamedTuple):
 
 
 def cross_entropy(targets, logits, temperature):
-    """Without a log-softmax: of each row of logits (..., K) against soft targets."""
+    """Return the cross-entropy of each row of logits (..., K) with soft targets, without a log-softmax."""
     scores = logits.float() / temperature
     return scores.logsumexp(dim=-1) * targets.sum(dim=-1) - (targets * scores).sum(dim=-1)
 
 
 def sinkhorn(logits, temperature):
-    """In float32, on one process."""
+    """Return the targets (N, K) of logits (N, K) by Sinkhorn-Knopp, in float32 and in one process."""
     assignments = (logits.float() / temperature - logits.max() / temperature).exp()
     assignments /= assignments.sum()
     count, num_prototypes = assignments.shape
@@ -96,7 +96,7 @@ def log_softmax_cross_entropy(targets, logits, temperature):
 
 
 def all_heads_at_once(model, teacher, intact, elastic, patch_weights, temperature):
-    """As the authors have it: logits of all heads and branches, float32 targets and log-softmaxes, then the losses."""
+    """Compute the loss as the authors do: all logits, then float32 targets and log-softmaxes, then the losses."""
     with torch.no_grad():
         teacher_logits = [split(head(teacher.joined()), teacher) for head in model.teacher_head]
         targets = [
@@ -114,7 +114,7 @@ def all_heads_at_once(model, teacher, intact, elastic, patch_weights, temperatur
 
 
 def head_by_head(model, teacher, intact, elastic, patch_weights, temperature):
-    """One head after another, without log-softmaxes; autograd keeps the students' logits until the backward pass."""
+    """Compute the loss head by head, without log-softmaxes; autograd keeps the logits until the backward pass."""
     losses = []
     elastic_heads = model.student_head.sliced(elastic.global_.shape[-1])
     for teacher_head, student_head, elastic_head in zip(
@@ -131,7 +131,7 @@ def head_by_head(model, teacher, intact, elastic, patch_weights, temperature):
 
 
 def head_loss(config, targets, intact, elastic, patch_weights, cross_entropy):
-    """One head's loss from (class token, patch) targets and both students' (global, local, masked) logits."""
+    """Return one head's loss from (class token, patch) targets and both students' (global, local, masked) logits."""
     (first, second), temperature = targets[0].chunk(2), config.student_temperature
     total, batch_size = 0.0, len(first)
     views = len(intact[1]) // batch_size

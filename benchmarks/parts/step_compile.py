@@ -29,7 +29,7 @@ SIZES, STEPS = 143, 276_800  # sub-networks of the published ViT, and steps of i
 
 
 def compile_report(options: argparse.Namespace) -> dict:
-    """Measure with an empty cache and again with what that has kept, each in a process of its own.
+    """Measure with an empty cache and again with the cache that this fills, each in a separate process.
 
     Prints a table and a verdict on the elastic pass.
     """
@@ -116,7 +116,7 @@ def elastic_passes(setup: StepSetup, size: SubNetwork) -> tuple[Callable, Callab
 
 
 def compared(plain: Callable, compiled: Callable, repeats: int, device: torch.device) -> dict:
-    """Seconds of compilation, which are what the first call takes beyond a later one, and of both passes in turn."""
+    """Return the seconds of compilation (of the first call beyond a later one) and of both passes in turn."""
     expected = plain()
     first = timed(compiled, device)
     start = time.perf_counter()

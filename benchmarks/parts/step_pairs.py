@@ -70,7 +70,7 @@ def pairs(setup: StepSetup) -> Iterator[Pair]:
 
 
 def head_pairs(setup: StepSetup) -> Iterator[Pair]:
-    """One student's heads: class tokens, and the patches of the global crops that are given."""
+    """Yield the pairs of one student's heads, on class tokens and on patches of the global crops."""
     model = setup.model
     width, count = setup.full.width, (2 + setup.num_local) * setup.batch
     class_tokens = torch.randn(count, width, device=setup.device)

@@ -84,14 +84,14 @@ class StepSetup:
 
     @torch.no_grad()
     def teacher(self, backbone=None, local=False) -> list[Tensor]:
-        """The features that the loss reads."""
+        """Return the features that the loss reads."""
         local_crops = self.local_crops if local else self.local_crops[:0]
         with self.autocast():
             features = self.features(self.model.teacher if backbone is None else backbone, local_crops)
         return [features.global_, features.masked]
 
     def trained(self, student, backbone=None, per_crop=False, bf16=None, residual=None) -> list[Tensor]:
-        """Forward and backward pass of all crops: features, and gradients of the student."""
+        """Run a forward and backward pass of all crops, and return features and gradients of the student."""
         torch.manual_seed(0)  # the same images are dropped
         with patch(RESIDUAL, residual) if residual else nullcontext():
             with self.autocast(bf16):

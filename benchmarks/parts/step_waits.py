@@ -46,8 +46,10 @@ def main() -> None:
 
 
 def step_waits(device: torch.device) -> dict[str, int]:
-    """What waits in a step that writes no line of the log, and how often; of a small ViT with all losses, stochastic
-    depth, two heads and eight local crops."""
+    """Count the waits in a step that writes no line of the log, by operation.
+
+    The model is a small ViT with all losses, stochastic depth, two heads and eight local crops.
+    """
     config = PoaConfig(
         backbone_config=PoaViTConfig(
             hidden_size=64, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=32, min_num_hidden_layers=1,
@@ -98,7 +100,7 @@ def on_meta(trainer: PoaTrainer) -> dict[str, int]:
 
 
 def trace(run: profile) -> list[dict]:
-    """The events of a profile, as Chrome's tracing has them; the profiler's own summary takes seconds."""
+    """Return the events of a profile in the format of Chrome's tracing; the profiler's own summary takes seconds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         run.export_chrome_trace(str(path))
@@ -106,7 +108,7 @@ def trace(run: profile) -> list[dict]:
 
 
 class Waits(TorchDispatchMode):
-    """Marks in the profile what would wait for a GPU, and goes on with values such as one could have read there."""
+    """Marks in the profile what would wait for a GPU, and continues with values that could have been read from it."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -141,7 +143,7 @@ def _is_device_mask(index) -> bool:
 
 
 def _places(mask: torch.Tensor) -> torch.Tensor:
-    """Stands for the entries that are true: as many as half of all."""
+    """Stand in for the indices of the true entries, as if half of all were true."""
     return torch.empty(max(1, mask.numel() // 2), mask.ndim, dtype=torch.long, device=mask.device)
 
 

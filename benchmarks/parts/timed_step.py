@@ -56,7 +56,7 @@ class TimedStep:
         return result
 
     def ours(self) -> dict[str, float]:
-        """The step as the trainer runs it."""
+        """Time the step as the trainer runs it."""
         seconds = {}
         global_crops, local_crops, masks, masked_patches = self.timed(self.load, seconds, "data")
         start = time.perf_counter()
@@ -110,7 +110,7 @@ class TimedStep:
             yield
 
     def plain(self) -> dict[str, float]:
-        """The same passes by stock models of those sizes."""
+        """Time the same passes of stock models of the same sizes."""
         seconds, (global_crops, local_crops, masks, masked_patches) = {}, self.crops
 
         def run(backbone, with_local=True):

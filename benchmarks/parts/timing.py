@@ -15,7 +15,7 @@ from .live_bytes import LiveBytes
 
 
 def check(expected: list[Tensor], actual: list[Tensor], tolerance: float, names: str) -> None:
-    """AssertionError where results differ by more than `tolerance` of their largest entry.
+    """Raise an AssertionError if results differ by more than `tolerance` of their largest entry.
 
     Tensors that hold nothing but rounding errors, such as the gradient of a key's bias, are compared on the scale of
     the others.

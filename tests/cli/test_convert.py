@@ -168,7 +168,7 @@ def changed(family: str, **tensors) -> dict:
         (lambda: changed("vit", backbone__cls_token=torch.ones(1, 1, 64, device="meta")), "not plain tensors"),
         (lambda: changed("vit", backbone__cls_token=torch.ones(1, 1, 64).int()), "not floating-point"),
         (lambda: changed("vit", backbone__cls_token=torch.ones(1, 1, 32)), r"cls_token has shape \(1, 1, 32\) where"),
-        (lambda: changed("vit", backbone__pos_embed=torch.ones(1, 16, 64)), "15 positions, which make no square"),
+        (lambda: changed("vit", backbone__pos_embed=torch.ones(1, 16, 64)), "15 positions, which do not form a square"),
         (lambda: changed("vit", backbone__pos_embed=torch.ones(64)), "no checkpoint of this family has"),
         (lambda: {n: t for n, t in golden_weights("vit").items() if ".blocks.1." not in n}, "lacks block 1"),
         (lambda: {n: t for n, t in golden_weights("vit").items() if "mask" not in n}, "lacks 1 parameters"),

@@ -100,9 +100,9 @@ def test_crops_of_a_loaders_batch_are_coloured_as_in_training(tmp_path):
 
 def test_figures_refuse_what_does_not_fit(monkeypatch):
     batch = crops()
-    with pytest.raises(ValueError, match="6 global and 14 local crops are no batch: give two"):
+    with pytest.raises(ValueError, match="6 global and 14 local crops do not form a batch: give two"):
         plots.crops_figure(batch | {"local_crops": batch["local_crops"][1:]})
-    with pytest.raises(ValueError, match="0 global and 15 local crops are no batch"):
+    with pytest.raises(ValueError, match="0 global and 15 local crops do not form a batch"):
         plots.crops_figure({"local_crops": batch["local_crops"]})
     with pytest.raises(ValueError, match=r"masks have shape \(6, 15\), which does not cover 6 crops of 32 x 32"):
         plots.crops_figure(batch | {"masks": batch["masks"][:, 1:]})

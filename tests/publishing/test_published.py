@@ -181,7 +181,7 @@ def test_a_push_that_was_killed_is_finished_by_the_next(vit_run, expected, tmp_p
             fault.release()
         printed, errors = process.communicate(timeout=60)
         if end == signal.SIGINT:
-            assert process.returncode == 130 and "it continues from here" in printed, printed + errors
+            assert process.returncode == 130 and "run the same command again to continue" in printed, printed + errors
             assert errors.strip().splitlines()[-1] == "poa: interrupted."
         fault.release()
         for repo in hub.repos.values():

@@ -95,7 +95,7 @@ def test_a_configuration_or_a_space_with_costs_is_needed():
     config = PoaViTConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
     assert select(config, Budget()).best == config.space.full
     assert select(PoaConfig(backbone_config=config), Budget(max_params="1M")).best == config.space.full
-    with pytest.raises(ValueError, match="A space alone has no costs"):
+    with pytest.raises(ValueError, match="A space has no costs by itself"):
         select(config.space, Budget())
     with pytest.raises(ValueError, match="max_latency_ms needs latencies"):
         select(SPACE, Budget(max_latency_ms=4), COSTS)

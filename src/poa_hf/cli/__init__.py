@@ -1,4 +1,4 @@
-"""The command `poa`: each sub-command reads its arguments, calls the library and prints what came of it."""
+"""The command `poa`: each sub-command reads its arguments, calls the library and prints the result."""
 
 from .main import main, run
 from .pretrain import pretrain

@@ -1,4 +1,4 @@
-"""Lets `python -m poa_hf.cli` stand in for `poa`."""
+"""Run `poa` by `python -m poa_hf.cli`."""
 
 import sys
 

@@ -23,7 +23,7 @@ def evaluate(argv: list[str]) -> None:
     from ..runs.evaluations import save_evaluations
 
     options = TaskOptions(k=args.k, seed=args.seed)
-    # what is wrong with the request is said before the model and the data are opened, which takes a while
+    # a wrong request is reported before the model and the data are opened, which takes a while
     check_tasks(args.tasks, options, None)
     subject = load_subject(args.model)
     sizes = subject.sizes(",".join(args.sizes) if args.sizes else None)
@@ -98,10 +98,13 @@ def _parser() -> CommandParser:
         help="use only N images of the test split, chosen at random",
     )  # fmt: skip
     parser.add_option(
-        "--image_column", group=data, metavar="C", help="column of the images, if there are several or none is typed"
+        "--image_column", group=data, metavar="C", help="column of the images, if its type and name do not tell"
     )
     parser.add_option(
-        "--label_column", group=data, metavar="C", help="column of the classes, if there are several or none is typed"
+        "--label_column",
+        group=data,
+        metavar="C",
+        help="column of the classes, if its type and name do not tell",
     )
 
     work = parser.add_argument_group("computation and output")
@@ -115,7 +118,7 @@ def _parser() -> CommandParser:
     parser.add_option("--bf16", group=work, action="store_true", help="compute features in bfloat16")
     parser.add_option(
         "--feature_memory_gb", group=work, type=decimal_number, default=4.0, metavar="GB",
-        help="memory for features; if it is not enough, the images are passed over several times",
+        help="memory for features; if it is not enough, the images are read several times",
     )  # fmt: skip
     parser.add_option(
         "--seed", group=work, type=whole_number, default=0, metavar="N",

@@ -114,7 +114,7 @@ class Reader:
 
     @property
     def metavar(self) -> str:
-        """What help shows for the value."""
+        """The placeholder of the value in help."""
         name = {bool: "true|false", int: "N", float: "X", str: "TEXT"}[self.kind]
         return f"{name},..." if self.is_list or self.joined else name
 
@@ -134,7 +134,11 @@ class Reader:
             raise argparse.ArgumentTypeError(f"is {text!r}: give {self._nouns()}") from None
 
     def from_value(self, value: Any) -> Any:
-        """Read a value of a YAML file; raises as `from_text`."""
+        """Read a value of a YAML file.
+
+        Raises:
+            ArgumentTypeError: If it does not fit; the message follows the field's name.
+        """
         if value is None:
             if self.optional:
                 return None
@@ -187,7 +191,7 @@ def _default_text(field: dataclasses.Field) -> str:
 
 
 def _by_class(arguments: type) -> Iterable[dataclasses.Field]:
-    """The fields of a dataclass, its own before inherited ones."""
+    """Iterate over the fields of a dataclass, those that it defines before inherited ones."""
     fields = {field.name: field for field in dataclasses.fields(arguments)}
     for each in arguments.__mro__:
         for name in vars(each).get("__annotations__", {}):

@@ -11,10 +11,10 @@ from huggingface_hub import get_session, set_client_factory
 
 @contextmanager
 def hub_timeout(seconds: float) -> Iterator[None]:
-    """Let no request of `huggingface_hub` wait longer than this for the Hub's next byte; by default some wait for ever.
+    """Limit how long requests of `huggingface_hub` wait for the Hub's next byte; by default some wait forever.
 
-    The process's HTTP client is replaced meanwhile, so this is for commands, which own their process. A client factory
-    that was set before is not called any more, but its event hooks stay.
+    The process's HTTP client is replaced within the block, so this is for commands, which own their process. A client
+    factory that was set before is no longer called, but its event hooks stay.
     """
     hooks = get_session().event_hooks
 

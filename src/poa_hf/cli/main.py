@@ -1,7 +1,7 @@
 """The command `poa`: which sub-command to run, and each mistake as one sentence.
 
-Modules of this folder import no library but PyYAML, and of poa_hf only what imports none either, until a command has
-read its arguments: so that help and mistakes are shown at once.
+Until a command has read its arguments, modules of this folder import no library but PyYAML, and only those modules of
+poa_hf that import none either. So help and mistakes are shown at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib import import_module
 
 from ..formatting import one_line, suggest
 
-# What each command does, in a line; the function of its name in the module of its name runs it.
+# The arguments and a description of each command; the function and the module that run it have the command's name.
 COMMANDS = {
     "pretrain": ("[--config NAME_OR_FILE] [--key value ...]", "pre-train an elastic model without labels"),
     "extract": ("RUN --size small --output DIR", "write sizes as stock transformers checkpoints"),
@@ -26,7 +26,7 @@ COMMANDS = {
     "convert": ("CHECKPOINT.pth --family vit --output DIR", "turn the authors' weights into the model of a run"),
     "push": ("RUN --size small --namespace me", "publish sizes and the supernet on the Hub"),
 }
-# What a shell reports of a program that wrote to a closed pipe: 128 + SIGPIPE.
+# The exit status that a shell reports for a program that wrote to a closed pipe: 128 + SIGPIPE.
 _CLOSED_PIPE = 141
 
 
@@ -123,9 +123,9 @@ def _printed(text: Callable[[], str]) -> int:
 
 
 def _output_is_closed() -> bool:
-    """Whether nobody reads the standard output any more. If so, Python is kept from failing at it once more as it ends.
+    """Return whether the standard output is a closed pipe, and if so, keep Python from failing again when it exits.
 
-    The error itself does not tell: a pipe to another process of ours breaks with the same.
+    The error itself does not tell: a broken pipe to a worker process raises the same one.
     """
     try:
         output = sys.stdout.fileno()

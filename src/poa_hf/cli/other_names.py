@@ -44,8 +44,8 @@ def instead_of(name: str, prefix: str = "") -> str | None:
     """Say what to write instead of an option that users of transformers expect, as `suggest` does; None for others.
 
     Args:
-        name: What was written, without hyphens before it.
-        prefix: What is before an option's name where it was written: `--` on the command line.
+        name: The option as it was written, without leading hyphens.
+        prefix: What options begin with where it was written: `--` on the command line, nothing in a file.
     """
     if name in _INSTEAD:
         return f"give {prefix}{_INSTEAD[name]}."

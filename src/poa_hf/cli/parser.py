@@ -65,7 +65,7 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def add_option(self, *names: str, group: Any = None, several: bool = False, **settings: Any) -> argparse.Action:
-        """Add an option or a positional argument; as `add_argument`, which help shows under a group's heading."""
+        """Add an option or a positional argument as `add_argument` does, under the heading of `group` in help."""
         shown = settings.get("default") not in (None, False, argparse.SUPPRESS) and names[0].startswith("-")
         if shown and "(default" not in settings["help"]:
             settings["help"] += " (default: %(default)s)"
@@ -143,7 +143,7 @@ class CommandParser(argparse.ArgumentParser):
         raise ValueError(f"{name} is not an option of {self.prog}: {hint}")
 
     def instead_of(self, name: str) -> str | None:
-        """Return what to write instead of an option of other programs; the commands say which they know."""
+        """Return what to write instead of an option of other programs, or None; commands override this."""
         return None
 
     def error(self, message: str) -> NoReturn:

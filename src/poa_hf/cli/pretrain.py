@@ -68,7 +68,7 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
 
 
 def _recipe_saver(recipe: Recipe) -> TrainerCallback:
-    """A callback that keeps the resolved recipe with the run, once its folder is known to be free."""
+    """Return a callback that saves the resolved recipe in the run's folder, once the folder is known to be free."""
     from transformers import TrainerCallback, TrainerControl, TrainerState
 
     from ..runs.atomic import write_text

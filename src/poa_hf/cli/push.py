@@ -41,13 +41,13 @@ def push(argv: list[str]) -> None:
         with hub_timeout(args.timeout):
             result: PushResult = push_release(release, options=options, tell=_say)
     except KeyboardInterrupt:
-        _say("stopped: what is published is complete; run the same command again, it continues from here.")
+        _say("stopped: what is published is complete; run the same command again to continue.")
         raise
     done = {name: len(getattr(result, name)) for name in ("published", "replaced", "renewed", "unchanged", "left")}
     listed = ", ".join(f"{number} {name}" for name, number in done.items() if number)
     _say(f"{count} repos: {listed}; {format_bytes(result.bytes)} of content.")
     for repo_id in result.edited:
-        _say(f"{repo_id}: its card was edited on the Hub and is left as it is; --overwrite replaces it.")
+        _say(f"{repo_id}: its card was edited on the Hub and is kept; --overwrite replaces it.")
     if result.collection:
         _say(f"collection: {result.collection}")
     if result.left:
@@ -91,7 +91,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_option("--overwrite", action="store_true", help="replace repos that hold something else")
     parser.add_option("--dry_run", action="store_true", help="print repos, files and bytes, and send nothing")
-    parser.add_option("--no_supernet", action="store_true", help="publish the sizes alone")
+    parser.add_option("--no_supernet", action="store_true", help="publish only the sizes")
     parser.add_option("--no_collection", action="store_true", help="keep no collection of the repos")
     parser.add_option(
         "--timeout",

@@ -123,8 +123,8 @@ def parse_recipe(argv: list[str], prog: str = "poa pretrain") -> Recipe:
     of `PoaConfig` under `model` (the elastic backbone's under `backbone_config`). On the command line the latter are
     written with dots, as in `--model.backbone_config.hidden_size 96`.
 
-    With `init_from`, what is not given comes from the source: the backbone's full size, image normalisation, crops that
-    fit its patches; and the schedules are a tenth of the published ones.
+    With `init_from`, defaults come from the source: the backbone's full size, image normalisation, crops that fit its
+    patches. The schedules are a tenth of the published ones.
 
     Args:
         argv: The arguments.
@@ -178,7 +178,7 @@ def recipe_parser(prog: str = "poa pretrain") -> CommandParser:
         "--config", metavar="NAME_OR_FILE", help="a recipe of poa_hf's by name, such as vit_large, or a YAML file with "
         "any of these options and, under `model`, the fields of the model",
     )  # fmt: skip
-    parser.add_option("--list_configs", action="store_true", help="list the recipes that come with poa_hf, and leave")
+    parser.add_option("--list_configs", action="store_true", help="list the recipes that come with poa_hf, and exit")
     for part in _PARTS:
         add_fields(parser, part)
     return parser
@@ -234,7 +234,7 @@ def _split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[
 
 
 def _model_value(name: str, values: list[str]) -> Any:
-    """The value of an override: `a b`, `[a, b]` or one value in YAML. `a,b` is split where the field is a list."""
+    """Read the value of an override: `a b`, `[a, b]` or one value in YAML. `a,b` is split where the field is a list."""
     text = " ".join(values)
     try:
         if len(values) > 1 and not text.startswith(("[", "{")):

@@ -19,12 +19,10 @@ def select(argv: list[str]) -> None:
     parser.add_option("--max_params", metavar="30M", help="most parameters of the extracted model")
     parser.add_option("--max_flops", metavar="5G", help="most FLOPs of one image, multiply-adds counted once")
     parser.add_option("--max_latency_ms", metavar="4", help="most milliseconds of one forward pass")
-    parser.add_option(
-        "--device", metavar="cpu|cuda", help="where latency is measured (default: cpu, if it is measured at all)"
-    )
+    parser.add_option("--device", metavar="cpu|cuda", help="where latency is measured (default: cpu)")
     parser.add_option("--batch_size", type=whole_number, default=1, metavar="N", help="images of one forward pass")
     parser.add_option("--compile", action="store_true", help="measure models compiled by torch.compile")
-    parser.add_option("--measure_all", action="store_true", help="measure every size instead of a grid of them")
+    parser.add_option("--measure_all", action="store_true", help="measure every size instead of a grid")
     parser.add_option("--quality", choices=["knn", "linear"], default="knn", help="which accuracy ranks the sizes")
     parser.add_option("--json", type=Path, metavar="FILE", help="also write everything, all sizes included, to FILE")
     args = parser.parse_args(argv)
@@ -38,7 +36,7 @@ def select(argv: list[str]) -> None:
     from ..selection.table import selection_text
 
     budget = Budget(args.max_params, args.max_flops, args.max_latency_ms)
-    found = search(
+    result = search(
         args.run,
         budget,
         quality=args.quality,
@@ -48,8 +46,8 @@ def select(argv: list[str]) -> None:
         measure_all=args.measure_all,
     )
     if args.json:
-        args.json.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
-    print(selection_text(found))
-    best = str(found.selection.best)
+        args.json.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+    print(selection_text(result))
+    best = str(result.selection.best)
     command = ["poa", "extract", args.run, "--size", best, "--output", f"{Path(args.run).resolve().name}-{best}"]
     print(f"\nnext: {shlex.join(command)}")

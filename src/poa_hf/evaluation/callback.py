@@ -40,7 +40,7 @@ class KnnEvaluationCallback(TrainerCallback):
 
     Raises:
         ValueError: For fewer than one step between evaluations; and at the start of training, for sizes that do not
-            exist or fewer train images than `k`.
+            exist, or fewer train images than `k`.
 
     Example:
         >>> from poa_hf.evaluation.splits import open_splits
@@ -64,7 +64,7 @@ class KnnEvaluationCallback(TrainerCallback):
         self.data, self.every_steps, self.sizes = data, every_steps, sizes
         self.k = k
         self.batch_size, self.num_workers = batch_size, num_workers
-        self._new_values: dict[str, float] = {}  # what the next line of the log is to have
+        self._new_values: dict[str, float] = {}  # values to add to the next line of the log
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # imported here, as it takes half a second that only an evaluation should cost
@@ -90,7 +90,7 @@ class KnnEvaluationCallback(TrainerCallback):
         control.should_log = True
 
     def _measure(self, args: Arguments, state: TrainerState, model: PoaForPreTraining) -> dict[str, float]:
-        """The accuracies of the teacher as it is now, by their names in the log. The records go to the run's folder."""
+        """Save records of the current teacher in the run's folder, and return accuracies by their names in the log."""
         from ..runs.evaluations import save_evaluations
         from ..runs.layout import RunFolder
         from ..training.engines import whole_parameters
@@ -197,6 +197,8 @@ class WarmStartGuard(KnnEvaluationCallback):
         return start - now > self.margin + 2 * self._standard_error(start, now)
 
     def _standard_error(self, start: float, now: float) -> float:
-        """The standard error of the difference between two accuracies. It treats their test images as independent; as
-        they are the same ones, the true error is smaller."""
+        """Return the standard error of the difference between two accuracies, treating their test sets as independent.
+
+        This is conservative: both are measured on the same images, so the true error is smaller.
+        """
         return (sum(p * (1 - p) for p in (start, now)) / self.num_test_images) ** 0.5

@@ -40,9 +40,9 @@ def evaluate_sizes(
     the sizes. The numbers are those of a single process, and every process gets all of them.
 
     Args:
-        subject: The model, from `load_subject` or made around one at hand. Its weights are sliced, not copied. It is
-            left as it was, except that it stays on the device that is used.
-        data: The dataset, from `open_splits` or made around datasets at hand. All tasks but clustering need its
+        subject: The model, from `load_subject` or built from a model in memory. Its weights are sliced, not copied. It
+            is unchanged afterwards, except that it stays on the device that is used.
+        data: The dataset, from `open_splits` or built from datasets in memory. All tasks but clustering need its
             `train`.
         sizes: What `Subject.sizes` takes, the named sizes by default.
         tasks: Some of `TASKS`.
@@ -58,7 +58,7 @@ def evaluate_sizes(
 
     Raises:
         ValueError: For sizes or tasks that do not exist, data that lacks what the tasks need, or a model that gives no
-            features of the images. Whatever can be known before the work starts is refused before it.
+            features of the images. Whatever can be checked before the work starts is checked then.
 
     Example:
         >>> from transformers import Dinov2Config, Dinov2Model
@@ -106,8 +106,10 @@ def evaluate_sizes(
             measured = _Measured.of_splits(data, features)
             if number == 1 and processes.is_main:
                 _warn(measured, tasks, options)
-            records += _own_records(subject, data, measured, tasks, options, processes, {"bf16": True} if bf16 else {})
-            del features, measured  # before the next pass, or the features of two would be in memory
+            records += _records_of_process(
+                subject, data, measured, tasks, options, processes, {"bf16": True} if bf16 else {}
+            )
+            del features, measured  # before the next pass, or memory would hold the features of two
         everyone = [record for part in processes.from_all(records) for record in part]
     return sorted(everyone, key=lambda record: names.index(record.size))
 
@@ -115,7 +117,7 @@ def evaluate_sizes(
 def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list[str]]:
     """Group sizes into passes such that the float32 features of each pass fit into `memory` bytes.
 
-    A pass has no more sizes than an elastic model keeps plain models: those of more would be built at every batch.
+    A pass has no more sizes than an elastic model keeps plain models: with more, they would be rebuilt at every batch.
 
     Args:
         widths: The number of channels of each size's features.
@@ -144,12 +146,12 @@ class _Measured:
 
     @classmethod
     def of_splits(cls, data: EvaluationData, features: list[ImageFeatures]) -> _Measured:
-        """From the features of the train split, if there is one, and of the test split."""
+        """Combine the features of the train split, if there is one, and of the test split with their labels."""
         train, test = features if len(features) == 2 else (None, features[0])
         return cls(train, test, *encode_labels(data, train.labels if train else [], test.labels))
 
 
-def _own_records(
+def _records_of_process(
     subject: Subject,
     data: EvaluationData,
     measured: _Measured,

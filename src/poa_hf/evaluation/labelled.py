@@ -24,7 +24,7 @@ SPREAD = 64  # the number of files or row groups over which a limited number of 
 
 
 class UnlabelledImage(ValueError):
-    """A row has no label, as in the test split of many a contest."""
+    """Raised for a row without a label, such as those in the test splits of many competitions."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ BatchKey = tuple[int, int]  # the numbers of the file and of the batch in it
 
 
 def find_label_column(dataset: Any, name: str | None = None) -> str | None:
-    """The name of the column that holds the classes; None if the dataset's items are (image, label) tuples.
+    """Return the name of the column that holds the classes; None if the dataset's items are (image, label) tuples.
 
     Args:
-        dataset: Looked at for a column of type `datasets.ClassLabel`, and if there is none, for the common names.
+        dataset: The dataset. A column of type `datasets.ClassLabel` has precedence over the common names.
         name: What the user asked for, if anything.
 
     Raises:
-        ValueError: With the list of columns, if there is no such column, several could be meant, or its type is not one
-            of labels: `ClassLabel`, whole numbers or strings, one per image.
+        ValueError: If there is no such column, several could be meant, or its type is none of labels (`ClassLabel`,
+            whole numbers or strings, one per image).
     """
     import datasets
 
@@ -138,7 +138,7 @@ class LabelledImages:
 
     @property
     def known_length(self) -> int | None:
-        """The number of rows, with those that cannot be decoded; None for a stream that does not declare it."""
+        """The number of rows, including those that cannot be decoded; None for a stream that does not declare it."""
         if not self.is_stream:
             return len(self.indices)
         if self._counted is None:
@@ -149,8 +149,10 @@ class LabelledImages:
         return self._limited(self._counted)
 
     def __len__(self) -> int:
-        """The number of rows. A stream that does not declare it is read once for it: its labels only, where its format
-        allows that."""
+        """Return the number of rows.
+
+        A stream that does not declare it is read once to count them: its labels only, where its format allows that.
+        """
         if self.known_length is not None:
             return self.known_length
         count = 0
@@ -165,7 +167,7 @@ class LabelledImages:
         return count if self.limit is None else min(count, self.limit)
 
     def batches(self, size: int, share: int = 0, shares: int = 1) -> Iterator[tuple[BatchKey, list[LabelledRow]]]:
-        """One of `shares` disjoint sets of batches, with their keys.
+        """Iterate over one of `shares` disjoint sets of batches, with their keys.
 
         In the order of their keys, the batches of all sets together hold every row once. The batches are the same for
         any number of shares.
@@ -186,7 +188,7 @@ class LabelledImages:
                 for batch, rows in enumerate(_batched(self._shard_rows(shard), size)):
                     yield (shard, batch), rows
         else:
-            # too few files for each set to have its own: everyone reads all of them, and each batch is decoded once
+            # too few files for each set to have its own: every process reads all files, but decodes only its batches
             if self.limit is not None:
                 groups = iter([self._spread_rows(self.limit)])
             else:
@@ -223,10 +225,11 @@ class LabelledImages:
             yield LabelledRow(name, image, self._label(label, name))
 
     def _spread_rows(self, limit: int) -> Iterator[LabelledRow]:
-        """`limit` rows from all over the stream: where rows are sorted by class, the first ones would be of one class.
+        """Iterate over `limit` rows that are spread over the stream.
 
-        Every shard gives an equal share. As some may have fewer rows, there are further rounds, in which each shard
-        gives the rows behind those of the round before, twice as many every time.
+        Where rows are sorted by class, the first ones would be of one class, so every shard gives an equal share. As
+        some may have fewer rows, there are further rounds, in which each shard gives the rows that follow those of the
+        round before, twice as many every time.
         """
         shards = self._shards()
         order = np.random.default_rng(0).permutation(len(shards)).tolist()

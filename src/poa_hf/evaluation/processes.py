@@ -1,4 +1,4 @@
-"""What the processes of one evaluation tell each other, on the CPU: features and results."""
+"""Gather features and results across the processes of one evaluation, on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 
 class Processes:
-    """The processes of this evaluation, one or many, as `accelerate launch` or `torchrun` started them.
+    """The one or more processes of an evaluation, as `accelerate launch` or `torchrun` started them.
 
     All of them must call the same methods in the same order, within a `with` block, at whose end the connection between
     them is closed.
@@ -54,7 +54,7 @@ class Processes:
             dist.destroy_process_group(self._group)
 
     def from_all(self, value: Value) -> list[Value]:
-        """The `value` of every process, by rank."""
+        """Return the `value` of every process, by rank."""
         if self.count == 1:
             return [value]
         values: list[Value] = [value] * self.count

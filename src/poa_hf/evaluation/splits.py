@@ -49,7 +49,7 @@ def open_splits(
     """Open the splits of a labelled dataset. It is streamed unless it is a folder of image files.
 
     Args:
-        name: What `open_dataset` takes. "textures" are built-in images, others than those of training.
+        name: A dataset, as `open_dataset` takes it. "textures" are built-in images that differ from those of training.
         config_name: The configuration of the dataset, if it has several.
         train_split: The name of the train split; None leaves it out.
         test_split: The name of the test split, by default the first labelled one of `TEST_SPLITS`.

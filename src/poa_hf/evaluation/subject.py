@@ -28,14 +28,14 @@ ONE_SIZE = "-"  # the size that records have of a model with only one
 
 @dataclass
 class Subject:
-    """A model to evaluate, with its image processor. Of an elastic model, every size can be evaluated.
+    """A model to evaluate, with its image processor. Every size of an elastic model can be evaluated.
 
     Args:
         name: What records call the model.
         model: An elastic model, or any vision model of transformers.
         processor: The image processor whose images the model gets.
         step: The training step of the model, if known.
-        results: The file that its records go to, if there is a place for one.
+        results: The file that its records are saved in; None for a model on the Hub.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Subject:
     results: Path | None = None
 
     def sizes(self, wanted: str | Sequence[str | SubNetwork] | None = None) -> list[str]:
-        """The sizes that a list means, each once.
+        """Return the sizes that are asked for, each once.
 
         Args:
             wanted: Names and sizes, as a list or with commas, "named" (the default) or "all".
@@ -69,7 +69,7 @@ class Subject:
         return list(dict.fromkeys(str(space.resolve(size)) for size in wanted))
 
     def callables(self, sizes: Sequence[str]) -> dict[str, Callable[..., Any]]:
-        """By size, a function of `pixel_values` that gives the size's outputs with the model's weights at that time."""
+        """Return, by size, a function from `pixel_values` to the outputs of that size with the current weights."""
         model = self.model
         if not isinstance(model, ElasticModelMixin):
             return {ONE_SIZE: model}
@@ -77,7 +77,7 @@ class Subject:
         return {size: lambda pixel_values, size=size: model.sliced(size)(pixel_values) for size in sizes}
 
     def widths(self, sizes: Sequence[str], device: torch.device) -> dict[str, int]:
-        """The number of channels of each size's features.
+        """Return the number of channels of each size's features.
 
         Raises:
             ValueError: If the model gives no features of what its image processor makes.
@@ -96,10 +96,10 @@ class Subject:
 
 
 def load_subject(source: str | Path) -> Subject:
-    """Load what is to be evaluated.
+    """Load a model to evaluate.
 
     Args:
-        source: A run, one of its checkpoints or any saved `PoaForPreTraining`, of which the teacher is taken; or a
+        source: A run, one of its checkpoints or any saved `PoaForPreTraining`, whose teacher is evaluated; or a
             stock checkpoint. The last two can also be on the Hub.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The figure that everything is drawn on."""
+"""An empty figure to draw on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def blank_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
-    """A transparent figure of `width` x `height` inches, which pyplot's global state does not know of.
+    """Return a transparent figure of `width` x `height` inches that is not part of pyplot's global state.
 
     Raises:
-        ValueError: Without matplotlib.
+        ValueError: If matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure

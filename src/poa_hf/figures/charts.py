@@ -1,7 +1,7 @@
 """Charts: heat maps over an elastic space, costs and quality of sizes, and lines over the steps of a run.
 
-Each function takes the `Theme` that it draws for and returns a new `matplotlib.figure.Figure`, transparent and small:
-shown on a phone at its full width, its letters can still be read. They raise ValueError if matplotlib, which comes with
+Each function takes the `Theme` that it draws for and returns a new `matplotlib.figure.Figure`, transparent and small
+enough that its text can be read on a phone at full width. They raise ValueError if matplotlib, which comes with
 `poa_hf[plots]`, is not installed.
 """
 
@@ -64,7 +64,7 @@ def line_chart(
         lines: Steps and values of each line, by name. A single line has no legend.
         limit: A value that should not be crossed, and the text beside it.
         bottom: Where the value axis begins, if not at the smallest value.
-        top: Where it ends, if not at the largest value.
+        top: Where the value axis ends, if not at the largest value.
         percent: Label the values, from 0 to 1, in per cent.
     """
     figure, axes = _new(theme)
@@ -99,7 +99,7 @@ def heat_map(theme: Theme, grid: Grid, low: float, high: float, title: str) -> F
         grid: The values, from 0 to 1.
         low: The value of the darkest colour.
         high: The value of the brightest colour.
-        title: Stands above the grid, before the grid's own title.
+        title: The text above the grid, before the grid's title.
     """
     rows, columns = grid.values.shape
     # inches
@@ -149,7 +149,7 @@ def pareto_chart(
     names: Mapping[SubNetwork, str],
     marked: SubNetwork | None = None,
 ) -> Figure:
-    """Draw measured sizes as points, and a line through those that no other beats; some of these are named.
+    """Draw measured sizes as points, and a line through those that no other beats, some of them named.
 
     Args:
         theme: The colours.
@@ -230,7 +230,7 @@ def _quantities(axes: Axes, axis: Axis, values: Sequence[float]) -> None:
 
 
 def _mark(theme: Theme, axes: Axes, point: tuple[float, float], name: str) -> None:
-    """Draw a ring around a point, and its name in the same colour above the chart, where nothing is in its way."""
+    """Draw a ring around a point, and its name in the same colour above the chart, where nothing covers it."""
     color = theme.lines[1]
     axes.plot(*point, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.8)
     axes.set_title(name, color=color, fontsize=9, fontweight="bold", loc="left")

@@ -20,8 +20,8 @@ class Grid:
         title: What distinguishes it from the other panels; empty if there is only one.
         row_name: What the rows are.
         column_name: What the columns are.
-        rows: The depths or widths of the rows, in ascending order.
-        columns: Those of the columns.
+        rows: The depth or width of each row, in ascending order.
+        columns: The depth or width of each column, in ascending order.
         values: (rows, columns), NaN where nothing was measured.
         exists: bool (rows, columns), False where there is no such size.
     """
@@ -43,7 +43,7 @@ def grids(space: ElasticSpace, values: Mapping[SubNetwork, float]) -> list[Grid]
 
     Args:
         space: All sizes.
-        values: The values of those that were measured.
+        values: The values of the sizes that were measured.
     """
     stages = [stage for stage, depths in enumerate(zip(*space.depths, strict=True)) if len(set(depths)) > 1]
     if len(stages) == 2:

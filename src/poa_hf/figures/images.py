@@ -111,8 +111,8 @@ def crops_figure(
     total = len(views["global"]) // 2
     if not total or len(views["global"]) % 2 or len(views["local"]) % total:
         raise ValueError(
-            f"{len(views['global'])} global and {len(views['local'])} local crops are no batch: give two global views "
-            "of each image, and as many local views of each."
+            f"{len(views['global'])} global and {len(views['local'])} local crops do not form a batch: give two "
+            "global views of each image, and as many local views of each."
         )
     # (2, B, g, g, 3) and (V, B, l, l, 3)
     global_views, local_views = (images.reshape(-1, total, *images.shape[1:]) for images in views.values())
@@ -171,7 +171,7 @@ def _crops(
 
 
 def _mask_grids(masks: Tensor | np.ndarray | None, num_images: int, side: int) -> np.ndarray:
-    """The masks of square views as bool (2, B, rows, columns); if there are none, one patch each that is not masked."""
+    """Return the masks of square views as bool (2, B, rows, columns); without masks, one unmasked patch per view."""
     if masks is None:
         return np.zeros((2, num_images, 1, 1), dtype=bool)
     masks = torch.as_tensor(masks).cpu().bool().numpy()
@@ -189,7 +189,7 @@ def _place(canvas: np.ndarray, pixels: np.ndarray, top: int, left: int) -> None:
 
 
 def _as_pixels(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> np.ndarray:
-    """Images (B, 3, H, W), normalised or uint8, as float32 (B, H, W, 3) in 0..1."""
+    """Convert images (B, 3, H, W), normalised or uint8, to float32 (B, H, W, 3) in 0..1."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"Images have shape {tuple(images.shape)}: give (B, 3, H, W).")
     defaults = CropArguments()
@@ -206,7 +206,7 @@ def _checked(values: Mapping[str, Tensor], pixel_values: Tensor, shape: str) -> 
     for name, value in values.items():
         if value.ndim != 4 or len(value) != len(pixel_values):
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)} for {len(pixel_values)} images: give {shape} of these images."
+                f"{name} has shape {tuple(value.shape)} for {len(pixel_values)} images: give {shape} of the same ones."
             )
     return values
 
@@ -231,7 +231,7 @@ def _beside_images(images: np.ndarray, columns: Mapping[str, list[dict[str, Any]
 
 
 def _new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with room for titles and, below, a grid of panels without axes, each of `width` x `height` inches."""
+    """Return a figure with room for titles above a grid of panels, each of `width` x `height` inches without axes."""
     full_width, full_height = columns * (width + GAP) - GAP, rows * (height + GAP) - GAP + HEAD
     figure = blank_figure(full_width, full_height)
     panels = [

@@ -1,4 +1,4 @@
-"""Running images through a model, or a sub-network of it, to see what it computes; it is left as it was."""
+"""Run images through a model or one of its sub-networks to see what it computes, leaving the model unchanged."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ INSTEAD = "use patch_pca on its patch_features instead"
 
 
 def attention_maps(model: PreTrainedModel, pixel_values: Tensor, sub_network: SubNetwork | str | None = None) -> Tensor:
-    """How much the class token attends to each patch in the last block.
+    """Return how much the class token attends to each patch in the last block.
 
-    These are the weights after the softmax. Over all patches they sum to 1 minus what the class token and registers, if
-    there are any, take. Images larger or smaller than those of the training work: positions are interpolated.
+    These are the weights after the softmax. Over all patches they sum to 1 minus the weights of the class token and of
+    registers, if the model has any. Images may be larger or smaller than in training: positions are interpolated.
 
     Args:
         model: An elastic ViT, or any ViT of transformers with a class token.

@@ -13,8 +13,8 @@ from ..models.configuration_poa import PoaConfig
 from ..models.from_fields import model_config
 from .names import parameter_names
 
-# The fields that make the full size of a family. Where they are the published ones, the fields that shapes do not show
-# are taken to be the published ones, too.
+# The fields that determine the full size of a family. Where they have the published values, the fields that shapes do
+# not show are assumed to have them as well.
 _FULL_SIZE = {
     "poa_vit": ("hidden_size", "num_hidden_layers"),
     "poa_swin": ("embed_dim", "depths", "num_heads"),
@@ -44,6 +44,9 @@ def checkpoint_config(
         model_type: The elastic family, such as `poa_vit`.
         section: The `model` section of a configuration file; it may repeat what shapes show.
         section_name: What errors call the section.
+
+    Returns:
+        The configuration of the pre-training model.
 
     Raises:
         ValueError: If `section` is missing where it is needed, contradicts a shape or is of another family, or if a
@@ -83,7 +86,7 @@ def _check_agreement(
 
 
 def _check_published(backbone: Mapping[str, Any], model_type: str) -> None:
-    """ValueError unless the full size is the published one, and with it all that shapes do not show."""
+    """Raise a ValueError unless the full size is the published one, which decides what shapes do not show."""
     published = model_config({"backbone_config": {"model_type": model_type}}).backbone_config
     different = {name: backbone[name] for name in _FULL_SIZE[model_type] if backbone[name] != getattr(published, name)}
     if different:
@@ -113,7 +116,7 @@ def fields_from_shapes(tensors: Mapping[str, Tensor], model_type: str) -> dict[s
 
 
 class _Shapes:
-    """The shapes of parameters by our names."""
+    """The shapes of a checkpoint's parameters, by the names that poa_hf gives them."""
 
     def __init__(self, tensors: Mapping[str, Tensor], model_type: str):
         self._shapes: dict[str, tuple[str, list[int]]] = {}
@@ -129,7 +132,7 @@ class _Shapes:
         return name in self._shapes
 
     def size(self, name: str, axis: int) -> int:
-        """Return the size of one axis. ValueError if the parameter is missing or has no such axis."""
+        """Return the size of one axis; raise a ValueError if the parameter is missing or has no such axis."""
         if name not in self._shapes:
             raise ValueError(f"The checkpoint lacks a parameter that shows its size ({name}).")
         official_name, shape = self._shapes[name]
@@ -138,7 +141,7 @@ class _Shapes:
         return shape[axis]
 
     def count(self, pattern: str, noun: str, step: int = 1) -> int:
-        """Count the numbers that the pattern captures in names. ValueError unless they are 0, step, 2 * step, ..."""
+        """Count the numbers that the pattern captures in names, which must be 0, step, 2 * step, ... without a gap."""
         numbers = {int(match[1]) for name in self._shapes if (match := re.match(pattern, name))}
         expected = {step * index for index in range(len(numbers))}
         if numbers != expected:
@@ -149,7 +152,7 @@ class _Shapes:
     def square_root(self, count: int, noun: str) -> int:
         side = math.isqrt(count)
         if side * side != count:
-            raise ValueError(f"The checkpoint has {count} {noun}, which make no square.")
+            raise ValueError(f"The checkpoint has {count} {noun}, which do not form a square.")
         return side
 
 

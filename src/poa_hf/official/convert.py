@@ -65,7 +65,7 @@ class Conversion:
         prototypes = " + ".join(map(str, heads))
         lines = [
             f"{self.source}: {self.family} of {self.parameters['backbone']:,} parameters ({', '.join(self.dtypes)})",
-            f"sizes: {len(space)}, from {space.smallest} to {space.full}; smallest size and steps are those of "
+            f"sizes: {len(space)}, from {space.smallest} to {space.full}; the smallest size and the steps come from "
             f"{self.sizes_from}",
             f"images: {backbone.image_size} pixels",
         ]
@@ -96,8 +96,11 @@ def convert_checkpoint(
         model_section: Fields of `PoaConfig` for what weights do not show; as published by default.
         section_name: What errors and the summary call `model_section`.
 
+    Returns:
+        What was read, and what was not.
+
     Raises:
-        ValueError: For a file that is not such a checkpoint or not of this family, and keys that would be lost.
+        ValueError: If the file is not such a checkpoint or not of this family, or if keys would be lost.
     """
     model_type = f"poa_{family}"
     file = read_weights(path)

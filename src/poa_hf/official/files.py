@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..formatting import one_line
 
-# Keys of training checkpoints that hold the weights, the preferred first; DINO's evaluation saves {"teacher": ...}.
+# Keys of training checkpoints that hold the weights, the preferred one first; DINO's evaluation saves {"teacher": ...}.
 _HOLDERS = ("teacher", "student", "model", "state_dict")
 
 

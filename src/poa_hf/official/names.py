@@ -1,4 +1,4 @@
-"""Parameter names of the authors' code (https://github.com/Qichuzyy/POA) and the ones that they have here."""
+"""Parameter names of the authors' code (https://github.com/Qichuzyy/POA) and the names that they have in poa_hf."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _VIT_BLOCK = r"backbone\.blocks\.(?:\d+\.)?(\d+)\."  # FSDP runs nest blocks: bl
 _SWIN_BLOCK = r"backbone\.stages\.(\d+)\.blocks\.(\d+)\."
 _RESNET_BLOCK = r"backbone\.layer(\d+)\.layers\.(\d+)\."
 _Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]
-# Their name -> ours, as a template or a function of the match. {q,k,v} splits one of their tensors into three of ours;
-# None marks tensors that no computation uses.
+# The authors' name -> ours, as a template or a function of the match. {q,k,v} splits one of their tensors into three of
+# ours; None marks tensors that no computation uses.
 _BACKBONES: dict[str, list[_Rule]] = {
     "poa_vit": [
         (r"backbone\.cls_token", r"embeddings.cls_token"),
@@ -134,7 +134,7 @@ def check_is_elastic(names: Iterable[str], model_type: str) -> None:
 
 
 def _plain_name(name: str, model_type: str) -> str | None:
-    """Our name for one of theirs, with or without `backbone.` and the suffixes of their elastic layers."""
+    """Return our name for an official one, with or without `backbone.` and the suffixes of elastic layers."""
     for pattern, replacement in _BACKBONES[model_type]:
         for part in ("linear", "norm", "conv", "(?:norm|linear)"):
             pattern = pattern.replace(rf"\.{part}\.", rf"\.(?:{part}\.)?")

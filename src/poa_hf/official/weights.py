@@ -148,7 +148,7 @@ def load_official_checkpoint(
 
 
 def _checked_names(weights: Mapping[str, Tensor], model_type: str) -> dict[str, list[str]]:
-    """Our names for each official one. ValueError if names or values cannot be those of a checkpoint."""
+    """Return our names for each official name; raise a ValueError for names or values that no checkpoint has."""
     names = {name: parameter_names(name, model_type) for name in weights}
     if unknown := [name for name, ours in names.items() if ours is None]:
         raise ValueError(
@@ -169,7 +169,7 @@ def _checked_names(weights: Mapping[str, Tensor], model_type: str) -> dict[str, 
 
 @torch.no_grad()
 def _copy_into_student(model: PoaForPreTraining, weights: Mapping[str, Tensor], names: dict[str, list[str]]) -> None:
-    """Copy the weights into the student. ValueError for wrong shapes, and missing parameters of what the file began."""
+    """Copy the weights into the student; raise a ValueError for wrong shapes and for parts that are incomplete."""
     parameters = dict(model.named_parameters())
     heads = {name.split(".")[1] for each in names.values() for name in each if name.startswith("student_head.")}
     required = ("student.", *(f"student_head.{index}." for index in heads))

@@ -34,10 +34,10 @@ def extract_all(
     facts: CardFacts | None = None,
     onnx_batch: int | None = None,
 ) -> Iterator[tuple[Path, int]]:
-    """Write sub-networks of the teacher as models of their own: weights, configuration, image processor and card.
+    """Write sub-networks of the teacher as separate models: weights, configuration, image processor and card.
 
-    All folders are checked before the first is written, and each is complete or absent. While one size goes to the
-    disk, the next is cut.
+    All folders are checked before the first is written, and each is complete or absent. While one size is
+    written to the disk, the next is extracted.
 
     Args:
         model: The model that holds all sizes.
@@ -45,11 +45,11 @@ def extract_all(
         format: The format's name; by default the family's stock one.
         processor: The image processor; by default one for evaluation at the model's image size.
         overwrite: Whether to replace extracted models.
-        facts: What the cards say about the run; by default what the model's configuration tells.
+        facts: The facts that the cards state about the run; by default those of the model's configuration.
         onnx_batch: The number of images in each batch of an ONNX model; by default any.
 
     Returns:
-        An iterator that writes while it runs, over each folder and its number of parameters.
+        An iterator over each folder and its model's number of parameters. Models are written as it advances.
 
     Raises:
         ValueError: If a folder exists and `overwrite` is not set, holds anything but an extracted model, or holds the
@@ -84,7 +84,7 @@ def extract_to(
     facts: CardFacts | None = None,
     onnx_batch: int | None = None,
 ) -> int:
-    """Write one sub-network of the teacher as a model of its own, as `poa extract` does, and count its parameters.
+    """Write one sub-network of the teacher as a separate model, as `poa extract` does, and return its parameter count.
 
     Arguments and errors are those of `extract_all`.
 

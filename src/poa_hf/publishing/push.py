@@ -1,7 +1,7 @@
 """Publish a release: each size goes to its own repository with one commit, so that it is complete or has no weights.
 
-What has been done is read from the Hub, by the hashes of the files there. So a second call continues where the first
-stopped, from another machine too.
+The state of a release is read from the hashes of the files on the Hub, so a second call continues where the first
+stopped, even from another machine.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class PushOptions:
 
 @dataclass
 class PushResult:
-    """What a call of `push` did: the ids of the repositories by what happened to them.
+    """The outcome of a call of `push`: the ids of the repositories by what happened to them.
 
     Args:
         published: Filled for the first time.
         replaced: Held something else, which was replaced.
-        renewed: Held the same model, and got another card or table.
-        unchanged: Held the same already.
+        renewed: Held the same model, and got a new card or table.
+        unchanged: Held the same content already.
         left: Not published, because of `max_repos`.
-        edited: Those whose card was edited on the Hub and is left as it is.
+        edited: Have a card that was edited on the Hub, which is kept.
         bytes: The bytes of content of the published and replaced ones.
         collection: The address of the collection.
     """
@@ -74,11 +74,11 @@ class _Repo:
     """A repository to publish, and its state on the Hub.
 
     Args:
-        size: What it holds; None for the supernet.
-        id: Its id.
-        remote: Its files on the Hub; empty if it does not exist or is empty.
+        size: The size that it holds; None for the supernet.
+        id: Its id on the Hub.
+        remote: Its files on the Hub; none if it does not exist or is empty.
         exists: Whether it exists on the Hub.
-        conflict: What is on the Hub in place of this model: the first file that differs. None if nothing is.
+        conflict: The first file on the Hub that differs from this model; None if no file does.
         outdated: Documents of the same model to replace, with their content.
     """
 
@@ -102,8 +102,8 @@ def push(
 ) -> PushResult:
     """Publish a release: the supernet, then each size, and a collection of all.
 
-    Whatever can be checked is checked before anything is sent. A repository that holds the same model already is left
-    alone, except for a card or table that has something new to say and that nobody has edited.
+    Whatever can be checked is checked before anything is sent. A repository that already holds the same model is
+    unchanged, except for a card or table that has something new to say and that has not been edited.
 
     Args:
         release: The sizes to publish.

@@ -33,8 +33,8 @@ class RepoFiles:
     """The local files of a repository, by their names in it.
 
     Args:
-        model: What the model is loaded from.
-        documents: What describes the model: card, picture, tables, the run's own files.
+        model: The files that the model is loaded from.
+        documents: The files that describe it: card, picture, tables, and those of the run.
     """
 
     model: dict[str, Path]
@@ -51,14 +51,14 @@ class RepoFiles:
 
 @dataclass(frozen=True)
 class Release:
-    """The sizes of a run that are published together, each in a repository of its own. Made by `from_run`.
+    """The sizes of a run that are published together, each in a separate repository. Made by `from_run`.
 
     The files of a repository are written when they are asked for.
 
     Args:
         model: The model that holds all sizes.
         run: The folder of that model: of a run or of one of its checkpoints.
-        facts: What the cards say about the run.
+        facts: The facts that the cards state about the run.
         format: The format of the sizes.
         processor: The image processor of all repositories.
         ids: The ids of the sizes' repositories.
@@ -93,12 +93,12 @@ class Release:
             template: The names of repositories (see `hub.names.repo_name`).
             format: The format's name; by default the family's stock one.
             supernet: Whether the supernet is published too.
-            owner: What the run's owner says about it, such as `license` (see `OwnerFacts`).
+            owner: Fields of `OwnerFacts`, such as `license`.
 
         Raises:
             ValueError: If there is no such run, size or format, or the Hub would not take the name of a repository.
         """
-        if format == "onnx":  # an export differs from one version of its libraries to the next, so cannot be compared
+        if format == "onnx":  # an export differs between versions of its libraries, so it cannot be compared
             raise ValueError("poa push does not publish ONNX: use poa extract --format onnx, then hf upload.")
         folder = resolve_run(run)
         model = load_run(folder)
@@ -134,7 +134,7 @@ class Release:
         return self._with_documents(folder, model)
 
     def supernet_files(self, folder: Path, published: Mapping[SubNetwork, str]) -> RepoFiles:
-        """Write the supernet's repository into an empty folder, except for the run's own files that go as they are.
+        """Write the supernet's repository into an empty folder, without the run's files that are published unchanged.
 
         Args:
             folder: The empty folder.

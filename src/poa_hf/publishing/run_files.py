@@ -1,5 +1,5 @@
-"""The files of a run that its supernet's repository holds: those the model is loaded from, and what the run wrote
-down, without the paths of the machine it ran on."""
+"""The files of a run that its supernet's repository holds: those that the model is loaded from, and the run's records
+without machine-specific paths."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_files(model: Path) -> dict[str, Path]:
 
 
 def write_run_files(folder: Path, model: Path, started_from: str | None) -> None:
-    """Write what a run wrote down about itself into `folder`. Files that cannot be read are left out.
+    """Write a run's records into `folder`, without machine-specific paths. Files that cannot be read are left out.
 
     Args:
         folder: An existing folder.
@@ -50,7 +50,7 @@ def write_run_files(folder: Path, model: Path, started_from: str | None) -> None
             content = parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        if name != OWNER:  # the owner wrote that one to be published
+        if name != OWNER:  # which its owner wrote for publication
             content = without_local_paths(content)
         if name == RECIPE and started_from and isinstance(content, dict) and "init_from" in content:
             content["init_from"] = started_from
@@ -58,7 +58,7 @@ def write_run_files(folder: Path, model: Path, started_from: str | None) -> None
 
 
 def without_local_paths(value: Any) -> Any:
-    """Leave out fields that only matter on the machine of the run, and cut paths to their last part.
+    """Leave out fields that only matter on the run's machine, and cut paths to their last part.
 
     >>> without_local_paths({"dataset_name": "/data/me/photos", "output_dir": "runs/a", "seed": 3})
     {'dataset_name': 'photos', 'seed': 3}
@@ -75,7 +75,7 @@ def without_local_paths(value: Any) -> Any:
 
 
 def _is_path(value: Any) -> bool:
-    """Whether a value is a path by its form."""
+    """Return whether a value looks like a path."""
     if not isinstance(value, str) or "\n" in value:
         return False
     begins_as_path = value.startswith(("/", "./", "../", "~", "\\")) or value[1:3] == ":\\"
@@ -83,7 +83,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _is_local(value: Any) -> bool:
-    """Whether a dataset or a model lies in a folder; `models/base` may be one or the id of a repository."""
+    """Return whether a name is that of a local dataset or model; `models/base` may be a folder or a Hub id."""
     return isinstance(value, str) and "://" not in value and looks_local(value)
 
 

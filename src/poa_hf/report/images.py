@@ -1,4 +1,4 @@
-"""The images that a report shows: those the run trains on, or others that are named."""
+"""The images that a report shows: those that the run trains on, or those of another dataset."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def training_batch(
         The batch, the options that made it, and the name of the images.
 
     Raises:
-        ValueError: If the images cannot be opened. OSError too, from the libraries that read them.
+        ValueError: If the images cannot be opened.
+        OSError: From the libraries that read them.
     """
     args = _crop_arguments(facts)
     grid = args.global_crop_size // facts.backbone.patch_grid
@@ -57,14 +58,14 @@ def evaluation_images(
     Args:
         processor: The image processor of the model.
         dataset_name: The images, as `open_dataset` takes them; by default those of the run.
-        count: How many; fewer if fewer can be decoded.
+        count: The number of images; fewer are returned if fewer can be decoded.
 
     Returns:
         The images (N, 3, H, W) and their name.
 
     Raises:
-        ValueError: If the images cannot be opened, or none can be decoded. OSError too, from the libraries that read
-            them.
+        ValueError: If the images cannot be opened, or none can be decoded.
+        OSError: From the libraries that read them.
     """
     side = processor.crop_size["height"]
     scale = min(4, max(1, -(-_FEATURE_MAP * facts.backbone.crop_multiple // side)))
@@ -86,7 +87,7 @@ def evaluation_images(
 
 
 def _crop_arguments(facts: RunFacts) -> CropArguments:
-    """The run's crops; if it does not say, the usual ones at its image size."""
+    """Return the options of the run's crops; if it has not written them down, the usual ones at its image size."""
     names = {field.name for field in fields(CropArguments)}
     known = {name: value for name, value in facts.arguments.items() if name in names}
     if known:
@@ -101,7 +102,7 @@ def _image_column(facts: RunFacts, dataset_name: str | None) -> str | None:
 
 
 def _open(facts: RunFacts, dataset_name: str | None, texture_size: int | None = None) -> tuple[Any, str]:
-    """The images and their name."""
+    """Open the images, and return them with their name."""
     name = dataset_name or facts.recipe.get("dataset_name") or TEXTURES
     if name == TEXTURES:
         return (TextureDataset() if texture_size is None else TextureDataset(size=texture_size)), "built-in textures"
@@ -116,8 +117,10 @@ def _open(facts: RunFacts, dataset_name: str | None, texture_size: int | None = 
 
 
 def _spread_images(dataset: Any, column: str | None, count: int) -> Iterator[Any]:
-    """Some undecoded images from all over a dataset, as neighbours may be of one class; more than `count`, as some may
-    not be decoded."""
+    """Iterate over undecoded images from all over a dataset, because neighbours may be of one class.
+
+    There are more than `count`, because some may not be decodable.
+    """
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         indexed = IndexedImages(dataset, column)
         if len(indexed) <= count:

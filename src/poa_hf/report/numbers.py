@@ -27,7 +27,7 @@ Series = tuple[list[int], list[float]]  # steps, and the value at each
 
 
 def heat_map_section(facts: RunFacts, measured: Comparison | None, task: str) -> Section:
-    """Quality as a map over widths and depths."""
+    """Make the section that shows quality as a map over widths and depths."""
     section = Section("quality", "Quality over the sizes")
     if measured is None:
         section.missing.append(_no_quality(facts, task))
@@ -52,7 +52,7 @@ def pareto_section(
     latencies: Mapping[str, Mapping[SubNetwork, float]],
     task: str,
 ) -> Section:
-    """Quality against parameters, FLOPs and each measured latency."""
+    """Make the section that shows quality against parameters, FLOPs and each measured latency."""
     section = Section("pareto", "Quality against cost")
     if measured is not None:
         section.text = "Each point is a size; no size that costs as little is better than those on the line."
@@ -84,7 +84,7 @@ def pareto_section(
 
 
 def loss_section(facts: RunFacts) -> Section:
-    """The loss, its terms, the learning rate and the accuracy over the steps."""
+    """Make the section that shows the loss, its terms, the learning rate and the accuracy over the steps."""
     section = Section("loss", "Loss")
     log = facts.log
     if not log:
@@ -114,20 +114,20 @@ def loss_section(facts: RunFacts) -> Section:
 
 
 def _term(line: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
-    """The sum of some terms of the loss, as a mean over the heads; None for a line without them."""
+    """Return the sum of some terms of the loss, as a mean over the heads; None for a line without them."""
     values = [value for name, value in line.items() if name.startswith(names)]
     heads = sum(name.startswith(names[0]) for name in line)
     return sum(values) / heads if heads else None
 
 
 def _masked_patches(line: Mapping[str, Any]) -> float | None:
-    """The term of the masked patches, which is logged at half its value, and as 0 until masked prediction begins."""
+    """Return the term of the masked patches, which is logged at half its value; None until masked prediction begins."""
     term = _term(line, ("ibot_loss",))
     return None if term is None or not line.get("predict_masked_patches", True) else 2 * term
 
 
 def collapse_section(facts: RunFacts) -> Section:
-    """Statistics that show whether the features of the teacher have collapsed."""
+    """Make the section of statistics that show whether the features of the teacher have collapsed."""
     section = Section("collapse", "Signs of collapse")
     log = facts.log
     known = [line for line in log if "feature_spread" in line and "effective_rank" in line]
@@ -163,7 +163,7 @@ def collapse_section(facts: RunFacts) -> Section:
 
 
 def _series(log: list[dict[str, Any]], value: Callable[[dict[str, Any]], float | None]) -> Series:
-    """Steps and values of the lines that have a value."""
+    """Return the steps and values of the lines that have a value."""
     points = [(line["step"], value(line)) for line in log]
     found = [(step, number) for step, number in points if isinstance(number, int | float)]
     return [step for step, _ in found], [number for _, number in found]
@@ -174,13 +174,13 @@ def _entry(name: str) -> Callable[[dict[str, Any]], float | None]:
 
 
 def _all_series(log: list[dict[str, Any]], prefix: str) -> dict[str, Series]:
-    """The series of each name with a prefix, by the rest of the name."""
+    """Return the series of each name with a prefix, by the rest of the name."""
     names = dict.fromkeys(name for line in log for name in line if name.startswith(prefix))
     return {name.removeprefix(prefix): _series(log, _entry(name)) for name in names}
 
 
 def _evaluate(facts: RunFacts) -> str:
-    """The command that measures all sizes, on the labelled data that the run names."""
+    """Return the command that measures all sizes on the labelled data that the run names."""
     data = facts.recipe.get("eval_dataset_name") or facts.recipe.get("dataset_name") or "DATASET"
     return facts.command("evaluate", "--dataset_name", data, "--sizes", "all")
 

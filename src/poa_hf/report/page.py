@@ -45,7 +45,7 @@ def write_report(
         output: The folder to write into; by default `report` in the run's folder.
         dataset_name: Images for crops and pictures, as `open_dataset` takes it; by default those that the run trains
             on, or the built-in textures if the run does not say.
-        num_images: The number of these images, 1 to 16.
+        num_images: The number of images to show, 1 to 16.
         quality: The accuracy that charts show, `knn` or `linear`.
 
     Returns:
@@ -114,7 +114,7 @@ def make_report(
 
 
 def _headline(facts: RunFacts, sizes: Mapping[SubNetwork, Costs], measured: Comparison | None) -> list[tuple[str, str]]:
-    """The most important facts of a run, by title."""
+    """Return the most important facts of a run, by title."""
     shown = []
     if sizes:
         parameters = [cost.parameters for cost in sizes.values()]
@@ -142,7 +142,7 @@ def _template() -> jinja2.Template:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ValueError for what is not a folder, and for a folder with a page that is not a report."""
+    """Raise a ValueError for a path that is no folder, and for a folder with a page that is not a report."""
     for parent in (folder.absolute(), *folder.absolute().parents):
         if parent.exists() and not parent.is_dir():
             raise ValueError(f"{parent} is a file: give another --output.")

@@ -20,7 +20,7 @@ _DPI = 150
 
 
 def crops_section(facts: RunFacts, dataset_name: str | None, num_images: int) -> Section:
-    """The crops and masks of one batch."""
+    """Make the section that shows the crops and masks of one batch."""
     section = Section("crops", "What the model is shown")
     if facts.config is None:
         section.missing.append((facts.no_model, None))
@@ -44,7 +44,7 @@ def crops_section(facts: RunFacts, dataset_name: str | None, num_images: int) ->
 
 
 def pictures_section(facts: RunFacts, dataset_name: str | None, num_images: int) -> Section:
-    """Attention maps and patch components of the same images for three sizes of the teacher."""
+    """Make the section of attention maps and patch components of the same images for three sizes of the teacher."""
     section = Section("pictures", "What three sizes see")
     if facts.no_model:
         section.missing.append((facts.no_model, None))

@@ -29,9 +29,9 @@ class Costs:
             ViT, Swin and ResNet (4.6 G for ViT-S/16 at 224 pixels). Devices advertise twice this number, which is also
             what `torch.utils.flop_counter` counts.
         activation_bytes: Memory that one image adds to a training step: the tensors that a float32 forward pass keeps
-            for the backward pass, each storage once, without the model's own parameters and buffers. Counted without
-            stochastic depth and activation checkpointing, and with the fused attention of CPUs, which keeps no
-            attention map (nor does that of GPUs).
+            for the backward pass, each storage once, without the model's parameters and buffers. Counted without
+            stochastic depth and activation checkpointing, and with the fused attention of CPUs, which like that of
+            GPUs keeps no attention map.
     """
 
     parameters: int
@@ -43,11 +43,14 @@ def costs(config: PreTrainedConfig | PreTrainedModel) -> dict[SubNetwork, Costs]
     """Count the costs of every size of a space, which takes seconds for hundreds of sizes.
 
     At each width, only models with the shallowest stages are counted, with one to three blocks in one stage: the first
-    block may differ from the others, which cost the same or, as Swin's plain and shifted windows, the same in turn. So
+    block may differ from the others, which cost the same or, like Swin's plain and shifted windows, alternate. So the
     costs of stages add up, and each further pair of blocks costs as much as the second and third together.
 
     Args:
         config: An elastic configuration, or a model or `PoaConfig` that has one.
+
+    Returns:
+        The costs by size, in the order of the space.
 
     Raises:
         ValueError: If the model has only one size.
@@ -91,7 +94,7 @@ def stock_model(config: ElasticConfigMixin, sub_network: SubNetwork) -> PreTrain
 
 
 def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
-    """Count the costs of one sub-network, also of one outside the space, by a forward pass of tensors without memory.
+    """Count the costs of one sub-network, in or outside the space, by a forward pass of tensors without memory.
 
     Unlike tensors on the meta device, fake tensors are on the CPU, so that PyTorch takes the same attention kernel as
     in real execution.
@@ -110,10 +113,10 @@ def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), torch.enable_grad():
         model = model.to_empty(device="cpu")
         pixel_values = torch.empty(1, *image_shape(config))  # (1, C, H, W)
-        own = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+        model_storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
         with flop_counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(pixel_values)
-        for storage in own:
+        for storage in model_storages:
             kept.pop(id(storage), None)
         parameters = sum(parameter.numel() for parameter in model.parameters())
     activation_bytes = sum(storage.nbytes() for storage in kept.values())

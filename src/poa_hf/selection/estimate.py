@@ -29,7 +29,7 @@ class Estimate:
 
 
 def latency_features(sub_network: SubNetwork, costs: Costs) -> np.ndarray:
-    """Return what the time of a forward pass is spent on (4,): the call, kernels of blocks, arithmetic, memory."""
+    """Return the quantities (4,) that a forward pass spends time on: the call, the blocks, FLOPs and memory."""
     return np.array([1, sum(sub_network.depths), costs.flops, costs.activation_bytes], dtype=float)
 
 
@@ -60,7 +60,7 @@ def estimate(features: Mapping[SubNetwork, np.ndarray], measured: Mapping[SubNet
 
 
 def _fit(inputs: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Weights (features,), none negative, with the least squared relative error.
+    """Return the weights (features,), none negative, with the least squared relative error.
 
     All subsets of the few features are tried: the best of those whose unconstrained solution is not negative.
     """

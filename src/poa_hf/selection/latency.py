@@ -52,7 +52,8 @@ def measure_latency(
         repeats: Passes that count.
         warmup: Passes before them that do not count.
         compile: Measure the model compiled by `torch.compile`; the first pass then compiles it.
-        max_seconds: Slow models are warmed up and repeated less to stay within it: at least once, and three times.
+        max_seconds: The time limit, within which slow models get fewer passes: at least one to warm up and three that
+            count.
 
     Raises:
         ValueError: If the device is not available, or a number is below 1 (`warmup`: below 0).
@@ -88,7 +89,7 @@ def measure_latency(
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """Return the device. ValueError if it is not available here."""
+    """Return the device; raise a ValueError if it is not available on this machine."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     usable = ["cpu", *([accelerator.type] if accelerator else [])]
     try:

@@ -25,8 +25,8 @@ from .latency import Latency, find_device, measure_latency
 
 logger = logging.getLogger(__name__)
 
-# Sizes are measured in rounds, as whatever else runs on a device only ever slows it down. A size whose median exceeds
-# _SLOW_MS is measured once: it outlasts most disturbances.
+# Sizes are measured in rounds, of which the fastest counts, because other programs can only slow a device down. A size
+# whose median exceeds _SLOW_MS is measured once: it outlasts most disturbances.
 _MAX_ROUNDS = 6
 _SLOW_MS = 5000
 
@@ -36,7 +36,7 @@ class LatencyTable:
     """The latency of every size of a space.
 
     Attributes:
-        conditions: What was measured where.
+        conditions: The device, its settings and the architecture that the measurements are of.
         measured: The sizes that were measured.
         milliseconds: The measured median where there is one, otherwise an estimate.
         mean_error: Mean relative error of the estimates (`Estimate`); None where nothing is estimated.
@@ -76,11 +76,11 @@ def latency_table(
         batch_size: Images per forward pass.
         full: Measure every size.
         compile: Measure models compiled by `torch.compile`.
-        folder: Where measurements are kept (such as `latency-cpu-b1.json`). They are used again if they are of the same
-            architecture, device, threads and version of PyTorch. Of a CPU only the instruction set is known, so delete
+        folder: Where measurements are kept (such as `latency-cpu-b1.json`). They are reused if they are of the same
+            architecture, device, threads and version of PyTorch. A CPU is only known by its instruction set, so delete
             the file when the folder moves to another machine.
         also: Sizes to measure besides the grid.
-        size_costs: The result of `costs(config)`, if it is at hand.
+        size_costs: The result of `costs(config)`; counted here by default.
 
     Raises:
         ValueError: If the device is not available.
@@ -109,7 +109,7 @@ def grid(space: ElasticSpace) -> list[SubNetwork]:
     """Return the sizes to measure, from which the others can be estimated.
 
     These are the smallest, middle and largest width, each with the smallest, middle and largest depths and with one
-    stage at its largest; or all sizes, if there are hardly more.
+    stage at its largest; or all sizes, if the space has at most half as many again.
     """
     stages = [sorted(set(depths)) for depths in zip(*space.depths, strict=True)]
     depths = {tuple(stage[at] for stage in stages) for at in (0, -1)}
@@ -124,7 +124,7 @@ def grid(space: ElasticSpace) -> list[SubNetwork]:
 def _measure(
     config: ElasticConfigMixin, sizes: list[SubNetwork], device: torch.device, batch_size: int, compile: bool
 ) -> dict[SubNetwork, Latency]:
-    """The latency of each size in its fastest round."""
+    """Return the latency of each size in its fastest round."""
     fastest: dict[SubNetwork, Latency] = {}
     began = time.perf_counter()
     for round_ in range(1 if compile else _MAX_ROUNDS):
@@ -148,7 +148,7 @@ def _measure(
 
 @torch.no_grad()
 def _model_with_plain_numbers(config: ElasticConfigMixin, size: SubNetwork, device: torch.device) -> PreTrainedModel:
-    """The stock model of a size with random weights; uninitialised memory may hold numbers that compute slowly."""
+    """Return the stock model of a size with random weights, because numbers in uninitialised memory may be slow."""
     model = stock_model(config, size)
     module: nn.Module = model
     for parameter in module.to(device).parameters():
@@ -157,7 +157,7 @@ def _model_with_plain_numbers(config: ElasticConfigMixin, size: SubNetwork, devi
 
 
 def _conditions(config: ElasticConfigMixin, device: torch.device, batch_size: int, compile: bool) -> dict[str, Any]:
-    """Everything that a latency depends on: measurements are used again only where this is the same."""
+    """Return everything that a latency depends on: measurements are reused only where it is the same."""
     on_cpu = device.type == "cpu"
     get_name = getattr(torch.get_device_module(device), "get_device_name", lambda: device.type)
     return {
@@ -174,7 +174,7 @@ def _conditions(config: ElasticConfigMixin, device: torch.device, batch_size: in
 
 
 def _read(path: Path | None, conditions: dict[str, Any]) -> tuple[str, dict[SubNetwork, Latency]]:
-    """The date and the measurements in a file; none if there is no file, or its conditions are others."""
+    """Return the date and the measurements in a file; none if there is no file, or its conditions differ."""
     try:
         saved = json.loads(path.read_text()) if path and path.exists() else {}
         if {name: saved.get(name) for name in conditions} != json.loads(json.dumps(conditions)):

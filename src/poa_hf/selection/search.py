@@ -16,7 +16,7 @@ from .latency import find_device
 from .latency_table import LatencyTable, latency_table
 from .select import Budget, Selection, select
 
-# How often a choice that rests on estimated latencies is measured and made anew.
+# How often a choice based on estimated latencies is measured and made again.
 _CONFIRMATIONS = 5
 
 
@@ -79,7 +79,7 @@ def search(
 ) -> Search:
     """Select a size of a run within a budget.
 
-    Latency is measured if the budget limits it, or if a device or `measure_all` is given. A choice that rests on
+    Latency is measured if the budget limits it, or if a device or `measure_all` is set. A choice based on
     estimated latencies is confirmed by measuring the chosen sizes.
 
     Args:

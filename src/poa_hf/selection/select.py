@@ -63,8 +63,8 @@ class Selection:
     Attributes:
         best: The best size within the budget.
         runner_up: The second best; None if only one size fits.
-        pareto_front: Those within the budget that no other beats (`pareto_front`), the best first; where quality was
-            measured, among the measured sizes only.
+        pareto_front: The sizes within the budget that no other beats (`pareto_front`), the best first; where quality
+            was measured, among the measured sizes only.
         within: All sizes within the budget, the best first.
     """
 
@@ -83,10 +83,10 @@ def select(
 ) -> Selection:
     """Select the best size within a budget.
 
-    Sizes of measured quality come first, the best of them first and the cheaper one of equals. Sizes that were never
-    measured follow by parameters, the most first, and of equals the one with the fewest FLOPs. The Pareto front weighs
-    quality, or parameters where nothing was measured, against the costs that the budget limits, or against all known
-    costs if it limits none.
+    Sizes of measured quality come first, in descending order and the cheapest first among equals. Sizes that were never
+    measured follow, those with the most parameters first and, among equals, those with the fewest FLOPs. The Pareto
+    front weighs quality, or parameters where nothing was measured, against the costs that the budget limits, or against
+    all known costs if it limits none.
 
     Args:
         space: An elastic configuration, or a model or `PoaConfig` that has one; or a space, together with `costs`.
@@ -109,7 +109,7 @@ def select(
     """
     if isinstance(space, ElasticSpace):
         if costs is None:
-            raise ValueError("A space alone has no costs: pass the configuration in its place, or costs=costs(config).")
+            raise ValueError("A space has no costs by itself: pass the configuration instead, or costs=costs(config).")
     else:
         config = elastic_config(space)
         space, costs = config.space, costs_of_space(config) if costs is None else costs
@@ -121,7 +121,7 @@ def select(
     if not within:
         raise ValueError(_nothing_fits(list(space), limits, spent))
     quality = {size: value for size, value in (quality or {}).items() if not math.isnan(value)}
-    # not measured sizes last, by parameters
+    # sizes without a measurement last, by parameters
     within.sort(
         key=lambda size: (
             (0, -quality[size], costs[size].flops)
@@ -138,7 +138,7 @@ def _spent(
     costs: Mapping[SubNetwork, Costs],
     latency: Mapping[SubNetwork, float] | LatencyTable | None,
 ) -> dict[str, dict[SubNetwork, float]]:
-    """What each size costs, by the name of the limit. ValueError if a size is missing."""
+    """Return what each size costs, by the name of the limit; raise a ValueError if a size is missing."""
     known = latency.milliseconds if isinstance(latency, LatencyTable) else latency
     for noun, mapping in (("costs", costs), ("latencies", known)):
         missing = [size for size in sizes if mapping is not None and size not in mapping]

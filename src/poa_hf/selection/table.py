@@ -24,7 +24,7 @@ def _summary(search: Search) -> str:
     count = f"{len(within)} of {total} sizes fit {limits}" if limits else f"All {total} sizes"
     measured = sum(size in values for size in within)
     if search.quality is None or not measured:
-        return f"{count}, ranked by parameters: no accuracy of theirs has been measured."
+        return f"{count}, ranked by parameters: their accuracy has not been measured."
     partly = f", measured for {measured} of them" if measured < len(within) else ""
     return f"{count}, ranked by {search.quality.name}{partly}."
 

@@ -147,13 +147,13 @@ def _load(source: Source, model_class: Any, **options: Any) -> tuple[Any, list[s
         model, missing, unexpected = load_quietly(model_class, source.location, **options)
     except Exception as error:  # a damaged file can raise almost anything
         raise ValueError(f"The weights of {source.name} cannot be loaded ({one_line(error)}).") from error
-    made_up = [name for name in missing if name.rpartition(".")[2] != "mask_token"]
-    if made_up:
+    initialised = [name for name in missing if name.rpartition(".")[2] != "mask_token"]
+    if initialised:
         raise ValueError(
-            f"{source.name} lacks {len(made_up)} parameters ({made_up[0]}, ...): it is not a whole checkpoint."
+            f"{source.name} lacks {len(initialised)} parameters ({initialised[0]}, ...): it is not a whole checkpoint."
         )
     if "embeddings.mask_token" in missing:
-        model.embeddings.mask_token = None  # made up by transformers: ours stays as initialised
+        model.embeddings.mask_token = None  # initialised by transformers; ours keeps its own initial value
     return model.eval(), unexpected
 
 
@@ -192,7 +192,7 @@ def _take_backbone(
 def _resize_positions(
     model: PoaForPreTraining, parameters: Mapping[str, Tensor], tensors: dict[str, Tensor]
 ) -> tuple[int, int] | None:
-    """Resize the position embeddings among `tensors`, if need be; return the patches per side before and after."""
+    """Resize the position embeddings in `tensors` if need be, and return the patches per side before and after."""
     name = _POSITION_EMBEDDINGS
     if name not in parameters or parameters[name].shape == tensors[name].shape:
         return None

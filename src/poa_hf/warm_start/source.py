@@ -43,14 +43,14 @@ class Source:
 
     @property
     def backbone_config(self) -> PreTrainedConfig:
-        """The backbone's configuration. ValueError for a file without one."""
+        """The backbone's configuration; reading it raises a ValueError for a file, which has none."""
         if self.config is None:
             raise ValueError(f"{self.name} is a file without a configuration: give the one that it was trained with.")
         return self.config
 
 
 def find_source(source: str | Path) -> Source:
-    """Find out what a path or Hub id holds.
+    """Find out what kind of model a path or Hub id holds.
 
     Raises:
         ValueError: If it holds nothing, cannot be read, or is a model that no elastic family can hold.

@@ -1,6 +1,6 @@
-"""The model cards of a release: that of each size, and that of the supernet from which all sizes are cut.
+"""The model cards of a release: one for each size, and one for the supernet from which all sizes are cut.
 
-A card says what its run has written down, and nothing else; the same run gives the same bytes. The text is in the
+A card states only what its run has recorded, so the same run gives the same bytes. The text is in the
 templates of this folder, `size.md.jinja` and `supernet.md.jinja`.
 """
 
@@ -41,7 +41,7 @@ def write_card(
 
     Args:
         folder: The folder of the checkpoint.
-        facts: What is known of the run.
+        facts: The facts of the run.
         sub_network: The size.
         format: The format of the checkpoint.
         name: What the card's code loads: the id of the repository, `namespace/name`, or the name of the folder.
@@ -83,7 +83,7 @@ def write_supernet_card(folder: Path, facts: CardFacts, name: str, sizes: Mappin
 
     Args:
         folder: The folder of the model.
-        facts: What is known of the run.
+        facts: The facts of the run.
         name: The id of its repository, or the name of its folder.
         sizes: The published sizes, each with the id of its repository or the name of its folder.
     """
@@ -131,7 +131,7 @@ def _metadata(
         license_link=owner.license_link,
         datasets=[facts.run.dataset_id] if facts.run.dataset_id else None,
         metrics=["accuracy"] if any(result.metric_type == "accuracy" for result in results) else None,
-        model_name=name.rpartition("/")[2] if results else None,  # it is the name that the results go by
+        model_name=name.rpartition("/")[2] if results else None,  # the name under which the Hub lists the results
         eval_results=results or None,
     )
 

@@ -1,4 +1,4 @@
-"""All that a model card is written from: the facts of a run, its owner's text, and what follows from them."""
+"""The contents of a model card: the facts of a run, its owner's text, and what follows from them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What is known of a model and its run, for cards.
+    """The facts of a model and its run, for cards.
 
     Args:
-        run: The configuration of the model, and what its run has written down.
-        owner: What the run's owner says about it. The owner's name for the training images has precedence.
+        run: The configuration of the model, and what its run has recorded.
+        owner: What the run's owner states about it. The owner's name for the training images has precedence.
     """
 
     run: RunFacts
@@ -52,12 +52,16 @@ class CardFacts:
             raise ValueError(facts.no_model)
         if facts.no_evaluations:
             logger.warning("%s Cards give no results.", facts.no_evaluations)
-        said = OwnerFacts.read(facts.folder, **owner)
-        if said.dataset is not None:
+        owner_facts = OwnerFacts.read(facts.folder, **owner)
+        if owner_facts.dataset is not None:
             facts = replace(
-                facts, dataset=said.dataset, dataset_id=said.dataset, dataset_config=None, dataset_split=None
+                facts,
+                dataset=owner_facts.dataset,
+                dataset_id=owner_facts.dataset,
+                dataset_config=None,
+                dataset_split=None,
             )
-        return cls(facts, said)
+        return cls(facts, owner_facts)
 
     @property
     def config(self) -> PoaConfig:
@@ -79,9 +83,9 @@ class CardFacts:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """The sets of records of this very model that can be compared, in the order in which they count.
+        """The comparable sets of records of this model, in the order in which they count.
 
-        Records of another step of the run are left out; those without a step are taken to be of this model.
+        Records of another step of the run are left out; records without a step are assumed to be of this model.
         """
         return [found for found in self.run.comparisons if found.step in (None, self.run.steps)]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable, Sequence
 
-# Within a word an underscore means nothing, so ids stay as they are.
+# Markdown ignores underscores within words, so ids are not escaped.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|$]|(?<!\w)[_~]|[_~](?!\w)")
 
 
 def escape(text: str) -> str:
-    """Escape a text so that it is shown as it is, on one line.
+    """Escape a text so that Markdown shows it literally, on one line.
 
     >>> print(escape("*my* photos_2"))
     \\*my\\* photos_2
@@ -29,7 +29,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Container[i
     Args:
         head: The titles of the columns.
         rows: The cells of each row.
-        right: The columns that are set flush right, by number.
+        right: The indices of the columns that are aligned right.
     """
     rules = ["---:" if column in right else "---" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows))

@@ -1,4 +1,4 @@
-"""What the owner of a run says about it, in `card.yaml`."""
+"""The facts that the owner of a run states in `card.yaml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .metadata import check_license
 
 @dataclass(frozen=True)
 class OwnerFacts:
-    """What no run knows about itself, from `card.yaml` in its folder.
+    """Facts that no run can know about itself, from `card.yaml` in its folder.
 
     Args:
         license: The licence of the weights: an identifier of the Hub, or `other` with its name and link.
@@ -49,20 +49,20 @@ class OwnerFacts:
         """Read a run's `card.yaml`; without that file, nothing is known.
 
         Args:
-            values: Fields that replace those of the file; None leaves a field as it is. A licence is replaced as a
+            values: Fields that replace those of the file; None keeps a field. A licence is replaced as a
                 whole, with its name and link.
 
         Raises:
-            ValueError: If the file cannot be read, or says what an owner cannot say.
+            ValueError: If the file cannot be read, or has an unknown key or a wrong value.
         """
-        given = {name: value for name, value in values.items() if value is not None}
+        replaced = {name: value for name, value in values.items() if value is not None}
         if run is None or not run.owner.exists():
-            return cls(**given)
+            return cls(**replaced)
         path = run.owner
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path} cannot be read ({one_line(error)}): mend it or delete it.") from error
+            raise ValueError(f"{path} cannot be read ({one_line(error)}): repair or delete it.") from error
         known = [each.name for each in fields(cls)]
         if not isinstance(content, dict) or not content.keys() <= set(known):
             raise ValueError(f"{path} must hold `key: value` lines with keys of {', '.join(known)}.")
@@ -70,6 +70,6 @@ class OwnerFacts:
             saved = vars(cls(**content))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if "license" in given:
+        if "license" in replaced:
             saved = saved | {"license_name": None, "license_link": None}
-        return cls(**(saved | given))
+        return cls(**(saved | replaced))

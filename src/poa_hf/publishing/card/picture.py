@@ -1,4 +1,4 @@
-"""The picture on a card: what all sizes of a run give for what they cost, with one of them marked."""
+"""The picture on a card: quality and costs of all sizes of a run, with one size marked."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def results_text(records: Sequence[Evaluation]) -> str:
 def eval_results(records: Sequence[Evaluation]) -> list[EvalResult]:
     """Return the results of one size for the metadata: from 0 to 1, with four digits.
 
-    Each dataset has every measure, but k-NN with one k only, the first. The Hub wants the id of a dataset: a folder's
-    name is written as one, with dashes for what ids may not have.
+    Each dataset has every measure, but k-NN only with the first k. The Hub wants the id of a dataset: a folder's
+    name is turned into one, with dashes for characters that ids cannot have.
 
     Args:
         records: The records that count, one per measure and the one that counts most first (`CardFacts.results`).

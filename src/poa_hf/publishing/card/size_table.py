@@ -16,7 +16,7 @@ def size_table(facts: CardFacts, supernet: str | None, repos: Mapping[SubNetwork
     """Return the content of `sizes.json`.
 
     Each size has its parameters, the FLOPs of one image (a multiplication and its addition are counted once), its
-    measured accuracies from 0 to 1, and its repository; what is not known is None.
+    measured accuracies from 0 to 1, and its repository; unknown values are None.
 
     Args:
         facts: The facts of the model.

@@ -10,10 +10,10 @@ _STAMP = re.compile(r"\n<!-- poa push ([0-9a-f]{32}) [0-9a-f]{32} -->\n$")
 
 
 def add_stamp(card: Path, picture_data: str) -> None:
-    """Append a comment with two hashes to a card: that of its text, and that of what its picture shows.
+    """Append a comment with two hashes to a card: one of its text, and one of the data that its picture shows.
 
-    The second one makes a card with another picture another card: the bytes of pictures cannot be compared, as the
-    same points are drawn in other bytes by another version of matplotlib.
+    The second hash changes with the picture. The bytes of pictures cannot be compared, because versions of matplotlib
+    encode the same points differently.
     """
     text = card.read_text(encoding="utf-8")
     stamp = f"<!-- poa push {_digest(text)} {_digest(picture_data)} -->"
@@ -21,7 +21,7 @@ def add_stamp(card: Path, picture_data: str) -> None:
 
 
 def is_unedited(card: bytes) -> bool:
-    """Whether a card is as `poa push` wrote it."""
+    """Return whether a card has not been edited since `poa push` wrote it."""
     text = card.decode("utf-8", errors="replace")
     stamp = _STAMP.search(text)
     return stamp is not None and _digest(text[: stamp.start()]) == stamp[1]

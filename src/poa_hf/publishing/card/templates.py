@@ -11,7 +11,7 @@ from .markdown import code
 
 
 def render(template: str, **values: object) -> str:
-    """Render a template of this folder; values are Markdown already. A value that is missing is an error."""
+    """Render a template of this folder; values must already be Markdown. A missing value is an error."""
     return _environment().get_template(template).render(values)
 
 
