@@ -28,13 +28,13 @@ NAMED_BAD_ROWS = 10
 
 
 def pooled_features(outputs: Any) -> Tensor:
-    """The vector that stands for each image: (B, D).
+    """Return one feature vector per image, (B, D).
 
     It is `pooler_output`, flattened, or the first token of `last_hidden_state` where a model has no pooler. Dinov2's
     pooler output is the normalised class token, Swin's the mean over the feature map, ResNet's of shape (B, D, 1, 1).
 
     Args:
-        outputs: What a base model of transformers returns.
+        outputs: The output of a base model of transformers.
 
     Raises:
         ValueError: If the output has neither pooled features (B, D, ...) nor a sequence of tokens (B, N, D).
@@ -49,13 +49,13 @@ def pooled_features(outputs: Any) -> Tensor:
 
 
 def class_features(model: PreTrainedModel, pixel_values: Iterable[Tensor]) -> Tensor:
-    """The features of all images in their order: (N, D) float32 on the CPU.
+    """Return the features of all images in their order: (N, D) float32 on the CPU.
 
-    The model runs in evaluation mode, on its own device and in its own precision, and is left in the mode it was in.
+    The model runs in evaluation mode, on its device and in its precision, and is returned to its previous mode.
 
     Args:
         model: Any vision model of transformers, whole or extracted.
-        pixel_values: Normalised batches (B, 3, H, W) of any sizes. They are read once, so a generator will do.
+        pixel_values: Normalised batches (B, 3, H, W) of any sizes. They are read once, so a generator is enough.
 
     Raises:
         ValueError: If there is no batch, or the model's output has no image features.
@@ -79,7 +79,7 @@ def class_features(model: PreTrainedModel, pixel_values: Iterable[Tensor]) -> Te
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch a model to evaluation mode within the block; afterwards each module is in its own mode again."""
+    """Switch a model to evaluation mode within the block; afterwards each module is in its previous mode again."""
     # each module's own flag: a frozen part may be in evaluation mode while the rest trains
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -95,7 +95,7 @@ class ImageFeatures:
     """The result of a pass over a split.
 
     Args:
-        features: By model, (N, D) float32 on the CPU; of the models that this process owns.
+        features: By model, (N, D) float32 on the CPU, for the models that this process owns.
         labels: The labels of the N images that could be decoded, in the split's order.
         skipped: The number of images that could not be decoded.
     """
@@ -122,7 +122,7 @@ def image_features(
     that cannot be decoded are left out, with their labels, and named in a warning.
 
     Args:
-        models: By name, what gives a model's output for `pixel_values` (B, 3, H, W).
+        models: By name, functions from `pixel_values` (B, 3, H, W) to a model's output.
         images: The split.
         processor: The image processor that makes `pixel_values` of RGB images.
         owners: By model, the rank of the process that gets its features.
@@ -168,13 +168,13 @@ def image_features(
 
 @dataclass
 class _Share:
-    """What one process has computed of a split.
+    """The part of a split that one process has computed.
 
     Args:
         features: By model, batch by batch: [(B, D), ...] on the CPU.
         labels: By the key of the batch, in the same order.
         bad_rows: The names of rows that could not be decoded, with the reason.
-        error: What went wrong, if anything; the other processes wait to hear of it.
+        error: The message of an error, if there was one, which all processes then raise.
     """
 
     features: dict[str, list[Tensor]]
@@ -227,7 +227,7 @@ def _outputs(
 
 @dataclass
 class _PreparedBatch:
-    """What a worker makes of a batch of rows.
+    """A batch of rows as a worker returns it.
 
     Args:
         key: The batch's place in the split.

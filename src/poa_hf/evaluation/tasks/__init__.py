@@ -1,4 +1,4 @@
-"""The evaluation tasks: each is another way to measure how good frozen features are.
+"""The evaluation tasks: each measures the quality of frozen features in a different way.
 
 To add a task, write one file like its neighbours, which holds the task's options, their check and the computation as
 one `Task`. Then add the task to `_TASKS`, and its options, if it has any, to the bases of `TaskOptions`. A test reminds
@@ -48,12 +48,12 @@ def check_tasks(tasks: Sequence[str], options: TaskOptions, train_images: int | 
 
 
 def need_train(tasks: Sequence[str]) -> bool:
-    """Whether any of these tasks needs a train split."""
+    """Return whether any of the tasks needs a train split."""
     return any(_BY_NAME[task].needs_train for task in tasks)
 
 
 def remarks(tasks: Sequence[str], options: TaskOptions, train_images: int) -> list[str]:
-    """Sentences about what the tasks leave out with this number of train images."""
+    """Return sentences about what the tasks leave out with this number of train images."""
     candidates = (_BY_NAME[task].remark(options, train_images) for task in tasks)
     return [remark for remark in candidates if remark]
 
@@ -66,7 +66,7 @@ def run_task(
     options: TaskOptions,
     device: torch.device,
 ) -> list[Score]:
-    """The scores of one task.
+    """Return the scores of one task.
 
     Args:
         task: One of `TASKS`.

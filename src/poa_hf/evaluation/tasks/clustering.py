@@ -1,4 +1,4 @@
-"""k-means clustering: how well the groups that features form by themselves match the classes.
+"""k-means clustering: how well groups of features that are formed without labels match the classes.
 
 Sources: Arthur and Vassilvitskii 2007 (k-means++); Hubert and Arabie 1985 (adjusted Rand index); Strehl and Ghosh 2002
 (normalised mutual information, here by the arithmetic mean of the entropies, as in scikit-learn).
@@ -96,8 +96,10 @@ def kmeans(
 
 
 def _spread_centres(features: Tensor, k: int, seed: int) -> Tensor:
-    """The first centres (k, D) of k-means++: each next one is an image drawn with a probability proportional to its
-    squared distance from the centres so far."""
+    """Return the first centres (k, D) of k-means++.
+
+    Each next centre is an image drawn with a probability proportional to its squared distance from the centres so far.
+    """
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(k, generator=generator, dtype=torch.float64).tolist()
     chosen = [int(draws[0] * len(features))]
@@ -128,7 +130,7 @@ def _lloyd(features: Tensor, centres: Tensor, max_iterations: int, chunk_size: i
 
 
 def _assign(features: Tensor, centres: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
-    """The nearest centre of each image and its squared distance from it: both (N,)."""
+    """Return the nearest centre of each image and the squared distance from it, both (N,)."""
     lengths = centres.square().sum(dim=1)  # (k,)
     nearest = [(lengths - 2 * chunk @ centres.T).min(dim=1) for chunk in features.split(chunk_size)]  # (C, k) -> (C,)
     distances = torch.cat([part.values for part in nearest]) + features.square().sum(dim=1)
@@ -136,7 +138,7 @@ def _assign(features: Tensor, centres: Tensor, chunk_size: int) -> tuple[Tensor,
 
 
 def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
-    """How well clusters match classes.
+    """Measure how well clusters match classes.
 
     Args:
         assignments: (N,) clusters, whole numbers from 0. Where there are more clusters than classes, or fewer, some
@@ -185,7 +187,7 @@ def _normalised_mutual_information(table: Tensor) -> float:
 
 
 def _adjusted_rand_index(table: Tensor) -> float:
-    """The share of all pairs of images that both groupings treat alike, beyond what chance gives."""
+    """Return the share of all pairs of images that both groupings treat alike, corrected for chance."""
 
     def pairs(counts: Tensor) -> float:
         return (counts * (counts - 1) / 2).sum().item()

@@ -40,7 +40,7 @@ class KnnOptions(Options):
 
 
 def knn_ks(options: KnnOptions, train_images: int) -> list[int]:
-    """The numbers of neighbours that vote, in ascending order.
+    """Return the numbers of neighbours that vote, in ascending order.
 
     Raises:
         ValueError: If there are fewer train images than a number that was asked for, or than every default.
@@ -67,7 +67,7 @@ def _check_options(options: KnnOptions, train_images: int | None) -> None:
 
 def _left_out(options: KnnOptions, train_images: int) -> str | None:
     larger = [k for k in DEFAULT_KS if k > train_images]
-    if options.k is not None or len(larger) in (0, len(DEFAULT_KS)):  # that none is left is an error
+    if options.k is not None or len(larger) in (0, len(DEFAULT_KS)):  # no number left is an error
         return None
     return f"k-NN with k = {', '.join(map(str, larger))} is left out: there are {train_images} train images."
 
@@ -158,7 +158,7 @@ def _check_search(
 
 
 def _nearest(memory: Tensor, queries: Tensor, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
-    """Cosine similarities and memory indices of the k nearest neighbours: both (B, k), nearest first."""
+    """Return cosine similarities and memory indices of the k nearest neighbours, both (B, k), nearest first."""
     queries = normalize(queries.float(), dim=1)  # (B, D)
     similarities = queries.new_empty(len(queries), 0)
     indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
@@ -177,8 +177,8 @@ def _nearest(memory: Tensor, queries: Tensor, k: int, chunk_size: int) -> tuple[
 
 
 def _votes(similarities: Tensor, indices: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
-    """Sums of exp(similarity / temperature) by class, up to a factor per query: (B, num_classes)."""
-    # Relative to the nearest one, so that a small temperature does not overflow.
+    """Return sums of exp(similarity / temperature) by class, up to a factor per query: (B, num_classes)."""
+    # Relative to the nearest neighbour, so that a small temperature does not overflow.
     weights = ((similarities - similarities[:, :1]) / temperature).exp()  # (B, k)
     return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels[indices], weights)
 

@@ -1,4 +1,4 @@
-"""Low-shot classification: how far a small share of the labels goes on frozen features.
+"""Low-shot classification: how accurate frozen features are with a small share of the labels.
 
 With so few labels, none can be spared to choose a learning rate, and a regularised problem is solved exactly in no
 time. Hence logistic regression by L-BFGS, with scikit-learn's objective and its default strength (C = 1).
@@ -94,7 +94,7 @@ def fit_logistic_regression(
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        # divided by the number of images, which moves no minimum and keeps float32 sums near 1
+        # divided by the number of images, which does not move the minimum and keeps float32 sums near 1
         loss = regularisation / 2 * weight.square().sum() / len(features)
         loss.backward()
         for inputs, targets in zip(features.split(chunk_size), labels.split(chunk_size), strict=True):
@@ -119,7 +119,7 @@ def low_shot_accuracies(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> tuple[list[float], int]:
-    """Test accuracy of classifiers that learn from a share of the train labels.
+    """Return the test accuracy of classifiers that learn from a share of the train labels.
 
     Every draw takes the same share of each class, at least one image of each. Features are standardised over all train
     images, which needs no labels.

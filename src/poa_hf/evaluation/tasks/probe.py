@@ -54,7 +54,7 @@ class LinearClassifier:
     bias: Tensor
 
     def predict(self, features: Tensor, chunk_size: int = 16384) -> Tensor:
-        """The most likely class of each of (N, D) features: (N,) int64, on the features' device."""
+        """Return the most likely class of each of (N, D) features: (N,) int64, on the features' device."""
         chunks = features.split(chunk_size)
         logits = (chunk.to(self.weight.device).float() @ self.weight + self.bias for chunk in chunks)  # (C, classes)
         return torch.cat([chunk.argmax(dim=1) for chunk in logits]).to(features.device)
@@ -143,7 +143,7 @@ def fit_linear_probe(
 
 
 def _gradient(weight: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    """The gradient of the mean cross-entropy of each learning rate's classifier: (D + 1, R, classes)."""
+    """Return the gradient of the mean cross-entropy of each learning rate's classifier: (D + 1, R, classes)."""
     logits = (inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:])  # (B, R, classes)
     difference = logits.softmax(dim=-1)
     difference[torch.arange(len(inputs), device=labels.device), :, labels] -= 1
@@ -151,8 +151,10 @@ def _gradient(weight: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _scores(weight: Tensor, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Accuracy and mean cross-entropy of each learning rate's classifier, both (R,); the worst values for those that
-    diverged."""
+    """Return accuracy and mean cross-entropy of each learning rate's classifier, both (R,).
+
+    Classifiers that diverged get the worst values.
+    """
     correct = loss = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
     images = 0
     for inputs, labels in batches:
@@ -166,14 +168,14 @@ def _scores(weight: Tensor, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[T
 
 
 def _endless_order(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Batches of indices in [0, count): every epoch is shuffled anew and leaves out what does not fill a batch."""
+    """Yield batches of indices in [0, count); each epoch is reshuffled and drops an incomplete last batch."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(count, generator=generator)[: count // batch_size * batch_size].split(batch_size)
 
 
 def standardisation(features: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel: both (D,) float32.
+    """Return the mean and standard deviation of each channel, both (D,) float32.
 
     The deviation is never smaller than what rounding gives a constant channel.
 
@@ -190,7 +192,7 @@ def standardisation(features: Tensor, chosen: Tensor | None = None) -> tuple[Ten
 
 
 def stratified_sample(labels: Tensor, share: float, seed: int, leave_one: bool = False) -> Tensor:
-    """Which images belong to a random `share` of every class, at least one of each: (N,) bool.
+    """Return which images belong to a random `share` of every class, at least one of each: (N,) bool.
 
     Args:
         labels: (N,).
@@ -207,7 +209,7 @@ def stratified_sample(labels: Tensor, share: float, seed: int, leave_one: bool =
 
 
 def check_labelled(features: Tensor, labels: Tensor, num_classes: int | None) -> int:
-    """The number of classes of features (N, D) with labels (N,).
+    """Return the number of classes of features (N, D) with labels (N,).
 
     Raises:
         ValueError: For shapes that do not match, or labels that are not in [0, num_classes).

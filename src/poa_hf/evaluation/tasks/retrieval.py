@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from .task import IN_MEMORY, LabelledFeatures, Options, Score, Task
 
-# Similarities of 4 bytes that are held three times: as they are, sorted, and as the ranks of the relevant ones.
+# Similarities of 4 bytes that are held three times: unsorted, sorted, and as the ranks of the relevant ones.
 RANKED_AT_ONCE = 2**25
 
 
@@ -94,7 +94,7 @@ def retrieval_scores(
 
 
 def _precisions(similarities: Tensor, relevant: Tensor, ks: Sequence[int], leave_one_out: bool) -> Tensor:
-    """Average precision and the precision at each k, (B, 1 + number of ks).
+    """Return average precision and the precision at each k, (B, 1 + number of ks).
 
     Args:
         similarities: (B, M).
@@ -122,7 +122,7 @@ def _ascending(values: Tensor) -> Tensor:
 def _checked_labels(
     features: Tensor, labels: Tensor, memory: Tensor, memory_labels: Tensor | None, ks: Sequence[int], leave_out: bool
 ) -> Tensor:
-    """The labels of the memory, if everything matches; else ValueError."""
+    """Return the labels of the memory; raise a ValueError if the arguments do not match."""
     if memory.ndim != 2 or features.ndim != 2 or memory.shape[1] != features.shape[1]:
         raise ValueError(
             f"Memory {tuple(memory.shape)} and queries {tuple(features.shape)} cannot be compared: "
@@ -141,7 +141,7 @@ class RetrievalMap(evaluate.Metric):
 
     The predictions it takes are features (B, D), which are ranked against the memory at once; only their scores are
     stored. The result is `{"retrieval_map": ..., "retrieval_precision_1": ..., "queries": ...}`. Queries without any
-    relevant image in the memory count in none of these numbers.
+    relevant image in the memory are left out of all scores.
 
     Args:
         memory_features: (M, D).

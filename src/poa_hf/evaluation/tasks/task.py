@@ -1,4 +1,4 @@
-"""What every evaluation task is made of: labelled features, options, and the scores that come out."""
+"""The parts of every evaluation task: labelled features, options and scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelledFeatures:
 
 @dataclass(frozen=True)
 class Score:
-    """One number that a task gives.
+    """One number that a task measures.
 
     Args:
         metric: Its name, such as `knn_accuracy`.

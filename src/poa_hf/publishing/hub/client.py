@@ -110,9 +110,9 @@ class Hub:
                 raise _as_hub_error(error, f"{path} of {repo_id} could not be read") from error
 
     def has_content(self, repo_id: str, remote: RepoFile | None, local: Path, revision: str | None = None) -> bool:
-        """Whether a repository's file has the content of a local one.
+        """Return whether a repository's file has the content of a local one.
 
-        Hashes are compared, which the list of files holds. JSON files that differ are downloaded and count as the same
+        The hashes in the list of files are compared. JSON files that differ are downloaded and count as the same
         if only the version of a library differs.
         """
         if remote is None:
@@ -149,7 +149,7 @@ class Hub:
             create: Whether the repository is created.
 
         Raises:
-            HubError: If the repository was to be created and has meanwhile been filled from elsewhere, among others.
+            HubError: If the Hub refuses or does not answer, or if somebody else has filled a new repository meanwhile.
         """
         try:
             if create:
@@ -214,7 +214,7 @@ class Hub:
             raise _as_hub_error(error, f"The collection {title!r} could not be made", "--no_collection") from error
 
     def add_to_collection(self, collection: Collection, repo_id: str, note: str) -> None:
-        """Add a model to a collection, unless it is in it."""
+        """Add a model to a collection that does not hold it yet."""
         if any(item.item_id == repo_id for item in collection.items):
             return
 
@@ -237,7 +237,7 @@ def _granted_permissions(token: Mapping[str, Any]) -> dict[str, set[str]]:
 
 
 def _as_hub_error(error: Exception, failure: str, way_out: str | None = None) -> HubError:
-    """Say what failed, why, and what to do; `way_out` is an option that does without the request."""
+    """Say what failed, why, and what to do; `way_out` is an option that avoids the request."""
     status = status_of(error)
     if status in (401, 402, 403, 404):
         advice = "check the rights of the token" + (f", or give {way_out}" if way_out else "")

@@ -30,7 +30,7 @@ class Patience:
     `huggingface_hub` itself repeats requests that list, download or upload files, but not those that create
     repositories and collections, commit, or ask who the user is.
 
-    Between attempts it waits as long as the Hub asks for (`Retry-After`), or else 1, 2, 4, ... seconds.
+    Between attempts it waits as long as the Hub requests (`Retry-After`), otherwise 1, 2, 4, ... seconds.
 
     Args:
         attempts: The most attempts at one call.
@@ -67,7 +67,7 @@ class Patience:
 
 
 def is_temporary(error: BaseException, also: frozenset[int] = frozenset()) -> bool:
-    """Whether a later attempt may succeed: after a time-out, a broken connection, or a status that says so."""
+    """Return whether a later attempt may succeed: after a time-out, a broken connection, or a status that says so."""
     for cause in _causes(error):
         if isinstance(cause, OfflineModeIsEnabled):
             return False
@@ -100,7 +100,7 @@ def requested_wait(error: BaseException) -> float | None:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status that an error goes back to, or None if there is none."""
+    """Return the HTTP status that caused an error, or None if none did."""
     return next((cause.response.status_code for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
 
 
