@@ -188,7 +188,7 @@ def plain_crop(image: Image.Image, number: int, rng: np.random.Generator) -> tor
 
 
 def shift_hue(image: Image.Image, turns: float) -> Image.Image:
-    """As torchvision does it on Pillow images."""
+    """Shift the hue by a share of a turn, as torchvision does on Pillow images."""
     hue, saturation, value = image.convert("HSV").split()
     shifted = np.array(hue) + np.int32(turns * 255).astype(np.uint8)  # wraps around, as the colour circle does
     return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")

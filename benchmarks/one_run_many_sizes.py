@@ -107,7 +107,7 @@ def pretrain(folder: Path, size: SubNetwork | None, seed: int, scale: dict, opti
 
 
 def cpu_seconds() -> float:
-    """Of all processes that this one has started and that have ended, workers included."""
+    """Return the CPU seconds of all ended child processes, workers included."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -10,7 +10,7 @@ TINY_VIT = dict(
 
 
 def elastic(family: str):
-    """With weights large enough that patches differ, and that attention is not even."""
+    """Make an elastic model with weights so large that patches differ and attention is uneven."""
     fields = TINY[family] | ({"layerscale_value": 1.0} if family == "vit" else {})
     model = tiny(family).student.__class__(backbone(family, fields))
     return strengthen(model)

@@ -31,7 +31,7 @@ def recorded_shapes(size: str) -> dict[str, tuple[int, ...]]:
 
 
 def small_model(**overrides) -> GnResNetModel:
-    """As narrow and shallow as timm's format allows."""
+    """A model as narrow and shallow as timm's format allows."""
     model = GnResNetModel(GnResNetConfig(**{"base_width": 32, "depths": [1, 2, 1, 1], "image_size": 96, **overrides}))
     return randomised(model)
 
