@@ -309,6 +309,7 @@ def run_options(family: str) -> list[str]:
     return [*OPTIONS.split(), *crops, *backbone_options]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES[1:])  # ViT: training/test_processes.py
 def test_two_processes_train_with_no_unused_parameter(family, tmp_path):
     script = str(ROOT / "examples" / "pretrain.py")

@@ -114,6 +114,7 @@ def test_sizes_outside_the_space_are_refused():
             call(SubNetwork(12, 1))
 
 
+@pytest.mark.slow  # test_contract.py does the same through the configuration's own space
 def test_every_one_of_143_sizes_extracts_to_the_bit():
     config = tiny_backbone(
         hidden_size=64, num_attention_heads=16, min_hidden_size=24, num_hidden_layers=24, min_num_hidden_layers=12

@@ -94,6 +94,7 @@ def test_pretrain_evaluates_by_its_options(tmp_path, capsys):
     assert "no label column" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path):
     options = [
         "--config",

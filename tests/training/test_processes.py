@@ -76,7 +76,7 @@ def run_until(argv, step: int, folder: Path) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("dataset", ["textures", "parquet"])
+@pytest.mark.parametrize("dataset", ["textures", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_killed_twice_and_resumed_is_the_same_to_the_last_bit(config, tmp_path, dataset):
     argv = ["--config", config]
     if dataset == "parquet":
