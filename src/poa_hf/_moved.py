@@ -1,8 +1,8 @@
 """Paths of the first build's modules, kept for one release.
 
 `import poa_hf.training.recipe`, `from poa_hf.training.recipe import parse_recipe` and `import_module` still work for
-every module that has moved since, each with one `DeprecationWarning` that names the new path. What is kept here is
-removed in version 0.2.
+every module that has moved since, each with one `DeprecationWarning` that names the new path. All of this is removed
+in version 0.2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib.abc import Loader, MetaPathFinder
-else:  # which would take longer to import than the rest
+else:  # importlib.abc takes longer to import than all the rest
     Loader = MetaPathFinder = object
 
 # Old module -> new module; the old path gives the new module itself.
@@ -81,7 +81,7 @@ MODULES = {
 }
 
 # Old module -> names that are now in another module than the rest. Where the old path still exists (as a package, or as
-# a module that gave some names away), these are all that is kept; its `__getattr__` is `moved_names(__name__)`.
+# a module that lost some of its names), only these names are redirected, by its `__getattr__ = moved_names(__name__)`.
 NAMES: dict[str, dict[str, str]] = {
     "evaluation.command": {
         "column_title": "evaluation.table",

@@ -3,10 +3,11 @@
 `AutoModel.from_pretrained` of a model of ours works after `import poa_hf`, whichever of the two is imported first. The
 models are registered by importing `poa_hf.models` (its `auto.py`):
 
-- If transformers' auto classes are imported already, that is done at once.
-- If not, a finder at the front of `sys.meta_path` waits for the module that defines `AutoConfig`, and leaves. Importing
-  our models then and there would be too early, for the modules that are importing `AutoConfig` are unfinished. So the
-  first call of `AutoConfig.from_pretrained` or `AutoConfig.for_model` does it; every other auto class calls these.
+- If transformers' auto classes are imported already, this is done at once.
+- If not, a finder at the front of `sys.meta_path` waits for the import of the module that defines `AutoConfig`, and
+  then removes itself. Importing our models at that moment would be too early, as the modules that import `AutoConfig`
+  are unfinished. So the first call of `AutoConfig.from_pretrained` or `AutoConfig.for_model` imports them; every other
+  auto class calls one of the two.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib.abc import Loader, MetaPathFinder
-else:  # which would take longer to import than the rest
+else:  # importlib.abc takes longer to import than all the rest
     Loader = MetaPathFinder = object
 
 # The module of AutoConfig; `transformers.AutoConfig` leads to it.
@@ -30,7 +31,7 @@ _FIRST_USES = ("from_pretrained", "for_model")
 
 
 def register_when_needed() -> None:
-    """Register our models with transformers' auto classes: now, or at the first use of these."""
+    """Register our models with transformers' auto classes: now, or when they are first used."""
     if AUTO_MODULE in sys.modules:
         _register()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -85,7 +86,7 @@ class _PreparingLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__loader__ = self._loader
-        if module.__spec__ is not None:  # for whoever asks for the module's source, as inspect does
+        if module.__spec__ is not None:  # for callers that read the module's source, such as inspect
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         _register_at_first_use(module.AutoConfig)

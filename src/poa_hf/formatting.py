@@ -42,12 +42,12 @@ def listed(values: Iterable[object], at_most: int = 16) -> str:
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Say what to write instead of an unknown name: the nearest known names or, when none is near, all that exist.
 
-    The text ends the sentence that it stands in.
+    The result is the end of a sentence.
 
     Args:
         name: What was written.
         known: The names that exist.
-        prefix: Shown before each near name; before those of a whole list only if it is `--`.
+        prefix: Put before each near name, and before the names of a whole list if it begins with `-`.
 
     >>> suggest("max_step", ["max_steps", "seed"], "--")
     'did you mean --max_steps?'

@@ -28,14 +28,15 @@ def is_repo_id(text: Any) -> TypeGuard[str]:
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """The repository id and the revision of `namespace/name@revision`; None where no revision is named."""
+    """The repository id and the revision of `namespace/name@revision`; None if no revision is named."""
     repo_id, _, revision = name.partition("@")
     return repo_id, revision or None
 
 
 def looks_local(name: str | Path) -> bool:
-    """Whether a name can only be a path: it exists, begins as paths do, has more parts than a Hub id, or lies in a
-    folder that exists.
+    """Whether a name can only be a path.
+
+    It exists, begins as paths do, has more parts than a Hub id, or lies in a folder that exists.
 
     >>> looks_local("runs/a/checkpoint-100"), looks_local("facebook/dinov2-large")
     (True, False)
@@ -59,7 +60,7 @@ def may_be_on_hub(name: str | Path) -> bool:
 
 
 def shown_name(path: str | Path) -> str:
-    """The last part of a path; for a checkpoint also its run's: nothing about where on a machine it lies.
+    """The last part of a path, and for a checkpoint that of its run too, without the folders that hold them.
 
     >>> shown_name("/data/me/runs/vit/checkpoint-100")
     'vit/checkpoint-100'

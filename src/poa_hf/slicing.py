@@ -28,7 +28,7 @@ from .elastic import block_indices
 
 @dataclass(frozen=True)
 class SliceRules:
-    """What slicing has to know about a family.
+    """Where the models of a family keep their blocks and channel groups.
 
     Attributes:
         blocks: Where the stages keep their blocks, such as `encoder.layer.{block}` or
@@ -67,7 +67,7 @@ class SliceRules:
         """Return the layer of each parameter, as layer-wise learning rates count them.
 
         Parameters before all blocks are in layer 0, those of the first block in layer 1. Parameters between two blocks
-        count with the second, those after all blocks as one more layer.
+        belong to the layer of the second, and those after all blocks form one more layer.
 
         Args:
             names: Parameters in their order from input to output.
@@ -94,8 +94,8 @@ class Slice:
     Attributes:
         source: The full model's name of the tensor.
         shape: Shape of the cut; None where the whole tensor is taken.
-        groups: Channel groups in the last axis, each of which is cut.
-        scale: Factor of the entries.
+        groups: Number of channel groups in the last axis, each of which is cut.
+        scale: Factor by which the entries are multiplied.
     """
 
     source: str
@@ -104,7 +104,7 @@ class Slice:
     scale: float
 
     def cut_from(self, full: Mapping[str, Tensor]) -> Tensor:
-        """Return the slice of the full model's tensors; gradients reach these."""
+        """Return the slice of the full model's tensors, to which its gradients flow back."""
         tensor = full[self.source]
         if self.shape is None:
             return tensor
@@ -113,7 +113,7 @@ class Slice:
         return self.leading(tensor).flatten(*self.grouped_axes)
 
     def leading(self, tensor: Tensor) -> Tensor:
-        """Return a view of the entries that the slice takes; groups are an axis of their own, the last but one."""
+        """Return a view of the entries that the slice takes; channel groups become a new axis, the last but one."""
         if self.shape is None:
             return tensor
         shape = self.shape
@@ -124,7 +124,7 @@ class Slice:
 
     @property
     def grouped_axes(self) -> tuple[int, int]:
-        """First and last of the axes that `leading` splits the last one into."""
+        """The first and last of the axes into which `leading` splits the last axis."""
         return (-2, -1) if self.groups > 1 else (-1, -1)
 
     def add_gradient(self, total: Tensor, gradient: Tensor) -> None:
@@ -163,7 +163,7 @@ def slice_plan(
 
 
 def sliced_tensors(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]:
-    """Return the tensors of a sub-network, cut from those of a full model as they are now; gradients reach these.
+    """Return the tensors of a sub-network, cut from the current ones of a full model; gradients flow back.
 
     A tensor that needs no cut is the full model's tensor, not a copy.
     """
@@ -206,16 +206,16 @@ _BUILDING = threading.Lock()
 
 @contextmanager
 def without_storage() -> Iterator[None]:
-    """Make models on the meta device and without initialising them.
+    """Within this context, models are made on the meta device and not initialised.
 
-    Only one thread at a time is let in, as `no_init_weights` patches torch for all threads.
+    Only one thread at a time can enter it, because `no_init_weights` patches torch for all threads.
     """
     with _BUILDING, torch.device("meta"), no_init_weights():
         yield
 
 
 class SlicedModel:
-    """A plain model that computes with slices of a full model's tensors in place of its own: call it like the model.
+    """A plain model that computes with slices of a full model's tensors; it is called like the plain model.
 
     Args:
         plain: The sub-network as a model, which may live on the meta device.
@@ -246,12 +246,12 @@ def checkpoint_with_slices(function: functools.partial, *args: Any) -> Any:
     """Compute a layer with activation checkpointing while it runs on slices.
 
     The recomputation happens when the call of the sliced model has ended and its layers hold their own tensors again,
-    so it gets the slices that the forward pass saw.
+    so it is given the slices that the forward pass used.
 
     Args:
         function: What transformers checkpoints: a partial of the layer's `forward`, whose first argument is the layer,
             or before transformers 5.23 a partial of a method bound to the layer.
-        args: Its further arguments.
+        args: Further arguments of the function.
     """
     layer = function.args[0] if function.args else getattr(function.func, "__self__")  # noqa: B009 (for type checkers)
     slices = {f"layer.{name}": tensor for name, tensor in _tensors(layer).items()}

@@ -1,4 +1,4 @@
-"""Reading YAML files whose mistakes are one sentence."""
+"""Read YAML files; a mistake in one is reported in a single sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file: give a YAML file.") from error
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply: a configuration has lists of values at most.") from error
+        raise ValueError(f"{path} is nested too deeply: give it fewer brackets and levels.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `key: value` lines, not a {type(content).__name__}.")
     return content

@@ -37,7 +37,7 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
         base_width: Channels of the middle (3x3) convolutions of the first stage, doubled at each stage.
         num_groups: Channel groups of every GroupNorm.
         hidden_act: Activation, by its name in transformers.
-        layer_norm_eps: What GroupNorm adds to the variance.
+        layer_norm_eps: Epsilon that GroupNorm adds to the variance.
         out_features: Which of `stage_names` a backbone returns; the last one by default.
         out_indices: The same by position.
 
@@ -113,14 +113,14 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the configuration, and beside it the files with the model's code."""
-        # Here, as every way of saving a model saves its configuration: within FSDP, transformers copies the wrapper's
-        # file instead of ours. A subclass is left out, as its code is not in these files.
+        # Done here because every way of saving a model saves its configuration: under FSDP, transformers copies the
+        # file of the wrapper's class instead of ours. Subclasses are left out, as their code is not in these files.
         if type(self).__module__ == __name__:
             self.auto_map = dict(_AUTO_MAP)
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             for module in {reference.split(".")[0] for reference in _AUTO_MAP.values()}:
                 source = Path(__file__).with_name(f"{module}.py")
-                if source.exists():  # transformers may have loaded this file alone
+                if source.exists():  # transformers may have loaded only this file
                     shutil.copyfile(source, Path(save_directory) / source.name)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 

@@ -28,7 +28,7 @@ class PoaConfig(PreTrainedConfig):
         koleo_weight: Weight of the KoLeo regulariser; 0 leaves it out.
         student_temperature: Softmax temperature of both students.
         initializer_range: Standard deviation of the initial weights of the heads' MLPs.
-        warm_started_from: Name of the pre-trained model that training began with; written by `init_from`.
+        warm_started_from: Name of the pre-trained model that training began with; set by `init_from`.
 
     Raises:
         ValueError: If the backbone is not elastic or has no mask token, there is no head, or a number is out of range.
@@ -55,7 +55,7 @@ class PoaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):
-            # the parent class makes a configuration of it
+            # the parent class makes a configuration of this dictionary
             object.__setattr__(self, "backbone_config", {"model_type": "poa_vit", **self.backbone_config})
         super().__post_init__(**kwargs)
         if not isinstance(self.backbone_config, ElasticConfigMixin):
@@ -78,7 +78,7 @@ class PoaConfig(PreTrainedConfig):
             raise ValueError(f"student_temperature {self.student_temperature} must be positive.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary; `warm_started_from` only where there is one."""
+        """Return the fields as a dictionary; `warm_started_from` is left out if it is None."""
         fields = super().to_dict()
         if fields.get("warm_started_from") is None:
             fields.pop("warm_started_from", None)

@@ -33,7 +33,7 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
         hidden_sizes: Channels of the output of each stage.
         num_groups: Channel groups of every GroupNorm.
         hidden_act: Activation, by its name in transformers.
-        layer_norm_eps: What GroupNorm adds to the variance.
+        layer_norm_eps: Epsilon that GroupNorm adds to the variance.
 
     Raises:
         ValueError: If the groups do not divide a width, a step does not lead from the smallest to the full width, the

@@ -30,7 +30,7 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
     blocks in stage 3, which makes 39 sizes. The head size is the same in all sizes.
 
     Args:
-        embed_dim: Full width of the first stage; each stage is twice as wide as the one before.
+        embed_dim: Full width of the first stage; each later stage is twice as wide as the one before.
         depths: Blocks of each stage at full depth.
         num_heads: Heads of each stage at full width. None means heads of size 16.
         min_embed_dim: Smallest width of the first stage. None means 3/4 of `embed_dim` (as published), rounded up to a
@@ -51,7 +51,7 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
             Extracted models have 0.
         hidden_dropout_prob: Dropout after the linear layers, in all sizes.
         attention_probs_dropout_prob: Dropout of the attention weights, in all sizes.
-        layer_norm_eps: What the layer normalisations of the blocks add to the variance.
+        layer_norm_eps: Epsilon that the layer normalisations of the blocks add to the variance.
         initializer_range: Standard deviation of the initial weights.
         encoder_stride: Used by stock Swin's masked image modelling only.
 

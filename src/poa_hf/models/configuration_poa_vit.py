@@ -49,7 +49,7 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
         hidden_dropout_prob: Dropout after the linear layers, in all sizes.
         attention_probs_dropout_prob: Dropout of the attention weights, in all sizes.
         use_mask_token: Whether there is a mask token, without which the model cannot be pre-trained.
-        layer_norm_eps: What the layer normalisations add to the variance.
+        layer_norm_eps: Epsilon that the layer normalisations add to the variance.
         initializer_range: Standard deviation of the initial weights.
         apply_layernorm: Whether an extracted backbone (`Dinov2Backbone`) normalises its feature maps.
         reshape_hidden_states: Whether an extracted backbone returns feature maps (B, D, h, w) instead of tokens.
@@ -98,7 +98,7 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
         check_square(self, "image_size", "patch_size")
         if self.mlp_ratio != int(self.mlp_ratio):
             raise ValueError(f"mlp_ratio must be a whole number, as in stock dinov2, not {self.mlp_ratio}.")
-        self.mlp_ratio = int(self.mlp_ratio)  # 4.0 is one too
+        self.mlp_ratio = int(self.mlp_ratio)  # 4.0 is accepted as 4
         if "head_dim" in kwargs:
             raise ValueError("head_dim cannot be set: the head size is hidden_size / num_attention_heads.")
         check_activation(self)

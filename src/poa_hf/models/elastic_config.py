@@ -11,10 +11,10 @@ from transformers.activations import ACT2FN
 from ..elastic import ElasticSpace, SubNetwork
 
 if TYPE_CHECKING:
-    # A configuration is validated as it is given, and then completed by its `__post_init__`. Type checkers see what is
-    # there afterwards: fields that None was given for are filled in, and images and patches have one side.
+    # A configuration is validated first, and then completed by its `__post_init__`. Type checkers see the types after
+    # that: fields that were None are filled in, and images and patches have one side.
     class _Configuration(PreTrainedConfig):
-        image_size: Any = 224  # as families differ in what they take
+        image_size: Any = 224  # families differ in the types that they take
         hidden_size: int = 0
         num_channels: int = 3
 
@@ -41,7 +41,7 @@ class ElasticConfigMixin(_Configuration):
     Attributes:
         stock_config_class: Configuration class of the extracted models.
         shared_fields: Names of the fields that all sizes have in common.
-        pretraining_fields: Names of fields that only pre-training uses; extracted models have 0 in them.
+        pretraining_fields: Names of the fields that only pre-training uses; in extracted models they are 0.
         has_class_token: Whether the tokens begin with a class token that attends to all patches.
         has_attention: Whether the model has attention, whose implementation can be chosen.
     """
@@ -63,15 +63,15 @@ class ElasticConfigMixin(_Configuration):
         return False
 
     def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
-        """The fields of the plain configuration that make a sub-network's size."""
+        """Return the fields of a plain configuration that set a sub-network's size."""
         raise NotImplementedError
 
     def _only_size(self, sub_network: SubNetwork) -> dict[str, Any]:
-        """The fields of this class that make a sub-network's size the smallest one too."""
+        """Return the fields of this class that set the smallest size to a sub-network's."""
         raise NotImplementedError
 
     def plain_config(self, sub_network: SubNetwork) -> ElasticConfigMixin:
-        """Return the configuration of a sub-network as a model of this class with no other size."""
+        """Return the configuration of a sub-network as a model of this class without smaller sizes."""
         pretraining = {name: getattr(self, name) for name in self.pretraining_fields}
         return type(self)(**self._architecture(sub_network), **pretraining, **self._only_size(sub_network))
 
@@ -103,10 +103,10 @@ class ElasticConfigMixin(_Configuration):
 
 
 def elastic_config(config: PreTrainedConfig | PreTrainedModel) -> ElasticConfigMixin:
-    """Return the elastic configuration of a configuration or model: itself, or the backbone's of a pre-training one.
+    """Return the elastic configuration of a configuration or model: itself, or that of its backbone.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the model has one size only.
     """
     config = getattr(config, "config", config)
     config = getattr(config, "backbone_config", config)
@@ -119,7 +119,7 @@ def elastic_config(config: PreTrainedConfig | PreTrainedModel) -> ElasticConfigM
 def image_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images that a configuration is made for.
 
-    A configuration without `image_size` stands for 224 x 224 pixels.
+    Without an `image_size`, 224 x 224 pixels are assumed.
     """
     size = getattr(config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
@@ -127,12 +127,12 @@ def image_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
 
 
 def is_hierarchical(config: PreTrainedConfig) -> bool:
-    """Whether a model has several stages of decreasing resolution: these list their `depths`, stock ones too."""
+    """Whether a model has several stages of decreasing resolution: only such configurations have `depths`."""
     return hasattr(config, "depths")
 
 
 def has_class_token(config: PreTrainedConfig) -> bool:
-    """Whether a model's tokens begin with a class token that attends to all patches; also asked of stock models."""
+    """Whether a model's tokens begin with a class token that attends to all patches; for elastic and stock models."""
     return config.has_class_token if isinstance(config, ElasticConfigMixin) else not is_hierarchical(config)
 
 
@@ -177,9 +177,9 @@ def check_width(
         width: The value of the field `name`.
         name: `min_<field>` where the full width is given.
         unit: What every width has to be a positive multiple of.
-        unit_name: What the unit is, for the message.
-        full: The full width, the value of `<field>`, if `width` is the smallest one.
-        step: Distance between widths: steps have to lead from the smallest to the full one.
+        unit_name: The unit in words, for the message.
+        full: The full width, the value of `<field>`, if `width` is the smallest width.
+        step: Distance between widths, whose multiples must lead from the smallest to the full width.
     """
     if width < 1 or width % unit:
         raise ValueError(f"{name} {width} is not a positive multiple of {unit} ({unit_name}).")

@@ -22,7 +22,7 @@ from ..slicing import (
 from .activation_checkpointing import is_activation_checkpointing
 from .elastic_config import ElasticConfigMixin
 
-# Building a model takes longer than slicing it, hence a model keeps the plain models of this many sizes.
+# Building a plain model takes longer than slicing one, so a model keeps those of this many sizes.
 PLAIN_MODELS_KEPT = 16
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class ElasticModelMixin(_Model):
     def sliced(self, sub_network: SubNetwork | str | None = None) -> ElasticModelMixin | SlicedModel:
         """Return a sub-network that computes with slices of this model's weights as they are now.
 
-        In training, take it once per step and call it for every batch.
+        In training, make it once per step and call it for every batch.
 
         Args:
-            sub_network: A size, or its text or name. The full size and None give the model itself.
+            sub_network: A size, or its text or name. For the full size and None, the model itself is returned.
 
         Raises:
             ValueError: If the size is not in the space.
@@ -91,7 +91,7 @@ class ElasticModelMixin(_Model):
         with torch.no_grad():
             tensors = sliced_tensors(self, plan)
         for name, tensor in tensors.items():
-            if plan[name].scale == 1:  # a view of the full model's; scaled ones have memory of their own
+            if plan[name].scale == 1:  # a view of the full model's tensor; scaled slices are copies already
                 tensor = tensor.clone(memory_format=torch.contiguous_format)
             path, _, leaf = name.rpartition(".")
             module = stock.get_submodule(path)
@@ -108,7 +108,7 @@ class ElasticModelMixin(_Model):
 
     @staticmethod
     def image_tokens(output: Any) -> tuple[Tensor, Tensor]:
-        """Return what the projection heads read of a forward pass.
+        """Return the features that the projection heads read from the output of a forward pass.
 
         Args:
             output: What `forward` returns.
@@ -122,8 +122,8 @@ class ElasticModelMixin(_Model):
         return slice_plan(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)
 
     def _plain_model(self, sub_network: SubNetwork) -> tuple[ElasticModelMixin, dict[str, Slice]]:
-        """Return the sub-network as a model without storage, set as this model is, and how its tensors are cut."""
-        # As plain models own no storage and are set anew at each use, which ones are kept changes nothing.
+        """Return the sub-network as a model without storage, in the mode of this model, and how its tensors are cut."""
+        # Plain models hold no weights, and their mode is set at each use: results do not depend on which ones are kept.
         kept = self.__dict__.setdefault("_plain_models", {})
         # each thread has its own, as a call swaps the plain model's tensors
         key = (sub_network, self.config._attn_implementation, threading.get_ident())

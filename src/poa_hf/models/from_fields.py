@@ -15,12 +15,12 @@ from ..formatting import one_line, suggest
 from ..yaml_files import read_mapping
 from .configuration_poa import PoaConfig
 
-# Fields that concern the library rather than the model, and the one that a warm start writes by itself.
+# Fields that concern the library rather than the model, and the one that a warm start sets.
 _LIBRARY_FIELDS = {"transformers_version", "architectures", "dtype", "warm_started_from"}
 
 
 def read_model_section(path: str | Path) -> dict[str, Any]:
-    """Return the `model` section of a recipe, as `model_config` takes it.
+    """Return the `model` section of a recipe, for `model_config`.
 
     Raises:
         ValueError: If the file has no such section or is not YAML.
@@ -60,11 +60,11 @@ def model_config(model: Mapping[str, Any]) -> PoaConfig:
         elastic_config = backbone_class(**as_declared(backbone_class, backbone))
         return PoaConfig(**{**as_declared(PoaConfig, model), "backbone_config": elastic_config})
     except (StrictDataclassError, TypeError) as error:
-        raise ValueError(f"The model cannot be: {one_line(error)}.") from error
+        raise ValueError(f"Invalid model configuration: {one_line(error)}.") from error
 
 
 def own_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the fields of a configuration that differ from their default, without those about the library."""
+    """Return the fields of a configuration that differ from their defaults, without those of the library."""
     names = field_names(type(config)) - _LIBRARY_FIELDS
     return {name: value for name, value in config.to_diff_dict().items() if name in names}
 
@@ -75,7 +75,8 @@ def as_numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_declared(config_class: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields as numbers and, where a configuration wants a list, as lists: `32` and `32,64`, too."""
+    """Return the fields as numbers and, where a configuration wants a list, as lists, also when they are
+    written as `32` or `32,64`."""
     values = as_numbers(fields)
     for field in dataclasses.fields(config_class):
         value = values.get(field.name)
@@ -83,7 +84,7 @@ def as_declared(config_class: type, fields: Mapping[str, Any]) -> dict[str, Any]
             continue
         words = [word for word in re.split(r"[\s,]+", value) if word] if isinstance(value, str) else [value]
         items = [int(word) if str(word).isdigit() else _as_number(word) for word in words]
-        if not any(isinstance(item, str) for item in items):  # else the configuration says what is wrong with the text
+        if not any(isinstance(item, str) for item in items):  # otherwise the configuration itself reports the text
             values[field.name] = items
     return values
 
@@ -96,7 +97,7 @@ def _as_number(value: Any) -> Any:
 
 
 def _wants_list(hint: Any) -> bool:
-    """Whether an annotation takes lists or tuples and no single value, be it the type or, as text, its name."""
+    """Whether an annotation, a type or its name as text, takes lists or tuples and no single value."""
     options = [each.strip() for each in str(hint).split("|")] if not isinstance(hint, type) else [str(hint)]
     options = [each for each in options if each not in ("None", "NoneType")]
     return bool(options) and all(re.match(r"(typing\.)?(list|tuple|List|Tuple|Sequence)\b", each) for each in options)
@@ -108,7 +109,7 @@ def field_names(config_class: type) -> set[str]:
 
 
 def check_key(key: object, known: set[str], prefix: str = "") -> None:
-    """Raise a ValueError for a key that is not among the known ones, with what to write instead."""
+    """Raise a ValueError for a key that is not among the known ones; the message suggests what to write instead."""
     if key not in known:
         general = field_names(PreTrainedConfig) - {"hidden_size"}
         hint = suggest(str(key), known - general, prefix)

@@ -114,7 +114,7 @@ class GnResNetStage(nn.Module):
 
 
 class GnResNetEncoder(nn.Module):
-    """The stages."""
+    """The stages, one after the other."""
 
     def __init__(self, config: GnResNetConfig):
         super().__init__()
@@ -147,7 +147,7 @@ class GnResNetPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):  # as in torch
+        elif isinstance(module, nn.Linear):  # as in nn.Linear.reset_parameters
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)

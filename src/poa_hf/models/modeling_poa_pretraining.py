@@ -32,8 +32,8 @@ class PoaForPreTrainingOutput(ModelOutput):
     Attributes:
         loss: The total that is differentiated, a scalar.
         losses: Scalars that the authors log, by their names, detached: `dino_*` (cross-view) and `ibot_*` (masked
-            patches) mix both students by lambda, `distill_*` (same-view) is the elastic student's alone. `ibot_*` and
-            `koleo_loss` are half of what enters the total.
+            patches) mix both students by lambda, `distill_*` (same-view) belongs to the elastic student only. `ibot_*`
+            and `koleo_loss` are half of what enters the total.
         teacher_features: The teacher's features of the global crops (2B, D), detached, for monitoring.
         statistics: On request, scalars from 0 to 1 by head: `teacher_entropy_*` and `prototype_use_*`.
     """
@@ -54,7 +54,7 @@ class PoaForPreTraining(PreTrainedModel):
         student: The intact student, a full-size elastic model.
         teacher: The moving average of the student, which is evaluated and published.
         student_head: The students' projection heads.
-        teacher_head: The teacher's.
+        teacher_head: The teacher's projection heads.
 
     Example:
         >>> from transformers import set_seed
@@ -113,7 +113,7 @@ class PoaForPreTraining(PreTrainedModel):
             initialization.zeros_(module.bias)
         elif isinstance(module, Prototypes):
             initialization.ones_(module.weight_g)
-            # as in nn.Linear, which is the authors' last layer
+            # as in nn.Linear, which the authors use for their last layer
             initialization.kaiming_uniform_(module.weight_v, a=5**0.5)
 
     def train(self, mode: bool = True) -> PoaForPreTraining:
@@ -131,7 +131,7 @@ class PoaForPreTraining(PreTrainedModel):
 
         Args:
             momentum: From 0 (a copy of the student) to 1 (no change).
-            skip: A bool on the device; nothing changes where it is true, and it is not waited for.
+            skip: A bool scalar on the device; if it is true, nothing changes. The host does not wait for it.
             heads_only: Whether to leave the backbone as it is.
         """
         teacher = _local(self.teacher_head)
@@ -171,7 +171,7 @@ class PoaForPreTraining(PreTrainedModel):
     ) -> PoaForPreTrainingOutput:
         """Return the loss of one batch of B images.
 
-        The gradients are computed on the way (`objective.poa_loss`); `loss.backward()` hands them on.
+        The gradients are computed together with the loss (`objective.poa_loss`); `loss.backward()` passes them on.
 
         Args:
             global_crops: (2B, 3, H, W), the first views of all images, then the second ones.
@@ -184,6 +184,9 @@ class PoaForPreTraining(PreTrainedModel):
             masked_patches: `masks.flatten().nonzero().squeeze(1)`. Pass it if the masks were made on the host, as
                 computing it on a GPU makes the host wait.
             freeze_backbone: Whether only the heads learn; the backbone's gradients are then 0.
+
+        Returns:
+            The loss, its parts by name, and the teacher's features of the global crops.
         """
         if masked_patches is None:
             masked_patches = masks.flatten().nonzero().squeeze(1)
@@ -214,7 +217,7 @@ class PoaForPreTraining(PreTrainedModel):
         return PoaForPreTrainingOutput(total, details.terms, details.teacher_features, details.statistics)
 
     def _branch(self, backbone: Callable[..., Any], heads: Sequence[AnyHead], frozen: bool = False) -> Branch[AnyHead]:
-        """Return a backbone, compiled or not, or its slices, and its heads as the objective takes them."""
+        """Return a branch of the objective, made of a whole or sliced backbone and its heads."""
 
         def features(crops: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
             with torch.no_grad() if frozen else nullcontext():
@@ -239,7 +242,7 @@ def _lerp(tensors: list[Tensor], others: list[Tensor], share: float | Tensor) ->
 
 
 def load_complete(folder: str | Path) -> PoaForPreTraining:
-    """Load a saved model, and refuse a folder that lacks any of its parameters instead of initialising these anew.
+    """Load a saved model, and refuse a folder that lacks parameters instead of initialising them anew.
 
     Raises:
         ValueError: If the folder cannot be read, holds another model or lacks parameters.

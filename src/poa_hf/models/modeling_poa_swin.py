@@ -30,7 +30,8 @@ class PoaSwinLayer(SwinLayer):
     """A Swin block for crops of any size: the window keeps its size, and calls do not depend on earlier ones.
 
     Maps that the window does not divide are padded. On maps not larger than the window it is not shifted; a stock block
-    would shrink the window for good. Stochastic depth acts on both branches and does not compute the images it drops.
+    would shrink the window for good. Stochastic depth acts on both branches and does not compute the images that it
+    drops.
     """
 
     def __init__(self, config: PoaSwinConfig, dim: int, num_heads: int, shift_size: int, **kwargs: Any):
@@ -45,7 +46,7 @@ class PoaSwinLayer(SwinLayer):
         Args:
             hidden_states: (B, height * width, D).
             input_dimensions: (height, width) of the map.
-            always_partition: Whether to shift the windows on small maps too, as `SwinBackbone` wants it.
+            always_partition: Whether to shift the windows on small maps too, as `SwinBackbone` asks for.
             kwargs: Further arguments of the attention.
         """
         shifted = self.shift_size > 0 and (always_partition or min(input_dimensions) > self.window_size)

@@ -1,4 +1,4 @@
-"""From the grid of the masks to the feature maps of convolutional and hierarchical models, and back."""
+"""Conversions between the grid of the masks and the feature maps of convolutional and hierarchical models."""
 
 from torch import Tensor
 from torch.nn.functional import interpolate

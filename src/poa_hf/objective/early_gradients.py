@@ -2,7 +2,7 @@
 
 Autograd keeps what a loss was computed from until the loss is complete. Where a loss is a sum of parts, each part can
 be differentiated as soon as it is known, and its activations are freed before those of the next part are made. Callers
-see none of this: the loss is a tensor like any other, whose backward pass hands on gradients that exist already.
+see none of this: the loss is a tensor like any other, whose backward pass returns gradients that exist already.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Model = TypeVar("Model")
 
 
 class GradientSums:
-    """The gradients of some tensors, to which each part of a loss adds its own.
+    """Sums of the gradients of tensors, to which each part of a loss adds its share.
 
     Without tensors, or where nothing requires a gradient, nothing is computed.
 
@@ -33,7 +33,7 @@ class GradientSums:
     def __init__(self, inputs: Iterable[Tensor] = ()):
         self.inputs = list(inputs)
         self._sums: dict[Tensor, Tensor] = {}
-        self._owned: set[Tensor] = set()  # tensors whose sum is nobody else's and may be changed in place
+        self._owned: set[Tensor] = set()  # tensors whose sum is held only here and may be changed in place
         self._cuts: set[Tensor] = set()
         self._slices: dict[Tensor, tuple[Tensor, Slice]] = {}
 
@@ -69,8 +69,9 @@ class GradientSums:
 
     @contextmanager
     def cut(self, source: Tensor) -> Iterator[Tensor]:
-        """Give a tensor to use in place of `source`, whose graph is passed only once: at the end, with the sum of what
-        was added meanwhile.
+        """Yield a detached tensor in place of `source`, so that the graph behind `source` is backpropagated only once.
+
+        That happens when the context ends, with the sum of the gradients that were added within it.
 
         Args:
             source: A tensor that several parts of the loss are computed from, such as the features that all heads read.
@@ -88,10 +89,10 @@ class GradientSums:
             self.add(source, total)
 
     def on_leaves(self, model: Model) -> Model:
-        """Return a `SlicedModel` that computes with slices cut off from the graph; other models as they are.
+        """Return a `SlicedModel` that computes with detached slices; another model is returned as it is.
 
-        The slices' sums are added to the leading entries of the full tensors' by `totals`, and no full-size gradient of
-        a single slice is ever written.
+        `totals` adds the sums of the slices to the leading entries of those of the full tensors, so that no full-size
+        gradient of a single slice is ever written.
         """
         if not isinstance(model, SlicedModel):
             return model
@@ -103,7 +104,7 @@ class GradientSums:
         return cast(Model, model.with_tensors(tensors))
 
     def totals(self) -> list[Tensor]:
-        """Return the sums of the inputs' gradients, zeros where no part reached, and forget those of slices."""
+        """Return the sums of the inputs' gradients, zeros where there are none, and clear those of slices."""
         while self._slices:
             leaf, (full, cut) = self._slices.popitem()
             if leaf not in self._sums:
@@ -118,13 +119,13 @@ class GradientSums:
 def differentiated(
     loss: Callable[..., tuple[Tensor, Details]], inputs: Sequence[Tensor], parameters: Iterable[Tensor]
 ) -> tuple[Tensor, Details]:
-    """Return what a loss function returns, its loss differentiable by the gradients that it has added up itself.
+    """Return what a loss function returns, with a loss whose gradients are those that it has added up.
 
     Args:
         loss: Called as `loss(gradients, *inputs)`, it returns a scalar and anything else, and adds its gradients to
-            `gradients`. It gets the inputs cut off from the graph that made them.
+            `gradients`. It is given detached inputs.
         inputs: Tensors that the loss is differentiated by if they require it.
-        parameters: Further ones, which the loss function has from elsewhere.
+        parameters: Further tensors that it is differentiated by, which are not passed to the loss function.
     """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in [*inputs, *parameters]):
@@ -135,13 +136,13 @@ def differentiated(
 class _Differentiated(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, loss: Callable[..., tuple[Tensor, Details]], num_inputs: int, *given: Tensor
+        ctx: Any, loss: Callable[..., tuple[Tensor, Details]], num_inputs: int, *tensors: Tensor
     ) -> tuple[Tensor, Details]:
-        leaves = [t.detach().requires_grad_() if t.requires_grad else t for t in given[:num_inputs]]
-        tensors = [*leaves, *given[num_inputs:]]
-        ctx.needed = [tensor.requires_grad for tensor in tensors]
-        gradients = GradientSums(tensor for tensor in tensors if tensor.requires_grad)
-        with torch.enable_grad(), _without_hooks(tensors):
+        leaves = [t.detach().requires_grad_() if t.requires_grad else t for t in tensors[:num_inputs]]
+        targets = [*leaves, *tensors[num_inputs:]]
+        ctx.needed = [target.requires_grad for target in targets]
+        gradients = GradientSums(target for target in targets if target.requires_grad)
+        with torch.enable_grad(), _without_hooks(targets):
             total, details = loss(gradients, *leaves)
             ctx.save_for_backward(*gradients.totals())
         return total.detach(), details
@@ -155,14 +156,14 @@ class _Differentiated(torch.autograd.Function):
 
 @contextmanager
 def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Within, the hooks of these tensors are not called: they are due the whole gradient, in the backward pass."""
+    """Within this context, the tensors' hooks are not called: they expect the whole gradient, in the backward pass."""
     # no public way leads to hooks that others have registered (docs/private_interfaces.md)
     hooks = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
-    kept = [dict(own) for own in hooks]
-    for own in hooks:
-        own.clear()
+    saved = [dict(of_tensor) for of_tensor in hooks]
+    for of_tensor in hooks:
+        of_tensor.clear()
     try:
         yield
     finally:
-        for own, before in zip(hooks, kept, strict=True):
-            own.update(before)
+        for of_tensor, before in zip(hooks, saved, strict=True):
+            of_tensor.update(before)

@@ -1,8 +1,8 @@
-"""From features to the losses of all heads, without keeping logits or activations.
+"""The losses of all heads on a student's features, computed without keeping logits or activations.
 
 The logits of all prototypes, of three branches and all heads, would be the largest tensors of a step. Here they exist a
 chunk of rows at a time: nothing but the loss comes after them, so their gradient is computed together with the loss
-(`losses.prototype_losses`). What stays between the passes is what a head multiplies its prototypes with.
+(`losses.prototype_losses`). Between the passes, only the projected features are kept, which are small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .early_gradients import GradientSums
 from .heads import Head, ProjectionHead
 from .losses import RowTargets, SinkhornKnopp, prototype_losses
 
-# Makes the targets of some images or patches when they are needed.
+# Returns the targets of images or patches, made when they are needed.
 MakeTargets = Callable[[], RowTargets]
 
 
@@ -30,8 +30,8 @@ class TeacherTargets:
 
     Args:
         head: A head of the teacher.
-        tokens: The teacher's features of the global crops, and below them those of the masked patches (2B + M, D).
-        num_images: 2B.
+        tokens: The teacher's features of the global crops, followed by those of the masked patches (2B + M, D).
+        num_images: Number of global crops, 2B.
         temperature: Softmax temperature.
     """
 
@@ -40,7 +40,7 @@ class TeacherTargets:
         projected = head(tokens, project=False)  # (2B + M, bottleneck)
         prototypes = head.prototypes.weight  # (K, bottleneck)
         device = projected.device.type
-        # Logits are in autocast's precision where that is on, all that comes after them in float32.
+        # Under autocast, logits are in its precision; everything after them is in float32.
         self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else projected.dtype
         self._images, self._patches = projected.to(self.dtype).tensor_split([num_images])
         self._prototypes = prototypes.to(self.dtype)
@@ -96,7 +96,7 @@ class StudentPrototypes:
 def student_prototypes(
     heads: Sequence[ProjectionHead], dtype: torch.dtype, gradients: GradientSums
 ) -> Iterator[list[StudentPrototypes]]:
-    """Give the prototypes of each head; at the end, take the sums of their gradients to the heads' parameters.
+    """Yield the prototypes of each head; at the end, backpropagate the sums of their gradients to the heads.
 
     Args:
         heads: The heads of the full-size student.
@@ -123,10 +123,10 @@ class HeadLosses:
     """The losses of a student's features of one kind of crops, detached.
 
     Attributes:
-        total: What they add to the loss of the step.
+        total: Their weighted sum, this pass's part of the step's loss, a scalar.
         cross_view: By head, the cross-view loss, times the student's weight.
-        masked: By head, the masked patches' loss, times the student's weight; empty where no patches were given.
-        same_view: By head, the same-view loss; empty where there was nobody to agree with.
+        masked: By head, the masked patches' loss, times the student's weight; empty without masked patches.
+        same_view: By head, the same-view loss; empty for the student that comes first.
         projected: By head, the images' projected features (n, bottleneck), the same-view targets of the next student.
     """
 
@@ -155,16 +155,16 @@ def head_losses(
 
     Args:
         heads: The student's heads.
-        prototypes: Their prototypes.
+        prototypes: The prototypes of each head.
         weight: The student's share of the loss.
         temperature: Softmax temperature of the student.
         gradients: Receives the gradients of the tokens and of the heads' parameters.
-        tokens: Features of n images and, where there are `patch_targets`, of M masked patches below them (N, D).
-        num_images: n.
-        shares: What the cross-entropy of each row counts in a head's loss (N,).
+        tokens: Features of n images, followed by those of M masked patches if there are `patch_targets` (N, D).
+        num_images: Number of images, n.
+        shares: Weight of each row's cross-entropy in a head's loss (N,).
         image_targets: By head, the teacher's targets of the images, for the cross-view loss.
         patch_targets: By head, the teacher's targets of the masked patches.
-        same_view: By head, what another student's head gave for the same images (n, bottleneck), for the same-view
+        same_view: By head, the other student's projected features of the same images (n, bottleneck), for the same-view
             loss.
     """
     losses, scale = HeadLosses(shares.new_zeros(())), weight / len(heads)
@@ -238,11 +238,11 @@ def assignment_statistics(assignments: Tensor) -> dict[str, Tensor]:
     """Return how evenly the teacher uses its prototypes, each from 0 to 1.
 
     Args:
-        assignments: (N, K), each row sums to 1.
+        assignments: (N, K), whose rows sum to 1.
 
     Returns:
         `teacher_entropy`, the mean entropy of a row over its maximum log K, and `prototype_use`, the number of
-        prototypes that are the first of some row over the largest possible one, min(N, K).
+        prototypes that have the largest entry of at least one row over the largest possible number, min(N, K).
     """
     count, num_prototypes = assignments.shape
     entropy = torch.special.entr(assignments).sum(dim=1).mean() / math.log(num_prototypes)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-# Gives the targets (n, K), float32, of a slice of n rows.
+# Returns the targets (n, K), float32, of a slice of n rows.
 RowTargets = Callable[[slice], Tensor]
 # Logits of one branch that exist at a time: 32 MiB in float32, enough rows to keep matrix products efficient.
 CHUNK_LOGITS = 2**23
@@ -22,13 +22,13 @@ class SinkhornKnopp:
     """Balanced soft assignments of samples to K prototypes (SwAV, arXiv 2006.09882, as distributed by DINOv2).
 
     The algorithm only multiplies rows and columns of exp(logits / temperature) by factors. The prototypes' factors are
-    found from all samples when an object is made; called with the logits of any of these samples, it computes their
-    assignments from them.
+    computed from all samples when an object is made; called with the logits of any of these samples, it returns their
+    assignments.
 
     The batch is that of all processes: each passes its own rows, possibly none.
 
     Args:
-        logits: Of all samples of this process (N, K).
+        logits: Logits of all samples of this process (N, K).
         temperature: Softmax temperature.
         iterations: How often columns and rows are normalised.
     """
@@ -85,10 +85,11 @@ def prototype_losses(
         prototypes: (K, bottleneck), in the same precision.
         targets: Returns the teacher's targets (n, K), float32, for a slice of n rows; their sums may exceed 1.
         temperature: Softmax temperature of the student.
-        weights: What each row's cross-entropy against the targets counts in the total (N,).
+        weights: Weight of each row's cross-entropy against the targets in the total (N,).
         same_view: For the same-view loss, another student's features (N, bottleneck), whose softmax gives the targets,
-            and what each row's cross-entropy against them counts in the total (N,).
-        gradients: Float32 sums of the gradients of features and of prototypes, to which those of the total are added.
+            and the weight of each row's cross-entropy against them in the total (N,).
+        gradients: Float32 sums of the gradients of features and of prototypes, to which the gradients of the total
+            are added; None if no gradients are wanted.
 
     Returns:
         The cross-entropies against the teacher's targets (N,), and those against the other student (N,) or None; both

@@ -1,4 +1,4 @@
-"""What a training step minimises (arXiv 2408.01031, section 3): which branch sees what, and what follows from it."""
+"""The objective of a training step (arXiv 2408.01031, section 3): which branch sees which crops, and its losses."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Batch:
 
     Attributes:
         global_crops: (2B, 3, H, W), the first views of all images, then the second ones.
-        local_crops: (V * B, 3, h, w), one view of all images after the other; V may be 0.
+        local_crops: (V * B, 3, h, w), one local view of all images after the other; V may be 0.
         masks: bool (2B, tokens), the patches of the global crops that the students do not see.
-        masked_patches: (M,), where `masks.flatten()` is true.
+        masked_patches: int64 (M,), the indices at which `masks.flatten()` is true.
     """
 
     global_crops: Tensor
@@ -60,11 +60,11 @@ class Branch(Generic[AnyHead]):
     heads: Sequence[AnyHead]
 
     def global_tokens(self, batch: Batch, masks: Tensor | None) -> Tensor:
-        """Return the global crops' features, and below them the tokens of the masked patches (2B + M, D).
+        """Return the global crops' features, followed by the tokens of the masked patches (2B + M, D).
 
         Args:
             batch: The step's crops; its masks say which tokens are returned.
-            masks: What is hidden from this branch.
+            masks: bool (2B, tokens), the patches that this branch does not see; None if it sees all.
         """
         images, tokens = self.features(batch.global_crops, masks)  # (2B, D), (2B, tokens, D)
         image, token = batch.masked_patches // tokens.shape[1], batch.masked_patches % tokens.shape[1]
@@ -78,11 +78,11 @@ class Branch(Generic[AnyHead]):
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The numbers of the objective.
+    """Weights of the losses, and the students' temperature.
 
     Attributes:
         intact: Lambda, the intact student's share of the loss; the elastic student's is the rest.
-        koleo: Weight of the KoLeo regulariser, the mean of the students'; 0 leaves it out.
+        koleo: Weight of the KoLeo regulariser, averaged over the students; 0 leaves it out.
         student_temperature: Softmax temperature of the students.
     """
 
@@ -96,9 +96,9 @@ class StudentLosses:
     """The losses of one student, detached.
 
     Attributes:
-        on_global: Those of its global crops and of their masked patches.
-        on_local: Those of its local crops; None where there are none.
-        koleo: The KoLeo regulariser of its global crops, weighted; None where that is left out.
+        on_global: Losses of its global crops and of their masked patches.
+        on_local: Losses of its local crops; None if there are no local crops.
+        koleo: The weighted KoLeo regulariser of its global crops; None if it is left out.
     """
 
     on_global: HeadLosses
@@ -107,19 +107,19 @@ class StudentLosses:
 
     @property
     def total(self) -> Tensor:
-        """What the student adds to the loss of the step."""
+        """The student's part of the step's loss, a scalar."""
         parts = (self.on_global.total, self.koleo, None if self.on_local is None else self.on_local.total)
         return functools.reduce(torch.add, (part for part in parts if part is not None))
 
 
 @dataclass
 class StepDetails:
-    """What a step tells beside its loss, detached.
+    """Values of a step besides its loss, detached.
 
     Attributes:
         terms: The parts of the loss, by the names under which the authors log them.
         teacher_features: The teacher's features of the global crops (2B, D).
-        statistics: How evenly the teacher uses the prototypes of each head, where that was asked for.
+        statistics: How evenly the teacher uses the prototypes of each head; empty unless asked for.
     """
 
     terms: dict[str, Tensor]
@@ -144,7 +144,7 @@ def poa_loss(
 
     Args:
         batch: Crops of B images and their masks.
-        teacher: Its features are computed without gradient.
+        teacher: The teacher, whose features are computed without gradients.
         intact: The full-size student.
         elastic: Makes the sub-network of this step when its turn comes, as its slices take memory; None to train the
             intact student alone.
@@ -152,6 +152,9 @@ def poa_loss(
         teacher_temperature: Softmax temperature of the teacher's targets.
         gradients: Receives the gradients of the students' and heads' parameters and of the crops.
         with_statistics: Whether to compute the teacher's statistics.
+
+    Returns:
+        The loss, a scalar, and further values of the step.
     """
     images = len(batch.global_crops)  # 2B
     # An image has 2 + 2V cross-view terms: two per local crop, and one per global crop, which counts twice.
@@ -175,7 +178,7 @@ def poa_loss(
             losses_of = functools.partial(
                 head_losses, student.heads, prototypes, weight, weights.student_temperature, gradients
             )
-            # The intact student comes first; the elastic one is to agree with it on the same views.
+            # The intact student comes first; the elastic student learns to agree with it on the same views.
             leader = losses[0] if losses else None
             on_local, spread = None, None
 
@@ -231,6 +234,6 @@ def _terms(losses: Sequence[StudentLosses]) -> dict[str, Tensor]:
     return terms
 
 
-def _by_head(of_heads: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _by_head(per_head: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Join the values of all heads, each name followed by the number of its head."""
-    return {f"{name}_{index}": value for index, values in enumerate(of_heads) for name, value in values.items()}
+    return {f"{name}_{index}": value for index, values in enumerate(per_head) for name, value in values.items()}
