@@ -154,3 +154,9 @@ def test_image_column_without_features():
         find_image_column([])
     with pytest.raises(ValueError, match="int is not a dataset"):
         find_image_column(3)
+
+
+def test_textures_have_a_train_and_a_test_split():
+    assert len(open_dataset("textures", split="test")) == len(open_dataset("textures"))
+    with pytest.raises(ValueError, match=r"textures has no split 'trian': choose one of train, test\."):
+        open_dataset("textures", split="trian")

@@ -50,3 +50,9 @@ def test_textures_of_an_evaluation_are_others_than_those_of_training():
     assert (len(data.train), len(data.test)) == (3, 2) and data.name == "textures"
     images = [next(iter(split.batches(1)))[1][0].image.tobytes() for split in (data.train, data.test)]
     assert len({*images, TextureDataset()[0]["image"].tobytes()}) == 3
+
+
+@pytest.mark.parametrize("splits", [{"train_split": "trian"}, {"test_split": "tset"}])
+def test_a_misspelt_split_of_the_textures_is_an_error(splits):
+    with pytest.raises(ValueError, match="textures has no split '(trian|tset)': choose one of train, test"):
+        open_splits("textures", **splits)

@@ -14,6 +14,7 @@ from ..formatting import one_line, suggest
 from ..locations import looks_local
 
 TEXTURES = "textures"  # the name of the built-in images
+TEXTURE_SPLITS = ("train", "test")
 # Names of image columns in datasets that declare no features: WebDataset names fields by file extension.
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -54,6 +55,7 @@ def open_dataset(name: str, config_name: str | None = None, split: str = "train"
     if name == TEXTURES:
         from .textures import TextureDataset
 
+        check_texture_split(split)
         return TextureDataset()
     import datasets
 
@@ -78,6 +80,11 @@ def open_dataset(name: str, config_name: str | None = None, split: str = "train"
     if kind == "images":
         return _load("imagefolder", split, streaming=False, shown_name=name, data_dir=str(folder))
     return _load(str(folder), split, streaming, shown_name=name, name=config_name)
+
+
+def check_texture_split(split: str) -> None:
+    """Raise `MissingSplit` for a split that the built-in textures do not have."""
+    _pick_split(dict.fromkeys(TEXTURE_SPLITS), TEXTURES, split)
 
 
 def _load(path: str, split: str, streaming: bool, shown_name: str | None = None, **arguments: str | None) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.sources import TEXTURES, MissingSplit, open_dataset
+from ..data.sources import TEXTURES, MissingSplit, check_texture_split, open_dataset
 from ..data.textures import TextureDataset
 from .labelled import LabelledImages, UnlabelledImage
 
@@ -74,6 +74,7 @@ def open_splits(
 
     def open_split(split: str, limit: int | None) -> LabelledImages:
         if name == TEXTURES:
+            check_texture_split(split)
             texture_seed, count = _TEXTURES["train" if split == train_split else "test"]
             textures = TextureDataset(seed=texture_seed, length=limit or count)
             return LabelledImages(textures, image_column, label_column, name=split)
