@@ -27,7 +27,7 @@ def extract(argv: list[str]) -> None:
         "--onnx_batch", type=whole_number, metavar="N", help="images that an ONNX model takes at a time; any number if "
         "not given",
     )  # fmt: skip
-    parser.add_option("--license", metavar="ID", help="licence of the weights, for the card: an identifier of the Hub")
+    parser.add_option("--license", "--licence", metavar="ID", help="licence of the weights: an identifier of the Hub")
     parser.add_option("--overwrite", action="store_true", help="replace models that are already there")
     args = parser.parse_args(argv)
     quiet_libraries()

@@ -41,7 +41,9 @@ def pretrain(argv: list[str]) -> None:
 
         start_run(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
     trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks)
-    trainer.train()
+    state = trainer.train()
+    if trainer.accelerator.is_main_process:
+        print(f"Step {state.global_step} written to {training.output_dir}\nnext: poa report {training.output_dir}")
     trainer.accelerator.state.destroy_process_group()
 
 
