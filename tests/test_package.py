@@ -28,6 +28,7 @@ def test_nothing_heavy_is_imported_until_a_name_is_used():
 
 def test_every_public_name_is_there():
     assert set(poa_hf.__all__) == set(poa_hf._MODULES) <= set(dir(poa_hf))
+    assert [name for name in dir(poa_hf) if not name.startswith("__")] == sorted(poa_hf.__all__)
     for name in poa_hf.__all__:
         assert getattr(poa_hf, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'PoaVit'"):
