@@ -295,9 +295,14 @@ _COLUMNS = "| field | default | meaning |"
 _KINDS = {
     "Training": lambda name: name in ("PoaTrainer", "PoaTrainingArguments") or name.endswith(("Callback", "Guard")),
     "Sizes": lambda name: name in ("SubNetwork", "ElasticSpace"),
-    "Starting from other weights": lambda name: name[0].islower(),
+    "Data": lambda name: name in ("TextureDataset", "open_dataset", "open_splits", "class_features"),
+    "Starting from other weights": lambda name: name in ("init_from", "warm_start_config", "load_official_checkpoint"),
+    "Choosing a size": lambda name: name in ("Budget", "KnnAccuracy", "costs", "evaluate_sizes", "select"),
+    "Loading, extracting and publishing": lambda name: (
+        name.startswith(("load_", "push", "Push")) or name in ("extract_to", "Release")
+    ),
     "Configurations": lambda name: name.endswith("Config"),
-    "Models": lambda name: True,
+    "Models": lambda name: name.startswith(("Poa", "GnResNet")),
 }
 # What transformers' own docstrings say of these is brief or, for vision models, off the point.
 _STOCK = {
