@@ -26,7 +26,7 @@ REPLACEMENT_TRIES = 32  # rows that are tried in place of a bad one
 
 
 class Batches(IterableDataset[dict[str, Any]]):
-    """Makes whole batches from `first_batch` on; of several workers each makes its share.
+    """Makes whole batches from `first_batch` on, or one worker's share of them.
 
     Worker w of W makes every W-th batch. Each batch carries the states of its lanes, so that the loader knows where the
     last batch that it handed out ends, however many batches are prefetched.
@@ -34,7 +34,7 @@ class Batches(IterableDataset[dict[str, Any]]):
     Args:
         plan: What every batch depends on.
         first_batch: Number of the global batch to begin with.
-        lane_states: States of the lanes to go on from; see `order.BatchOrder`.
+        lane_states: States from which the lanes resume; see `order.BatchOrder`.
     """
 
     def __init__(self, plan: BatchPlan, first_batch: int, lane_states: dict[str, dict]):
@@ -46,7 +46,7 @@ class Batches(IterableDataset[dict[str, Any]]):
         try:
             yield from self._batches(worker, num_workers)
         except UnreadableData as error:
-            # DataLoader would put the worker's whole traceback before the one sentence.
+            # Raised here, DataLoader would print the worker's whole traceback before the message.
             yield {"error": str(error)}
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class BatchBuilder:
         self.skipped = 0
 
     def add_first_good(self, position: int, candidates: Iterator[Row]) -> bool:
-        """Crop the first of the candidates that can be decoded; return whether one of the first 33 could."""
+        """Crop the first candidate that can be decoded; return False if none of `1 + REPLACEMENT_TRIES` can."""
         for number, row in zip(range(1 + REPLACEMENT_TRIES), candidates, strict=False):
             if row.name in self.bad:
                 continue
@@ -114,7 +114,7 @@ class BatchBuilder:
     def repeat_good(self, position: int) -> None:
         """Crop an image of this batch once more, for a position whose candidates were all bad.
 
-        Only here does a batch depend on the number of processes: the image is one of this process's.
+        This is the only place where a batch depends on the number of processes: the image is one of this process's.
 
         Raises:
             UnreadableData: If no image of the batch could be decoded.

@@ -28,7 +28,7 @@ def draw_boxes(
     """Draw the boxes of N crops, as torchvision's `RandomResizedCrop` does.
 
     A box is the first of ten random areas and log-uniform aspect ratios that fits into the image; if none does, it is
-    the largest centred box with an allowed aspect ratio. The count of random numbers drawn is the same for all images.
+    the largest centred box with an allowed aspect ratio. The same number of random numbers is drawn for every image.
 
     Args:
         rng: The image's generator.

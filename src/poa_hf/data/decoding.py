@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..formatting import one_line
+
 EXIF_ORIENTATION = 0x0112
 # Orientations 5 to 8 turn the image by a quarter, so width and height change places.
 QUARTER_TURNS = (5, 6, 7, 8)
@@ -127,7 +129,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         # Pillow's message has the address of a buffer, which changes from run to run
         return "its bytes are in no known image format"
-    return " ".join(str(error).split()) or repr(error)
+    return one_line(error)
 
 
 def _open_path(path: str) -> Image.Image:

@@ -1,6 +1,6 @@
 """Endless batches of crops and masks for pre-training, on the host.
 
-The last step of an image's way on the CPU; on the training device `augment` colours the crops, and `PoaTrainer` feeds
+This is an image's last step on the CPU; on the training device, `augment` colours the crops, and `PoaTrainer` feeds
 them to the model. Which images a batch holds, and how they are cropped and masked, depends on the seed and the data
 only (`order`), not on the number of processes and workers.
 """
@@ -55,7 +55,7 @@ class PretrainingLoader:
             given. "forkserver" and "spawn" need scripts with `if __name__ == "__main__":`.
 
     Raises:
-        ValueError: For impossible numbers, an empty dataset, or an image column that is missing or ambiguous.
+        ValueError: For numbers out of range, an empty dataset, or an image column that is missing or ambiguous.
 
     Example:
         >>> from poa_hf.data.textures import TextureDataset
@@ -200,7 +200,7 @@ class PretrainingLoader:
         return batch
 
     def _warn_of_bad_rows(self, bad_rows: list[tuple[str, str]]) -> None:
-        """Name each bad row once; of many, give the number only."""
+        """Log each bad row once; after `NAMED_BAD_ROWS` rows, only their number."""
         for name, reason in bad_rows:
             if name in self._bad_rows:
                 continue
@@ -228,7 +228,7 @@ def _is_stream(dataset: Any) -> bool:
 def _with_lanes(
     plan: BatchPlan, num_shards: int, num_workers: int, num_slots: int | None, num_lanes: int | None, block_size: int
 ) -> BatchPlan:
-    """Return the plan with as many slots and lanes as wanted, or as there are shards to read."""
+    """Return the plan with as many slots and lanes as wanted, but no more than there are shards to read."""
     num_slots = max(1, min(num_slots or max(1, num_workers), num_shards))
     wanted = num_lanes or max(DEFAULT_LANES, plan.world_size)
     # More lanes than positions in a batch would leave lanes, and their part of the data, unread.

@@ -6,8 +6,8 @@ a global batch has G = P * B positions, of which process r fills r * B to (r + 1
 - Where any row can be read by its index, position p of batch k is place k * G + p in an endless row of epochs, each a
   permutation of all indices.
 - A stream is read through S slots of L lanes each (`stream.Lane`). Batch k is taken from slot k % S, and position p
-  from that slot's lane p * L // G. A process or worker that shares a lane with another one reads the other's rows too,
-  and leaves them undecoded.
+  from that slot's lane p * L // G. A process or worker that shares a lane with another one also reads the other's
+  rows, but does not decode them.
 
 Follows `rows` and `stream`; `batches` decodes and crops the rows.
 """
@@ -80,10 +80,10 @@ class BatchPlan:
 
 
 class BatchOrder(Protocol):
-    """Gives the rows of one batch after another; `IndexedOrder` and `StreamOrder` do."""
+    """Gives the rows of one batch after another; implemented by `IndexedOrder` and `StreamOrder`."""
 
     def candidates(self, batch: int) -> Iterator[tuple[int, Iterator[Row]]]:
-        """Yield each position that this process fills with its row, followed by rows to take if that one is bad."""
+        """Yield each position that this process fills with its row, followed by rows to use if that one is bad."""
         ...
 
     def skip(self, batch: int) -> None:
@@ -100,7 +100,7 @@ class BatchOrder(Protocol):
 
 
 def batch_order(plan: BatchPlan, states: dict[str, dict]) -> BatchOrder:
-    """Return the order of a plan's images, going on from the states of the lanes (see `BatchOrder.states`)."""
+    """Return the order of a plan's images, resumed from the states of the lanes (see `BatchOrder.states`)."""
     if isinstance(plan.images, StreamedImages):
         return StreamOrder(plan, plan.images, states)
     return IndexedOrder(plan, plan.images)
@@ -126,7 +126,7 @@ class IndexedOrder:
         pass
 
     def _indices(self, batch: int) -> np.ndarray:
-        """The indices (B,) of this process's images."""
+        """Return the indices (B,) of this process's images."""
         places = batch * self.plan.global_batch_size + np.array(self.plan.positions)
         epochs, indices = places // len(self.images), places % len(self.images)
         for epoch in np.unique(epochs):
@@ -195,7 +195,7 @@ def permuted_index(seed: int, epoch: int, length: int, index: np.ndarray) -> np.
     """Return where each `index` in [0, length) lies in the permutation of an epoch: int64, of the same shape.
 
     A Feistel network on the index's bits, repeated until it falls into the range ("cycle walking"; Black and Rogaway,
-    2002), so that an epoch of two thousand million generated images needs no more memory than one of ten.
+    2002), so that an epoch of two billion generated images needs no more memory than one of ten.
     """
     half = np.uint64(max(1, ((length - 1).bit_length() + 1) // 2))
     low = np.uint64((1 << int(half)) - 1)

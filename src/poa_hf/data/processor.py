@@ -16,8 +16,7 @@ def evaluation_processor(
 
     The short side is resized to 8/7 of `image_size` (256 for 224), as is usual.
 
-    The Pillow class is used directly because it needs no torchvision; saved, it is the `BitImageProcessor` of stock
-    DINOv2.
+    The Pillow class is used because it needs no torchvision; it is saved as the `BitImageProcessor` of stock DINOv2.
 
     Args:
         image_size: Side of the centre crop in pixels.

@@ -19,12 +19,12 @@ ENOUGH_SHARDS = 128
 
 
 class UnreadableData(ValueError):
-    """The data as a whole cannot be read. The message is one sentence for the user, who needs no traceback."""
+    """The data as a whole cannot be read. The message is one sentence for the user, to be shown without a traceback."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """An undecoded image, with the name by which messages and logs call its row.
+    """An undecoded image, with the name of its row in messages and logs.
 
     Args:
         name: The row's index, or `shard:row` in a stream.
@@ -57,7 +57,7 @@ def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
 
 
 def read_item(dataset: Any, index: int) -> Any:
-    """Return `dataset[index]`, or an `UndecodableImage` if the dataset decodes by itself and fails to."""
+    """Return `dataset[index]`, or an `UndecodableImage` if the dataset itself decodes images and fails."""
     try:
         return dataset[index]
     except (OSError, UndecodableImage) as error:
@@ -93,7 +93,7 @@ class IndexedImages:
 
 
 class StreamedImages:
-    """The undecoded images of a `datasets.IterableDataset`, as `num_shards` shards that are read one by one.
+    """The undecoded images of a `datasets.IterableDataset`, in `num_shards` shards that are read one by one.
 
     Args:
         dataset: An iterable dataset that is neither shuffled nor split by node: `stream` does both.

@@ -1,4 +1,4 @@
-"""Opening a dataset by name, and finding the column that holds its images: where an image's way begins.
+"""Open a dataset by its name, and find the column that holds its images: the start of an image's way.
 
 `rows` then reads the dataset's rows without decoding them.
 """
@@ -124,7 +124,7 @@ def _pick_split(splits: Mapping[str, Any], name: str, split: str) -> Any:
 
 
 def _kind_of_folder(folder: Path) -> str | None:
-    """Tell "images" from "tables" by the first files met, so that a million images are not listed; None for neither."""
+    """Tell "images" from "tables" by the first files met, without listing them all; None for neither."""
     for _, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         # an image folder's labels and captions may lie beside it in a file called metadata
@@ -178,11 +178,11 @@ def find_image_column(dataset: Any, name: str | None = None) -> str | None:
     candidates = candidates or [column for column in columns if column in IMAGE_COLUMNS]
     if len(candidates) == 1:
         return candidates[0]
-    listed = ", ".join(columns)
+    names = ", ".join(columns)
     if not candidates:
-        raise ValueError(f"The dataset has no image column among {listed}: pass --image_column with the one to use.")
+        raise ValueError(f"The dataset has no image column among {names}: pass --image_column with the one to use.")
     raise ValueError(
-        f"The dataset has several image columns ({', '.join(candidates)}; all columns: {listed}): pass --image_column "
+        f"The dataset has several image columns ({', '.join(candidates)}; all columns: {names}): pass --image_column "
         "with the one to use."
     )
 

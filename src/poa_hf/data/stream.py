@@ -33,7 +33,7 @@ class Cursor:
 
 
 class Lane:
-    """An endless stream of rows: a share of the shards in each epoch, cut into blocks that are shuffled in memory.
+    """An endless stream of rows: its share of the shards in each epoch, cut into blocks that are shuffled in memory.
 
     In epoch e, lane t of n reads shards `permutation(seed, e)[t::n]` one after the other, so that all lanes together
     read every row once per epoch. The first block of an epoch is shorter in some lanes than in others: otherwise lanes

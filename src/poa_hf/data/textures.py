@@ -2,7 +2,7 @@
 
 The kind is the label. Everything else about an image is random: rotation, phase, period, both colours, which of them is
 the lighter one, light, warp and noise. So raw pixels say little about the kind, while the local structure, which
-survives a crop, a flip and a change of colour, says all: that is what self-distillation learns.
+survives a crop, a flip and a change of colour, identifies it: that is what self-distillation learns.
 
 Lengths are in pixels and do not grow with the image: structures of 3 to 24 pixels can be seen in a few patches of 8 or
 16. Fine and coarse stripes differ only by their period, by a factor of 2, so that most crops keep the difference.
@@ -138,7 +138,7 @@ class TextureDataset(Dataset[dict[str, Any]]):
     """A map-style dataset of textures: `dataset[i]` is `{"image": RGB Pillow image, "label": index in TEXTURE_NAMES}`.
 
     An item is a pure function of (seed, index, size), so that processes agree on it and nothing is stored. Use disjoint
-    ranges of indices, or two seeds, for training and test. Labels are drawn evenly.
+    ranges of indices, or two seeds, for training and test. All labels are equally likely.
 
     Args:
         size: Side of the square images in pixels, at least 8.

@@ -21,13 +21,13 @@ def batch_loader(
 ) -> DataLoader[Batch]:
     """Run a dataset of ready batches in worker processes, or in this process if `num_workers` is 0.
 
-    Each worker iterates a copy of `batches`, which asks `worker_share` for the part that it is to make. Random state of
-    the main process is left alone.
+    Each worker iterates a copy of `batches`, which asks `worker_share` which part to make. The random state of the main
+    process does not change.
 
     Args:
         batches: An iterable whose items are handed out as they are.
         num_workers: Number of worker processes.
-        pin_memory: Copy tensors to pinned memory, from which a GPU reads without waiting.
+        pin_memory: Whether to copy tensors to pinned memory, from which a GPU reads without waiting.
         prefetch_factor: Batches that each worker makes ahead.
         start_method: "fork", "forkserver" or "spawn"; the platform's default if not given.
     """
@@ -40,7 +40,7 @@ def batch_loader(
         worker_init_fn=_start_worker if num_workers else None,
         prefetch_factor=prefetch_factor if num_workers else None,
         multiprocessing_context=start_method if num_workers else None,
-        generator=torch.Generator(),  # else a seed is drawn from the global generator, and resuming changes it
+        generator=torch.Generator(),  # otherwise a seed is drawn from the global generator
     )
 
 
@@ -56,7 +56,7 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import fsspec.asyn
 
-    fsspec.asyn.reset_lock()  # after a fork, the thread that reads from the network does not exist
+    fsspec.asyn.reset_lock()  # the thread that reads from the network does not survive a fork
 
 
 def _unchanged(batch: Batch) -> Batch:

@@ -47,12 +47,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 def written_folder(
     target: Path, is_main: bool = True, wait_for_everyone: Callable[[], object] = lambda: None
 ) -> Iterator[Path]:
-    """Give an empty folder to write into, which becomes `target` when the block ends without an error.
+    """Yield an empty folder to write into, which becomes `target` when the block ends without an error.
 
-    A folder that has the name already is replaced. Several processes may write together: all of them enter and leave
-    the block, and the main one makes and renames the folder.
+    An existing folder of that name is replaced. Several processes may write together: all of them enter and leave the
+    block, and the main one makes and renames the folder.
 
     Args:
+        target: The folder to write.
+        is_main: Whether this is the main process.
         wait_for_everyone: A barrier of the processes.
     """
     with unfinished_folder(target, is_main, wait_for_everyone) as folder:
@@ -72,10 +74,15 @@ def written_folder(
 def unfinished_folder(
     target: Path, is_main: bool = True, wait_for_everyone: Callable[[], object] = lambda: None
 ) -> Iterator[Path]:
-    """Give an empty folder beside `target` to write into, with what is in it on the disk when the block ends.
+    """Yield an empty folder beside `target` to write into, and flush its content to the disk when the block ends.
 
-    Its files then have the mode that new files get here (some libraries make theirs readable by their owner only). It
-    keeps its unfinished name, and is removed after an error. Arguments as for `written_folder`.
+    Its files then have the usual mode of new files (some libraries make theirs readable by their owner only). The
+    folder keeps its unfinished name, and is removed after an error.
+
+    Args:
+        target: The folder beside which to write.
+        is_main: Whether this is the main process.
+        wait_for_everyone: A barrier of the processes.
     """
     folder = target.with_name(UNFINISHED + target.name)
     if is_main:
@@ -103,7 +110,7 @@ def move_file(source: Path, target: Path) -> None:
 
 
 def delete(path: Path) -> None:
-    """Remove a file or folder, if it exists, such that a crash in between leaves nothing under its name."""
+    """Remove a file or folder, if it exists; a crash in between leaves nothing under its name."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
@@ -115,14 +122,14 @@ def delete(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a crash has left in a folder, of writing and of deleting."""
+    """Remove what a crash while writing or deleting has left in a folder."""
     for path in folder.glob(UNFINISHED + "*"):
         delete(path)
 
 
 def _use_default_mode(folder: Path) -> None:
-    """Give all files below a folder the mode of a new file: the umask is asked for by making one, as reading it any
-    other way changes it for a moment, for other threads too."""
+    """Give all files below a folder the mode of a new file."""
+    # found by making a file: reading the umask changes it for a moment, for other threads too
     probe = folder / ".mode"
     probe.touch()
     mode = probe.stat().st_mode & 0o777

@@ -27,8 +27,7 @@ from .layout import (
 logger = logging.getLogger(__name__)
 
 MAX_SHARD_SIZE = "5GB"  # of one file of weights; larger models are written as several files with an index
-# Fields that may change from one part of a run to the next; the others decide which parameters there are and what they
-# compute.
+# Fields that may change when a run is resumed; all others decide which parameters exist and what they compute.
 _NOT_ARCHITECTURE = {
     *("transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "warm_started_from"),
     *("koleo_weight", "intact_weight", "student_temperature", "drop_path_rate", "hidden_dropout_prob"),
@@ -52,7 +51,7 @@ def checkpoints_with_model(output_dir: Path) -> list[Path]:
 
 
 def missing_parts(checkpoint: Path) -> list[str]:
-    """The names of what a checkpoint lacks to be complete: model, the state of the optimizer, the trainer, the data."""
+    """The names of the files that a checkpoint lacks: of the model, the optimizer, the trainer or the data."""
     missing = [name for name in CHECKPOINT_PARTS if not (checkpoint / name).exists()]
     missing += [] if has_weights(checkpoint) else [WEIGHTS]
     return missing + ([] if has_optimizer_state(checkpoint) else [OPTIMIZER_STATE])
@@ -71,10 +70,10 @@ def has_weights(folder: Path) -> bool:
 
 
 def replace_model(folder: Path, new: Path) -> None:
-    """Move a saved model from the folder `new` into `folder`, in place of the one that may be there.
+    """Move a saved model from the folder `new` into `folder`, replacing one that exists.
 
-    The configuration is removed first and moved last, since nobody reads weights without one. The files of the old
-    weights are removed too: a single file would be loaded instead of several new ones.
+    The configuration is removed first and moved last, since weights without one are never read. The files of the old
+    weights are removed too: a single old file would be loaded instead of several new ones.
     """
     (folder / CONFIG).unlink(missing_ok=True)
     for path in [*folder.glob("model*.safetensors"), folder / WEIGHTS_INDEX]:
@@ -85,7 +84,7 @@ def replace_model(folder: Path, new: Path) -> None:
 
 
 def prune(output_dir: Path, keep: int | None, best_step: int | None = None) -> None:
-    """Delete the oldest checkpoints beyond the last `keep`, but not that of the best step."""
+    """Delete the complete checkpoints before the last `keep`, except that of the best step; None keeps all."""
     for path in checkpoints(output_dir)[: -keep if keep else 0]:
         if step_of(path) != best_step:
             delete(path)
@@ -95,8 +94,13 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) ->
     """Find the checkpoint to resume from, or None to start anew. Nothing on the disk is changed.
 
     Args:
-        resume: A checkpoint, True for the last complete one in `folder`, or None (False, or these words as text).
+        folder: The folder of the run, which need not exist.
+        resume: The path of a checkpoint, True for the last complete one in `folder`, or None or False to start anew.
+            True and False may also be written as text.
         overwrite: Whether another run in the folder may be deleted.
+
+    Returns:
+        The checkpoint, or None if the run starts anew.
 
     Raises:
         ValueError: If the folder cannot hold a run, holds another run that is neither resumed nor to be overwritten, or
@@ -132,7 +136,7 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) ->
 
 
 def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
-    """Prepare the folder of a run that starts anew or resumes from `checkpoint`. One process calls this.
+    """Prepare the folder of a run that starts anew or resumes from `checkpoint`. Only one process calls this.
 
     With `overwrite`, all that belongs to an old run is removed: its checkpoints, evaluations and report too (`removed`
     in `layout.ENTRIES`). When a run goes back to one of its checkpoints, the later ones are renamed.
@@ -144,7 +148,7 @@ def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None
     if overwrite and not resumed_here:
         for path in list(run.removed()):
             delete(path)
-    # the final model of an earlier part of the run would be taken for this part's
+    # the final model of an earlier part of the run would be taken for that of this part
     run.config.unlink(missing_ok=True)
     if checkpoint is None or not resumed_here:
         return

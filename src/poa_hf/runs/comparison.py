@@ -22,8 +22,9 @@ USUAL_K = 20  # the number of neighbours that papers report
 
 @dataclass(frozen=True)
 class Comparison:
-    """Records of several sizes that can be compared: they agree in dataset, configuration, splits, image counts, step,
-    metric and settings.
+    """Records of several sizes that can be compared.
+
+    They agree in dataset, configuration, splits, image counts, step, metric and settings.
 
     Args:
         records: One record per size, at least one in all.
@@ -33,7 +34,7 @@ class Comparison:
 
     @property
     def example(self) -> Evaluation:
-        """Any of the records, for what all have in common."""
+        """One of the records, for the fields in which all agree."""
         return next(iter(self.records.values()))
 
     @property
@@ -88,9 +89,9 @@ def compare(records: Iterable[Evaluation], sizes: Iterable[SubNetwork], step: in
     latest day counts, and of the same day the last one. Records are left out if their value is not finite or they are
     of no size in `sizes`, such as a stock checkpoint's, `-`.
 
-    Of two sets, the first of these that differs decides which one comes first:
+    The order of two sets is decided by the first of these criteria in which they differ:
 
-    1. the step: that of the model; then none (nothing says which); then the nearest, of two equally near the earlier;
+    1. the step: that of the model; then an unknown one; then the nearest, of two equally near the earlier;
     2. k of k-NN: the nearest to 20, of two equally near the smaller;
     3. the number of sizes: more;
     4. the number of test images: more;
@@ -101,21 +102,21 @@ def compare(records: Iterable[Evaluation], sizes: Iterable[SubNetwork], step: in
     Args:
         records: Evaluations of one run, in the order in which they were made.
         sizes: The sizes of the run's space.
-        step: The step of the model that the numbers are wanted for; None if it is not known: then the latest step is
-            the nearest.
+        step: The step of the model that the numbers are wanted for; None if it is not known; the latest step
+            then counts as the nearest.
     """
     by_name = {str(size): size for size in sizes}
     sets: dict[str, dict[SubNetwork, Evaluation]] = {}
     for record in records:
         if record.size in by_name and math.isfinite(record.value):
-            found = sets.setdefault(_common_key(record), {})
+            members = sets.setdefault(_common_key(record), {})
             size = by_name[record.size]
-            if size not in found or found[size].date <= record.date:
-                found[size] = record
+            if size not in members or members[size].date <= record.date:
+                members[size] = record
     # two passes, as days are compared the other way round
     ordered = sorted(sets.items())
     ordered.sort(key=lambda item: max(record.date for record in item[1].values()), reverse=True)
-    comparisons = [Comparison(dict(sorted(found.items()))) for _, found in ordered]
+    comparisons = [Comparison(dict(sorted(members.items()))) for _, members in ordered]
     return sorted(comparisons, key=lambda comparison: _rank(comparison, step))
 
 
@@ -134,7 +135,7 @@ def choose(
 
 
 def one_per_measure(comparisons: Iterable[Comparison], size: SubNetwork | None = None) -> list[Comparison]:
-    """Of the sets with the same measure, the one that counts: the first, or the first that has `size`.
+    """Keep one set per measure, the one that counts: the first, or the first that has `size`.
 
     A measure is a metric (k and the share of labels included) on a test split of a dataset: what a reader would take
     for the same number. The set that `choose` gives is the one of its measure for each size that it has, so a list of

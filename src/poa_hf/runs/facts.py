@@ -1,4 +1,4 @@
-"""What a run has written down about itself: the one reader of its folder, for cards, reports and selection."""
+"""Facts about a run, as written in its folder: the only reader of it for cards, reports and selection."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from .training_time import ComputePart, read_compute
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run has written down; None or empty is what is not known.
+    """What a run has written down. Facts that are not known are None or empty.
 
     Args:
-        config: The configuration of the model: a `PoaConfig`, or that of an elastic backbone saved by itself.
+        config: The configuration of the model: a `PoaConfig`, or that of an elastic backbone without heads.
         name: What the user calls the run, for commands: a path or a Hub id.
         folder: The run's folder.
         model: The folder of the model: the run's, or that of a checkpoint.
@@ -71,7 +71,7 @@ class RunFacts:
 
     @classmethod
     def read(cls, run: str | Path, config: PreTrainedConfig | None = None) -> RunFacts:
-        """Read all that a run has written down, except weights.
+        """Read everything that a run has written down, except weights.
 
         Args:
             run: The output_dir of a run, one of its checkpoints, any saved elastic model, or the Hub id of a supernet.
@@ -162,7 +162,7 @@ class RunFacts:
 
 
 def _read_evaluations(folder: RunFolder) -> tuple[tuple[Evaluation, ...], str]:
-    """The records of a run; without them, the reason."""
+    """The records of a run, and why they cannot be read, if so."""
     try:
         return tuple(load_evaluations(folder.evaluations)), ""
     except ValueError as error:
@@ -179,7 +179,7 @@ def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def _config_of_recipe(path: Path) -> PreTrainedConfig | None:
-    """The configuration that a recipe describes; None for one of another version, which the model will tell."""
+    """The configuration that a recipe describes; None if it is of another version (loading the model reports that)."""
     try:
         return model_config(read_model_section(path))
     except (ValueError, TypeError):
@@ -191,7 +191,7 @@ def _is_on_hub(name: Any) -> bool:
 
 
 def _shown_dataset(name: Any) -> str | None:
-    """The name of a dataset; of a folder the last part alone, without where on a machine it lies."""
+    """The name of a dataset; for a folder only the last part of its path."""
     if not isinstance(name, str) or not name:
         return None
     return name if name == TEXTURES or _is_on_hub(name) else Path(name).name

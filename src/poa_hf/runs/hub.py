@@ -1,4 +1,4 @@
-"""Supernets on the Hub: a pre-trained model with teacher, student and heads, and what its run has written down."""
+"""Supernets on the Hub: pre-trained models with teacher, student and heads, and the records of their runs."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def download_supernet(name: str) -> Path:
             f"{neither} ({one_line(error, 200)}): give a run's output_dir, or check the connection."
         ) from error
     if not (folder / CONFIG).exists():
-        raise ValueError(f"{name} holds no model: give the repository of a supernet, as poa push makes it.")
+        raise ValueError(f"{name} holds no model: give the repository of a supernet that poa push made.")
     return folder

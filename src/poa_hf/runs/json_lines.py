@@ -1,4 +1,4 @@
-"""Logs of one JSON object per line, each with the `step` that it is about."""
+"""Logs with one JSON object per line, each of which has a `step`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class JsonLines:
     """Writes a log. When a run is resumed, lines after `last_step`, which will be written again, are dropped first.
 
     Args:
+        path: The file of the log.
         last_step: The last step whose line is kept.
         enabled: Whether to write at all; if not, nothing is read or written.
     """
@@ -32,8 +33,7 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; none where there is no log, and without broken ones, such as the last line of a log that is
-    being written."""
+    """The lines of a log; none if it does not exist. Broken lines, such as one that is being written, are left out."""
     try:
         return [content for _, content in _parse(path)]
     except OSError:
@@ -41,7 +41,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each sound line as it stands, and its content."""
+    """Yield each valid line as text, and its content."""
     for line in path.read_text(errors="replace").splitlines():
         try:
             content = json.loads(line)

@@ -1,7 +1,7 @@
 """The layout of a run's folder: every file that a command or the trainer keeps in it, under one name.
 
-All that reads or writes a run asks this module where a file lies, so what a file is called, who writes it, what is
-published with a supernet and what is removed when a run is overwritten are each decided once:
+All code that reads or writes a run asks this module where a file lies, so that its name, who writes it, whether it is
+published with a supernet and whether overwriting the run removes it are each decided once:
 
 - `ENTRIES` describes the folder of a run (`output_dir`).
 - `CHECKPOINT_PARTS` and `has_optimizer_state` say what a checkpoint (`checkpoint-<step>`) needs to be complete.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = "config.json"
-# the two names of weights are those of transformers, written out so that this module is imported at once
+# the two names of weights are those of transformers, repeated here so that importing this module takes no time
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = "model*.safetensors*"  # one file, or several and their index
@@ -49,8 +49,8 @@ class Entry:
         pattern: Their names, as `Path.glob` takes them.
         content: What they hold.
         writer: Who writes them.
-        removed: Whether they go when the run is overwritten. Only the owner's text stays.
-        published: Whether a published supernet has them, so that a download of one asks for them.
+        removed: Whether they are removed when the run is overwritten. Only the owner's text stays.
+        published: Whether they are part of a published supernet, and downloaded with it.
     """
 
     pattern: str
@@ -94,8 +94,8 @@ def data_state(checkpoint: Path, rank: int) -> Path:
 
 def data_states(checkpoint: Path) -> list[Path]:
     """The data states in a checkpoint, by process."""
-    found = checkpoint.glob("data_state_*.json")
-    return sorted(found, key=lambda path: int(path.stem.rpartition("_")[2]))
+    paths = checkpoint.glob("data_state_*.json")
+    return sorted(paths, key=lambda path: int(path.stem.rpartition("_")[2]))
 
 
 def has_optimizer_state(checkpoint: Path) -> bool:

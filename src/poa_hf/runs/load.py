@@ -65,7 +65,7 @@ def load_run(run: str | Path) -> PoaForPreTraining:
 
 
 def run_processor(run: str | Path) -> ImageProcessor | None:
-    """Load the image processor that a run has saved beside its model; None if it has not."""
+    """Load the image processor that a run has saved beside its model; None if there is none."""
     folder = resolve_run(run)
     if not (folder / PROCESSOR).exists():
         return None
@@ -73,7 +73,7 @@ def run_processor(run: str | Path) -> ImageProcessor | None:
 
 
 def model_step(folder: Path) -> int | None:
-    """The step of the model in the folder of a checkpoint or of a run that has ended; None if nothing tells."""
+    """The step of the model in the folder of a checkpoint or of a run that has ended; None if it is not recorded."""
     state = folder / TRAINER_STATE
     if state.exists():
         return json.loads(state.read_text()).get("global_step")
@@ -86,7 +86,7 @@ def model_step(folder: Path) -> int | None:
 def load_quietly(
     model_class: type[PreTrainedModel] | type[AutoModel], location: str | Path, **options: Any
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
-    """Load a model in float32 without transformers' own report on what is missing, for callers that tell in words.
+    """Load a model in float32 without transformers' report on missing weights, for callers with a message of their own.
 
     Args:
         model_class: A model class, or an auto class such as `AutoModel`.

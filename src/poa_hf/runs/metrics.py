@@ -1,4 +1,4 @@
-"""What each metric is called: in a column, in words and on the Hub. For every metric, a higher value is better."""
+"""Names of the metrics: in a column, in words and on the Hub. For every metric, a higher value is better."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ METRICS = {
 
 
 def metric_of(record: Evaluation) -> Metric:
-    """The metric of a record; one that is not in the table goes by the name that the record has for it."""
+    """The metric of a record; one that is not in the table is called as in the record."""
     return METRICS.get(record.metric) or Metric(record.task, "{metric}", "{metric}", record.metric)
 
 

@@ -1,4 +1,4 @@
-"""The time that a run has taken, and on which devices: `compute.json` beside each model that it saves."""
+"""The time that a run has taken and its devices, in `compute.json` beside each saved model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .layout import TRAINING_TIME
 
 @dataclass(frozen=True)
 class ComputePart:
-    """The part of a run between a start or restart and the next.
+    """The part of a run from one start or restart to the next.
 
     Args:
         device: The name of the device, such as `NVIDIA H100 80GB HBM3` or `CPU`.
         processes: The number of processes, each with one device.
-        first_step: The step that it began after.
+        first_step: The step after which it began.
         last_step: Its last step.
         seconds: Its wall-clock seconds.
     """
@@ -52,7 +52,7 @@ class Compute:
 
 
 class ComputeLog:
-    """Measures the time of a run and writes it beside each model that the run saves. One process does so.
+    """Measures the time of a run and writes it beside each model that the run saves, on one process.
 
     Args:
         device: The device of this process.

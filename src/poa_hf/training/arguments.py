@@ -13,7 +13,7 @@ from ..data.crop_arguments import CropArguments
 def _argument(default: Any, help: str, **metadata: Any) -> Any:
     """A field with a help text.
 
-    `several=True` marks text that is several names, separated by commas; `bare` is the value of the option without one.
+    `several=True` marks a list of names as text, separated by commas; `bare` is the value of an option without one.
     """
     return field(default=default, metadata={"help": help, **metadata})
 
@@ -22,8 +22,7 @@ def _argument(default: Any, help: str, **metadata: Any) -> Any:
 class PoaTrainingArguments(CropArguments):
     """Everything about a run except the model and the dataset.
 
-    The defaults are the published recipe for ViT (arXiv 2408.01031), where an epoch has 800 steps of 1600
-    images.
+    The defaults are the published recipe for ViT (arXiv 2408.01031), where an epoch has 800 steps of 1600 images.
 
     Raises:
         ValueError: For a value outside its range.

@@ -8,7 +8,7 @@ A checkpoint holds (`runs.layout` has the names of the files):
 - the batch size and the counts of steps that were not finite;
 - each process's position in the data.
 
-The output folder holds the first of these after the last step.
+After the last step, the model is also written to the output folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Checkpointer:
 
     Args:
         args: The arguments of the run.
-        accelerator: Its accelerator.
+        accelerator: The accelerator of the run.
         model: The model, without the engine's wrapper.
         optimizer: The optimizer as Accelerate wraps it.
         loader: The data, whose position is saved.

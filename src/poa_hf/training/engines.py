@@ -42,7 +42,7 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
     Raises:
         ValueError: For float16 and FSDP 1, which do not fit the method.
     """
-    # Accelerate shares one state among all accelerators of a process: an earlier run must not decide for this one.
+    # Accelerate shares one state among all accelerators of a process: settings of an earlier run must not stay.
     for shared in (AcceleratorState, GradientState):
         shared._reset_state()
     on_cpus = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available()
@@ -57,7 +57,7 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
     if _asked_for("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError("FSDP 1 is not supported: set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml.")
     return Accelerator(
-        # otherwise each of several processes without a GPU would take itself for the only one
+        # otherwise each of several processes without a GPU would believe to be the only one
         cpu=on_cpus and not deepspeed,
         # DeepSpeed's mixed precision would cast the teacher too, whose moving average needs float32
         mixed_precision="no" if deepspeed else mixed_precision,
@@ -106,7 +106,7 @@ def prepare(
 
 
 def _sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
-    """Return Accelerate's FSDP settings if the launcher asks for FSDP; ValueError for those that do not fit."""
+    """Return Accelerate's FSDP settings if the launcher asks for FSDP; raise ValueError for unsuitable ones."""
     if not _asked_for("ACCELERATE_USE_FSDP") or accelerator.num_processes == 1:
         return None
     # Accelerate leaves them out where there is no GPU, and would use DDP.
@@ -122,7 +122,7 @@ def _sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None
 
 
 def configure_deepspeed(config: dict, args: PoaTrainingArguments) -> None:
-    """Put the run's arguments into DeepSpeed's configuration; ValueError for settings that do not fit the method."""
+    """Put the run's arguments into DeepSpeed's configuration; raise ValueError for unsuitable settings."""
     if config["zero_optimization"]["stage"] > 2:
         raise ValueError("ZeRO-3 is not supported, as sub-networks are sliced from whole weights: set zero_stage: 2.")
     for precision in ("bf16", "fp16"):
@@ -141,8 +141,10 @@ def configure_deepspeed(config: dict, args: PoaTrainingArguments) -> None:
 
 @contextmanager
 def accumulating(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
-    """Within this context, backward passes add to the gradients and do nothing else: no step, and no communication
-    where the engine can do without."""
+    """Within this context, backward passes only add to the gradients.
+
+    They make no step and, where the engine allows it, do not communicate.
+    """
     with accelerator.no_sync(model):
         accelerator.sync_gradients = False  # for DeepSpeed, whose backward pass would make a step
         try:
@@ -173,13 +175,14 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
 def clip_grad_norm(accelerator: Accelerator, modules: Sequence[nn.Module], max_norm: float) -> Tensor:
     """Clip the gradient of each module to a norm of at most `max_norm`.
 
-    DeepSpeed has clipped already, all modules together, and made its step, or skipped one whose gradient is not finite.
+    DeepSpeed has already clipped the gradients of all modules together and made its step, or skipped it if they are
+    not finite.
 
     Returns:
         The norm of all modules' gradients together before clipping, over all shards: a scalar on the device.
     """
     if _has_deepspeed(accelerator):
-        # clips nothing here, but knows the norm
+        # only returns the norm here
         norm = accelerator.clip_grad_norm_([p for module in modules for p in module.parameters()], max_norm)
         return torch.tensor(float(norm), device=accelerator.device)
     norms = [accelerator.clip_grad_norm_(module.parameters(), max_norm) for module in modules]
@@ -277,7 +280,7 @@ def load_state(
 
 
 def _whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state dict with whole tensors on the CPU; all processes gather them."""
+    """Return the optimizer's state dict with whole tensors on the CPU. All processes call this."""
 
     def whole(value: Any) -> Any:
         return value.full_tensor().cpu() if isinstance(value, DTensor) else value

@@ -1,4 +1,4 @@
-"""What a run watches: values for the next log line, steps that are not finite, and signs of collapse."""
+"""Monitoring of a run: values for the next log line, steps that are not finite, and signs of collapse."""
 
 from __future__ import annotations
 
@@ -61,8 +61,11 @@ class LogWindow:
         return dict(zip(self.sums, means.tolist(), strict=True))
 
     def summary(self) -> dict[str, Any]:
-        """Return the values of the log line: means of the losses, the last step's statistics and hyperparameters,
-        images per second, and the share of the time spent waiting for data."""
+        """Return the values of the log line.
+
+        These are the means of the losses, the last step's statistics and hyperparameters, images per second, and the
+        share of the time spent waiting for data.
+        """
         elapsed = time.perf_counter() - self.started
         values = self.means() | self.statistics
         if self.hyperparameters is not None:
@@ -78,7 +81,7 @@ class NonfiniteSteps:
     """Counts the steps that are skipped because their loss or gradient is not finite.
 
     The flags are computed on the device, and each is read only when another step is queued there. So the host never
-    waits for the step that it has just queued, and is never more than one step ahead: a GPU always has work. All
+    waits for the step that it has just queued, is never more than one step ahead, and a GPU always has work. All
     processes have the same flags, and see them at the same step.
 
     Args:
@@ -166,12 +169,12 @@ def collapse_warning(statistics: Mapping[str, float]) -> str | None:
 
 
 def log_warnings(logs: Mapping[str, Any], batch_size: int, ignore_data_wait: bool = False) -> set[str]:
-    """Return in words what is wrong according to a log line.
+    """Return warnings of what is wrong according to a log line, one sentence each.
 
     Args:
         logs: The line's values.
         batch_size: Images per process.
-        ignore_data_wait: Whether waiting for data is no reason for a warning.
+        ignore_data_wait: Whether to leave out the warning that the run waits for data.
     """
     warnings = set()
     if batch_size >= MIN_BATCH_SIZE and "feature_spread" in logs and (collapse := collapse_warning(logs)):

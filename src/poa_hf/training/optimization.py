@@ -107,8 +107,10 @@ def hyperparameters_at(step: int, args: PoaTrainingArguments, global_batch_size:
 
 
 class Multipliers(NamedTuple):
-    """Factors of the scheduled learning rate and weight decay for a parameter, and whether it belongs to the last layer
-    (the prototypes), which has a learning rate of its own."""
+    """Per-parameter factors of the scheduled learning rate and weight decay.
+
+    `is_last_layer` says whether the parameter belongs to the prototypes, whose learning rate has its own schedule.
+    """
 
     learning_rate: float
     weight_decay: float
@@ -145,7 +147,7 @@ def parameter_multipliers(
 
 
 def parameter_groups(model: PoaForPreTraining, layerwise_decay: float, patch_embed_lr_mult: float) -> list[dict]:
-    """Return the optimizer's groups: one per distinct `Multipliers`, apart for backbone and heads.
+    """Return the optimizer's groups: one per distinct `Multipliers`, separately for backbone and heads.
 
     Each group holds its `multipliers` and `is_backbone`, which `set_hyperparameters` reads.
     """

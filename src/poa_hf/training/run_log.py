@@ -41,7 +41,7 @@ class RunLog:
             accelerator.init_trackers("poa_hf", config=plain)
 
     def write(self, logs: dict[str, Any]) -> None:
-        """Write a line, and warn of what is wrong according to it."""
+        """Write a line, and log a warning if it shows that something is wrong."""
         if self.is_main:
             self.metrics.write(logs)
             self._warn(logs)
@@ -53,7 +53,7 @@ class RunLog:
             tracker.finish()
 
     def _warn(self, logs: dict[str, Any]) -> None:
-        """Warn of what is wrong, once for as long as it lasts."""
+        """Log each warning once, for as long as its reason lasts."""
         # the time of the first line includes the start of the workers
         is_first = logs["step"] <= self.first_step + self.args.logging_steps
         warnings = log_warnings(logs, self.args.per_device_train_batch_size, ignore_data_wait=is_first)

@@ -3,7 +3,7 @@
 A step takes a batch of crops from `data.loader`, colours them on the device (`data.augment`), calls the model for the
 loss (`models.modeling_poa_pretraining`), and moves the student by AdamW (`optimization`) and the teacher by its moving
 average. Around it: `engines` for the ways to run on several processes, `checkpointing` for what is saved, `monitoring`
-and `run_log` for what is logged, `callbacks` for what users add.
+and `run_log` for what is logged, and `callbacks` for code that users add.
 """
 
 from __future__ import annotations
@@ -135,8 +135,6 @@ class PoaTrainer:
         )
         self.skipped_images = 0
         self.image_ids = JsonLines(RunFolder(self.output_dir).image_ids(self.rank), 0, enabled=False)
-
-    # -- the loop
 
     def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainerState:
         """Train up to `max_steps`, and save the model in `output_dir` for `from_pretrained`.
