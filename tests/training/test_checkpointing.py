@@ -1,11 +1,16 @@
 """What a checkpoint holds: its format is read by later versions."""
 
 import json
+from pathlib import Path
 
+import pytest
 import torch
+from transformers import TrainerCallback
 
 from poa_hf import PoaTrainer
+from poa_hf.runs.lock import locked_run
 
+from .processes import in_processes, train
 from .test_trainer import arguments, images, new_model
 
 
@@ -30,3 +35,50 @@ def test_nothing_of_accelerate_is_left_registered(tmp_path):
     (tmp_path / "plain").mkdir()
     trainer.accelerator.save_state(str(tmp_path / "plain"))  # with Accelerate's own file of the model
     assert (tmp_path / "plain" / "model.safetensors").exists() and not (tmp_path / "plain" / "config.json").exists()
+
+
+class SecondRun(TrainerCallback):
+    """Starts another run in the folder of the one that calls it."""
+
+    def __init__(self, **options):
+        self.options = options
+        self.refusal = ""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        before = contents(Path(args.output_dir))
+        second = PoaTrainer(new_model(), arguments(Path(args.output_dir), **self.options), images())
+        try:
+            second.train()
+        except ValueError as error:
+            self.refusal = str(error)
+        assert contents(Path(args.output_dir)) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite_output_dir": True}, {"resume_from_checkpoint": True}])
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, options):
+    second = SecondRun(max_steps=1, **options)
+    PoaTrainer(new_model(), arguments(tmp_path / "run", max_steps=2, save_steps=1), images(), [second]).train()
+    assert "run is in use by another run (process" in second.refusal
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def refused(folder: str) -> None:
+    with pytest.raises(ValueError, match="run is in use by another run"):
+        train(folder, {}, {"max_steps": 1})
+
+
+@pytest.mark.timeout(200)
+def test_every_process_learns_that_the_folder_is_in_use(tmp_path):
+    with locked_run(tmp_path / "run"):
+        in_processes(2, refused, str(tmp_path / "run"))
+
+
+def test_data_that_cannot_be_read_leaves_no_folder(tmp_path):
+    trainer = PoaTrainer(new_model(), arguments(tmp_path / "a" / "run", max_steps=2), [b"no image"] * 8)
+    with pytest.raises(ValueError):
+        trainer.train()
+    assert not list(tmp_path.iterdir())

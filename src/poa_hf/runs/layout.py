@@ -35,6 +35,7 @@ SIZES = "sizes.json"
 REPORT = "report"
 TRAINER_STATE = "trainer_state.json"
 COUNTS = "counts.json"
+LOCK = ".lock"
 OPTIMIZER_STATE = "optimizer.bin"
 DEEPSPEED_STATE = "pytorch_model"  # a folder: model and optimizer in parts, one of each process
 CHECKPOINT = "checkpoint-"
@@ -49,7 +50,7 @@ class Entry:
         pattern: Their names, as `Path.glob` takes them.
         content: What they hold.
         writer: Who writes them.
-        removed: Whether they are removed when the run is overwritten. Only the owner's text stays.
+        removed: Whether they are removed when the run is overwritten. Only the owner's text and the lock stay.
         published: Whether they are part of a published supernet, and downloaded with it.
     """
 
@@ -76,6 +77,7 @@ ENTRIES = (
     Entry(REPORT, "a folder with the report's page and its pictures", "poa report"),
     Entry(CONVERSION, "where converted weights came from", "poa convert"),
     Entry(SIZES, "the costs, quality and repository of each size", "poa push", published=True),
+    Entry(LOCK, "who holds the folder, while a run trains", "training", removed=False),
     Entry(OWNER, "licence, contact and description for model cards", "the owner of the run", False, published=True),
 )
 # What a complete checkpoint holds besides its weights and the optimizer's state. Each process writes a data state.

@@ -14,9 +14,12 @@ After the last step, the model is also written to the output folder.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.optim import Optimizer
 from transformers import TrainerState
 
@@ -26,12 +29,33 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from ..runs.atomic import unfinished_folder, written_folder
 from ..runs.checkpoints import MAX_SHARD_SIZE, check_architecture, prune, replace_model
 from ..runs.layout import COUNTS, TRAINER_STATE, RunFolder, data_state, data_states
+from ..runs.lock import locked_run
 from ..runs.training_time import ComputeLog
 from . import engines
 from .arguments import PoaTrainingArguments
 from .monitoring import NonfiniteSteps
 
 _RESTORED_STATE = ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint")
+
+
+@contextmanager
+def run_locked(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
+    """Hold the folder of a run while it trains. The main process takes the lock; all learn of a refusal.
+
+    Raises:
+        ValueError: On all processes, if another run holds the folder, or it cannot be written to.
+    """
+    lock, refusal = ExitStack(), None
+    if accelerator.is_main_process:
+        try:
+            lock.enter_context(locked_run(output_dir))
+        except ValueError as error:
+            refusal = str(error)
+    with lock:
+        [refusal] = broadcast_object_list([refusal])
+        if refusal is not None:
+            raise ValueError(refusal)
+        yield
 
 
 class Checkpointer:

@@ -33,7 +33,7 @@ from ..runs.layout import RunFolder
 from . import engines
 from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
-from .checkpointing import Checkpointer
+from .checkpointing import Checkpointer, run_locked
 from .checks import check_run, warn_of_resized_embeddings
 from .monitoring import LogWindow, NonfiniteSteps, feature_statistics
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
@@ -147,9 +147,13 @@ class PoaTrainer:
             The state of the run: its step and `log_history`.
 
         Raises:
-            ValueError: If the folder holds another run, or a checkpoint does not fit this one.
+            ValueError: If the folder holds another run or is in use by one, or a checkpoint does not fit this one.
             TrainingDivergedError: If the loss was not finite for `max_nonfinite_steps` steps in a row.
         """
+        with run_locked(self.accelerator, self.output_dir):
+            return self._train(resume_from_checkpoint)
+
+    def _train(self, resume_from_checkpoint: bool | str | None) -> TrainerState:
         args, state = self.args, self.state
         batches = self._start(args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint)
         self.control.should_training_stop = False
