@@ -140,7 +140,7 @@ def _load_stock(source: str) -> Subject:
             f"{source} lacks {len(missing)} parameters ({missing[0]}, ...): give a checkpoint that is complete."
         )
     try:
-        processor = AutoImageProcessor.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(
             f"{source} has no image processor that can be loaded ({one_line(error)}): save one beside the model."

@@ -88,8 +88,8 @@ class PoaForPreTraining(PreTrainedModel):
     def __init__(self, config: PoaConfig):
         super().__init__(config)
         self._compiled: dict[str, Callable] = {}
-        self.student = AutoModel.from_config(config.backbone_config)
-        self.teacher = AutoModel.from_config(config.backbone_config)
+        self.student = AutoModel.from_config(config.backbone_config, trust_remote_code=False)
+        self.teacher = AutoModel.from_config(config.backbone_config, trust_remote_code=False)
         self.student_head = self._new_heads()
         self.teacher_head = self._new_heads()
         self.post_init()
@@ -253,7 +253,7 @@ def load_complete(folder: str | Path) -> PoaForPreTraining:
             raise ValueError(
                 f"{folder} holds a {model_type!r} model, not the teacher and student of a pre-training run."
             )
-        loaded: Any = PoaForPreTraining.from_pretrained(folder, output_loading_info=True)
+        loaded: Any = PoaForPreTraining.from_pretrained(folder, output_loading_info=True, use_safetensors=True)
     except (OSError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder} cannot be loaded: {one_line(error)}.") from error
     model, report = loaded

@@ -90,7 +90,7 @@ class RunFacts:
         folder = RunFolder.containing(model or run)
         recipe = _read_mapping(folder.recipe, yaml.safe_load)
         if config is None and model is not None:
-            config = AutoConfig.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         elif config is None and recipe:
             config = _config_of_recipe(folder.recipe)
         elif config is None and not read_lines(folder.metrics):

@@ -69,7 +69,7 @@ def run_processor(run: str | Path) -> ImageProcessor | None:
     folder = resolve_run(run)
     if not (folder / PROCESSOR).exists():
         return None
-    return cast(ImageProcessor, AutoImageProcessor.from_pretrained(folder))
+    return cast(ImageProcessor, AutoImageProcessor.from_pretrained(folder, trust_remote_code=False))
 
 
 def model_step(folder: Path) -> int | None:
@@ -99,6 +99,7 @@ def load_quietly(
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
+        options |= {"trust_remote_code": False, "use_safetensors": True}  # no foreign code, no pickle
         loaded: Any = model_class.from_pretrained(location, dtype=torch.float32, output_loading_info=True, **options)
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -61,7 +61,7 @@ def _check_attention(config: PoaConfig, args: PoaTrainingArguments) -> None:
     if not backbone.has_attention:
         raise ValueError(f"A {backbone.model_type} has no attention to choose: leave attn_implementation out.")
     with without_storage():
-        smallest = AutoModel.from_config(backbone.plain_config(backbone.space.smallest))
+        smallest = AutoModel.from_config(backbone.plain_config(backbone.space.smallest), trust_remote_code=False)
     try:
         smallest.set_attn_implementation(name)
     except (ValueError, ImportError, OSError) as error:
