@@ -1,6 +1,5 @@
 import json
 import os
-from pathlib import Path
 
 import pytest
 
@@ -9,27 +8,15 @@ from poa_hf.runs.checkpoints import (
     checkpoints,
     checkpoints_with_model,
     find_checkpoint,
-    has_weights,
-    missing_parts,
     prune,
     replace_model,
     start_folder,
 )
-from poa_hf.runs.layout import CHECKPOINT_PARTS
 from poa_hf.runs.load import model_step, resolve_run
+from poa_hf.runs.soundness import has_weights, missing_parts
 
 from ..conftest import tiny_config
-
-PARTS = (*CHECKPOINT_PARTS, "model.safetensors", "optimizer.bin")
-
-
-def checkpoint(run: Path, step: int, *without: str) -> Path:
-    folder = run / f"checkpoint-{step}"
-    folder.mkdir(parents=True)
-    for name in PARTS:
-        if name not in without:
-            (folder / name).write_text("{}")
-    return folder
+from .folders import PARTS, checkpoint, flip_bit
 
 
 def steps(paths) -> list[str]:
@@ -48,6 +35,57 @@ def test_a_checkpoint_that_lacks_a_part_is_not_resumed_from(tmp_path, part):
     whole = part not in ("config.json", "model.safetensors")
     assert resolve_run(tmp_path).name == ("checkpoint-10" if whole else "checkpoint-5")
     assert steps(checkpoints_with_model(tmp_path)) == ["checkpoint-5", "checkpoint-10"][: 1 + whole]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(tmp_path, part, caplog):
+    sound, damaged = checkpoint(tmp_path, 5, checksums=True), checkpoint(tmp_path, 10, checksums=True)
+    assert find_checkpoint(tmp_path, True, False, thorough=True) == damaged and not caplog.messages
+    flip_bit(damaged / part)
+    assert find_checkpoint(tmp_path, True, False, thorough=True) == sound
+    why = f"{part} has another content than was written, by its checksum"
+    assert caplog.messages == [f"{damaged} is damaged ({why}): resuming from checkpoint-5 instead."]
+    with pytest.raises(ValueError) as refusal:
+        find_checkpoint(tmp_path, str(damaged), False, thorough=True)
+    assert str(refusal.value) == (
+        f"{damaged} is not a checkpoint that can be resumed from ({why}): those in {tmp_path} are {sound}."
+    )
+
+
+def test_a_run_without_a_sound_checkpoint_does_not_start_anew(tmp_path):
+    for step in (5, 10):
+        flip_bit(checkpoint(tmp_path, step, checksums=True) / "optimizer.bin")
+    checkpoint(tmp_path, 15, "counts.json")
+    with pytest.raises(ValueError) as refusal:
+        find_checkpoint(tmp_path, True, False, thorough=True)
+    why = "optimizer.bin has another content than was written, by its checksum"
+    reasons = f"checkpoint-15: it lacks counts.json; checkpoint-10: {why}; checkpoint-5: {why}"
+    assert str(refusal.value) == (
+        f"{tmp_path} has no sound checkpoint to resume from ({reasons}): restore one from a copy, or give "
+        "overwrite_output_dir without resume_from_checkpoint to start anew."
+    )
+    for resume, overwrite in ((None, False), (True, True)):
+        with pytest.raises(ValueError):
+            find_checkpoint(tmp_path, resume, overwrite, thorough=True)
+    assert find_checkpoint(tmp_path, None, overwrite=True) is None
+
+
+def test_a_finished_model_without_checkpoints_is_not_replaced_by_a_resumed_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model but no checkpoint to resume from: give another output_dir"):
+        find_checkpoint(tmp_path, True, False)
+    assert find_checkpoint(tmp_path, True, overwrite=True) is None
+    # a run that was killed before its first checkpoint starts again
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}')
+    assert find_checkpoint(tmp_path, True, False) is None
+
+
+def test_a_damaged_checkpoint_is_put_aside_when_the_run_goes_on_before_it(tmp_path):
+    checkpoint(tmp_path, 5)
+    checkpoint(tmp_path, 10, "counts.json")
+    start_folder(tmp_path, tmp_path / "checkpoint-5", overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ["abandoned-checkpoint-10", "checkpoint-5"]
 
 
 def test_the_state_of_deepspeed_is_a_folder(tmp_path):

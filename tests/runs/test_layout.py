@@ -85,7 +85,7 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
     )  # fmt: skip
     PoaTrainer(PoaForPreTraining(tiny_config()), args, train_dataset=TextureDataset()).train()
     new = {"checkpoint-1", "compute.json", "config.json", "metrics.jsonl", "model.safetensors", "training_args.json"}
-    assert names(run) == new | {"preprocessor_config.json", "card.yaml", "notes.txt", "my-model"}
+    assert names(run) == new | {"preprocessor_config.json", "checksums.json", "card.yaml", "notes.txt", "my-model"}
     assert all((run / name).read_text() == text for name, text in users.items())
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1]
     assert PoaForPreTraining.from_pretrained(run).config.num_prototypes == tiny_config().num_prototypes

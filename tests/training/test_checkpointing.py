@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from poa_hf import PoaTrainer
+from poa_hf.runs.checksums import write_checksums
 from poa_hf.runs.lock import locked_run
+from poa_hf.runs.soundness import checkpoint_damage
 
+from ..runs.folders import flip_bit
 from .processes import in_processes, train
 from .test_trainer import arguments, images, new_model
 
@@ -18,13 +22,17 @@ def test_files_and_keys_of_a_checkpoint(tmp_path):
     PoaTrainer(new_model(), arguments(tmp_path, max_steps=2), images()).train()
     checkpoint = tmp_path / "checkpoint-2"
     assert {path.name for path in checkpoint.iterdir()} == {
-        "compute.json", "config.json", "counts.json", "data_state_0.json", "model.safetensors", "optimizer.bin",
-        "preprocessor_config.json", "random_states_0.pkl", "trainer_state.json",
+        "checksums.json", "compute.json", "config.json", "counts.json", "data_state_0.json", "model.safetensors",
+        "optimizer.bin", "preprocessor_config.json", "random_states_0.pkl", "trainer_state.json",
     }  # fmt: skip
     content = {path.stem: json.loads(path.read_text()) for path in checkpoint.glob("*.json")}
     assert content["counts"] == {"global_batch_size": 4, "nonfinite_steps": 0, "in_a_row": 0}
     assert content["data_state_0"] == {"batch": 2, "seed": 0, "global_batch_size": 4, "num_images": 16}
     assert content["trainer_state"]["global_step"] == 2 and len(content["trainer_state"]["log_history"]) == 2
+    listed = set(json.loads((checkpoint / "checksums.json").read_text())["files"])
+    assert listed == {path.name for path in checkpoint.iterdir()} - {"checksums.json"}
+    of_model = set(json.loads((tmp_path / "checksums.json").read_text())["files"])
+    assert of_model == {"compute.json", "config.json", "model.safetensors", "preprocessor_config.json"}
     optimizer = torch.load(checkpoint / "optimizer.bin", weights_only=True)
     assert {"multipliers", "is_backbone", "lr", "params"} <= optimizer["param_groups"][0].keys()
 
@@ -82,3 +90,30 @@ def test_data_that_cannot_be_read_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError):
         trainer.train()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "compute.json"])
+def test_a_run_goes_on_from_the_last_sound_checkpoint_bit_for_bit(tmp_path, part, caplog):
+    for run in ("whole", "damaged"):
+        PoaTrainer(new_model(), arguments(tmp_path / run, save_steps=1), images()).train()
+    newest = tmp_path / "damaged" / "checkpoint-4"
+    flip_bit(newest / part, 0.5)
+    PoaTrainer(new_model(), arguments(tmp_path / "damaged", resume_from_checkpoint=True), images()).train()
+    assert f"{newest} is damaged ({part} has another content than was written" in caplog.text
+    assert "resuming from checkpoint-3 instead" in caplog.text
+    for name, value in load_file(tmp_path / "whole" / "model.safetensors").items():
+        assert torch.equal(value, load_file(tmp_path / "damaged" / "model.safetensors")[name])
+    assert checkpoint_damage(newest) is None and (tmp_path / "damaged" / "abandoned-checkpoint-4").exists()
+
+
+def test_an_optimizer_of_another_model_is_refused_in_a_sentence(tmp_path):
+    PoaTrainer(new_model(), arguments(tmp_path, max_steps=2), images()).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    path = checkpoint / "optimizer.bin"
+    saved = torch.load(path, weights_only=True)
+    other = {**saved, "state": {i: {**s, "exp_avg": s["exp_avg"][None, None]} for i, s in saved["state"].items()}}
+    for state, said in ((other, "an exp_avg has the shape"), ({**saved, "param_groups": []}, "parameter groups")):
+        torch.save(state, path)
+        write_checksums(checkpoint)
+        with pytest.raises(ValueError, match=rf"checkpoint-2/optimizer.bin does not .*{said}"):
+            PoaTrainer(new_model(), arguments(tmp_path, max_steps=3, resume_from_checkpoint=True), images()).train()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which are complete, where to resume, and a folder that holds one run only."""
+"""Checkpoints of a run: where to resume, which to delete, and a folder that holds one run only."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from .atomic import delete, move_file, remove_leftovers
-from .layout import (
-    ABANDONED,
-    CHECKPOINT,
-    CHECKPOINT_PARTS,
-    CONFIG,
-    OPTIMIZER_STATE,
-    WEIGHTS,
-    WEIGHTS_INDEX,
-    RunFolder,
-    has_optimizer_state,
-    is_checkpoint_name,
-)
+from .json_files import read_object
+from .layout import ABANDONED, CHECKPOINT, CHECKSUMS, CONFIG, WEIGHTS_INDEX, RunFolder, is_checkpoint_name
+from .soundness import checkpoint_damage, has_weights, missing_parts
 
 logger = logging.getLogger(__name__)
 
@@ -40,33 +31,20 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """All folders with the name of a checkpoint, oldest first, complete or not."""
+    named = (path for path in output_dir.glob(CHECKPOINT + "*") if is_checkpoint_name(path.name) and path.is_dir())
+    return sorted(named, key=step_of)
+
+
 def checkpoints(output_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, from which it can be resumed, oldest first."""
-    return [path for path in _checkpoint_folders(output_dir) if not missing_parts(path)]
+    return [path for path in checkpoint_folders(output_dir) if not missing_parts(path)]
 
 
 def checkpoints_with_model(output_dir: Path) -> list[Path]:
     """The checkpoints whose model can be loaded, oldest first, whether or not the run can be resumed from them."""
-    return [path for path in _checkpoint_folders(output_dir) if (path / CONFIG).exists() and has_weights(path)]
-
-
-def missing_parts(checkpoint: Path) -> list[str]:
-    """The names of the files that a checkpoint lacks: of the model, the optimizer, the trainer or the data."""
-    missing = [name for name in CHECKPOINT_PARTS if not (checkpoint / name).exists()]
-    missing += [] if has_weights(checkpoint) else [WEIGHTS]
-    return missing + ([] if has_optimizer_state(checkpoint) else [OPTIMIZER_STATE])
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a model's weights exist: one file, or every file that an index lists."""
-    index = folder / WEIGHTS_INDEX
-    if not index.exists():
-        return (folder / WEIGHTS).exists()
-    try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError):
-        return False
-    return all((folder / name).exists() for name in names)
+    return [path for path in checkpoint_folders(output_dir) if (path / CONFIG).exists() and has_weights(path)]
 
 
 def replace_model(folder: Path, new: Path) -> None:
@@ -76,7 +54,7 @@ def replace_model(folder: Path, new: Path) -> None:
     weights are removed too: a single old file would be loaded instead of several new ones.
     """
     (folder / CONFIG).unlink(missing_ok=True)
-    for path in [*folder.glob("model*.safetensors"), folder / WEIGHTS_INDEX]:
+    for path in [*folder.glob("model*.safetensors"), folder / WEIGHTS_INDEX, folder / CHECKSUMS]:
         path.unlink(missing_ok=True)
     for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
         move_file(path, folder / path.name)
@@ -90,27 +68,29 @@ def prune(output_dir: Path, keep: int | None, best_step: int | None = None) -> N
             delete(path)
 
 
-def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) -> Path | None:
+def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, thorough: bool = False) -> Path | None:
     """Find the checkpoint to resume from, or None to start anew. Nothing on the disk is changed.
 
     Args:
         folder: The folder of the run, which need not exist.
-        resume: The path of a checkpoint, True for the last complete one in `folder`, or None or False to start anew.
+        resume: The path of a checkpoint, True for the last sound one in `folder`, or None or False to start anew.
             True and False may also be written as text.
         overwrite: Whether another run in the folder may be deleted.
+        thorough: Whether to compare weights and optimizer state with their checksums, and to warn of damaged
+            checkpoints that are passed over; otherwise only small files and sizes are compared.
 
     Returns:
         The checkpoint, or None if the run starts anew.
 
     Raises:
         ValueError: If the folder cannot hold a run, holds another run that is neither resumed nor to be overwritten, or
-            `resume` is not a complete checkpoint.
+            there is no sound checkpoint of those that `resume` asks for.
     """
     for parent in (folder, *folder.parents):
         if parent.exists() and not (parent.is_dir() and os.access(parent, os.W_OK)):
             raise ValueError(f"{parent} is not a folder that can be written to: give another output_dir.")
     run = RunFolder(folder)
-    occupied = bool(checkpoints(folder)) or run.config.exists() or _has_content(run.metrics)
+    occupied = bool(checkpoint_folders(folder)) or run.config.exists() or _has_content(run.metrics)
     if resume in (None, False, "", "false", "False"):
         if occupied and not overwrite:
             raise ValueError(
@@ -119,13 +99,14 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) ->
             )
         return None
     if resume in (True, "true", "True"):
-        return next(reversed(checkpoints(folder)), None)
+        return _last_sound(folder, overwrite, thorough)
     checkpoint = Path(str(resume))
-    if missing := missing_parts(checkpoint):
-        complete = ", ".join(str(path) for path in checkpoints(folder)) or "none"
-        lack = f"it lacks {', '.join(missing)}" if checkpoint.is_dir() else "it does not exist"
+    damage = checkpoint_damage(checkpoint, thorough) if checkpoint.is_dir() else "it does not exist"
+    if damage:
+        sound = ", ".join(str(path) for path in checkpoint_folders(folder) if not checkpoint_damage(path, thorough))
         raise ValueError(
-            f"{checkpoint} is not a checkpoint that can be resumed from ({lack}): those in {folder} are {complete}."
+            f"{checkpoint} is not a checkpoint that can be resumed from ({damage}): those in {folder} are "
+            f"{sound or 'none'}."
         )
     if occupied and checkpoint.resolve().parent != folder.resolve() and not overwrite:
         raise ValueError(
@@ -133,6 +114,30 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool) ->
             "it."
         )
     return checkpoint
+
+
+def _last_sound(folder: Path, overwrite: bool, thorough: bool) -> Path | None:
+    """The last sound checkpoint; None if there are none at all, and nothing else that would be lost."""
+    damages: dict[Path, str] = {}
+    for path in reversed(checkpoint_folders(folder)):
+        damage = checkpoint_damage(path, thorough)
+        if damage is None:
+            for damaged, reason in damages.items() if thorough else ():
+                logger.warning("%s is damaged (%s): resuming from %s instead.", damaged, reason, path.name)
+            return path
+        damages[path] = damage
+    if damages:
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damages.items())
+        raise ValueError(
+            f"{folder} has no sound checkpoint to resume from ({reasons}): restore one from a copy, or give "
+            "overwrite_output_dir without resume_from_checkpoint to start anew."
+        )
+    if RunFolder(folder).config.exists() and not overwrite:
+        raise ValueError(
+            f"{folder} holds a model but no checkpoint to resume from: give another output_dir, or "
+            "overwrite_output_dir to delete it."
+        )
+    return None
 
 
 def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
@@ -150,9 +155,10 @@ def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None
             delete(path)
     # the final model of an earlier part of the run would be taken for that of this part
     run.config.unlink(missing_ok=True)
+    run.checksums.unlink(missing_ok=True)
     if checkpoint is None or not resumed_here:
         return
-    for later in checkpoints(folder):
+    for later in checkpoint_folders(folder):
         if step_of(later) > step_of(checkpoint):
             abandoned = later.with_name(ABANDONED + later.name)
             delete(abandoned)
@@ -166,7 +172,7 @@ def check_architecture(config: PreTrainedConfig, checkpoint: Path) -> None:
     Raises:
         ValueError: If it has another one, with the first field that differs.
     """
-    saved = json.loads((checkpoint / CONFIG).read_text())
+    saved = read_object(checkpoint / CONFIG)
     current = json.loads(config.to_json_string(use_diff=False))
     for field, old, new in _differences(saved, current):
         raise ValueError(f"{checkpoint} has another architecture: its {field} is {old}, this model's is {new}.")
@@ -178,10 +184,6 @@ def _differences(saved: dict, current: dict, prefix: str = "") -> Iterator[tuple
             yield from _differences(saved[key], current[key], f"{prefix}{key}.")
         elif saved[key] != current[key]:
             yield f"{prefix}{key}", saved[key], current[key]
-
-
-def _checkpoint_folders(output_dir: Path) -> list[Path]:
-    return sorted((path for path in output_dir.glob(CHECKPOINT + "*") if is_checkpoint_name(path.name)), key=step_of)
 
 
 def _has_content(path: Path) -> bool:

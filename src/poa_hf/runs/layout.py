@@ -35,6 +35,7 @@ SIZES = "sizes.json"
 REPORT = "report"
 TRAINER_STATE = "trainer_state.json"
 COUNTS = "counts.json"
+CHECKSUMS = "checksums.json"
 LOCK = ".lock"
 OPTIMIZER_STATE = "optimizer.bin"
 DEEPSPEED_STATE = "pytorch_model"  # a folder: model and optimizer in parts, one of each process
@@ -65,6 +66,7 @@ ENTRIES = (
     Entry(CONFIG, "the configuration of the run's last model", "training, poa convert", published=True),
     Entry(WEIGHT_FILES, "teacher, student and heads of the last model", "training, poa convert", published=True),
     Entry(PROCESSOR, "the image processor for evaluation", "training, poa convert", published=True),
+    Entry(CHECKSUMS, "sizes and SHA-256 of the model's files", "training"),
     Entry(RECIPE, "the resolved recipe", "poa pretrain", published=True),
     Entry(TRAINING_ARGUMENTS, "the arguments of the trainer", "training", published=True),
     Entry(METRICS, "one line of losses and statistics per logging step", "training"),
@@ -140,6 +142,10 @@ class RunFolder:
     @property
     def processor(self) -> Path:
         return self.path / PROCESSOR
+
+    @property
+    def checksums(self) -> Path:
+        return self.path / CHECKSUMS
 
     @property
     def recipe(self) -> Path:

@@ -15,7 +15,8 @@ from ..locations import may_be_on_hub
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from .checkpoints import checkpoints_with_model, step_of
 from .hub import download_supernet
-from .layout import CONFIG, PROCESSOR, TRAINER_STATE
+from .layout import CHECKSUMS, CONFIG, PROCESSOR, TRAINER_STATE
+from .soundness import model_damage
 from .training_time import read_compute
 
 
@@ -48,7 +49,7 @@ def load_run(run: str | Path) -> PoaForPreTraining:
         run: As for `resolve_run`.
 
     Raises:
-        ValueError: If there is no model, or it is not complete.
+        ValueError: If there is no model, or it is not complete or not as it was written.
 
     Example:
         >>> from poa_hf import PoaConfig, PoaForPreTraining, PoaViTConfig
@@ -61,7 +62,22 @@ def load_run(run: str | Path) -> PoaForPreTraining:
         >>> model.teacher.extract("16x1").num_parameters()
         6736
     """
-    return load_complete(resolve_run(run))
+    folder = resolve_run(run)
+    check_model(folder)
+    return load_complete(folder)
+
+
+def check_model(folder: Path) -> None:
+    """Check that a model's files are complete and, if there are checksums, as they were written.
+
+    Raises:
+        ValueError: If not, with the file.
+    """
+    if damage := model_damage(folder):
+        raise ValueError(
+            f"The model in {folder} is damaged ({damage}): restore the file from a copy, or give a sound checkpoint "
+            f"(poa check shows which are); if the change was meant, delete {CHECKSUMS}."
+        )
 
 
 def run_processor(run: str | Path) -> ImageProcessor | None:

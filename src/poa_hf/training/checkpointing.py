@@ -6,7 +6,8 @@ A checkpoint holds (`runs.layout` has the names of the files):
 - the optimizer's state, in the form of the engine (`engines`);
 - the step, the log history and the best evaluation, as a `TrainerState`;
 - the batch size and the counts of steps that were not finite;
-- each process's position in the data.
+- each process's position in the data;
+- the checksums of all these files.
 
 After the last step, the model is also written to the output folder.
 """
@@ -14,27 +15,35 @@ After the last step, the model is also written to the output folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 from torch.optim import Optimizer
 from transformers import TrainerState
 
 from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
+from ..formatting import one_line
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from ..runs.atomic import unfinished_folder, written_folder
-from ..runs.checkpoints import MAX_SHARD_SIZE, check_architecture, prune, replace_model
-from ..runs.layout import COUNTS, TRAINER_STATE, RunFolder, data_state, data_states
+from ..runs.checkpoints import MAX_SHARD_SIZE, check_architecture, find_checkpoint, prune, replace_model
+from ..runs.checksums import write_checksums
+from ..runs.json_files import read_object
+from ..runs.layout import COUNTS, OPTIMIZER_STATE, TRAINER_STATE, RunFolder, data_state, data_states
 from ..runs.lock import locked_run
+from ..runs.soundness import read_counts, read_trainer_state
 from ..runs.training_time import ComputeLog
 from . import engines
 from .arguments import PoaTrainingArguments
 from .monitoring import NonfiniteSteps
 
+T = TypeVar("T")
 _RESTORED_STATE = ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint")
 
 
@@ -45,17 +54,27 @@ def run_locked(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
     Raises:
         ValueError: On all processes, if another run holds the folder, or it cannot be written to.
     """
-    lock, refusal = ExitStack(), None
+    with ExitStack() as lock:
+        on_main(accelerator, lambda: lock.enter_context(locked_run(output_dir)))
+        yield
+
+
+def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """Call a function on the main process, and give its result to all.
+
+    Raises:
+        ValueError: On all processes, if the function raises one.
+    """
+    outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
-            lock.enter_context(locked_run(output_dir))
+            outcome[0] = function()
         except ValueError as error:
-            refusal = str(error)
-    with lock:
-        [refusal] = broadcast_object_list([refusal])
-        if refusal is not None:
-            raise ValueError(refusal)
-        yield
+            outcome[1] = str(error)
+    result, refusal = broadcast_object_list(outcome)
+    if refusal is not None:
+        raise ValueError(refusal)
+    return result
 
 
 class Checkpointer:
@@ -109,8 +128,22 @@ class Checkpointer:
                 if state.best_global_step == state.global_step:
                     state.best_model_checkpoint = str(target)
                 state.save_to_json(str(folder / TRAINER_STATE))
+            self.accelerator.wait_for_everyone()
+            if self.is_main:
+                write_checksums(folder)
         if self.is_main:
             prune(self.output_dir, self.args.save_total_limit, state.best_global_step)
+
+    def find(self, resume: bool | str | None) -> Path | None:
+        """Find the checkpoint to resume from, as `find_checkpoint` does. The main process verifies it for all.
+
+        Raises:
+            ValueError: On all processes, if there is no such checkpoint.
+        """
+        args = self.args
+        return on_main(
+            self.accelerator, lambda: find_checkpoint(self.output_dir, resume, args.overwrite_output_dir, thorough=True)
+        )
 
     def load(self, checkpoint: Path) -> None:
         """Restore the run from a checkpoint.
@@ -120,20 +153,20 @@ class Checkpointer:
                 data or engine.
         """
         check_architecture(self.model.config, checkpoint)
-        counts = json.loads((checkpoint / COUNTS).read_text())
+        counts = read_counts(checkpoint)
         if counts["global_batch_size"] != self.global_batch_size:
             raise ValueError(
                 f"{checkpoint} belongs to a run with {counts['global_batch_size']} images a step, this one has "
                 f"{self.global_batch_size}: keep processes * per_device_train_batch_size * gradient_accumulation_steps."
             )
-        saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
+        saved = read_trainer_state(checkpoint)
         if saved.global_step > self.args.max_steps:
             raise ValueError(
                 f"{checkpoint} lies after max_steps {self.args.max_steps}: raise it, or name an earlier checkpoint."
             )
-        engines.load_state(self.accelerator, self.model, self.optimizer, checkpoint, self._read_model)
+        self._load_state(checkpoint)
         self.training_time.resume(checkpoint)
-        self.loader.load_state_dict([json.loads(path.read_text()) for path in data_states(checkpoint)])
+        self._load_position(checkpoint)
         for name in _RESTORED_STATE:
             setattr(self.state, name, getattr(saved, name))
         self.nonfinite.count, self.nonfinite.in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
@@ -143,9 +176,39 @@ class Checkpointer:
         wait_for_everyone = self.accelerator.wait_for_everyone
         with unfinished_folder(folder / "model", self.is_main, wait_for_everyone) as new:
             self._write_model(new)
+            if self.is_main:
+                write_checksums(new)
         if self.is_main:
             replace_model(folder, new)
         wait_for_everyone()
+
+    def _load_state(self, checkpoint: Path) -> None:
+        """Restore model and optimizer, whose files may come from anywhere."""
+        try:
+            engines.load_state(self.accelerator, self.model, self.optimizer, checkpoint, self._read_model)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, pickle.UnpicklingError) as error:
+            if str(checkpoint) in str(error):
+                raise
+            raise ValueError(
+                f"{checkpoint}/{OPTIMIZER_STATE} does not hold the state of this optimizer ({one_line(error, 100)}): "
+                "resume from another checkpoint."
+            ) from error
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{checkpoint}/{OPTIMIZER_STATE} does not fit the model (an {name} has the shape "
+                        f"{tuple(value.shape)} instead of {tuple(parameter.shape)}): resume from another checkpoint."
+                    )
+
+    def _load_position(self, checkpoint: Path) -> None:
+        try:
+            self.loader.load_state_dict([read_object(path) for path in data_states(checkpoint)])
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(
+                f"The data states of {checkpoint} are not those of a run ({type(error).__name__}: "
+                f"{one_line(error, 100)}): resume from another checkpoint."
+            ) from error
 
     def _write_model(self, folder: Path) -> None:
         args, state_dict = self.args, engines.whole_state_dict(self.model)

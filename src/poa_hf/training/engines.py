@@ -29,7 +29,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..models.modeling_poa_pretraining import PoaForPreTraining
-from ..runs.layout import OPTIMIZER_STATE, data_states
+from ..runs.layout import DEEPSPEED_STATE, OPTIMIZER_STATE, data_states
 from .arguments import PoaTrainingArguments
 from .optimization import build_optimizer
 
@@ -254,7 +254,7 @@ def load_state(
             DeepSpeed wrote it with another number of processes.
     """
     num_processes = len(data_states(checkpoint))
-    by_deepspeed = not (checkpoint / OPTIMIZER_STATE).exists()
+    by_deepspeed = (checkpoint / DEEPSPEED_STATE).is_dir()
     if by_deepspeed != _has_deepspeed(accelerator):
         with_or_without = "with" if by_deepspeed else "without"
         raise ValueError(f"{checkpoint} was written {with_or_without} DeepSpeed: resume {with_or_without} it.")

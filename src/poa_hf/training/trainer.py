@@ -27,7 +27,7 @@ from ..data.loader import PretrainingLoader
 from ..elastic import SubNetwork
 from ..models.activation_checkpointing import enable_activation_checkpointing
 from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
-from ..runs.checkpoints import find_checkpoint, start_folder
+from ..runs.checkpoints import start_folder
 from ..runs.json_lines import JsonLines
 from ..runs.layout import RunFolder
 from . import engines
@@ -198,7 +198,7 @@ class PoaTrainer:
     def _start(self, resume: bool | str | None) -> Iterator[dict[str, Any]]:
         """Restore the checkpoint to resume from, if any, make the folder ready, and return the batches."""
         args = self.args
-        checkpoint = find_checkpoint(self.output_dir, resume, args.overwrite_output_dir)
+        checkpoint = self.checkpointer.find(resume)
         if checkpoint is not None:
             self.checkpointer.load(checkpoint)
         elif resume and self.is_main:
