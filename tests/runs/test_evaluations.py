@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import multiprocessing
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +42,10 @@ def test_checkpoints_share_the_file_of_their_run(tmp_path):
     assert save_evaluations(tmp_path / "checkpoint-30", [record()]) == tmp_path / "evaluations.json"
 
 
-@pytest.mark.parametrize("content", ["{", "3", '[{"size": "1x1"}]', '[{"other": 1}]', "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "3", "null", '[{"size": "1x1"}]', '[{"other": 1}]', "[3]", "\udcff", "[" * 100_000, '[{"\\ud800": 1}]', ""],
+)
 def test_other_files_are_left_alone(tmp_path, content):
     path = tmp_path / "evaluations.json"
     path.write_text(content, errors="surrogateescape")
@@ -53,3 +58,38 @@ def test_other_files_are_left_alone(tmp_path, content):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="cannot be written"):
         save_evaluations(tmp_path / "no" / "file.json", [record()])
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        *(("value", value) for value in ("0.5", None, True, [0.5], 10**400)),
+        *(("size", 384), ("dataset", None), ("date", 20261126), ("test_images", "20"), ("test_images", 2.5)),
+        *(("settings", []), ("settings", {"k": "20"}), ("settings", {"label_share": None}), ("details", 3)),
+        *(("step", "7"), ("train_images", {}), ("dataset_config", 1)),
+    ],
+)
+def test_a_record_with_a_value_of_another_kind_is_named(tmp_path, field, value):
+    save_evaluations(tmp_path, [record(), record(size="448x12")])
+    path = tmp_path / "evaluations.json"
+    content = json.loads(path.read_text())
+    content[1][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="evaluations.json cannot be read .*record 2 is not .* its (setting )?.*"):
+        load_evaluations(tmp_path)
+
+
+def save_one_by_one(path: Path, name: str) -> None:
+    for step in range(20):
+        save_evaluations(path, [record(model=name, step=step)])
+
+
+def test_evaluations_that_end_at_the_same_moment_lose_no_record(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=save_one_by_one, args=(tmp_path, name)) for name in "abc"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert len(load_evaluations(tmp_path)) == 60
+    assert [found.name for found in tmp_path.iterdir()] == ["evaluations.json"]

@@ -1,4 +1,4 @@
-from poa_hf.runs.json_lines import JsonLines, read_lines
+from poa_hf.runs.json_lines import JsonLines, broken_lines, read_lines
 
 
 def test_lines_are_appended_and_read(tmp_path):
@@ -18,6 +18,13 @@ def test_what_a_resumed_run_writes_again_is_dropped_and_what_is_broken_too(tmp_p
     JsonLines(path, 2, enabled=True).write({"step": 3})
     assert path.read_text() == '{"step": 1}\n{"step": 2, "x": 1.50}\n{"step": 3}\n'
     assert [found.name for found in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_broken_lines_are_named_but_for_one_that_is_being_written(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step"\n{"step": 2}\n' + "[" * 100_000 + '\n{"step": 3, "lo')
+    assert broken_lines(path) == [2, 4] and [line["step"] for line in read_lines(path)] == [1, 2]
+    assert caplog.messages == [f"{path} is damaged and read without its broken lines (2, 4)."]
 
 
 def test_a_log_that_is_off_touches_nothing(tmp_path):

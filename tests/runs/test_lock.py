@@ -16,9 +16,10 @@ import os, sys, time
 from pathlib import Path
 from poa_hf.runs.lock import locked_run
 with locked_run(Path(sys.argv[1])):
-    if sys.argv[2:] == ["with a worker"] and os.fork() == 0:
-        print(os.getpid(), flush=True)
-        time.sleep(60)
+    if sys.argv[2:] == ["with a worker"]:
+        if (worker := os.fork()) == 0:
+            time.sleep(60)
+        print(worker, flush=True)
     print("held", flush=True)
     time.sleep(60)
 """
@@ -67,7 +68,7 @@ def test_any_death_frees_the_folder_at_once(tmp_path, holder, death):
 
 def test_a_worker_that_outlives_the_run_does_not_hold_it(tmp_path, holder):
     process, printed = holder("with a worker")
-    worker = next(int(line) for line in printed if line != "held")
+    worker = int(printed[0])
     try:
         process.kill()
         process.wait()

@@ -6,11 +6,17 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..formatting import one_line
 from .atomic import write_text
+from .json_files import read_json
 from .layout import RunFolder
+from .lock import LockedError, locked
+
+_PATIENCE = 60  # seconds to wait for another evaluation that writes its records
+_NUMBERS = {"k", "label_share"}  # settings that names and orders of metrics are made from
 
 
 @dataclass
@@ -72,32 +78,62 @@ def load_evaluations(path: str | Path) -> list[Evaluation]:
     if not path.exists():
         return []
     try:
-        records = [Evaluation(**record) for record in json.loads(path.read_text())]
-        if any(not isinstance(record.value, int | float) for record in records):
-            raise TypeError("a value is not a number")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as evaluations ({one_line(error)}): move it away, or give --output."
-        ) from error
-    return records
+        content = read_json(path)
+        if not isinstance(content, list):
+            raise ValueError("it is not a list")
+        return [_record(fields, number) for number, fields in enumerate(content, 1)]
+    except ValueError as error:
+        reason = one_line(error).removeprefix(f"{path} cannot be read: ")
+        raise ValueError(f"{path} cannot be read as evaluations ({reason}): move it away, or give --output.") from error
 
 
 def save_evaluations(path: str | Path, records: Iterable[Evaluation]) -> Path:
     """Add records to a file, or to that of a run, and return its path. Records in it with the same key are replaced.
 
-    The file is complete at every moment. If two evaluations end at the same moment, the records of one may be lost.
+    The file is complete at every moment. Evaluations that end at the same moment wait for each other.
 
     Raises:
         ValueError: If the file does not consist of records, or cannot be written.
     """
     path = RunFolder.containing(path).evaluations if Path(path).is_dir() else Path(path)
-    merged = {record.key: record for record in [*load_evaluations(path), *records]}
-    lines = [json.dumps(_without_empty_fields(record)) for record in merged.values()]
     try:
-        write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+        with locked(path.with_name(f".{path.name}.lock"), patience=_PATIENCE):
+            merged = {record.key: record for record in [*load_evaluations(path), *records]}
+            lines = [json.dumps(_without_empty_fields(record)) for record in merged.values()]
+            write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+    except LockedError as error:
+        raise ValueError(f"{path} is being written by {error}: try again, or give another --output.") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({one_line(error)}): give another --output.") from error
     return path
+
+
+def _record(content: Any, number: int) -> Evaluation:
+    """Make a record of an object in the file, or raise ValueError."""
+    try:
+        record = Evaluation(**content)
+    except TypeError as error:
+        reason = one_line(error).replace("Evaluation.__init__()", "it")
+        raise ValueError(f"record {number} is not an evaluation: {reason}") from None
+    for name, kind in get_type_hints(Evaluation).items():
+        value = getattr(record, name)
+        if not _fits(value, kind):
+            raise ValueError(f"record {number} is not an evaluation: its {name} is {one_line(repr(value), 60)}")
+    for name in _NUMBERS & record.settings.keys():
+        if not _fits(record.settings[name], float):
+            raise ValueError(f"record {number} is not an evaluation: its setting {name} is not a number")
+    return record
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value from a file has the type of a field; whole numbers are decimal numbers too."""
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, int) and abs(value) >= 1 << 63:  # which no number of images is, nor a decimal number
+        return False
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    kinds = tuple(get_origin(each) or each for each in kinds)
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
 def _without_empty_fields(record: Evaluation) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..formatting import listed
 from .atomic import write_text
+
+logger = logging.getLogger(__name__)
 
 
 class JsonLines:
@@ -33,19 +37,42 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; none if it does not exist. Broken lines, such as one that is being written, are left out."""
+    """The lines of a log; none if it does not exist. Broken lines are left out, with a warning."""
+    if not path.is_file():
+        return []
     try:
         return [content for _, content in _parse(path)]
-    except OSError:
+    except OSError as error:
+        logger.warning("%s cannot be read: %s.", path, error.strerror)
         return []
+
+
+def broken_lines(path: Path) -> list[int]:
+    """The numbers of the lines of a log that are not lines of a log, from 1.
+
+    A last line without its end does not count: it is being written, or was when the run was killed.
+    """
+    lines = _lines(path)
+    broken = [number for number, line in enumerate(lines, 1) if _content(line) is None]
+    return [number for number in broken if number < len(lines) or lines[-1].endswith("\n")]
 
 
 def _parse(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each valid line as text, and its content."""
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            content = json.loads(line)
-        except json.JSONDecodeError:  # half-written when the run was killed
-            continue
-        if isinstance(content, dict) and isinstance(content.get("step"), int):
-            yield line, content
+    if broken := broken_lines(path):
+        logger.warning("%s is damaged and read without its broken lines (%s).", path, listed(broken))
+    for line in _lines(path):
+        if (content := _content(line)) is not None:
+            yield line.rstrip("\n"), content
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+
+
+def _content(line: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and isinstance(content.get("step"), int) else None

@@ -79,7 +79,9 @@ ENTRIES = (
     Entry(REPORT, "a folder with the report's page and its pictures", "poa report"),
     Entry(CONVERSION, "where converted weights came from", "poa convert"),
     Entry(SIZES, "the costs, quality and repository of each size", "poa push", published=True),
-    Entry(LOCK, "who holds the folder, while a run trains", "training", removed=False),
+    Entry(
+        ".*lock", "who writes, at this moment: into the folder, or into a file", "training, poa evaluate", removed=False
+    ),
     Entry(OWNER, "licence, contact and description for model cards", "the owner of the run", False, published=True),
 )
 # What a complete checkpoint holds besides its weights and the optimizer's state. Each process writes a data state.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from ..locations import may_be_on_hub
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from .checkpoints import checkpoints_with_model, step_of
 from .hub import download_supernet
+from .json_files import read_object
 from .layout import CHECKSUMS, CONFIG, PROCESSOR, TRAINER_STATE
 from .soundness import model_damage
 from .training_time import read_compute
@@ -92,7 +92,8 @@ def model_step(folder: Path) -> int | None:
     """The step of the model in the folder of a checkpoint or of a run that has ended; None if it is not recorded."""
     state = folder / TRAINER_STATE
     if state.exists():
-        return json.loads(state.read_text()).get("global_step")
+        step = read_object(state).get("global_step")
+        return step if isinstance(step, int) else None
     if (compute := read_compute(folder)) and compute.parts:
         return compute.step
     saved = checkpoints_with_model(folder)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
+from ..formatting import one_line
 from .atomic import write_json
+from .json_files import read_object
 from .layout import TRAINING_TIME
+
+logger = logging.getLogger(__name__)
+
+_NUMBERS = ("processes", "first_step", "last_step", "seconds")
 
 
 @dataclass(frozen=True)
@@ -86,13 +93,31 @@ class ComputeLog:
 
 
 def read_compute(folder: Path) -> Compute | None:
-    """Read the times beside a model; None if there are none, or they cannot be read."""
-    try:
-        content = json.loads((folder / TRAINING_TIME).read_text())
-        parts = [ComputePart(**part) for part in content["parts"]]
-        return Compute(int(content["global_batch_size"]), parts)
-    except (OSError, ValueError, KeyError, TypeError):
+    """Read the times beside a model; None if there are none, or they are damaged, of which a warning tells."""
+    if not (folder / TRAINING_TIME).exists():
         return None
+    try:
+        return load_compute(folder / TRAINING_TIME)
+    except ValueError as error:
+        logger.warning("%s The time of the run is not known.", error)
+        return None
+
+
+def load_compute(path: Path) -> Compute:
+    """Load the times in a file.
+
+    Raises:
+        ValueError: If they are damaged.
+    """
+    content = read_object(path)
+    try:
+        parts = [ComputePart(**part) for part in content["parts"]]
+        numbers = [content["global_batch_size"], *(getattr(part, name) for part in parts for name in _NUMBERS)]
+        if any(type(number) not in (int, float) or not 0 <= number < math.inf for number in numbers):
+            raise TypeError("a number is missing")
+        return Compute(int(content["global_batch_size"]), parts)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: it does not hold the parts of a run ({one_line(error, 80)}).") from error
 
 
 def device_name(device: torch.device) -> str:
