@@ -291,10 +291,10 @@ def test_a_folder_or_name_with_nothing_in_it_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no model_type in its config.json"):
         warm_start_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match="config.json of .* cannot be read"):
         warm_start_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2", "hidden_size": "wide"}))
-    with pytest.raises(ValueError, match="cannot be loaded .*hidden_size"):
+    with pytest.raises(ValueError, match="cannot be used .*hidden_size"):
         warm_start_config(tmp_path)
     for missing in ("./nowhere", "checkpoint.pth", ""):
         with pytest.raises(ValueError, match="There is nothing at"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.processor import evaluation_processor
@@ -18,9 +17,11 @@ from ..elastic import SubNetwork
 from ..formatting import one_line
 from ..locations import looks_local
 from ..models.elastic_model import ElasticModelMixin
+from ..models.saved import load_saved_model, load_saved_processor
+from ..models.saved_files import read_config_fields
 from ..runs.hub import is_supernet_on_hub
 from ..runs.layout import CONFIG, RunFolder
-from ..runs.load import load_quietly, load_run, model_step, resolve_run, run_processor
+from ..runs.load import load_run, model_step, resolve_run, run_processor
 from .features import pooled_features
 
 ONE_SIZE = "-"  # the size that records have of a model with only one
@@ -108,7 +109,8 @@ def load_subject(source: str | Path) -> Subject:
     path = Path(source)
     on_hub = not path.is_dir() and is_supernet_on_hub(path)
     config = path / CONFIG
-    if not on_hub and (not path.is_dir() or config.exists() and _model_type(config) != "poa"):
+    is_stock = config.exists() and read_config_fields(path, path).get("model_type") != "poa"
+    if not on_hub and (is_stock or not path.is_dir()):
         return _load_stock(str(source))
     folder = resolve_run(path)
     model = load_run(path).teacher
@@ -125,36 +127,16 @@ def _load_stock(source: str) -> Subject:
     path = Path(source)
     if not path.exists() and looks_local(source):
         raise ValueError(f"{source} does not exist: give a run, one of its checkpoints, or a model's folder or Hub id.")
-    try:
-        model, missing, _ = load_quietly(AutoModel, source)
-        if missing and all(name.startswith("pooler.") for name in missing):
-            # a `vit` saved without its pooler would get one with random weights, and features that mean nothing
-            model, missing, _ = load_quietly(AutoModel, source, add_pooling_layer=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        problem = (
-            "cannot be loaded" if path.is_dir() else "is neither a folder nor a model of the Hub that can be loaded"
-        )
-        raise ValueError(f"{source} {problem} ({one_line(error)}): give a run or a checkpoint.") from error
+    model, missing, _ = load_saved_model(AutoModel, source)
+    if missing and all(name.startswith("pooler.") for name in missing):
+        # a `vit` saved without its pooler would get one with random weights, and features that mean nothing
+        model, missing, _ = load_saved_model(AutoModel, source, add_pooling_layer=False)
     if missing:
         raise ValueError(
             f"{source} lacks {len(missing)} parameters ({missing[0]}, ...): give a checkpoint that is complete."
         )
-    try:
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(
-            f"{source} has no image processor that can be loaded ({one_line(error)}): save one beside the model."
-        ) from error
+    processor = load_saved_processor(source)
     if path.is_dir():
         results = RunFolder.containing(path).evaluations
         return Subject(path.resolve().name, model.eval(), processor, results=results)
     return Subject(source, model.eval(), processor)
-
-
-def _model_type(config: Path) -> str | None:
-    try:
-        return json.loads(config.read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{config} cannot be read as a model's configuration ({one_line(error)}): give the folder of a model."
-        ) from error

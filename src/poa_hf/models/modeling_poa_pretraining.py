@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
-from ..formatting import one_line
 from ..objective.early_gradients import GradientSums, differentiated
 from ..objective.heads import ProjectionHeads, Prototypes
 from ..objective.objective import AnyHead, Batch, Branch, LossWeights, StepDetails, poa_loss
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin
+from .saved import load_saved_model
+from .saved_files import read_config_fields
 
 
 @dataclass
@@ -247,18 +246,14 @@ def load_complete(folder: str | Path) -> PoaForPreTraining:
     Raises:
         ValueError: If the folder cannot be read, holds another model or lacks parameters.
     """
-    try:
-        model_type = json.loads((Path(folder) / "config.json").read_text()).get("model_type")
-        if model_type != "poa":
-            raise ValueError(
-                f"{folder} holds a {model_type!r} model, not the teacher and student of a pre-training run."
-            )
-        loaded: Any = PoaForPreTraining.from_pretrained(folder, output_loading_info=True, use_safetensors=True)
-    except (OSError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder} cannot be loaded: {one_line(error)}.") from error
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
+    folder = Path(folder)
+    fields = read_config_fields(folder, folder)
+    if (model_type := fields.get("model_type")) != PoaConfig.model_type:
+        raise ValueError(f"{folder} holds a {model_type!r} model, not the teacher and student of a pre-training run.")
+    loaded, missing, _ = load_saved_model(PoaForPreTraining, folder)
+    if missing:
         raise ValueError(
             f"{folder} lacks {len(missing)} parameters ({missing[0]}, ...): it is not a complete checkpoint."
         )
-    return model
+    assert isinstance(loaded, PoaForPreTraining)
+    return loaded

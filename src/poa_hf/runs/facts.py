@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ..data.sources import TEXTURES
 from ..elastic import ElasticSpace
@@ -20,6 +20,7 @@ from ..locations import is_repo_id
 from ..models.configuration_poa import PoaConfig
 from ..models.elastic_config import ElasticConfigMixin, elastic_config
 from ..models.from_fields import model_config, read_model_section
+from ..models.saved import load_saved_config
 from .checkpoints import checkpoints
 from .comparison import Comparison, compare
 from .evaluations import Evaluation, load_evaluations
@@ -90,7 +91,7 @@ class RunFacts:
         folder = RunFolder.containing(model or run)
         recipe = _read_mapping(folder.recipe, yaml.safe_load)
         if config is None and model is not None:
-            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+            config = load_saved_config(model)
         elif config is None and recipe:
             config = _config_of_recipe(folder.recipe)
         elif config is None and not read_lines(folder.metrics):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
-from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers import BitImageProcessorPil as ImageProcessor
-from transformers.utils import logging as transformers_logging
 
 from ..locations import may_be_on_hub
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
+from ..models.saved import load_saved_processor
 from .checkpoints import checkpoints_with_model, step_of
 from .hub import download_supernet
 from .json_files import read_object
@@ -85,7 +83,7 @@ def run_processor(run: str | Path) -> ImageProcessor | None:
     folder = resolve_run(run)
     if not (folder / PROCESSOR).exists():
         return None
-    return cast(ImageProcessor, AutoImageProcessor.from_pretrained(folder, trust_remote_code=False))
+    return cast(ImageProcessor, load_saved_processor(folder))
 
 
 def model_step(folder: Path) -> int | None:
@@ -98,27 +96,3 @@ def model_step(folder: Path) -> int | None:
         return compute.step
     saved = checkpoints_with_model(folder)
     return step_of(saved[-1]) if saved else None
-
-
-def load_quietly(
-    model_class: type[PreTrainedModel] | type[AutoModel], location: str | Path, **options: Any
-) -> tuple[PreTrainedModel, list[str], list[str]]:
-    """Load a model in float32 without transformers' report on missing weights, for callers with a message of their own.
-
-    Args:
-        model_class: A model class, or an auto class such as `AutoModel`.
-        location: A folder, or the id of a repository on the Hub.
-        options: Further arguments of `from_pretrained`.
-
-    Returns:
-        The model, and the sorted names of parameters that the checkpoint lacks and of those that were not used.
-    """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        options |= {"trust_remote_code": False, "use_safetensors": True}  # no foreign code, no pickle
-        loaded: Any = model_class.from_pretrained(location, dtype=torch.float32, output_loading_info=True, **options)
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    model, report = loaded
-    return model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])

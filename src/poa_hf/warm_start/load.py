@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import AutoModel, PreTrainedModel
 
-from ..formatting import one_line
 from ..models.modeling_poa_pretraining import PoaForPreTraining
+from ..models.saved import load_saved_model
 from ..models.vit_names import dinov2_name
 from ..official.weights import load_official_checkpoint
-from ..runs.load import load_quietly
 from .config import check_architecture
 from .source import Source, find_source
 
@@ -143,10 +142,7 @@ def _load(source: Source, model_class: Any, **options: Any) -> tuple[Any, list[s
         ValueError: If it cannot be loaded, or lacks parameters, which transformers would initialise at random.
     """
     model: Any  # of the class that was asked for
-    try:
-        model, missing, unexpected = load_quietly(model_class, source.location, **options)
-    except Exception as error:  # a damaged file can raise almost anything
-        raise ValueError(f"The weights of {source.name} cannot be loaded ({one_line(error)}).") from error
+    model, missing, unexpected = load_saved_model(model_class, source.location, source.name, **options)
     initialised = [name for name in missing if name.rpartition(".")[2] != "mask_token"]
     if initialised:
         raise ValueError(

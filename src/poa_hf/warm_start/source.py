@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from ..formatting import one_line
 from ..locations import looks_local, shown_name
 from ..models.configuration_poa import PoaConfig
+from ..models.saved import load_saved_config
+from ..models.saved_files import read_config_fields, saved_folder
 from ..runs.checkpoints import checkpoints_with_model
 from ..runs.layout import CONFIG
 from ..runs.load import resolve_run
@@ -62,28 +62,24 @@ def find_source(source: str | Path) -> Source:
     if text and path.is_dir():
         if not (path / CONFIG).exists() and not checkpoints_with_model(path):
             raise ValueError(f"{source} holds neither a model ({CONFIG}) nor a run's checkpoints.")
-        return _read_config(shown_name(path), resolve_run(path), "cannot be loaded")
+        return _read_config(shown_name(path), resolve_run(path))
     if not text or looks_local(text) or path.suffix in _WEIGHT_FILES:
         raise ValueError(
             f"There is nothing at {str(source)!r} to start from: give a model's folder or Hub id, a run, or a file of "
             "the authors'."
         )
-    return _read_config(text, text, "is neither a folder nor a model of the Hub that can be loaded")
+    return _read_config(text, text)
 
 
-def _read_config(name: str, location: str | Path, failure: str) -> Source:
-    try:
-        content, _ = PreTrainedConfig.get_config_dict(location)
-        model_type = content.get("model_type")
-        if model_type == PoaConfig.model_type:
-            run = PoaConfig.from_pretrained(location)
-            return Source(name, "run", location, run.backbone_config, run)
-        if model_type not in ELASTIC_TYPES:
-            raise ValueError(_unsupported(name, model_type))
-        config = CONFIG_MAPPING[model_type].from_pretrained(location)
-    except (OSError, StrictDataclassError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} {failure} ({one_line(error)}): give another model to start from.") from error
-    return Source(name, "stock", location, config)
+def _read_config(name: str, location: str | Path) -> Source:
+    folder = saved_folder(location)
+    model_type = read_config_fields(folder, name).get("model_type")
+    if model_type != PoaConfig.model_type and model_type not in ELASTIC_TYPES:
+        raise ValueError(_unsupported(name, model_type))
+    config = load_saved_config(folder, name)
+    if isinstance(config, PoaConfig):
+        return Source(name, "run", folder, config.backbone_config, config)
+    return Source(name, "stock", folder, config)
 
 
 def _unsupported(name: str, model_type: str | None) -> str:
