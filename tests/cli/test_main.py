@@ -68,7 +68,7 @@ def test_mistakes_are_refused_before_any_work(tmp_path, capsys, options, words):
 
 
 def test_other_mistakes_of_the_command(capsys):
-    assert "'train' is not a command of poa: choose from convert, evaluate, extract" in refused(capsys, "train")
+    assert "'train' is not a command of poa: choose from check, convert, evaluate, extract" in refused(capsys, "train")
     assert "'evalute' is not a command of poa: did you mean evaluate?" in refused(capsys, "evalute")
     assert "'--hlep' is not an option of poa: did you mean --help?" in refused(capsys, "--hlep")
     assert main([]) == 0 and "poa pretrain" in capsys.readouterr().out

@@ -22,6 +22,7 @@ COMMANDS = {
     "extract": ("RUN --size small --output DIR", "write sizes as stock transformers checkpoints"),
     "evaluate": ("RUN --dataset_name D [--sizes all]", "measure sizes: k-NN, linear probe, ..."),
     "select": ("RUN --max_params 30M --max_latency_ms 4", "find the best size within a budget"),
+    "check": ("RUN", "compare checkpoints and model with their checksums, read all records"),
     "report": ("RUN", "write a page on a run: quality, cost, losses, pictures"),
     "convert": ("CHECKPOINT.pth --family vit --output DIR", "turn the authors' weights into the model of a run"),
     "push": ("RUN --size small --namespace me", "publish sizes and the supernet on the Hub"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -39,13 +39,16 @@ def has_checksums(folder: Path) -> bool:
     return (folder / CHECKSUMS).exists()
 
 
-def first_difference(folder: Path, thorough: bool, needed: Iterable[str] = ()) -> str | None:
+def first_difference(
+    folder: Path, thorough: bool, needed: Iterable[str] = (), only: Container[str] | None = None
+) -> str | None:
     """Compare a folder with its checksums.
 
     Args:
         folder: A folder with checksums.
         thorough: Whether to read large files too; otherwise only their sizes are compared.
         needed: Names of files that must have a checksum.
+        only: Names of the files to compare; all by default.
 
     Returns:
         The first difference in words, such as `optimizer.bin has 3 bytes instead of 8`, or None.
@@ -59,6 +62,8 @@ def first_difference(folder: Path, thorough: bool, needed: Iterable[str] = ()) -
     to_read = []
     for name, (size, digest) in expected.items():
         path = folder / name
+        if only is not None and name not in only:
+            continue
         if not path.is_file():
             return f"it lacks {name}"
         if (found := path.stat().st_size) != size:

@@ -22,10 +22,11 @@ from ..models.elastic_config import ElasticConfigMixin, elastic_config
 from ..models.from_fields import model_config, read_model_section
 from ..models.saved import load_saved_config
 from .checkpoints import checkpoints
+from .checksums import first_difference, has_checksums
 from .comparison import Comparison, compare
 from .evaluations import Evaluation, load_evaluations
 from .json_lines import read_lines
-from .layout import COUNTS, RunFolder
+from .layout import CONFIG, COUNTS, RunFolder
 from .load import model_step, resolve_run
 from .training_time import ComputePart, read_compute
 
@@ -79,7 +80,7 @@ class RunFacts:
             config: The configuration of the model, if it is at hand; read from the model's folder by default.
 
         Raises:
-            ValueError: If there is neither a model nor a log nor a recipe.
+            ValueError: If there is neither a model nor a log nor a recipe, or the model's configuration is damaged.
         """
         model, no_model = None, ""
         try:
@@ -88,6 +89,9 @@ class RunFacts:
             if not Path(run).is_dir():
                 raise
             no_model = str(error)
+        if model is not None and has_checksums(model):
+            if difference := first_difference(model, thorough=False, only={CONFIG}):
+                raise ValueError(f"The model in {model} is damaged ({difference}): restore the file from a copy.")
         folder = RunFolder.containing(model or run)
         recipe = _read_mapping(folder.recipe, yaml.safe_load)
         if config is None and model is not None:

@@ -23,6 +23,7 @@ from .layout import (
     CONFIG,
     COUNTS,
     OPTIMIZER_STATE,
+    PROCESSOR,
     TRAINER_STATE,
     WEIGHTS,
     WEIGHTS_INDEX,
@@ -78,8 +79,10 @@ def checkpoint_damage(checkpoint: Path, thorough: bool = True) -> str | None:
     """
     if missing := missing_parts(checkpoint):
         return f"it lacks {', '.join(missing)}"
-    if difference := _difference(checkpoint, [*CHECKPOINT_PARTS, *_large_files(checkpoint)], thorough):
-        return difference
+    if has_checksums(checkpoint):
+        large = [*weight_files(checkpoint), *([OPTIMIZER_STATE] if (checkpoint / OPTIMIZER_STATE).exists() else [])]
+        if difference := first_difference(checkpoint, thorough, [*CHECKPOINT_PARTS, *large]):
+            return difference
     try:
         read_counts(checkpoint)
         state = read_trainer_state(checkpoint)
@@ -91,24 +94,25 @@ def checkpoint_damage(checkpoint: Path, thorough: bool = True) -> str | None:
             _check_optimizer_state(checkpoint / OPTIMIZER_STATE, with_tensors=not has_checksums(checkpoint))
     except ValueError as error:
         return str(error).removeprefix(f"{checkpoint}/").rstrip(".")
-    return model_damage(checkpoint, compare=False)
+    return model_damage(checkpoint, thorough=False)
 
 
-def model_damage(folder: Path, thorough: bool = True, compare: bool = True) -> str | None:
+def model_damage(folder: Path, thorough: bool = True) -> str | None:
     """What keeps the model in a folder from being loaded, in words; None if it is sound.
 
     Args:
-        folder: The folder of a run, a checkpoint or any saved model.
+        folder: The folder of a run, a checkpoint or any saved model. Only the files of the model are looked at.
         thorough: Whether to read the weights too; otherwise only their size is compared.
-        compare: Whether to compare the files with their checksums.
     """
     try:
         files = weight_files(folder)
         missing = [name for name in (CONFIG, *files) if not (folder / name).exists()]
         if missing:
             return f"it lacks {', '.join(missing)}"
-        if compare and (difference := _difference(folder, [CONFIG, *files], thorough)):
-            return difference
+        if has_checksums(folder):
+            of_model = {CONFIG, WEIGHTS_INDEX, PROCESSOR, *files}
+            if difference := first_difference(folder, thorough, [CONFIG, *files], of_model):
+                return difference
         read_object(folder / CONFIG)
         for name in files:
             _check_safetensors(folder / name)
@@ -156,14 +160,6 @@ def read_trainer_state(checkpoint: Path) -> TrainerState:
         return TrainerState.load_from_json(str(path))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {one_line(error, 100)}.") from error
-
-
-def _difference(folder: Path, needed: list[str], thorough: bool) -> str | None:
-    return first_difference(folder, thorough, needed) if has_checksums(folder) else None
-
-
-def _large_files(checkpoint: Path) -> list[str]:
-    return [*weight_files(checkpoint), *([OPTIMIZER_STATE] if (checkpoint / OPTIMIZER_STATE).exists() else [])]
 
 
 def _check_safetensors(path: Path) -> None:
