@@ -123,3 +123,38 @@ def test_processes_write_together_and_the_main_one_renames(tmp_path):
     with written_folder(tmp_path / "other", is_main=False, wait_for_everyone=barrier) as folder:
         (folder / "b").touch()
     assert len(seen) == 3 and names(tmp_path) == {"model", f"{UNFINISHED}other"} and names(folder) == {"b"}
+
+
+def test_what_lies_where_a_file_is_prepared_is_replaced_too(tmp_path):
+    (tmp_path / "target").write_text("elsewhere")
+    (tmp_path / f"{UNFINISHED}file").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "file", "here")
+    assert (tmp_path / "target").read_text() == "elsewhere" and (tmp_path / "file").read_text() == "here"
+    assert names(tmp_path) == {"target", "file"}
+
+
+@pytest.mark.parametrize("link_to", ["target", "nowhere", "file"])
+def test_a_folder_replaces_a_link_and_leaves_its_target(tmp_path, link_to):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "content").write_text("elsewhere")
+    (tmp_path / "file").write_text("elsewhere")
+    for name in ("checkpoint-1", f"{UNFINISHED}checkpoint-1", f"{UNFINISHED}deleted-checkpoint-1"):
+        (tmp_path / name).symlink_to(tmp_path / link_to)
+    with written_folder(tmp_path / "checkpoint-1") as folder:
+        (folder / "content").write_text("here")
+    assert (tmp_path / "target" / "content").read_text() == (tmp_path / "file").read_text() == "elsewhere"
+    assert (tmp_path / "checkpoint-1" / "content").read_text() == "here"
+    assert names(tmp_path) == {"target", "file", "checkpoint-1"}
+
+
+def test_links_are_deleted_and_their_targets_kept(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "content").write_text("elsewhere")
+    (tmp_path / "checkpoint-1").symlink_to(tmp_path / "target")
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "inner").symlink_to(tmp_path / "target")
+    (tmp_path / f"{UNFINISHED}x").symlink_to(tmp_path / "target")
+    delete(tmp_path / "checkpoint-1")
+    delete(tmp_path / "checkpoint-2")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == {"target"} and (tmp_path / "target" / "content").exists()

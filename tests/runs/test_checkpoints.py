@@ -134,6 +134,21 @@ def test_what_a_folder_can_be_used_for(tmp_path):
         find_checkpoint(tmp_path / "file" / "run", None, False)
 
 
+def test_a_checkpoint_that_lies_on_another_disk_belongs_to_the_run_that_links_to_it(tmp_path):
+    run = tmp_path / "run"
+    for step in (5, 10):
+        checkpoint(tmp_path / "disk", step, checksums=True)
+        run.mkdir(exist_ok=True)
+        (run / f"checkpoint-{step}").symlink_to(tmp_path / "disk" / f"checkpoint-{step}")
+    assert find_checkpoint(run, True, False) == run / "checkpoint-10"
+    assert find_checkpoint(run, str(run / "checkpoint-5"), False) == run / "checkpoint-5"
+    start_folder(run, run / "checkpoint-5", overwrite=True)
+    assert sorted(os.listdir(run)) == ["abandoned-checkpoint-10", "checkpoint-5"]
+    prune(run, 1)
+    start_folder(run, None, overwrite=True)
+    assert os.listdir(run) == [] and len(checkpoints(tmp_path / "disk")) == 2
+
+
 def test_going_back_puts_later_checkpoints_aside(tmp_path):
     for step in (1, 2, 3):
         checkpoint(tmp_path, step)

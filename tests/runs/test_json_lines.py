@@ -1,3 +1,7 @@
+import os
+
+import pytest
+
 from poa_hf.runs.json_lines import JsonLines, broken_lines, read_lines
 
 
@@ -25,6 +29,24 @@ def test_broken_lines_are_named_but_for_one_that_is_being_written(tmp_path, capl
     path.write_text('{"step": 1}\n{"step"\n{"step": 2}\n' + "[" * 100_000 + '\n{"step": 3, "lo')
     assert broken_lines(path) == [2, 4] and [line["step"] for line in read_lines(path)] == [1, 2]
     assert caplog.messages == [f"{path} is damaged and read without its broken lines (2, 4)."]
+
+
+def test_a_log_is_never_written_through_a_link(tmp_path):
+    (tmp_path / "target").write_text('{"step": 1}\n{"step": 2}\n')
+    for target, kept in (("target", 1), ("nowhere", 0)):
+        path = tmp_path / f"log-{target}"
+        path.symlink_to(tmp_path / target)
+        JsonLines(path, 1, enabled=True).write({"step": 2})
+        assert not path.is_symlink() and len(read_lines(path)) == kept + 1
+    assert (tmp_path / "target").read_text() == '{"step": 1}\n{"step": 2}\n' and not (tmp_path / "nowhere").exists()
+
+
+def test_a_log_is_not_read_from_a_pipe(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    os.mkfifo(path)
+    assert read_lines(path) == []
+    with pytest.raises(ValueError, match="metrics.jsonl is not a file: move it away"):
+        JsonLines(path, 0, enabled=True)
 
 
 def test_a_log_that_is_off_touches_nothing(tmp_path):

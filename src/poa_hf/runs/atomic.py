@@ -31,8 +31,9 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, replacing one that exists; a symbolic link is replaced, not followed."""
     aside = path.with_name(UNFINISHED + path.name)
+    aside.unlink(missing_ok=True)
     try:
-        with open(aside, "wb") as file:
+        with open(aside, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -61,12 +62,12 @@ def written_folder(
         yield folder
     if is_main:
         old = target.with_name(f"{UNFINISHED}deleted-{target.name}")
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        if target.is_symlink() or target.exists():
+            delete(old)
             target.rename(old)
         folder.rename(target)
         _flush(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        delete(old)
     wait_for_everyone()
 
 

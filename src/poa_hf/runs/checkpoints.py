@@ -108,7 +108,7 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, th
             f"{checkpoint} is not a checkpoint that can be resumed from ({damage}): those in {folder} are "
             f"{sound or 'none'}."
         )
-    if occupied and checkpoint.resolve().parent != folder.resolve() and not overwrite:
+    if occupied and not _lies_in(checkpoint, folder) and not overwrite:
         raise ValueError(
             f"{folder} holds another run than {checkpoint}: give another output_dir, or overwrite_output_dir to delete "
             "it."
@@ -149,7 +149,7 @@ def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     run = RunFolder(folder)
-    resumed_here = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+    resumed_here = checkpoint is not None and _lies_in(checkpoint, folder)
     if overwrite and not resumed_here:
         for path in list(run.removed()):
             delete(path)
@@ -184,6 +184,11 @@ def _differences(saved: dict, current: dict, prefix: str = "") -> Iterator[tuple
             yield from _differences(saved[key], current[key], f"{prefix}{key}.")
         elif saved[key] != current[key]:
             yield f"{prefix}{key}", saved[key], current[key]
+
+
+def _lies_in(checkpoint: Path, folder: Path) -> bool:
+    """Whether a folder has a checkpoint, or a link to one that lies on another disk."""
+    return Path(os.path.abspath(checkpoint)).parent.resolve() == folder.resolve()
 
 
 def _has_content(path: Path) -> bool:

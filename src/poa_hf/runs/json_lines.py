@@ -21,11 +21,20 @@ class JsonLines:
         path: The file of the log.
         last_step: The last step whose line is kept.
         enabled: Whether to write at all; if not, nothing is read or written.
+
+    Raises:
+        ValueError: If the path is that of something else than a file.
     """
 
     def __init__(self, path: Path, last_step: int, enabled: bool):
         self.path, self.enabled = path, enabled
-        if enabled and path.exists():
+        if not enabled:
+            return
+        if path.is_symlink() and not path.exists():
+            path.unlink()  # appending would make a file elsewhere
+        if path.exists():
+            if not path.is_file():
+                raise ValueError(f"{path} is not a file: move it away, as the log of the run is written there.")
             kept = [line for line, content in _parse(path) if content["step"] <= last_step]
             write_text(path, "".join(f"{line}\n" for line in kept))
 

@@ -101,7 +101,7 @@ def locked(path: Path, patience: float = 0) -> Iterator[None]:
 
 def _acquire(path: Path) -> int:
     """Take the lock and return the descriptor of its file, or raise LockedError."""
-    key = os.getpid(), path.resolve()
+    key = _key(path)
     with _guard:
         if key in _held:
             raise LockedError(f"process {key[0]}, which is this one")
@@ -130,7 +130,11 @@ def _release(path: Path, descriptor: int) -> None:
         if _is_still(path, descriptor):
             path.unlink(missing_ok=True)
         os.close(descriptor)
-        _held.discard((os.getpid(), path.resolve()))
+        _held.discard(_key(path))
+
+
+def _key(path: Path) -> tuple[int, Path]:
+    return os.getpid(), path.parent.resolve() / path.name
 
 
 def _open(path: Path) -> int:
