@@ -44,6 +44,31 @@ def test_fsspec_resets_its_lock():
     )
 
 
+def test_streams_of_datasets_show_their_steps():
+    import datasets
+    from datasets import iterable_dataset
+    from datasets.distributed import split_dataset_by_node
+
+    from poa_hf.data import shards
+
+    from .data.streams import EXACT, REREAD, SEPARABLE, memory_stream
+
+    names = shards.SOURCES | shards.ROW_BY_ROW | shards.ROW_BY_ROW_IF_SINGLE | shards.EXACT_STATES | set(shards.CALLED)
+    missing = sorted(name for name in names if not hasattr(iterable_dataset, name))
+    assert not missing, f"datasets has no {', '.join(missing)} any more: mend data/shards.py"
+    mend = "datasets' streams do not show their steps as they did: mend data/shards.py"
+    stream = memory_stream()
+    assert stream._distributed is None and split_dataset_by_node(stream, 0, 2)._distributed is not None, mend
+    for kind, build in (SEPARABLE | EXACT | REREAD).items():
+        assert (shards.Shards(build(stream)).in_order is None) == (kind in SEPARABLE), f"{kind}: {mend}"
+    endless = datasets.interleave_datasets([stream.repeat(None), stream], stopping_strategy="all_exhausted")
+    assert shards.Shards(endless).endless and shards.Shards(stream.repeat(None).skip(3)).endless, mend
+    ending = datasets.interleave_datasets([stream.repeat(None), stream])
+    for each in (stream.repeat(None).take(3), stream.repeat(2), ending):
+        assert not shards.Shards(each).endless, mend
+    assert shards.Shards(SEPARABLE["a generator"](stream)).may_be_endless, mend
+
+
 def test_accelerate_forgets_an_earlier_run():
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState

@@ -6,6 +6,7 @@ import torch
 from poa_hf.data.textures import TextureDataset
 from poa_hf.evaluation.labelled import LabelledImages, UnlabelledImage, find_label_column
 
+from ..data.streams import IN_ORDER, ROWS, SEPARABLE, generate, memory_stream, numbered, value
 from .images import CLASSES, parquet_folder, table
 
 
@@ -104,3 +105,72 @@ def test_unlabelled_splits_are_refused(value):
     late = LabelledImages(table(3, label=datasets.Value("int64"), labels=[0, 1, value]))
     with pytest.raises(UnlabelledImage, match="Row 2"):
         rows(late)
+
+
+LABELLED = {kind: build for kind, build in (SEPARABLE | IN_ORDER).items() if kind not in ("renamed and cast", "map")}
+
+
+def values(images: LabelledImages, shares: int = 1, size: int = 4) -> list[int]:
+    """The numbers of the images that all shares read, in the order of the batches' keys."""
+    batches = {key: rows for share in range(shares) for key, rows in images.batches(size, share, shares)}
+    return [value(row.image) for key in sorted(batches) for row in batches[key]]
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_the_rows_of_a_stream_are_those_that_iterating_gives(kind):
+    dataset = LABELLED[kind](memory_stream())
+    expected = [(value(row["image"]), int(row["label"])) for row in dataset]
+    images = LabelledImages(dataset)
+    assert len(images) == len(expected)
+    for shares in range(1, 5):
+        assert values(images, shares) == [number for number, _ in expected]
+    assert [row.label for _, batch in images.batches(4) for row in batch] == [label for _, label in expected]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda s: s.take(200), lambda s: s.map(lambda r: r, batched=True), lambda s: s.repeat(2), lambda s: s.shard(4, 0)],
+)
+def test_a_limited_number_of_rows_is_a_sample_of_the_whole_stream(build):
+    """The first rows of a stream that is sorted by class would be of one class."""
+    dataset = build(memory_stream())
+    expected = [row["label"] for row in dataset]
+    first, other = (LabelledImages(dataset, limit=8, seed=seed) for seed in (0, 1))
+    found = values(first)
+    assert len(first) == len(found) == 8 and found == values(first, 3) != values(other)
+    assert max(found) > max(expected) // 2 and sorted(expected.index(number) for number in found)
+    assert values(LabelledImages(dataset, limit=500)) == expected
+
+
+def test_streams_without_an_end_are_read_up_to_a_limit_or_refused():
+    endless = memory_stream().repeat(None)
+    with pytest.raises(ValueError, match="train split repeats without end: leave out .repeat.., or set the number"):
+        LabelledImages(endless)
+    found = values(LabelledImages(endless, limit=5), 2)
+    assert len(found) == 5
+    assert values(LabelledImages(endless.take(60))) == [*range(ROWS), *range(12)]
+
+    def forever():
+        while True:
+            yield from generate(count=20)
+
+    found = values(LabelledImages(datasets.IterableDataset.from_generator(forever), limit=5))
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda d: d.select(range(9, 30)),
+        lambda d: d.filter(lambda row: row["label"] % 3 == 0),
+        lambda d: d.shuffle(seed=1),
+        lambda d: d.train_test_split(test_size=9, seed=2)["test"],
+        lambda d: datasets.concatenate_datasets([d.select(range(3)), d]),
+        lambda d: d.with_format("numpy").shard(3, 1),
+    ],
+)
+def test_the_rows_of_a_table_are_those_that_indexing_gives(build):
+    dataset = build(numbered())
+    expected = [int(row["label"]) for row in dataset]
+    for shares in (1, 3):
+        assert values(LabelledImages(dataset), shares) == expected

@@ -19,6 +19,7 @@ from .batches import Batches
 from .crop_arguments import CropArguments
 from .order import BatchPlan
 from .rows import IndexedImages, StreamedImages, UnreadableData
+from .shards import refuse_split_stream
 from .workers import batch_loader
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class PretrainingLoader:
     - `skipped`: how many of the B images could not be decoded and were replaced by others.
 
     Args:
-        dataset: A `datasets.IterableDataset` (neither shuffled nor split by node), or anything with a length and items.
+        dataset: A `datasets.IterableDataset`, of which exactly the rows are read that iterating it gives, or anything
+            with a length and items.
         args: How images are cropped and masked.
         batch_size: Images per process and batch (B).
         mask_grid: Height and width of a global view in patches.
@@ -93,6 +95,7 @@ class PretrainingLoader:
         self.num_images: int | None = None
         height, width = mask_grid
         if _is_stream(dataset):
+            refuse_split_stream(dataset, world_size)
             stream = StreamedImages(dataset, image_column)
             plan = BatchPlan(stream, args, batch_size, (height, width), rank, world_size, seed)
             self._plan = _with_lanes(plan, stream.num_shards, num_workers, num_slots, num_lanes, block_size)
@@ -233,7 +236,14 @@ def _with_lanes(
     wanted = num_lanes or max(DEFAULT_LANES, plan.world_size)
     # More lanes than positions in a batch would leave lanes, and their part of the data, unread.
     num_lanes = max(1, min(wanted, num_shards // num_slots, plan.global_batch_size))
-    if num_slots < num_workers or num_lanes < plan.world_size:
+    if reason := plan.images.shards.in_order:  # type: ignore[union-attr]
+        if plan.rank == 0:
+            logger.warning(
+                "The stream is read in its own order because of %s: every process reads all of it. Hold out whole "
+                "files, or write the rows with save_to_disk, to read it faster and to shuffle it as a whole.",
+                reason,
+            )
+    elif num_slots < num_workers or num_lanes < plan.world_size:
         logger.warning(
             "The dataset has %d files or row groups for %d processes with %d workers each: parts of it are read "
             "several times over; use fewer workers, or write it in more files.",

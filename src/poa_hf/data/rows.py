@@ -1,7 +1,7 @@
 """Rows of a dataset, read but not decoded: by index, or shard by shard from a stream.
 
-Follows `sources`, which opens the dataset; `stream` says in which order the rows are read, `decoding` makes images of
-them.
+Follows `sources`, which opens the dataset, and `shards`, which divides a stream; `stream` says in which order the rows
+are read, `decoding` makes images of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .decoding import UndecodableImage
+from .shards import Shards
 from .sources import find_image_column, image_of_item
-
-# Streams with fewer files are split further, into row groups. Splitting reads each file's footer: on the Hub, one or
-# two requests per file.
-ENOUGH_SHARDS = 128
 
 
 class UnreadableData(ValueError):
@@ -47,8 +44,13 @@ def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
     import datasets
 
     if isinstance(dataset, datasets.IterableDataset):
-        dataset = dataset.select_columns(list(columns))
-        return dataset.decode(False) if dataset.features else dataset
+        epoch = dataset.epoch
+        if dataset.features:
+            # Decoding ends first: `datasets` does not find it behind other steps.
+            dataset = dataset.decode(False).select_columns(list(columns))
+        dataset = dataset.with_format(None)
+        dataset.set_epoch(epoch)
+        return dataset
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
         dataset = dataset.with_format(None).select_columns(list(columns))
         if isinstance(dataset.features[columns[0]], datasets.Image):
@@ -96,7 +98,7 @@ class StreamedImages:
     """The undecoded images of a `datasets.IterableDataset`, in `num_shards` shards that are read one by one.
 
     Args:
-        dataset: An iterable dataset that is neither shuffled nor split by node: `stream` does both.
+        dataset: The stream; see `shards.Shards`.
         column: The column with the images; found by its type or name if not given.
 
     Raises:
@@ -105,18 +107,26 @@ class StreamedImages:
 
     def __init__(self, dataset: Any, column: str | None = None):
         self.column = find_image_column(dataset, column)
-        dataset = undecoded(dataset, [self.column])
-        self.dataset = dataset.reshard() if dataset.num_shards < ENOUGH_SHARDS else dataset
-        self.num_shards: int = self.dataset.num_shards
+        self.shards = Shards(undecoded(dataset, [self.column]))
+        self.num_shards = self.shards.count
         if self.num_shards == 0:
             raise ValueError("The dataset has no files to read: give one with at least one image.")
 
     def open_shard(self, index: int) -> Any:
-        """Return a shard as an iterable dataset, with `state_dict` and `load_state_dict`."""
-        return self.dataset.shard(self.num_shards, index)
+        """Return a shard as an iterable dataset, to be read by `rows`."""
+        return self.shards.open(index)
 
-    def rows(self, shard: Any) -> Generator[Any, None, None]:
-        """Yield the undecoded images of a shard; None where a row lacks the image column."""
-        # Not iter(shard): in a worker process that would split the shard's files among the workers once more.
-        for batch in shard.iter(batch_size=1):
-            yield batch[self.column][0] if self.column in batch else None
+    def rows(self, shard: Any, start: int = 0, state: dict | None = None) -> Generator[Any, None, None]:
+        """Yield the undecoded images of a shard; None where a row lacks the image column.
+
+        Args:
+            shard: What `open_shard` returned.
+            start: The number of rows to pass over.
+            state: The shard's `state` at that row, if there is one.
+        """
+        for row in self.shards.rows(shard, start, state):
+            yield row.get(self.column)
+
+    def state(self, shard: Any) -> dict | None:
+        """Return the state of a shard that is being read; None if it must be read from its start when resuming."""
+        return self.shards.state(shard)

@@ -29,7 +29,7 @@ class Cursor:
     epoch: int = 0
     shard: int = 0
     row: int = 0
-    source: dict | None = None  # the state of the shard's `datasets` stream; None at its start
+    source: dict | None = None  # the state of the shard's `datasets` stream; None at its start, or if it is not exact
 
 
 class Lane:
@@ -96,7 +96,7 @@ class Lane:
     def _finish_block(self) -> None:
         cursor = asdict(self._cursor)
         if self._shard is not None:
-            cursor["source"] = self._shard.state_dict()
+            cursor["source"] = self._source.state(self._shard)
         self._start, self._number, self._offset, self._block = cursor, self._number + 1, 0, []
 
     def _read_block(self) -> None:
@@ -122,9 +122,7 @@ class Lane:
             shard_id = int(self._order[cursor.shard])
             if self._rows is None:
                 self._shard = self._source.open_shard(shard_id)
-                if cursor.source is not None:
-                    self._shard.load_state_dict(cursor.source)
-                self._rows = self._source.rows(self._shard)
+                self._rows = self._source.rows(self._shard, cursor.row, cursor.source)
             for image in self._rows:
                 cursor.row += 1
                 return Row(f"{shard_id}:{cursor.row - 1}", image)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.decoding import UndecodableImage, open_image
+from ..data.shards import refuse_split_stream
 from ..data.workers import batch_loader, worker_share
 from ..formatting import one_line
 from .labelled import BatchKey, LabelledImages, LabelledRow
@@ -136,6 +137,7 @@ def image_features(
         ValueError: On all processes alike, for labels that are not classes, if no image can be decoded, if the
             processor leaves images in different sizes, or for features that are not finite.
     """
+    refuse_split_stream(images.dataset, processes.count)
     share = _features_of_share(models, images, processor, processes, batch_size, num_workers, bf16)
     features, share.features = share.features, {}  # not sent to everyone with the rest
     shares = processes.from_all(share)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..data.decoding import UndecodableImage
 from ..data.rows import Row, read_item, undecoded
+from ..data.shards import Shards
 from ..data.sources import find_image_column, image_of_item
 from ..formatting import suggest
 
@@ -92,8 +93,9 @@ class LabelledImages:
         dataset: A `datasets` dataset, or anything with a length and items that are dicts or (image, label) tuples.
         image_column: The column with the images, found by its type or name by default.
         label_column: The column with the labels, found by its type or name by default.
-        limit: The number of images to use, all by default: a random sample where rows can be read by index, and rows
-            spread over the files of a stream.
+        limit: The number of images to use, all by default: rows spread over the files of a stream, and otherwise a
+            random sample. A stream that is read in its own order (`data.shards`) is read once to draw it; of one
+            without an end, the sample is drawn from the first 64 times as many rows.
         seed: The seed of the random sample.
         name: What messages and records call the split.
 
@@ -125,9 +127,14 @@ class LabelledImages:
         feature = (getattr(dataset, "features", None) or {}).get(self.label_column)
         self.class_names: list[str] | None = getattr(feature, "names", None)
         self.dataset = dataset = undecoded(dataset, [self.image_column, self.label_column])
+        self._chosen: list[int] | None = None
         if self.is_stream:
-            if limit is not None and dataset.num_shards < SPREAD:
-                self.dataset = dataset.reshard()
+            self.shards = Shards(dataset, enough=0 if limit is None else SPREAD)
+            if limit is None and self.shards.endless:
+                raise ValueError(
+                    f"The {name} split repeats without end: leave out .repeat(), or set the number of images to use "
+                    "(--max_train_images, --max_test_images)."
+                )
         else:
             self.indices: Sequence[int] = range(len(dataset))
             if limit is not None and limit < len(dataset):
@@ -135,6 +142,8 @@ class LabelledImages:
                 self.indices = np.sort(chosen).tolist()  # neighbours are read faster
         if next(self._all_rows(), None) is None:
             raise ValueError(f"The {name} split is empty: give one with at least one image.")
+        if self.is_stream and limit is not None and self.shards.count == 1:
+            self._chosen = self._sample(limit, seed)
 
     @property
     def known_length(self) -> int | None:
@@ -143,7 +152,7 @@ class LabelledImages:
             return len(self.indices)
         if self._counted is None:
             split = (self.dataset.info.splits or {}).get(str(self.dataset.split))
-            if split is None or not split.num_examples:
+            if split is None or not split.num_examples or not self.shards.keeps_all_rows:
                 return None
             self._counted = split.num_examples
         return self._limited(self._counted)
@@ -155,13 +164,25 @@ class LabelledImages:
         """
         if self.known_length is not None:
             return self.known_length
+        self._counted = self._count(self.limit)
+        return self._limited(self._counted)
+
+    def _count(self, enough: int | None) -> int:
+        """Count the rows of a stream, or no more than `enough` of them."""
         count = 0
-        for batch in self.dataset.select_columns([self.label_column]).iter(batch_size=1000):
-            count += len(batch[self.label_column])
-            if self.limit is not None and count >= self.limit:
-                break
-        self._counted = count
-        return self._limited(count)
+        for shard in self._shards():
+            for _ in self.shards.rows(self.shards.open(shard), columns=[self.label_column]):
+                if count == enough:
+                    return count
+                count += 1
+        return count
+
+    def _sample(self, limit: int, seed: int) -> list[int]:
+        """Return the places of a random sample of the rows, in their order."""
+        # A stream that may have no end is sampled from its beginning.
+        count = self._count(SPREAD * limit if self.shards.may_be_endless else None)
+        self._counted = min(count, limit)
+        return np.sort(np.random.default_rng(seed).choice(count, self._counted, replace=False)).tolist()
 
     def _limited(self, count: int) -> int:
         return count if self.limit is None else min(count, self.limit)
@@ -183,13 +204,15 @@ class LabelledImages:
             for batch in range(share, -(-len(self.indices) // size), shares):
                 part = self.indices[batch * size : (batch + 1) * size]
                 yield (0, batch), [self._row_at(index) for index in part]
-        elif self.limit is None and self.dataset.num_shards >= shares:
-            for shard in range(share, self.dataset.num_shards, shares):
+        elif self.limit is None and self.shards.count >= shares:
+            for shard in range(share, self.shards.count, shares):
                 for batch, rows in enumerate(_batched(self._shard_rows(shard), size)):
                     yield (shard, batch), rows
         else:
             # too few files for each set to have its own: every process reads all files, but decodes only its batches
-            if self.limit is not None:
+            if self._chosen is not None:
+                groups = iter([self._chosen_rows(self._chosen)])
+            elif self.limit is not None:
                 groups = iter([self._spread_rows(self.limit)])
             else:
                 groups = map(self._shard_rows, self._shards())
@@ -201,7 +224,7 @@ class LabelledImages:
                     number += 1
 
     def _shards(self) -> range:
-        return range(self.dataset.num_shards)
+        return range(self.shards.count)
 
     def _all_rows(self) -> Iterator[LabelledRow]:
         if not self.is_stream:
@@ -217,12 +240,16 @@ class LabelledImages:
         return LabelledRow(str(index), image_of_item(item, self.image_column), self._label(value, str(index)))
 
     def _shard_rows(self, shard: int, start: int = 0) -> Iterator[LabelledRow]:
-        rows = self.dataset.shard(self.dataset.num_shards, shard)
-        # Not iter(rows): in a worker process that would split the file among the workers once more.
-        for number, row in enumerate((rows.skip(start) if start else rows).iter(batch_size=1), start):
+        for number, row in enumerate(self.shards.rows(self.shards.open(shard), start), start):
             name = f"{shard}:{number}"
-            image, label = (row.get(column, [None])[0] for column in (self.image_column, self.label_column))
-            yield LabelledRow(name, image, self._label(label, name))
+            yield LabelledRow(name, row.get(self.image_column), self._label(row.get(self.label_column), name))
+
+    def _chosen_rows(self, places: Sequence[int]) -> Iterator[LabelledRow]:
+        """Iterate over the rows of the only shard at some places, which ascend."""
+        rows, next_place = self._shard_rows(0), 0
+        for place in places:
+            yield from islice(rows, place - next_place, place - next_place + 1)
+            next_place = place + 1
 
     def _spread_rows(self, limit: int) -> Iterator[LabelledRow]:
         """Iterate over `limit` rows that are spread over the stream.
