@@ -98,7 +98,7 @@ def test_an_image_processor_that_needs_code_of_its_own_is_refused(folder):
         ({"hidden_act": "evil"}, "cannot be loaded (KeyError: 'evil')"),
         ({"hidden_size": "wide"}, "hidden_size"),
         ({"patch_size": 0}, "ZeroDivisionError"),
-        ({"hidden_size": 64}, "has the shape (32,), and config.json describes (64,)"),
+        ({"hidden_size": 64}, "config.json describes (1, 1, 64)"),
     ],
     ids=str,
 )
