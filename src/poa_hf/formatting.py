@@ -20,6 +20,21 @@ def one_line(error: object, limit: int = 300) -> str:
     return " ".join(str(error).split())[:limit].rstrip(".") or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Text in which signs that a terminal obeys or hides, such as escape codes, are written as Python writes them.
+
+    Names in a stranger's files could otherwise change what a terminal shows. Line feeds and tabs stay.
+
+    >>> print(printable("vit\\x1b[2J"))
+    vit\\x1b[2J
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign in "\n\t" or sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 def capitalised(text: str) -> str:
     """Text with a capital first letter, as at the beginning of a sentence; the rest stays as it is.
 

@@ -59,6 +59,18 @@ def may_be_on_hub(name: str | Path) -> bool:
     return is_repo_id(repo_id) and not repo_id.split("/")[1].startswith("checkpoint-")
 
 
+def leads_outside(path: Path, folder: Path) -> bool:
+    """Whether a file lies outside a folder once all symbolic links are followed.
+
+    The files of a repository in the Hub's cache are links to its blobs, which count as part of their folder.
+    """
+    home, target = folder.resolve(), path.resolve()
+    if target.is_relative_to(home):
+        return False
+    in_cache = home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs"
+    return not in_cache
+
+
 def shown_name(path: str | Path) -> str:
     """The last part of a path, and for a checkpoint that of its run too, without the folders that hold them.
 

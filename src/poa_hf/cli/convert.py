@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from ..formatting import printable
 from .configs import find_config
 from .main import quiet_libraries
 from .parser import CommandParser
@@ -38,7 +39,7 @@ def convert(argv: list[str]) -> None:
     check_output(args.output, args.overwrite, replaceable=FILES, content="a converted model")
     section = read_model_section(find_config(args.config)) if args.config else None
     conversion = convert_checkpoint(args.checkpoint, args.family, args.output, section, args.config or "")
-    print(conversion)
+    print(printable(str(conversion)))
     space = conversion.config.backbone_config.space
     size = next(iter(space.named), str(space.smallest))
     output = shlex.quote(str(args.output))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from ..formatting import one_line, suggest
+from ..formatting import one_line, printable, suggest
 
 # The arguments and a description of each command; the function and the module that run it have the command's name.
 COMMANDS = {
@@ -54,6 +54,8 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
         argv: The arguments after the command's name.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_PrintableFormatter("%(message)s"))
     logging.getLogger("poa_hf").setLevel(logging.INFO)
     try:
         command(argv)
@@ -75,6 +77,13 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except SystemExit:  # argparse has printed help
         return _CLOSED_PIPE if _output_is_closed() else 0
     return 0
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Formats a message so that names in it cannot control the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def quiet_libraries() -> None:
@@ -141,7 +150,7 @@ def _output_is_closed() -> bool:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    print(f"poa: {message}", file=sys.stderr)
+    print(f"poa: {printable(message)}", file=sys.stderr)
     return status
 
 

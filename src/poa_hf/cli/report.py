@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..formatting import printable
 from .main import quiet_libraries
 from .parser import CommandParser, whole_number
 
@@ -31,6 +32,6 @@ def report(argv: list[str]) -> None:
     page, sections = make_report(args.run, args.output, args.dataset_name, args.images, args.quality)
     for section in sections:
         for sentence, command in section.missing:
-            print(f"{section.title}: {sentence}" + (f"\n  {command}" if command else ""))
+            print(printable(f"{section.title}: {sentence}" + (f"\n  {command}" if command else "")))
     pictures = sum(len(section.pictures) for section in sections)
     print(f"{page}: {pictures} pictures, {page.stat().st_size / 1e6:.1f} MB")

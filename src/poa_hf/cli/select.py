@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+from ..formatting import printable
 from .main import quiet_libraries
 from .parser import CommandParser, whole_number
 
@@ -47,7 +48,7 @@ def select(argv: list[str]) -> None:
     )
     if args.json:
         args.json.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
-    print(selection_text(result))
+    print(printable(selection_text(result)))
     best = str(result.selection.best)
     command = ["poa", "extract", args.run, "--size", best, "--output", f"{Path(args.run).resolve().name}-{best}"]
     print(f"\nnext: {shlex.join(command)}")

@@ -14,6 +14,7 @@ from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
+from ..locations import leads_outside
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import write_json
 from ..runs.layout import PROCESSOR, SIZES, RunFolder
@@ -25,7 +26,7 @@ from .card.size_table import size_table
 from .card.stamp import add_stamp
 from .formats.format import Format, find_format
 from .hub.names import NAME_TEMPLATE, repo_ids
-from .run_files import model_files, without_local_paths, write_run_files
+from .run_files import check_no_links, model_files, without_local_paths, write_run_files
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Release:
         if format == "onnx":  # an export differs between versions of its libraries, so it cannot be compared
             raise ValueError("poa push does not publish ONNX: use poa extract --format onnx, then hf upload.")
         folder = resolve_run(run)
+        check_no_links(folder)
         model = load_run(folder)
         config = model.config.backbone_config
         wanted = config.space if sizes == "all" else map(config.space.resolve, sizes.split(","))
@@ -142,7 +144,7 @@ class Release:
         """
         if self.supernet is None:
             raise ValueError("This release has no supernet: make it with supernet=True.")
-        model = model_files(self.run)
+        model = model_files(self.run, folder)
         if PROCESSOR not in model:
             self.processor.save_pretrained(folder)
             model |= _files_in(folder)
@@ -163,7 +165,10 @@ class Release:
             raise ValueError(f"The Hub would refuse this card: {problems[0]}")
         licence = self.facts.owner.license_link
         if licence and "/" not in licence:
-            source = RunFolder.containing(self.run).path / licence
+            run = RunFolder.containing(self.run).path
+            source = run / licence
+            if leads_outside(source, run):
+                raise ValueError(f"{source} leads to a file outside the run: put the text of the licence itself there.")
             if source.is_file():
                 shutil.copyfile(source, folder / licence)
         drawn: list[object] = ["", []]

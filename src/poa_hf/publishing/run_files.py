@@ -4,13 +4,14 @@ without machine-specific paths."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..locations import looks_local
+from ..locations import leads_outside, looks_local
 from ..runs.atomic import write_text
 from ..runs.layout import (
     CONFIG,
@@ -22,16 +23,51 @@ from ..runs.layout import (
     TRAINING_TIME,
     WEIGHT_FILES,
     RunFolder,
+    published_patterns,
 )
 
 _MACHINE_FIELDS = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "report_to"}
-_SOURCE_FIELDS = {"dataset_name", "eval_dataset_name", "init_from"}  # a Hub id or a local path
+_SOURCE_FIELDS = {"dataset_name", "eval_dataset_name", "init_from", "foreign_teacher"}  # a Hub id or a local path
+_WRITER_FIELDS = {"_name_or_path"}  # where transformers read the model that it wrote
+# A path within other text begins with a slash, `~`, `.`, `..` or a drive; in an address, a slash follows other signs.
+_PATH_IN_TEXT = re.compile(r"(?<![\w:/.~\\-])(?:file:/*|[A-Za-z]:(?=[\\/])|~[\w.-]*|\.{1,2})?[/\\][^\s'\",;:()]+")
 
 
-def model_files(model: Path) -> dict[str, Path]:
-    """Return the files by name from which a saved `PoaForPreTraining` and its image processor can be loaded."""
+def check_no_links(run: Path) -> None:
+    """Check that what would be published lies in the run's folder, so that no link can have another file published.
+
+    Args:
+        run: The folder of a run or of one of its checkpoints.
+
+    Raises:
+        ValueError: If one of the files leads elsewhere.
+    """
+    folder = RunFolder.containing(run).path
+    for place in dict.fromkeys((folder, run.absolute())):
+        for path in (path for pattern in published_patterns() for path in sorted(place.glob(pattern))):
+            if leads_outside(path, folder):
+                raise ValueError(
+                    f"{path} leads to a file outside {folder}, which must not be published: put the file itself there, "
+                    "or delete the link."
+                )
+
+
+def model_files(model: Path, folder: Path) -> dict[str, Path]:
+    """Return the files by name from which a saved `PoaForPreTraining` and its image processor can be loaded.
+
+    Args:
+        model: The folder of the model.
+        folder: The folder that is published, where JSON files with paths of this machine are written without them.
+    """
     paths = [path for pattern in (CONFIG, WEIGHT_FILES, PROCESSOR) for path in model.glob(pattern)]
-    return {path.name: path for path in sorted(paths)}
+    files = {path.name: path for path in sorted(paths)}
+    for name, path in files.items():
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if (published := without_local_paths(content)) != content:
+                files[name] = folder / name
+                write_text(files[name], json.dumps(published, indent=2) + "\n")
+    return files
 
 
 def write_run_files(folder: Path, model: Path, started_from: str | None) -> None:
@@ -65,21 +101,25 @@ def without_local_paths(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {
-            key: _last_part(item) if key in _SOURCE_FIELDS and _is_local(item) else without_local_paths(item)
+            without_local_paths(key): _last_part(item)
+            if key in _SOURCE_FIELDS and _is_local(item)
+            else without_local_paths(item)
             for key, item in value.items()
-            if key not in _MACHINE_FIELDS
+            if key not in _MACHINE_FIELDS | _WRITER_FIELDS
         }
     if isinstance(value, list):
         return [without_local_paths(item) for item in value]
-    return _last_part(value) if _is_path(value) else value
+    if not isinstance(value, str):
+        return value
+    return _last_part(value) if _is_path(value) else _PATH_IN_TEXT.sub(lambda match: _last_part(match[0]), value)
 
 
-def _is_path(value: Any) -> bool:
-    """Return whether a value looks like a path."""
-    if not isinstance(value, str) or "\n" in value:
+def _is_path(value: str) -> bool:
+    """Return whether a text is a path as a whole."""
+    if "\n" in value:
         return False
-    begins_as_path = value.startswith(("/", "./", "../", "~", "\\")) or value[1:3] == ":\\"
-    return begins_as_path or (value.count("/") > 1 and "://" not in value)
+    begins_as_path = value.startswith(("/", "./", "../", "~", "\\", "file:")) or value[1:3] in (":\\", ":/")
+    return begins_as_path or (value.count("/") > 1 and "://" not in value and " " not in value)
 
 
 def _is_local(value: Any) -> bool:
@@ -88,7 +128,7 @@ def _is_local(value: Any) -> bool:
 
 
 def _last_part(path: str) -> str:
-    return Path(path.replace("\\", "/")).name
+    return Path(path.removeprefix("file:").replace("\\", "/")).name
 
 
 def _to_yaml(content: Any) -> str:

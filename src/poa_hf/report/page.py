@@ -14,8 +14,9 @@ import jinja2
 
 from ..elastic import SubNetwork
 from ..formatting import format_quantity
+from ..locations import leads_outside
 from ..models.elastic_config import image_shape
-from ..runs.atomic import write_text
+from ..runs.atomic import write_bytes, write_text
 from ..runs.comparison import Comparison, choose
 from ..runs.facts import RunFacts
 from ..runs.layout import RunFolder
@@ -72,6 +73,8 @@ def make_report(
     facts = RunFacts.read(run)
     run_folder = facts.folder or RunFolder.containing(run)
     folder = run_folder.report if output is None else Path(output)
+    if output is None and leads_outside(folder, run_folder.path):
+        raise ValueError(f"{folder} leads to a folder outside the run: give --output to write there.")
     _check_folder(folder)
     sizes: dict[SubNetwork, Costs] = {}
     measured: Comparison | None = None
@@ -106,7 +109,7 @@ def make_report(
         for section in sections:
             for picture in section.pictures:
                 for name, content in picture.files().items():
-                    (folder / name).write_bytes(content)
+                    write_bytes(folder / name, content)  # replaces a link, and does not write through it
         write_text(folder / "index.html", html)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}): give another --output.") from error

@@ -57,6 +57,8 @@ def test_onnx_runtime_gives_the_features_for_batches_of_any_size(family, tmp_pat
     plain = model.teacher.extract(size)
     assert parameters == plain.num_parameters()
     assert largest_difference(tmp_path / "model", plain, (1, 2, 5), pixels) < 1e-5
+    content = (tmp_path / "model" / "model.onnx").read_bytes()
+    assert b".py" not in content and b"site-packages" not in content  # the exporter notes the files of this machine
     graph = onnx.load(tmp_path / "model" / "model.onnx")
     onnx.checker.check_model(graph)
     assert [(opset.domain, opset.version) for opset in graph.opset_import if not opset.domain] == [("", 18)]

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Sequence
+from urllib.parse import quote
+
+from ...formatting import printable
 
 # Markdown ignores underscores within words, so ids are not escaped.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|$]|(?<!\w)[_~]|[_~](?!\w)")
+
+
+_LONGEST = 1000
+_IN_ADDRESSES = "!#$%&'*+,/:;=?@[]~"  # what addresses may hold as it is, except brackets that end a link
 
 
 def escape(text: str) -> str:
@@ -15,12 +22,12 @@ def escape(text: str) -> str:
     >>> print(escape("*my* photos_2"))
     \\*my\\* photos_2
     """
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\g<0>", printable(" ".join(text.split()))[:_LONGEST])
 
 
 def link(text: str, address: str) -> str:
-    """Return a link with any text."""
-    return f"[{escape(text)}]({address})"
+    """Return a link with any text; signs that would end the address are written in its own way."""
+    return f"[{escape(text)}]({quote(address, safe=_IN_ADDRESSES)})"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Container[int] = ()) -> str:

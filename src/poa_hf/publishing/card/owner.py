@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 
 import yaml
@@ -10,6 +11,11 @@ from ...formatting import one_line
 from ...locations import is_hub_id
 from ...runs.layout import RunFolder
 from .metadata import check_license
+
+# HTML tags and comments, and the targets of links that a browser would run instead of opening
+_HTML = re.compile(
+    r"<(?!https?://|mailto:)[A-Za-z!/?][^>\n]{0,40}|\]\s*[(:][\s<]*(?:javascript|vbscript|data)\s*:", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class OwnerFacts:
         about: A paragraph of Markdown about the model.
 
     Raises:
-        ValueError: If the Hub does not know the licence, `dataset` is not a Hub id, or a value is not text.
+        ValueError: If the Hub does not know the licence, `dataset` is not a Hub id, a value is not text, or `about`
+            holds HTML.
     """
 
     license: str | None = None
@@ -40,6 +47,8 @@ class OwnerFacts:
             value = getattr(self, each.name)
             if value is not None and not (isinstance(value, str) and value.strip()):
                 raise ValueError(f"{each.name} {value!r} is not text: write some, or leave it out.")
+        if self.about and (match := _HTML.search(self.about)):
+            raise ValueError(f"about holds {match[0]!r}, which a browser would act on: write plain Markdown.")
         check_license(self.license, self.license_name, self.license_link)
         if self.dataset is not None and not is_hub_id(self.dataset):
             raise ValueError(f"dataset {self.dataset!r} is not a Hub id: write it as namespace/name.")

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,8 @@ def as_onnx(
     if program is None:  # it is None only for the older exporter
         raise ValueError("torch.onnx.export returned no program: use another format.")
 
+    _remove_origins(program)
+
     def save(folder: Path) -> None:
         file = folder / "model.onnx"
         program.save(file)
@@ -94,6 +97,18 @@ class _Features(nn.Module):
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         output = self.model(pixel_values)
         return output.last_hidden_state, output.pooler_output
+
+
+def _remove_origins(program: torch.onnx.ONNXProgram) -> None:
+    """Remove where each node came from: the exporter notes the calls, with the paths of this machine's files."""
+    graphs: list[Any] = [program.model.graph, *program.model.functions.values()]
+    for graph in graphs:
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in (*node.inputs, *node.outputs):
+                if value is not None:
+                    value.metadata_props.clear()
 
 
 def _check(file: Path, batches: list[Tensor], expected: list[tuple[Tensor, Tensor]]) -> None:

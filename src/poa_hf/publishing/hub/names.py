@@ -47,18 +47,20 @@ def repo_name(config: PreTrainedConfig, sub_network: SubNetwork, template: str =
             such as `14` or `2-2-6-2`.
 
     Raises:
-        ValueError: If the template is not a format string or has another field.
+        ValueError: If the template is not a format string, has another field, or gives a field a format.
     """
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ValueError(
             f"--name_template {template!r} is not a template ({one_line(error)}): write {NAME_TEMPLATE!r}."
         ) from error
-    unknown = [field for field in fields if field not in _FIELDS]
-    if unknown:
-        known = ", ".join(f"{{{field}}}" for field in _FIELDS)
-        raise ValueError(f"--name_template has no field {{{unknown[0]}}}: use {known}.")
+    for _, field, spec, conversion in parts:
+        if field not in _FIELDS:
+            known = ", ".join(f"{{{field}}}" for field in _FIELDS)
+            raise ValueError(f"--name_template has no field {{{field}}}: use {known}.")
+        if spec or conversion:  # a width of billions would fill the memory
+            raise ValueError(f"--name_template gives {{{field}}} a format: write {{{field}}} alone.")
     return template.format(
         family=family_name(config),
         size=size_name(config, sub_network),
