@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from poa_hf.cli.main import main
+from poa_hf.runs.checkpoints import start_folder
 
 from ..runs.folders import flip_bit
 
@@ -94,6 +95,18 @@ def test_checkpoints_of_earlier_versions_are_read_without_checksums(run, capsys)
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     without = "readable, but without checksums to compare it with"
     assert [lines[part] for part in ("checkpoint-2", "checkpoint-4", "model")] == [without, "sound", without]
+
+
+def test_a_resumed_run_has_no_model_until_it_ends(run, capsys):
+    start_folder(run, run / "checkpoint-4", overwrite=False)
+    assert (run / "model.safetensors").exists() and main(["check", str(run)]) == 0
+    assert "model" not in [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_lost_configuration_is_damage(run, capsys):
+    (run / "config.json").unlink()
+    assert main(["check", str(run)]) == 2
+    assert "model                 damaged: it lacks config.json" in capsys.readouterr().out
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):

@@ -163,7 +163,16 @@ def test_going_back_puts_later_checkpoints_aside(tmp_path):
 def test_a_model_replaces_another_with_its_configuration_last(tmp_path):
     run, new = tmp_path / "run", tmp_path / "new"
     for folder, files in (
-        (run, ("config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "metrics.jsonl")),
+        (
+            run,
+            (
+                "config.json",
+                "model-00001-of-00002.safetensors",
+                "model.safetensors.index.json",
+                "metrics.jsonl",
+                "checksums.json",
+            ),
+        ),
         (new, ("config.json", "model.safetensors")),
     ):
         folder.mkdir()

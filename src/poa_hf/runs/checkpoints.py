@@ -50,13 +50,16 @@ def checkpoints_with_model(output_dir: Path) -> list[Path]:
 def replace_model(folder: Path, new: Path) -> None:
     """Move a saved model from the folder `new` into `folder`, replacing one that exists.
 
-    The configuration is removed first and moved last, since weights without one are never read. The files of the old
-    weights are removed too: a single old file would be loaded instead of several new ones.
+    The configuration is removed before the weights and moved after them, since weights without one are never read.
+    Checksums are removed first and moved last, as they are those of a whole model. The files of the old weights are
+    removed too: a single old file would be loaded instead of several new ones.
     """
-    (folder / CONFIG).unlink(missing_ok=True)
-    for path in [*folder.glob("model*.safetensors"), folder / WEIGHTS_INDEX, folder / CHECKSUMS]:
+    for name in (CHECKSUMS, CONFIG, WEIGHTS_INDEX):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("model*.safetensors"):
         path.unlink(missing_ok=True)
-    for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
+    last = (CONFIG, CHECKSUMS)
+    for path in sorted(new.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
         move_file(path, folder / path.name)
     new.rmdir()
 
@@ -154,8 +157,8 @@ def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None
         for path in list(run.removed()):
             delete(path)
     # the final model of an earlier part of the run would be taken for that of this part
-    run.config.unlink(missing_ok=True)
     run.checksums.unlink(missing_ok=True)
+    run.config.unlink(missing_ok=True)
     if checkpoint is None or not resumed_here:
         return
     for later in checkpoint_folders(folder):

@@ -127,12 +127,12 @@ def _record(content: Any, number: int) -> Evaluation:
 
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a value from a file has the type of a field; whole numbers are decimal numbers too."""
-    if isinstance(value, bool):
-        return kind is bool
     if isinstance(value, int) and abs(value) >= 1 << 63:  # which no number of images is, nor a decimal number
         return False
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     kinds = tuple(get_origin(each) or each for each in kinds)
+    if isinstance(value, bool):  # which is a number in Python
+        return bool in kinds
     return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..formatting import listed, one_line
 from ..yaml_files import read_mapping
-from .checkpoints import checkpoint_folders, has_weights
+from .checkpoints import checkpoint_folders
 from .checksums import first_difference, has_checksums
 from .evaluations import load_evaluations
 from .json_files import read_object
@@ -53,7 +53,7 @@ def inspect_run(folder: Path) -> Iterator[Part]:
         yield _checked(checkpoint, checkpoint.name, checkpoint_damage(checkpoint))
     if is_checkpoint:
         return
-    if run.config.exists() or has_weights(folder):
+    if run.config.exists() or has_checksums(folder):  # a resumed run has neither, but old weights, until it ends
         difference = first_difference(folder, thorough=True) if has_checksums(folder) else None
         yield _checked(folder, "model", difference or model_damage(folder, thorough=False))
     for path, describe in _records(run):

@@ -10,6 +10,7 @@ import pickle
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,7 +35,7 @@ from .layout import (
 
 _TORCH_FILE_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, RuntimeError),  # of the container
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError),  # of its content
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError),  # of its content
 )
 
 
@@ -179,11 +180,18 @@ def _check_optimizer_state(path: Path, with_tensors: bool) -> None:
                 if broken := file.testzip():
                     raise ValueError(f"the checksum of {broken} is wrong")
         state = torch.load(path, map_location="meta", mmap=True, weights_only=True)
-        if not all(isinstance(values, dict) for values in [state, state["state"], *state["state"].values()]):
-            raise TypeError("it is not the state of an optimizer")
-        if not all(isinstance(group["params"], list) for group in state["param_groups"]):
-            raise TypeError("it is not the state of an optimizer")
+        if not _is_optimizer_state(state):
+            raise ValueError("it is not the state of an optimizer")
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is damaged: it holds other objects than tensors and numbers.") from error
     except _TORCH_FILE_ERRORS as error:
         raise ValueError(f"{path} is damaged: {one_line(error, 100)}.") from error
+
+
+def _is_optimizer_state(state: Any) -> bool:
+    if not isinstance(state, dict) or not isinstance(state.get("param_groups"), list):
+        return False
+    of_parameters = state.get("state")
+    if not isinstance(of_parameters, dict) or not all(isinstance(values, dict) for values in of_parameters.values()):
+        return False
+    return all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in state["param_groups"])
