@@ -54,7 +54,7 @@ def test_a_table_and_a_file_of_a_run(folders, capsys, tmp_path):
     )
     assert status == 0, err
     lines = out.splitlines()
-    assert lines[0] == "run on images (60 images of train and 29 of test), %"
+    assert lines[0] == "run on images (29 test images classified by 60 train images), %"
     assert lines[2].split("  ")[0] == "size" and lines[2].endswith("mAP     P@1    P@10")
     assert [line.split()[0] for line in lines[3:5]] == ["16x1", "32x3"] and len(lines[3].split()) == 12
     assert lines[-1] == f"Written to {tmp_path / 'e.json'}"
@@ -72,7 +72,7 @@ def test_textures_and_the_run_s_own_file(folders, capsys):
     argv = ["--dataset_name", "textures", "--max_train_images", 40, "--max_test_images", 10, "--num_workers", 0]
     status, out, err = command(capsys, folders / "run", *argv, "--tasks", "clustering", "--batch_size", 8)
     assert status == 0, err
-    assert out.startswith("run on textures (10 of test), %")
+    assert out.startswith("run on textures (10 test images), %")
     records = json.loads((folders / "run" / "evaluations.json").read_text())
     assert {record["dataset"] for record in records} == {"textures"} and "train_split" not in records[0]
 

@@ -35,7 +35,7 @@ def test_only_records_that_were_measured_alike_are_compared():
     assert found.values == {SIZES["1x1"]: 0.3, SIZES["2x1"]: 0.5}
     assert (found.title, found.metric_name, found.step) == ("20-NN", "20-NN accuracy", 50)
     assert found.name == "20-NN accuracy on birds at step 50"
-    assert found.description == "20-NN accuracy on birds at step 50 (100 images of test)"
+    assert found.description == "20-NN accuracy on birds at step 50 (100 test images)"
     linear = choose(comparisons, ["linear_accuracy"])
     assert (linear.values, linear.title, linear.metric) == ({SIZES["2x1"]: 0.6}, "linear", "linear_accuracy")
     assert choose(comparisons) is found and choose([]) is None

@@ -33,13 +33,14 @@ def evaluate(argv: list[str]) -> None:
     data = open_splits(
         args.dataset_name,
         args.dataset_config_name,
-        args.train_split if need_train(args.tasks) else None,
+        args.train_split if need_train(args.tasks) or args.holdout is not None else None,
         args.test_split,
         args.image_column,
         args.label_column,
         args.max_train_images,
         args.max_test_images,
         args.seed,
+        args.holdout,
     )
     workers = args.num_workers
     if workers is None:
@@ -75,6 +76,12 @@ def _parser() -> CommandParser:
         help="numbers of neighbours that vote (default: those of 10,20,100,200 that fit)",
     )  # fmt: skip
 
+    _add_images(parser)
+    _add_work(parser)
+    return parser
+
+
+def _add_images(parser: CommandParser) -> None:
     data = parser.add_argument_group("images")
     parser.add_option(
         "--dataset_name", group=data, required=True, metavar="D", help="a dataset of the Hub, a folder, or textures"
@@ -90,23 +97,22 @@ def _parser() -> CommandParser:
         help="images that are classified (default: test or validation, if labelled)",
     )  # fmt: skip
     parser.add_option(
-        "--max_train_images", group=data, type=whole_number, metavar="N",
-        help="use only N images of the train split, chosen at random",
+        "--holdout", group=data, type=decimal_number, metavar="SHARE",
+        help="classify this share of the train split, such as 0.2, chosen at random by class, instead of a test split",
     )  # fmt: skip
-    parser.add_option(
-        "--max_test_images", group=data, type=whole_number, metavar="N",
-        help="use only N images of the test split, chosen at random",
-    )  # fmt: skip
-    parser.add_option(
-        "--image_column", group=data, metavar="C", help="column of the images, if its type and name do not tell"
-    )
-    parser.add_option(
-        "--label_column",
-        group=data,
-        metavar="C",
-        help="column of the classes, if its type and name do not tell",
-    )
+    for split in ("train", "test"):
+        parser.add_option(
+            f"--max_{split}_images", group=data, type=whole_number, metavar="N",
+            help=f"use only N images of the {split} split, chosen at random",
+        )  # fmt: skip
+    for column, content in (("image", "images"), ("label", "classes")):
+        parser.add_option(
+            f"--{column}_column", group=data, metavar="C",
+            help=f"column of the {content}, if its type and name do not tell",
+        )  # fmt: skip
 
+
+def _add_work(parser: CommandParser) -> None:
     work = parser.add_argument_group("computation and output")
     parser.add_option(
         "--batch_size", group=work, type=whole_number, default=64, metavar="N", help="images of one forward pass"
@@ -122,12 +128,11 @@ def _parser() -> CommandParser:
     )  # fmt: skip
     parser.add_option(
         "--seed", group=work, type=whole_number, default=0, metavar="N",
-        help="seed of samples, draws and starting points (default: 0)",
+        help="seed of samples, of the hold-out, draws and starting points (default: 0)",
     )  # fmt: skip
     parser.add_option(
         "--output", group=work, metavar="FILE", help=f"file of the results (default: {EVALUATIONS} in the run)"
     )
-    return parser
 
 
 def _check_output(output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,14 +58,19 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
     name, config_name = options.eval_dataset_name, options.eval_dataset_config_name
     if name is None:
         name, config_name = data.dataset_name, data.dataset_config_name
-    splits = open_splits(
-        name,
-        config_name,
-        options.eval_train_split,
-        options.eval_test_split,
-        max_train_images=options.eval_max_train_images,
-        max_test_images=options.eval_max_test_images,
-    )
+    try:
+        splits = open_splits(
+            name,
+            config_name,
+            options.eval_train_split,
+            options.eval_test_split,
+            max_train_images=options.eval_max_train_images,
+            max_test_images=options.eval_max_test_images,
+            holdout=options.eval_holdout,
+        )
+    except ValueError as error:
+        # by the names that the options have here
+        raise ValueError(re.sub(r"--(test_split|holdout|max_\w+_images)\b", r"--eval_\1", str(error))) from error
     callback = WarmStartGuard if recipe.init_from else KnnEvaluationCallback
     return [callback(splits, options.eval_steps, options.eval_sizes, options.eval_k)]
 

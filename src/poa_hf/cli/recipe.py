@@ -61,6 +61,10 @@ class EvaluationArguments:
     eval_dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     eval_train_split: str = field(default="train", metadata={"help": "Split whose labels vote."})
     eval_test_split: str | None = field(default=None, metadata={"help": "Split to classify; test or validation."})
+    eval_holdout: float | None = field(
+        default=None,
+        metadata={"help": "Share of the labelled split to classify, held out at random by class, such as 0.2."},
+    )
     eval_sizes: list[str] | None = field(
         default=None, metadata={"help": "Sizes to measure; the smallest, a middle and the full one if not given."}
     )

@@ -53,10 +53,13 @@ def open_dataset(name: str, config_name: str | None = None, split: str = "train"
         'image'
     """
     if name == TEXTURES:
-        from .textures import TextureDataset
+        from .textures import EVALUATION_TEXTURES, TextureDataset
 
         check_texture_split(split)
-        return TextureDataset()
+        if split == "train":
+            return TextureDataset()
+        seed, length = EVALUATION_TEXTURES[split]
+        return TextureDataset(seed=seed, length=length)
     import datasets
 
     folder = Path(name).expanduser()

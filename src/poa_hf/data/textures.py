@@ -132,6 +132,8 @@ _PATTERNS_BY_NAME: dict[str, Pattern] = {
 }
 TEXTURE_NAMES: tuple[str, ...] = tuple(_PATTERNS_BY_NAME)
 _PATTERNS = tuple(_PATTERNS_BY_NAME.values())
+# By split, the seed and the number of the labelled images of an evaluation; training uses seed 0.
+EVALUATION_TEXTURES = {"train": (1_000_001, 5000), "test": (1_000_002, 2000)}
 
 
 class TextureDataset(Dataset[dict[str, Any]]):
@@ -157,7 +159,7 @@ class TextureDataset(Dataset[dict[str, Any]]):
 
     label_names = TEXTURE_NAMES
 
-    def __init__(self, size: int = 40, seed: int = 0, length: int = 2**31):
+    def __init__(self, size: int = 40, seed: int = 0, length: int = 2**31) -> None:
         if size < 8:
             raise ValueError(f"Textures of {size} pixels show no structure: give a size of at least 8.")
         if seed < 0 or length < 0:

@@ -95,10 +95,14 @@ class KnnEvaluationCallback(TrainerCallback):
         from ..runs.layout import RunFolder
         from ..training.engines import whole_parameters
         from .evaluator import evaluate_sizes
+        from .sources import training_source
         from .subject import Subject
 
         processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std)
-        subject = Subject(Path(args.output_dir).name, model.teacher, processor, state.global_step)
+        run = RunFolder(Path(args.output_dir))
+        subject = Subject(
+            Path(args.output_dir).name, model.teacher, processor, state.global_step, trained_on=training_source(run)
+        )
         with whole_parameters(model):
             records = evaluate_sizes(
                 subject,
@@ -111,7 +115,7 @@ class KnnEvaluationCallback(TrainerCallback):
                 args.bf16,
             )
         if state.is_world_process_zero:
-            save_evaluations(RunFolder(Path(args.output_dir)).evaluations, records)
+            save_evaluations(run.evaluations, records)
         self.num_test_images = records[0].test_images
         return {f"knn_{record.size}": record.value for record in records}
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -14,7 +13,9 @@ from tqdm.auto import tqdm
 from ..elastic import SubNetwork
 from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
+from .coinciding import ImageId, coinciding, warn_of_coinciding
 from .features import ImageFeatures, evaluation_mode, image_features
+from .labelled import LabelledImages
 from .processes import Processes
 from .splits import EvaluationData, encode_labels
 from .subject import ONE_SIZE, Subject
@@ -75,41 +76,26 @@ def evaluate_sizes(
     options = options or TaskOptions()
     names = subject.sizes(sizes)
     check_tasks(tasks, options, None)
-    train = data.train if need_train(tasks) else None
-    if train is None and need_train(tasks):
+    if data.train is None and need_train(tasks):
         raise ValueError(f"The tasks {', '.join(tasks)} need a train split: give one, or ask for clustering only.")
     if batch_size < 1 or num_workers < 0 or feature_memory_gb <= 0:
         raise ValueError(
             f"batch_size {batch_size}, num_workers {num_workers} and feature_memory_gb {feature_memory_gb} must be at "
             "least 1, at least 0, and positive."
         )
-    check_tasks(tasks, options, train.known_length if train else None)
-    splits = [data.test] if train is None else [train, data.test]
     with Processes() as processes, evaluation_mode(subject.model):
+        work = _Work(subject, data, tasks, options, processes, batch_size, num_workers, bf16)
+        check_tasks(tasks, options, work.train.known_length if work.train else None)
         subject.model.to(processes.device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         widths = subject.widths(names, processes.device)
         # a single size needs one pass, however many images there are
-        num_images = sum(map(len, splits)) if len(names) > 1 else 0
+        num_images = sum(map(len, work.splits)) if len(names) > 1 else 0
         passes = _passes(widths, num_images, feature_memory_gb * 1e9)
         records: list[Evaluation] = []
         for number, part in enumerate(passes, 1):
             if len(passes) > 1 and processes.is_main:
                 logger.info("Pass %d of %d over the images: %s.", number, len(passes), ", ".join(part))
-            owners = {size: index % processes.count for index, size in enumerate(part)}
-            models, quiet = subject.callables(part), number > 1
-            features = [
-                image_features(
-                    models, split, subject.processor, owners, processes, batch_size, num_workers, bf16, quiet
-                )
-                for split in splits
-            ]
-            measured = _Measured.of_splits(data, features)
-            if number == 1 and processes.is_main:
-                _warn(measured, tasks, options)
-            records += _records_of_process(
-                subject, data, measured, tasks, options, processes, {"bf16": True} if bf16 else {}
-            )
-            del features, measured  # before the next pass, or memory would hold the features of two
+            records += work.records(part, is_first=number == 1)
         everyone = [record for part in processes.from_all(records) for record in part]
     return sorted(everyone, key=lambda record: names.index(record.size))
 
@@ -136,89 +122,140 @@ def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list
 
 @dataclass(frozen=True)
 class _Measured:
-    """What one pass has measured: the features of both splits, and their labels (M,) and (N,) as whole numbers."""
+    """What one pass has measured: the features of both splits, and their labels (M,) and (N,) as whole numbers.
+
+    `coinciding` are test images that are train images too, with these, if there is a train split.
+    """
 
     train: ImageFeatures | None
     test: ImageFeatures
     train_labels: Tensor
     test_labels: Tensor
     num_classes: int
+    coinciding: list[tuple[ImageId, ImageId]] | None
 
     @classmethod
     def of_splits(cls, data: EvaluationData, features: list[ImageFeatures]) -> _Measured:
         """Combine the features of the train split, if there is one, and of the test split with their labels."""
         train, test = features if len(features) == 2 else (None, features[0])
-        return cls(train, test, *encode_labels(data, train.labels if train else [], test.labels))
+        labels = encode_labels(data, train.labels if train else [], test.labels)
+        return cls(train, test, *labels, coinciding(train.ids, test.ids) if train else None)
 
 
-def _records_of_process(
-    subject: Subject,
-    data: EvaluationData,
-    measured: _Measured,
-    tasks: Sequence[str],
-    options: TaskOptions,
-    processes: Processes,
-    settings: dict[str, Any],
-) -> list[Evaluation]:
-    """Compute the tasks of the sizes whose features this process has."""
-    train, test = measured.train, measured.test
-    records = []
-    hidden = None if processes.is_main else True  # None: hidden where the output is no terminal
-    with tqdm(total=len(test.features) * len(tasks), unit="task", leave=False, disable=hidden) as progress:
-        for size in test.features:
-            memory = LabelledFeatures(train.features[size], measured.train_labels) if train else None
-            queries = LabelledFeatures(test.features[size], measured.test_labels)
-            for task in tasks:
-                progress.set_description(f"{size} {task}" if size != ONE_SIZE else task)
-                scores = run_task(task, memory, queries, measured.num_classes, options, processes.device)
-                records += [_record(subject, data, measured, size, task, score, settings) for score in scores]
-                progress.update()
-    return records
+@dataclass(frozen=True)
+class _Work:
+    """One evaluation as a process sees it. See `evaluate_sizes` for the attributes."""
 
+    subject: Subject
+    data: EvaluationData
+    tasks: Sequence[str]
+    options: TaskOptions
+    processes: Processes
+    batch_size: int
+    num_workers: int
+    bf16: bool
 
-def _record(
-    subject: Subject,
-    data: EvaluationData,
-    measured: _Measured,
-    size: str,
-    task: str,
-    score: Score,
-    settings: dict[str, Any],
-) -> Evaluation:
-    train, test = (measured.train if need_train([task]) else None), measured.test
-    return Evaluation(
-        model=subject.name,
-        size=size,
-        task=task,
-        metric=score.metric,
-        value=score.value,
-        dataset=data.name,
-        dataset_config=data.config_name,
-        train_split=data.train.name if train and data.train else None,
-        test_split=data.test.name,
-        train_images=len(train.labels) if train else None,
-        test_images=len(test.labels),
-        skipped_images=test.skipped + (train.skipped if train else 0),
-        step=subject.step,
-        date=datetime.now(UTC).date().isoformat(),
-        settings=score.settings | settings,
-        details=score.details,
-    )
+    @property
+    def train(self) -> LabelledImages | None:
+        """The train split, if a task needs it."""
+        return self.data.train if need_train(self.tasks) else None
 
+    @property
+    def splits(self) -> list[LabelledImages]:
+        return [self.data.test] if self.train is None else [self.train, self.data.test]
 
-def _warn(measured: _Measured, tasks: Sequence[str], options: TaskOptions) -> None:
-    """Say what in the data or the options does not show in the numbers."""
-    if measured.train is None:
-        return
-    test_labels = measured.test_labels.tolist()
-    absent = set(test_labels) - set(measured.train_labels.tolist())
-    if absent:
-        share = sum(label in absent for label in test_labels) / len(test_labels)
-        logger.warning(
-            "%d of %d classes have no train image, so %.0f %% of the test images cannot be right: give more images.",
-            len(absent),
-            measured.num_classes,
-            100 * share,
+    def records(self, sizes: Sequence[str], is_first: bool) -> list[Evaluation]:
+        """Make one pass over the images, and compute the tasks of the sizes whose features this process gets."""
+        owners = {size: index % self.processes.count for index, size in enumerate(sizes)}
+        models = self.subject.callables(sizes)
+        features = [
+            image_features(
+                models,
+                split,
+                self.subject.processor,
+                owners,
+                self.processes,
+                self.batch_size,
+                self.num_workers,
+                self.bf16,
+                quiet=not is_first,
+            )
+            for split in self.splits
+        ]
+        measured = _Measured.of_splits(self.data, features)
+        if is_first and self.processes.is_main:
+            self._warn(measured)
+        return self._scores(measured)
+
+    def _scores(self, measured: _Measured) -> list[Evaluation]:
+        train, test = measured.train, measured.test
+        records = []
+        hidden = None if self.processes.is_main else True  # None: hidden where the output is no terminal
+        with tqdm(total=len(test.features) * len(self.tasks), unit="task", leave=False, disable=hidden) as progress:
+            for size in test.features:
+                memory = LabelledFeatures(train.features[size], measured.train_labels) if train else None
+                queries = LabelledFeatures(test.features[size], measured.test_labels)
+                for task in self.tasks:
+                    progress.set_description(f"{size} {task}" if size != ONE_SIZE else task)
+                    scores = run_task(task, memory, queries, measured.num_classes, self.options, self.processes.device)
+                    records += [self._record(measured, size, task, score) for score in scores]
+                    progress.update()
+        return records
+
+    def _record(self, measured: _Measured, size: str, task: str, score: Score) -> Evaluation:
+        data = self.data
+        train, test = (measured.train if need_train([task]) else None), measured.test
+        return Evaluation(
+            model=self.subject.name,
+            size=size,
+            task=task,
+            metric=score.metric,
+            value=score.value,
+            dataset=data.name,
+            dataset_config=data.config_name,
+            train_split=data.train.name if train and data.train else None,
+            test_split=data.test.name,
+            train_images=len(train.labels) if train else None,
+            test_images=len(test.labels),
+            holdout=data.holdout.fraction if data.holdout else None,
+            holdout_seed=data.holdout.seed if data.holdout else None,
+            coinciding_images=len(measured.coinciding) if train and measured.coinciding is not None else None,
+            pretrained_on_test=self._pretrained_on_test,
+            skipped_images=test.skipped + (train.skipped if train else 0),
+            step=self.subject.step,
+            date=datetime.now(UTC).date().isoformat(),
+            settings=score.settings | ({"bf16": True} if self.bf16 else {}),
+            details=score.details,
         )
-    for remark in remarks(tasks, options, len(measured.train_labels)):
-        logger.warning("%s", remark)
+
+    @property
+    def _pretrained_on_test(self) -> bool:
+        trained, tested = self.subject.trained_on, self.data.test_source
+        return trained is not None and tested is not None and trained.overlaps(tested)
+
+    def _warn(self, measured: _Measured) -> None:
+        """Say what in the data or the options does not show in the numbers."""
+        if self._pretrained_on_test:
+            logger.warning(
+                "%s was pre-trained, without labels, on the %s split that it is tested on, so its numbers may be "
+                "higher than on new images.",
+                self.subject.name,
+                self.data.test.name,
+            )
+        if measured.train is None:
+            return
+        warn_of_coinciding(measured.coinciding or [], len(measured.test.labels))
+        test_labels = measured.test_labels.tolist()
+        absent = set(test_labels) - set(measured.train_labels.tolist())
+        if absent:
+            share = sum(label in absent for label in test_labels) / len(test_labels)
+            logger.warning(
+                "%d of %d classes have no train image, so %.0f %% of the test images cannot be right: give more images"
+                "%s.",
+                len(absent),
+                measured.num_classes,
+                100 * share,
+                ", or use --holdout 0.2 if the rows are sorted by class" if self.data.holdout is None else "",
+            )
+        for remark in remarks(self.tasks, self.options, len(measured.train_labels)):
+            logger.warning("%s", remark)

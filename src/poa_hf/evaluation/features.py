@@ -20,6 +20,7 @@ from ..data.decoding import UndecodableImage, open_image
 from ..data.shards import refuse_split_stream
 from ..data.workers import batch_loader, worker_share
 from ..formatting import one_line
+from .coinciding import ImageId, identify
 from .labelled import BatchKey, LabelledImages, LabelledRow
 from .processes import Processes
 
@@ -99,11 +100,13 @@ class ImageFeatures:
         features: By model, (N, D) float32 on the CPU, for the models that this process owns.
         labels: The labels of the N images that could be decoded, in the split's order.
         skipped: The number of images that could not be decoded.
+        ids: What the N images are known by, in the same order.
     """
 
     features: dict[str, Tensor]
     labels: list[int | str]
     skipped: int
+    ids: list[ImageId]
 
 
 def image_features(
@@ -147,6 +150,7 @@ def image_features(
     bad_rows = [row for each in shares for row in each.bad_rows]
     # in the order of the split
     batches = sorted((key, labels) for each in shares for key, labels in each.labels.items())
+    ids = {key: part for each in shares for key, part in each.ids.items()}
     if not batches:
         row, reason = bad_rows[0]
         raise ValueError(
@@ -156,16 +160,17 @@ def image_features(
     if processes.is_main and not quiet:
         _warn_of(bad_rows, images.name)
     places, start = {}, 0  # where in the split's features the rows of each batch belong
-    for key, labels in batches:
-        places[key] = torch.arange(start, start + len(labels))
-        start += len(labels)
+    for key, part in batches:
+        places[key] = torch.arange(start, start + len(part))
+        start += len(part)
     by_rank = [[places[key] for key in each.labels] for each in shares]
     owned = {}
     for name in models:
         rows = processes.gather_rows(features.pop(name), by_rank, owners[name])  # (N, D) at the owner
         if rows is not None:
             owned[name] = rows
-    return ImageFeatures(owned, [label for _, labels in batches for label in labels], len(bad_rows))
+    labels = [label for _, part in batches for label in part]
+    return ImageFeatures(owned, labels, len(bad_rows), [image for key, _ in batches for image in ids[key]])
 
 
 @dataclass
@@ -175,12 +180,14 @@ class _Share:
     Args:
         features: By model, batch by batch: [(B, D), ...] on the CPU.
         labels: By the key of the batch, in the same order.
+        ids: By the key of the batch, what its images are known by.
         bad_rows: The names of rows that could not be decoded, with the reason.
         error: The message of an error, if there was one, which all processes then raise.
     """
 
     features: dict[str, list[Tensor]]
     labels: dict[BatchKey, list[int | str]] = field(default_factory=dict)
+    ids: dict[BatchKey, list[ImageId]] = field(default_factory=dict)
     bad_rows: list[tuple[str, str]] = field(default_factory=list)
     error: str | None = None
 
@@ -204,7 +211,7 @@ def _features_of_share(
                 return share
             share.bad_rows += batch.bad_rows
             if batch.pixel_values is not None:
-                share.labels[batch.key] = batch.labels
+                share.labels[batch.key], share.ids[batch.key] = batch.labels, batch.ids
                 for name, features in _outputs(models, batch.pixel_values, processes.device, bf16):
                     if not features.isfinite().all():
                         reason = "its weights, or the prepared images, are broken"
@@ -234,6 +241,7 @@ class _PreparedBatch:
     Args:
         key: The batch's place in the split.
         labels: The labels of the B images that could be decoded.
+        ids: What these images are known by.
         pixel_values: (B, 3, H, W); None if no image could be decoded.
         bad_rows: The names of the other rows, with the reason.
         error: What went wrong, if anything. The data loader would put the worker's traceback before the sentence of an
@@ -242,6 +250,7 @@ class _PreparedBatch:
 
     key: BatchKey = (0, 0)
     labels: list[int | str] = field(default_factory=list)
+    ids: list[ImageId] = field(default_factory=list)
     pixel_values: Tensor | None = None
     bad_rows: list[tuple[str, str]] = field(default_factory=list)
     error: str | None = None
@@ -271,6 +280,7 @@ class _PreparedBatches(IterableDataset[_PreparedBatch]):
             try:
                 decoded.append(open_image(row.image))
                 batch.labels.append(row.label)
+                batch.ids.append(identify(row.image, row.name, decoded[-1]))
             except UndecodableImage as error:
                 batch.bad_rows.append((row.name, str(error)))
         if decoded:

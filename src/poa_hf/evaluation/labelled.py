@@ -6,6 +6,7 @@ not depend on their number.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -116,7 +117,9 @@ class LabelledImages:
         import datasets
 
         self.name, self.limit = name, limit
+        self.source = dataset  # as it was given, to tell two splits of one dataset
         self._counted: int | None = None
+        self._kept: list[frozenset[int]] | None = None  # by shard, the rows of a part of a stream
         self.is_stream = isinstance(dataset, datasets.IterableDataset)
         if not self.is_stream and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise ValueError(f"The type {type(dataset).__name__} is not a dataset: give one with a length and items.")
@@ -184,6 +187,45 @@ class LabelledImages:
         self._counted = min(count, limit)
         return np.sort(np.random.default_rng(seed).choice(count, self._counted, replace=False)).tolist()
 
+    def labels(self) -> list[list[int | str]]:
+        """Return the labels of all rows by shard, in their order; rows that can be read by index are one shard.
+
+        Of a `datasets` dataset or stream only the labels are read, where its format allows that.
+
+        Raises:
+            ValueError: For a label that is missing or not a class.
+        """
+        if self.is_stream:
+            return [[row.label for row in self._shard_rows(shard, labels_only=True)] for shard in self._shards()]
+        if self.label_column is None or not hasattr(self.dataset, "select_columns"):
+            return [[row.label for row in self._all_rows()]]
+        values = self.dataset.select_columns([self.label_column]).select(self.indices)[self.label_column]
+        return [[self._label(value, str(index)) for index, value in zip(self.indices, values, strict=True)]]
+
+    def part(self, rows: Sequence[np.ndarray]) -> LabelledImages:
+        """Return a split of some of the rows.
+
+        Args:
+            rows: By shard, the numbers of the rows in what `labels` returns.
+        """
+        part = copy.copy(self)
+        if self.is_stream:
+            part._kept = [frozenset(numbers.tolist()) for numbers in rows]
+            part._counted = sum(map(len, rows))
+        else:
+            part.indices = [self.indices[number] for number in rows[0].tolist()]
+        return part
+
+    def shares_rows_with(self, other: LabelledImages) -> bool:
+        """Whether both are of the same dataset object and have a row in common."""
+        if self.source is not other.source:
+            return False
+        if not self.is_stream:
+            return not {*self.indices}.isdisjoint(other.indices)
+        if self._kept is None or other._kept is None:
+            return True
+        return any(not mine.isdisjoint(theirs) for mine, theirs in zip(self._kept, other._kept, strict=True))
+
     def _limited(self, count: int) -> int:
         return count if self.limit is None else min(count, self.limit)
 
@@ -239,8 +281,11 @@ class LabelledImages:
         value = item[1] if self.label_column is None else item.get(self.label_column)
         return LabelledRow(str(index), image_of_item(item, self.image_column), self._label(value, str(index)))
 
-    def _shard_rows(self, shard: int, start: int = 0) -> Iterator[LabelledRow]:
-        for number, row in enumerate(self.shards.rows(self.shards.open(shard), start), start):
+    def _shard_rows(self, shard: int, start: int = 0, labels_only: bool = False) -> Iterator[LabelledRow]:
+        columns = [self.label_column] if labels_only else None
+        for number, row in enumerate(self.shards.rows(self.shards.open(shard), start, columns=columns), start):
+            if self._kept is not None and number not in self._kept[shard]:
+                continue
             name = f"{shard}:{number}"
             yield LabelledRow(name, row.get(self.image_column), self._label(row.get(self.label_column), name))
 

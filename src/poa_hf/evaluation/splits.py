@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..data.sources import TEXTURES, MissingSplit, check_texture_split, open_dataset
-from ..data.textures import TextureDataset
+from ..data.textures import EVALUATION_TEXTURES, TextureDataset
+from .holdout import HoldOut
 from .labelled import LabelledImages, UnlabelledImage
+from .sources import Source, split_lengths, splits_overlap
 
 TEST_SPLITS = ("test", "validation", "val", "valid")
-# Seeds and numbers of the built-in images; training uses seed 0.
-_TEXTURES = {"train": (1_000_001, 5000), "test": (1_000_002, 2000)}
 
 
 @dataclass
@@ -27,12 +27,23 @@ class EvaluationData:
         train: The train split; None if no task needs it.
         name: What records call the dataset.
         config_name: The configuration of the dataset, if it has several.
+        holdout: How the test split was made of the train split, if it was.
+        test_source: Where the test split comes from, to tell whether a model was pre-trained on it.
+
+    Raises:
+        ValueError: If both splits have rows of one dataset object in common.
     """
 
     test: LabelledImages
     train: LabelledImages | None = None
     name: str = "dataset"
     config_name: str | None = None
+    holdout: HoldOut | None = None
+    test_source: Source | None = None
+
+    def __post_init__(self) -> None:
+        if self.train is not None and (self.train is self.test or self.train.shares_rows_with(self.test)):
+            raise ValueError(_same_images(self.train.name, self.test.name))
 
 
 def open_splits(
@@ -45,6 +56,7 @@ def open_splits(
     max_train_images: int | None = None,
     max_test_images: int | None = None,
     seed: int = 0,
+    holdout: float | None = None,
 ) -> EvaluationData:
     """Open the splits of a labelled dataset. It is streamed unless it is a folder of image files.
 
@@ -57,50 +69,90 @@ def open_splits(
         label_column: The column with the labels, found by its type or name by default.
         max_train_images: The number of train images to use, all by default.
         max_test_images: The number of test images to use, all by default.
-        seed: Decides which images are used.
+        seed: Decides which images are used, and which are held out.
+        holdout: The share of the train split to test on, such as 0.2, for a dataset without a test split. It is chosen
+            at random, the same share of every class, and not part of the train split then (see `HoldOut`).
 
     Raises:
-        ValueError: For a dataset, split or column that does not exist or is not clear, and for labels that are not
-            classes.
+        ValueError: For a dataset, split or column that does not exist or is not clear, for labels that are not
+            classes, for splits that have rows in common, and for a share that is not between 0 and 1.
 
     Example:
         >>> data = open_splits("textures", max_train_images=20, max_test_images=10)
         >>> len(data.train), len(data.test)
         (20, 10)
+        >>> data = open_splits("textures", holdout=0.2)
+        >>> len(data.train), len(data.test)
+        (4000, 1000)
     """
     for option, limit in (("max_train_images", max_train_images), ("max_test_images", max_test_images)):
         if limit is not None and limit < 1:
             raise ValueError(f"{option} is {limit}: give at least 1, or leave it out for all images.")
-
-    def open_split(split: str, limit: int | None) -> LabelledImages:
-        if name == TEXTURES:
-            check_texture_split(split)
-            texture_seed, count = _TEXTURES["train" if split == train_split else "test"]
-            textures = TextureDataset(seed=texture_seed, length=limit or count)
-            return LabelledImages(textures, image_column, label_column, name=split)
-        dataset = open_dataset(name, config_name, split)
-        return LabelledImages(dataset, image_column, label_column, limit, seed, split)
-
-    train = open_split(train_split, max_train_images) if train_split is not None else None
-    if test_split is not None:
-        test = open_split(test_split, max_test_images)
-    else:
-        test = _first_labelled(lambda split: open_split(split, max_test_images), name)
+    opener = _Opener(name, config_name, image_column, label_column, seed)
     shown = Path(name).name if Path(name).exists() else name
-    return EvaluationData(test, train, shown, config_name)
+    if holdout is not None:
+        held_out = HoldOut(holdout, seed)
+        if train_split is None or test_split is not None:
+            raise ValueError(
+                "--holdout makes a test split of the train split: leave out --test_split, and give a train split."
+            )
+        train, test = held_out.split(opener.open(train_split, None), max_train_images, max_test_images)
+        return EvaluationData(test, train, shown, config_name, held_out, Source(name, config_name, train_split))
+    if train_split is not None and test_split is not None and splits_overlap(train_split, test_split):
+        raise ValueError(_same_images(train_split, test_split))
+    opened = opener.open(train_split, max_train_images) if train_split is not None else None
+    test = opener.open_test(test_split, train_split, max_test_images)
+    if opened is not None and splits_overlap(opened.name, test.name, split_lengths(opened.dataset)):
+        raise ValueError(_same_images(opened.name, test.name))
+    return EvaluationData(test, opened, shown, config_name, None, Source(name, config_name, test.name))
 
 
-def _first_labelled(open_split: Callable[[str], LabelledImages], name: str) -> LabelledImages:
-    unlabelled: UnlabelledImage | None = None
-    for split in TEST_SPLITS:
-        try:
-            return open_split(split)
-        except MissingSplit:
-            continue
-        except UnlabelledImage as error:
-            unlabelled = error
-    raise unlabelled or ValueError(
-        f"{name} has neither a test nor a validation split: pass --test_split with another one."
+@dataclass(frozen=True)
+class _Opener:
+    """Opens splits of one dataset."""
+
+    name: str
+    config_name: str | None
+    image_column: str | None
+    label_column: str | None
+    seed: int
+
+    def open(self, split: str, limit: int | None) -> LabelledImages:
+        if self.name == TEXTURES:
+            check_texture_split(split)
+            seed, count = EVALUATION_TEXTURES[split]
+            textures = TextureDataset(seed=seed, length=limit or count)
+            return LabelledImages(textures, self.image_column, self.label_column, name=split)
+        dataset = open_dataset(self.name, self.config_name, split)
+        return LabelledImages(dataset, self.image_column, self.label_column, limit, self.seed, split)
+
+    def open_test(self, split: str | None, train_split: str | None, limit: int | None) -> LabelledImages:
+        """Open the split that is named, or the first labelled one of `TEST_SPLITS` that is not the train split."""
+        if split is not None:
+            return self.open(split, limit)
+        unlabelled: UnlabelledImage | None = None
+        for candidate in TEST_SPLITS:
+            if train_split is not None and splits_overlap(candidate, train_split):
+                continue
+            try:
+                return self.open(candidate, limit)
+            except MissingSplit:
+                continue
+            except UnlabelledImage as error:
+                unlabelled = error
+        if unlabelled is not None:
+            raise unlabelled
+        raise ValueError(
+            f"{self.name} has neither a test nor a validation split beside {train_split or 'others'}: pass --holdout "
+            "0.2 to hold a fifth of the train split out, or --test_split with another split."
+        )
+
+
+def _same_images(train: str, test: str) -> str:
+    splits = f"{train} is" if train == test else f"{train} and {test} have images in common, which are"
+    return (
+        f"{splits} given both for training and for testing, so accuracy would mean nothing: pass --test_split with "
+        "another split, or --holdout 0.2 to hold a fifth of the train split out."
     )
 
 
@@ -129,8 +181,9 @@ def encode_labels(
         raise ValueError("Some labels are numbers and others strings: give splits whose label columns are alike.")
     if data.train is not None and train and not {*train} & {*test}:
         raise ValueError(
-            f"No image of {data.test.name} is of a class of {data.train.name}: give splits of one dataset, or more "
-            "images (--max_train_images)."
+            f"None of the classes of {data.test.name} ({len({*test})}) is in {data.train.name} ({len({*train})} "
+            "classes): if rows are sorted by class, pass --holdout 0.2 instead of slices; else give splits of one "
+            "dataset, or more --max_train_images."
         )
     classes = sorted({*train, *test})
     numbers = {label: number for number, label in enumerate(classes)}

@@ -23,6 +23,7 @@ from ..runs.hub import is_supernet_on_hub
 from ..runs.layout import CONFIG, RunFolder
 from ..runs.load import load_run, model_step, resolve_run, run_processor
 from .features import pooled_features
+from .sources import Source, training_source
 
 ONE_SIZE = "-"  # the size that records have of a model with only one
 
@@ -37,6 +38,7 @@ class Subject:
         processor: The image processor whose images the model gets.
         step: The training step of the model, if known.
         results: The file that its records are saved in; None for a model on the Hub.
+        trained_on: The images of its pre-training, if known.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Subject:
     processor: BaseImageProcessor
     step: int | None = None
     results: Path | None = None
+    trained_on: Source | None = None
 
     def sizes(self, wanted: str | Sequence[str | SubNetwork] | None = None) -> list[str]:
         """Return the sizes that are asked for, each once.
@@ -118,9 +121,10 @@ def load_subject(source: str | Path) -> Subject:
     if processor is None:
         processor = evaluation_processor(model.config.image_size)
     if on_hub:
-        return Subject(str(source), model, processor, model_step(folder))
-    results = RunFolder.containing(path).evaluations
-    return Subject(results.parent.name, model, processor, model_step(folder), results)
+        return Subject(str(source), model, processor, model_step(folder), None, training_source(RunFolder(folder)))
+    run = RunFolder.containing(path)
+    results = run.evaluations
+    return Subject(results.parent.name, model, processor, model_step(folder), results, training_source(run))
 
 
 def _load_stock(source: str) -> Subject:

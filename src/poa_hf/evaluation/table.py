@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..runs.comparison import images_of
 from ..runs.evaluations import Evaluation
 from ..runs.metrics import column_title
 
@@ -12,8 +13,6 @@ def results_table(records: Sequence[Evaluation]) -> str:
     """Return a table of records of one model on one dataset: sizes as rows, metrics as columns, in per cent."""
     first = records[0]
     train = next((record for record in records if record.train_images is not None), None)
-    images = [f"{train.train_images:,} images of {train.train_split}"] if train else []
-    images.append(f"{first.test_images:,} of {first.test_split}")
     step = f" at step {first.step:,}" if first.step is not None else ""
     columns = list(dict.fromkeys(map(column_title, records)))
     rows: dict[str, dict[str, float]] = {}
@@ -21,7 +20,7 @@ def results_table(records: Sequence[Evaluation]) -> str:
         rows.setdefault(record.size, {})[column_title(record)] = record.value
     widths = [max(6, len(title)) for title in columns]
     lead = max(4, *(len(size) for size in rows))
-    lines = [f"{first.model}{step} on {first.dataset} ({' and '.join(images)}), %", ""]
+    lines = [f"{first.model}{step} on {first.dataset} ({images_of(train or first)}), %", ""]
     titles = "  ".join(f"{title:>{width}}" for title, width in zip(columns, widths, strict=True))
     lines.append(f"{'size':<{lead}}  {titles}")
     for size, values in rows.items():

@@ -68,23 +68,33 @@ class Comparison:
 
     @property
     def description(self) -> str:
-        """The name and the images: `20-NN accuracy on birds at step 50 (100 images of test, against 200 of train)`."""
+        """The name, and the images as `images_of` writes them in brackets."""
         return f"{self.name} ({images_of(self.example)})"
 
 
 def images_of(record: Evaluation) -> str:
-    """The images that a number rests on, such as `100 images of test, against 200 of train`."""
-    text = f"{record.test_images:,} images of {record.test_split}"
+    """The images that a number rests on, such as `100 test images classified by 200 train images`, or `20 test images
+    (20 % of train, held out at random by class, seed 0) classified by 80 train images`."""
+    if record.holdout is None:
+        text = _count(record.test_images, record.test_split)
+    else:
+        choice = f"{100 * record.holdout:g} % of {record.test_split}, held out at random by class"
+        text = f"{_count(record.test_images, 'test')} ({choice}, seed {record.holdout_seed})"
     if record.train_images is not None:
-        text += f", against {record.train_images:,} of {record.train_split or 'train'}"
+        text += f" classified by {_count(record.train_images, record.train_split or 'train')}"
     return text
+
+
+def _count(number: int, split: str) -> str:
+    return f"{number:,} {split} image{'' if number == 1 else 's'}"
 
 
 def compare(records: Iterable[Evaluation], sizes: Iterable[SubNetwork], step: int | None = None) -> list[Comparison]:
     """Put records into sets that can be compared, the set that counts most first.
 
-    Two records are in one set if they agree in dataset and its configuration, test and train split, the numbers of test
-    and train images, step, task, metric and settings (k, temperature, share of labels, seed, ...). The name of the
+    Two records are in one set if they agree in dataset and its configuration, test and train split, share and seed of a
+    hold-out, the numbers of test and train images, step, task, metric and settings (k, temperature, share of labels,
+    seed, ...). The name of the
     model plays no role, since a run's folder may have been renamed. If a set has several records of a size, that of the
     latest day counts, and of the same day the last one. Records are left out if their value is not finite or they are
     of no size in `sizes`, such as a stock checkpoint's, `-`.
@@ -137,7 +147,8 @@ def choose(
 def one_per_measure(comparisons: Iterable[Comparison], size: SubNetwork | None = None) -> list[Comparison]:
     """Keep one set per measure, the one that counts: the first, or the first that has `size`.
 
-    A measure is a metric (k and the share of labels included) on a test split of a dataset: what a reader would take
+    A measure is a metric (k and the share of labels included) on a test split of a dataset, a hold-out of another share
+    or seed being another one: what a reader would take
     for the same number. The set that `choose` gives is the one of its measure for each size that it has, so a list of
     results never contradicts a table of sizes.
     """
@@ -145,7 +156,7 @@ def one_per_measure(comparisons: Iterable[Comparison], size: SubNetwork | None =
     for comparison in comparisons:
         if size is None or size in comparison.records:
             record = comparison.example
-            measure = (record.dataset, record.dataset_config, record.test_split, metric_name(record))
+            measure = (record.test_set, metric_name(record))
             first.setdefault(measure, comparison)
     return list(first.values())
 

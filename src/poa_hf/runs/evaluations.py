@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -36,6 +36,10 @@ class Evaluation:
         dataset_config: The configuration of the dataset, if it has several.
         train_split: The split that votes or trains a probe, if the task needs one.
         train_images: The number of its images that were used.
+        holdout: The share of the train split that was held out at random as the test split, if it was made that way.
+        holdout_seed: The seed of that choice.
+        coinciding_images: The number of test images that are also train images, where they were compared.
+        pretrained_on_test: Whether the run was pre-trained, without labels, on the split that was tested on.
         skipped_images: The number of images of both splits that could not be decoded.
         step: The step of the run; None for a model without a run.
         settings: What else the number depends on, such as `k`.
@@ -54,6 +58,10 @@ class Evaluation:
     dataset_config: str | None = None
     train_split: str | None = None
     train_images: int | None = None
+    holdout: float | None = None
+    holdout_seed: int | None = None
+    coinciding_images: int | None = None
+    pretrained_on_test: bool = False
     skipped_images: int = 0
     step: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -63,9 +71,15 @@ class Evaluation:
     def key(self) -> str:
         """What was measured, as text: of two records with the same key, the later one counts."""
         content = asdict(self)
-        for outcome in ("value", "details", "date", "skipped_images"):
+        for outcome in ("value", "details", "date", "skipped_images", "coinciding_images", "pretrained_on_test"):
             del content[outcome]
         return json.dumps(content, sort_keys=True)
+
+    @property
+    def test_set(self) -> tuple[str, str, str, float, int]:
+        """Which images were tested on: dataset, configuration and split, share and seed of a hold-out."""
+        hold_out = (self.holdout or 0.0, self.holdout_seed or 0)
+        return (self.dataset, self.dataset_config or "", self.test_split, *hold_out)
 
 
 def load_evaluations(path: str | Path) -> list[Evaluation]:
@@ -137,5 +151,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _without_empty_fields(record: Evaluation) -> dict[str, Any]:
-    empty = {f.name for f in fields(record) if getattr(record, f.name) in (None, {})}
-    return {name: value for name, value in asdict(record).items() if name not in empty}
+    return {name: value for name, value in asdict(record).items() if not _is_empty(value)}
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value is False or value == {}

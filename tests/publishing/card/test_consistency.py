@@ -80,7 +80,7 @@ def test_the_picture_the_tables_and_the_results_are_of_the_same_images(tmp_path,
     assert family[1][-1] == "50.0 %" and results[1:] == [["20-NN accuracy", "50.0 %"]]
     assert [result.metric_value for result in card.data.eval_results] == [0.5]
     assert drawn == [{SubNetwork(16, 2): 0.5, SubNetwork(32, 3): 0.6}] and "55" not in card.text
-    assert "20-NN accuracy on textures at step 50 (1,000 images of test, against 200 of train)." in card.text
+    assert "20-NN accuracy on textures at step 50 (1,000 test images classified by 200 train images)." in card.text
     assert size_table(facts, None, {})["measured"] == {"knn_accuracy": facts.quality.description}
 
 
@@ -126,7 +126,7 @@ def test_a_size_that_the_tables_lack_says_on_how_many_images_it_was_measured(tmp
     card = card_of(tmp_path, facts, SubNetwork(16, 2))
     family, results = tables(card)[:2]
     assert [row[-1] for row in family[1:]] == ["", "40.0 %", "60.0 %"] and results[1][1] == "55.0 %"
-    assert "5,000 images of test, against 200 of train:" in card.text and drawn == []
+    assert "5,000 test images classified by 200 train images:" in card.text and drawn == []
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -49,7 +49,7 @@ def test_of_many_results_the_metadata_holds_one_k_and_the_tables_all(tmp_path):
     _, flowers, textures, _ = tables(card)
     assert [row[0] for row in flowers[1:]] == ["5-NN accuracy", "10-NN accuracy"]
     assert [row[0] for row in textures[1:5]] == [f"{k}-NN accuracy" for k in (10, 20, 100, 200)] and len(textures) == 11
-    assert "textures**, 100 images of test, against 200 of train" in card.text
+    assert "textures**, 100 test images classified by 200 train images" in card.text
 
 
 def test_results_on_folders_name_datasets_as_ids():

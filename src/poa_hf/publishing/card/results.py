@@ -22,8 +22,8 @@ def results_text(records: Sequence[Evaluation]) -> str:
     """
     groups: dict[tuple, list[Evaluation]] = {}
     # clustering uses no train images, so it joins the others on the same test images
-    for record in sorted(records, key=lambda record: (_split_of(record), record.train_images is None)):
-        test = (*_split_of(record), record.test_images)
+    for record in sorted(records, key=lambda record: (record.test_set, record.train_images is None)):
+        test = (*record.test_set, record.test_images)
         key = (*test, record.train_split, record.train_images)
         if record.train_images is None:
             key = next((other for other in groups if other[: len(test)] == test), key)
@@ -36,7 +36,9 @@ def results_text(records: Sequence[Evaluation]) -> str:
             (escape(metric_name(record)), f"{100 * record.value:.1f} %")
             for record in sorted(measured, key=display_order)
         ]
-        parts.append(f"{title}, {escape(images_of(first))}:\n\n" + table(("measure", "value"), rows, right=[1]))
+        remarks = _reservations(measured)
+        text = f"{title}, {escape(images_of(first))}" + (f".{remarks}" if remarks else ":")
+        parts.append(f"{text}\n\n" + table(("measure", "value"), rows, right=[1]))
     return "\n\n".join(parts)
 
 
@@ -52,8 +54,8 @@ def eval_results(records: Sequence[Evaluation]) -> list[EvalResult]:
     knn: dict[tuple, Evaluation] = {}
     for record in records:
         if record.metric == "knn_accuracy":
-            knn.setdefault(_split_of(record), record)
-    shown = [record for record in records if record.metric != "knn_accuracy" or record is knn[_split_of(record)]]
+            knn.setdefault(record.test_set, record)
+    shown = [record for record in records if record.metric != "knn_accuracy" or record is knn[record.test_set]]
     return [
         EvalResult(
             task_type=metric_of(record).hub_task,
@@ -65,12 +67,20 @@ def eval_results(records: Sequence[Evaluation]) -> list[EvalResult]:
             metric_name=metric_name(record),
             metric_value=round(float(record.value), 4),
         )
-        for record in sorted(shown, key=lambda record: (_split_of(record), display_order(record)))
+        for record in sorted(shown, key=lambda record: (record.test_set, display_order(record)))
     ]
 
 
-def _split_of(record: Evaluation) -> tuple[str, str, str]:
-    return record.dataset, record.dataset_config or "", record.test_split
+def _reservations(records: Sequence[Evaluation]) -> str:
+    """Return sentences, each after a space, about test images that are not as new to the model as they should be."""
+    text = ""
+    coinciding = max((record.coinciding_images or 0 for record in records), default=0)
+    if coinciding:
+        verb = "is also a train image" if coinciding == 1 else "are also train images"
+        text += f" {coinciding:,} of the test images {verb}, so the values are too high."
+    if any(record.pretrained_on_test for record in records):
+        text += " The model was pre-trained on the split that these test images are of, without labels."
+    return text
 
 
 def _as_hub_id(name: str) -> str:

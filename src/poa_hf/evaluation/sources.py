@@ -1,0 +1,91 @@
+"""Where images come from, by name: whether two splits have rows in common, however they are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.sources import TEXTURES
+from ..runs.layout import RunFolder
+from ..yaml_files import read_mapping
+
+_ANY_LENGTH = 1_000_000  # assumed of a split whose number of rows is not known; percentages hold for any
+
+
+@dataclass(frozen=True)
+class Source:
+    """A split of a dataset, by its name.
+
+    Args:
+        dataset: A Hub id, or a folder's path.
+        config: The configuration of the dataset.
+        split: A split, or slices of splits as `datasets` writes them, such as `train[:80%]`.
+    """
+
+    dataset: str
+    config: str | None
+    split: str
+
+    def overlaps(self, other: Source) -> bool:
+        """Whether both are of the same dataset and have rows in common.
+
+        A folder is the same by any path, also through a link. The built-in textures of training are never those of an
+        evaluation.
+        """
+        if TEXTURES in (self.dataset, other.dataset):
+            return False
+        same = _location(self.dataset) == _location(other.dataset) and self.config == other.config
+        return same and splits_overlap(self.split, other.split)
+
+
+def training_source(run: RunFolder) -> Source | None:
+    """Return the images that a run was trained on; None if its recipe does not say so."""
+    try:
+        recipe = read_mapping(run.recipe)
+    except (ValueError, OSError):
+        return None
+    values = [recipe.get(name) for name in ("dataset_name", "dataset_config_name", "dataset_split")]
+    dataset, config, split = (value if isinstance(value, str) else None for value in values)
+    return None if dataset is None else Source(dataset, config, split or "train")
+
+
+def splits_overlap(first: str, second: str, lengths: Mapping[str, int] | None = None) -> bool:
+    """Whether two splits of one dataset have rows in common: `train` and `train[:]`, or `train[:80%]` and
+    `train[70%:]`.
+
+    Args:
+        first: A split, as `datasets` writes it.
+        second: The other one.
+        lengths: The number of rows of each whole split, as far as it is known.
+    """
+    mine, theirs = _ranges(first, lengths or {}), _ranges(second, lengths or {})
+    return any(a == b and max(start, left) < min(stop, right) for a, start, stop in mine for b, left, right in theirs)
+
+
+def split_lengths(dataset: Any) -> dict[str, int]:
+    """Return the number of rows of each split that a `datasets` dataset declares."""
+    splits = getattr(getattr(dataset, "info", None), "splits", None) or {}
+    return {str(name): split.num_examples for name, split in splits.items() if split.num_examples}
+
+
+def _ranges(split: str, lengths: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Return the rows of slices: (split, start, stop)."""
+    names = [part.partition("[")[0].strip() for part in split.split("+")]
+    if not re.search(r"[\[+]", split):
+        return [(names[0], 0, _ANY_LENGTH)]
+    from datasets import ReadInstruction
+
+    known = {name: lengths.get(name, _ANY_LENGTH) for name in names}
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute(known)
+    except (ValueError, AssertionError):  # not a slice; opening it says so
+        return [(split, 0, _ANY_LENGTH)]
+    return [(part.splitname, part.from_, part.to) for part in parts]
+
+
+def _location(dataset: str) -> str:
+    path = Path(dataset).expanduser()
+    return str(path.resolve()) if path.exists() else dataset.rstrip("/")
