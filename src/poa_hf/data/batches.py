@@ -129,7 +129,8 @@ class BatchBuilder:
 
     def _crop(self, position: int, row: Row) -> None:
         rng = np.random.default_rng([self.plan.seed, self.batch, position])
-        global_crops, local_crops, augmentation = multi_crop(open_lazily(row.image), rng, self.plan.args)
+        image = open_lazily(row.image, self.plan.args.max_image_pixels)
+        global_crops, local_crops, augmentation = multi_crop(image, rng, self.plan.args)
         place = position - self.plan.positions[0]
         self.global_crops[:, place], self.local_crops[:, place] = global_crops, local_crops
         self.augmentation[place], self.image_ids[place] = augmentation, row.name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+MAX_IMAGE_PIXELS = 2**27  # 134 million: about 400 MB as RGB
+
 
 @dataclass
 class CropArguments:
@@ -29,6 +31,12 @@ class CropArguments:
     local_crop_scale: list[float] = field(
         default_factory=lambda: [0.05, 0.32],
         metadata={"help": "Smallest and largest share of an image's area that a local crop shows."},
+    )
+
+    # Images
+    max_image_pixels: int = field(
+        default=MAX_IMAGE_PIXELS,
+        metadata={"help": "Largest width times height of an image that is decoded; larger ones are left out."},
     )
 
     # Colours
@@ -72,6 +80,8 @@ class CropArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a size of at least one pixel.")
         if self.num_local_crops < 0:
             raise ValueError(f"num_local_crops is {self.num_local_crops}: give 0 or more.")
+        if self.max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels is {self.max_image_pixels}: give a number of at least 1.")
         for name in ("global_crop_scale", "local_crop_scale"):
             self._check_range(name, lowest_allowed=False)
         self._check_range("mask_ratio", lowest_allowed=True)

@@ -1,0 +1,105 @@
+"""Arrays as images: which shapes they have, and which values are black and white.
+
+An array does not say what its numbers mean, so its type and its largest value do:
+
+| values | black to white |
+| --- | --- |
+| bool | False to True |
+| uint8 | 0 to 255 |
+| uint16 | 0 to 65535 |
+| floats up to 2 | 0 to 1 |
+| floats above 2, and other integers, up to 320 | 0 to 255 |
+| floats and other integers above 320, up to 81,919 | 0 to 65535 |
+| int32 of 2**24 and more | 0 to 2**31 - 1 |
+| uint32, int64 and uint64 of 2**24 up to 2**32 | 0 to 2**32 - 1 |
+
+Resampling overshoots: values beyond black and white by up to a quarter of the range are clipped, and what is farther
+out, such as -1 of images in -1..1, is refused. NaN and infinities are black.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .crop_arguments import MAX_IMAGE_PIXELS
+from .formats import UndecodableImage, check_size
+
+CHANNELS = (1, 2, 3, 4)  # grey, grey and opacity, colour, colour and opacity
+OVERSHOOT = 0.25  # of the range: the most by which resampled values lie outside
+_LARGEST_FRACTION = 2  # an image in 0..255 that has no larger value would be black
+_SMALLEST_32_BIT = 2**24  # an image in 0..2**32 that has no larger value would be black
+
+
+def image_from_array(array: np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Make a Pillow image of mode L, LA, RGB or RGBA from an array.
+
+    Args:
+        array: (height, width), (height, width, channels) or (channels, height, width), with 1 to 4 channels: grey,
+            grey and opacity, colour, colour and opacity. The channels are the last dimension if both could be.
+        max_pixels: The largest width times height.
+
+    Raises:
+        UndecodableImage: For other shapes, types or values, or too many pixels.
+
+    Example:
+        >>> image_from_array(np.array([[0.0, 0.5, 1.02]])).getpixel((1, 0))
+        128
+    """
+    if array.ndim == 3 and array.shape[-1] not in CHANNELS and array.shape[0] in CHANNELS:
+        array = array.transpose(1, 2, 0)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in CHANNELS) or array.size == 0:
+        raise UndecodableImage(f"an array of shape {array.shape} is not an image")
+    check_size(array.shape[1], array.shape[0], max_pixels)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return Image.fromarray(np.ascontiguousarray(to_8_bits(array)))
+
+
+def array_of(value: Any) -> np.ndarray:
+    """Return an array, tensor or nested list of numbers as a NumPy array; tensors from any device and in bfloat16."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value
+    return np.asarray(value)
+
+
+def to_8_bits(array: np.ndarray) -> np.ndarray:
+    """Scale an array's values to 0..255 by the rules above: uint8 of the same shape.
+
+    Raises:
+        UndecodableImage: For a type that is no number, or values that no rule covers.
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind not in "iuf":
+        raise UndecodableImage(f"an array of type {array.dtype} is not an image")
+    if array.dtype.kind == "f":
+        array = np.where(np.isfinite(array), array, array.dtype.type(0))
+    white = _white(array)
+    if int(array.min()) < -OVERSHOOT * white:
+        raise UndecodableImage(
+            f"its values reach from {array.min():.6g} to {array.max():.6g}: scale them to 0..1 (floats) or 0..255"
+        )
+    # float64 is exact for all integers up to 2**32
+    scaled = np.clip(array.astype(np.float64), 0, white) * (255 / white)
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _white(array: np.ndarray) -> int:
+    """Return the value that is white."""
+    high = array.max()
+    if array.dtype == np.uint16:
+        return 65535
+    if array.dtype.kind == "f" and high <= _LARGEST_FRACTION:
+        return 1
+    for white in (255, 65535):
+        if high <= white * (1 + OVERSHOOT):
+            return white
+    if array.dtype.kind in "iu" and _SMALLEST_32_BIT <= high < 2**32:
+        return 2**31 - 1 if array.dtype == np.int32 else 2**32 - 1
+    raise UndecodableImage(f"its values reach {high:.6g}: scale them to 0..1 (floats), 0..255 or 0..65535")
