@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-COMMANDS = ("pretrain", "check", "evaluate", "select", "report", "extract", "push", "convert")
+COMMANDS = ("pretrain", "resume", "check", "evaluate", "select", "report", "extract", "push", "convert")
 # Files outside of docs/ and the pages that show them.
 PAGES = {
     "CHANGELOG.md": "changelog.md",

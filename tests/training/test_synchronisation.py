@@ -133,8 +133,8 @@ def test_flags_of_a_device_are_read_one_step_later(caplog):
 
     steps, events = NonfiniteSteps(is_main=True), [Event() for _ in range(4)]
     for number, (skipped, event) in enumerate(zip([True, True, False, True], events, strict=True), start=1):
-        steps._unread.append((number, torch.tensor(skipped), event))
-        steps.settle(unread=1)
+        steps._flags._unread.append((number, torch.tensor(skipped), event))
+        steps._count(wait=False)
         assert steps.last_step == number - 1 and event.waited == 0
     assert (steps.count, steps.in_a_row) == (2, 0)
     steps.settle()

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from importlib import import_module
 
 from ..formatting import one_line, printable, suggest
+from .failures import in_words, is_to_speak
 
 # The arguments and a description of each command; the function and the module that run it have the command's name.
 COMMANDS = {
     "pretrain": ("[--config NAME_OR_FILE] [--key value ...]", "pre-train an elastic model without labels"),
+    "resume": ("RUN [--key value ...]", "go on with a run that was stopped"),
     "extract": ("RUN --size small --output DIR", "write sizes as stock transformers checkpoints"),
     "evaluate": ("RUN --dataset_name D [--sizes all]", "measure sizes: k-NN, linear probe, ..."),
     "select": ("RUN --max_params 30M --max_latency_ms 4", "find the best size within a budget"),
@@ -66,16 +68,16 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
         return _fail(" ".join(str(error).split()))
     except RecursionError:
         return _fail("a value is nested too deeply: give it fewer brackets.")
-    except RuntimeError as error:
-        from ..training.trainer import TrainingDivergedError
-
-        if not isinstance(error, TrainingDivergedError):
-            raise
-        return _fail(str(error), status=3)
+    except (RuntimeError, MemoryError) as error:
+        return _fail_or_raise(error, command.__name__)
     except KeyboardInterrupt:
         return _fail("interrupted.", status=130)
-    except SystemExit:  # argparse has printed help
-        return _CLOSED_PIPE if _output_is_closed() else 0
+    except SystemExit as end:  # argparse has printed help, or a signal has ended training, which has said so
+        return _CLOSED_PIPE if _output_is_closed() else int(end.code or 0)
+    except Exception:
+        if not is_to_speak():
+            return 1
+        raise
     return 0
 
 
@@ -149,8 +151,23 @@ def _output_is_closed() -> bool:
     return closed
 
 
+def _fail_or_raise(error: RuntimeError | MemoryError, command: str) -> int:
+    """Say what torch or the trainer has raised, or raise it again if it is a fault of the program."""
+    from ..training.stopping import TrainingDivergedError
+
+    if isinstance(error, TrainingDivergedError):
+        return _fail(str(error), status=3)
+    if message := in_words(error, command):
+        return _fail(message)
+    if not is_to_speak():
+        return 1
+    raise error
+
+
 def _fail(message: str, status: int = 2) -> int:
-    print(f"poa: {printable(message)}", file=sys.stderr)
+    """Print a sentence, once of all processes that a launcher has started, and return the exit status."""
+    if is_to_speak():
+        print(f"poa: {printable(message)}", file=sys.stderr)
     return status
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .configs import list_configs
+from .failures import is_first_process
 from .main import quiet_libraries
 from .recipe import Recipe, parse_recipe
 
@@ -19,20 +20,32 @@ def pretrain(argv: list[str]) -> None:
     if "--list_configs" in argv or "--list-configs" in argv:
         print(list_configs())
         return
-    recipe = parse_recipe(argv, prog="poa pretrain")
+    run_recipe(parse_recipe(argv, prog="poa pretrain"))
+
+
+def run_recipe(recipe: Recipe) -> None:
+    """Train as a recipe says, from its start or from a checkpoint."""
     quiet_libraries()
     from transformers import set_seed
 
     from ..data.sources import open_dataset
     from ..models.modeling_poa_pretraining import PoaForPreTraining
-    from ..runs.checkpoints import find_checkpoint
+    from ..runs.checkpoints import find_checkpoint, is_finished, step_of
     from ..training.checks import check_run
+    from ..training.stopping import TrainingInterrupted
     from ..training.trainer import PoaTrainer
 
     # before the data is opened and the model made, which takes a while
     check_run(recipe.model, recipe.training)
     training, data = recipe.training, recipe.data
-    find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, training.overwrite_output_dir)
+    checkpoint = find_checkpoint(
+        Path(training.output_dir), training.resume_from_checkpoint, training.overwrite_output_dir
+    )
+    if checkpoint is not None and is_finished(Path(training.output_dir), checkpoint, training.max_steps):
+        if is_first_process():
+            step = step_of(checkpoint)
+            print(f"{training.output_dir} is already at step {step} of {training.max_steps}: raise --max_steps.")
+        return
     dataset = open_dataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.streaming)
     callbacks = [_recipe_saver(recipe), *_evaluation(recipe)]
     set_seed(training.seed)
@@ -42,7 +55,11 @@ def pretrain(argv: list[str]) -> None:
 
         start_run(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
     trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks)
-    state = trainer.train()
+    try:
+        state = trainer.train()
+    except TrainingInterrupted:
+        trainer.accelerator.state.destroy_process_group()
+        raise
     if trainer.accelerator.is_main_process:
         print(f"Step {state.global_step} written to {training.output_dir}\nnext: poa report {training.output_dir}")
     trainer.accelerator.state.destroy_process_group()

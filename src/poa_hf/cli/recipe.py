@@ -116,6 +116,7 @@ class Recipe:
         return yaml.safe_dump({**flat, **start, "model": model}, sort_keys=False)
 
 
+_PRETRAIN = "Pre-train an elastic model on images without labels."
 _Arguments = TypeVar("_Arguments", ModelArguments, DataArguments, PoaTrainingArguments, EvaluationArguments)
 _PARTS = (ModelArguments, DataArguments, PoaTrainingArguments, EvaluationArguments)
 
@@ -137,9 +138,16 @@ def parse_recipe(argv: list[str], prog: str = "poa pretrain") -> Recipe:
     Raises:
         ValueError: For an unknown key (with the nearest known ones) or a value that does not fit.
     """
-    parser = recipe_parser(prog)
-    argv, overrides = _split_model_overrides(argv)
-    options = vars(parser.parse_args(argv))
+    argv, overrides = split_model_overrides(argv)
+    return read_recipe(vars(recipe_parser(prog).parse_args(argv)), overrides)
+
+
+def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]]) -> Recipe:
+    """Read a recipe from the options that were given and the overrides of the model's fields.
+
+    Raises:
+        ValueError: For an unknown key of the file or a value that does not fit.
+    """
     config_name = options.pop("config", None)
     content = {} if config_name is None else read_mapping(find_config(config_name))
     model = _model_section(content)
@@ -168,21 +176,36 @@ def parse_recipe(argv: list[str], prog: str = "poa pretrain") -> Recipe:
     return Recipe(config, data, training, evaluation, start.init_from, checkpoint)
 
 
-def recipe_parser(prog: str = "poa pretrain") -> CommandParser:
-    """Return the parser of `poa pretrain`, with an option for each field but the model's."""
+def recipe_parser(prog: str = "poa pretrain", of_run: bool = False) -> CommandParser:
+    """Return the parser of `poa pretrain`, with an option for each field but the model's.
+
+    Args:
+        prog: What help and errors call the program.
+        of_run: Whether the recipe is that of a run, which is given by its folder (`poa resume`).
+    """
+    form = "RUN" if of_run else "[--config NAME_OR_FILE]"
+    what = "Go on with a run that was stopped, as its recipe says." if of_run else _PRETRAIN
     parser = _RecipeParser(
         prog,
-        description="Pre-train an elastic model on images without labels.",
-        usage=f"{prog} [--config NAME_OR_FILE] [--OPTION VALUE ...] [--model.FIELD VALUE ...]",
+        description=what,
+        usage=f"{prog} {form} [--OPTION VALUE ...] [--model.FIELD VALUE ...]",
         epilog="The fields of the model are given as --model.FIELD and --model.backbone_config.FIELD: those of "
         "PoaConfig and of the backbone's configuration, such as --model.num_prototypes 4096 8192 or "
         "--model.backbone_config.model_type poa_swin.",
     )
-    parser.add_option(
-        "--config", metavar="NAME_OR_FILE", help="a recipe of poa_hf's by name, such as vit_large, or a YAML file with "
-        "any of these options and, under `model`, the fields of the model",
-    )  # fmt: skip
-    parser.add_option("--list_configs", action="store_true", help="list the recipes that come with poa_hf, and exit")
+    if of_run:
+        parser.add_option(
+            "run", metavar="RUN", help="folder of the run, or one of its checkpoints to go back to; options that "
+            "follow replace those of its recipe",
+        )  # fmt: skip
+    else:
+        parser.add_option(
+            "--config", metavar="NAME_OR_FILE", help="a recipe of poa_hf's by name, such as vit_large, or a YAML file "
+            "with any of these options and, under `model`, the fields of the model",
+        )  # fmt: skip
+        parser.add_option(
+            "--list_configs", action="store_true", help="list the recipes that come with poa_hf, and exit"
+        )
     for part in _PARTS:
         add_fields(parser, part)
     return parser
@@ -217,7 +240,7 @@ def _check_keys(content: dict[str, Any]) -> None:
             raise ValueError(f"{key} is not a known key: {hint}")
 
 
-def _split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[str], Any]]]:
+def split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[str], Any]]]:
     """Split `--model.X value ...` from the other arguments: paths of fields and their values."""
     rest: list[str] = []
     overrides = []

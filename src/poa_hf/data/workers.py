@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from typing import TypeVar
 
 import torch
@@ -52,11 +55,32 @@ def worker_share() -> tuple[int, int]:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches all processes of a terminal; the main one ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_signals_to_the_main_process()
     import fsspec.asyn
 
     fsspec.asyn.reset_lock()  # the thread that reads from the network does not survive a fork
+
+
+def _leave_signals_to_the_main_process() -> None:
+    """Ignore the signals that ask a run to stop; the main process ends the workers once it has made its step.
+
+    Ctrl-C reaches all processes of a terminal, and a scheduler's signals all processes of a job. SIGTERM is also how
+    the main process ends a worker that hangs, so that it counts if it comes from there.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS and Windows do not tell who sends a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_when_told, args=(parent.pid,), daemon=True).start()
+
+
+def _end_when_told(by: int | None) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != by:
+        pass
+    os._exit(0)
 
 
 def _unchanged(batch: Batch) -> Batch:

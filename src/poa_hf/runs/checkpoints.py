@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from .atomic import delete, move_file, remove_leftovers
 from .json_files import read_object
 from .layout import ABANDONED, CHECKPOINT, CHECKSUMS, CONFIG, WEIGHTS_INDEX, RunFolder, is_checkpoint_name
-from .soundness import checkpoint_damage, has_weights, missing_parts
+from .soundness import checkpoint_damage, has_weights, missing_parts, model_damage, read_counts
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +65,33 @@ def replace_model(folder: Path, new: Path) -> None:
 
 
 def prune(output_dir: Path, keep: int | None, best_step: int | None = None) -> None:
-    """Delete the complete checkpoints before the last `keep`, except that of the best step; None keeps all."""
+    """Delete the complete checkpoints before the last `keep`; None keeps all.
+
+    That of the best step stays, and the last one from before a streak of steps that were not finite.
+    """
+    safe = before_nonfinite_steps(output_dir)
     for path in checkpoints(output_dir)[: -keep if keep else 0]:
-        if step_of(path) != best_step:
+        if step_of(path) != best_step and path != safe:
             delete(path)
+
+
+def is_finished(output_dir: Path, checkpoint: Path, max_steps: int) -> bool:
+    """Whether a run has reached its last step and written its model, so that resuming it would change nothing."""
+    last = (checkpoint_folders(output_dir) or [checkpoint])[-1]
+    return checkpoint == last and step_of(last) == max_steps and model_damage(output_dir) is None
+
+
+def before_nonfinite_steps(output_dir: Path) -> Path | None:
+    """The last complete checkpoint whose own step was finite, so that it is from before any streak that follows."""
+    return next((path for path in reversed(checkpoints(output_dir)) if not _in_streak(path)), None)
+
+
+def _in_streak(checkpoint: Path) -> bool:
+    """Whether the step of a checkpoint was not finite; False if its counts are damaged."""
+    try:
+        return read_counts(checkpoint)["in_a_row"] > 0
+    except ValueError:
+        return False
 
 
 def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, thorough: bool = False) -> Path | None:
@@ -120,15 +143,21 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, th
 
 
 def _last_sound(folder: Path, overwrite: bool, thorough: bool) -> Path | None:
-    """The last sound checkpoint; None if there are none at all, and nothing else that would be lost."""
+    """The last sound checkpoint from before any steps that were not finite, or else the last sound one.
+
+    None if there are none at all, and nothing else that would be lost.
+    """
     damages: dict[Path, str] = {}
+    in_streak: list[Path] = []
     for path in reversed(checkpoint_folders(folder)):
-        damage = checkpoint_damage(path, thorough)
-        if damage is None:
-            for damaged, reason in damages.items() if thorough else ():
-                logger.warning("%s is damaged (%s): resuming from %s instead.", damaged, reason, path.name)
-            return path
-        damages[path] = damage
+        if damage := checkpoint_damage(path, thorough):
+            damages[path] = damage
+        elif _in_streak(path):
+            in_streak.append(path)
+        else:
+            return _chosen(path, damages, in_streak, thorough)
+    if in_streak:
+        return _chosen(in_streak[0], damages, [], thorough)
     if damages:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damages.items())
         raise ValueError(
@@ -141,6 +170,17 @@ def _last_sound(folder: Path, overwrite: bool, thorough: bool) -> Path | None:
             "overwrite_output_dir to delete it."
         )
     return None
+
+
+def _chosen(checkpoint: Path, damages: dict[Path, str], in_streak: list[Path], thorough: bool) -> Path:
+    """Return the checkpoint, after a warning for each later one that is passed over."""
+    if thorough:
+        for path, reason in damages.items():
+            if step_of(path) > step_of(checkpoint):
+                logger.warning("%s is damaged (%s): resuming from %s instead.", path, reason, checkpoint.name)
+        for path in in_streak:
+            logger.warning("The loss was not finite at %s: resuming from %s instead.", path, checkpoint.name)
+    return checkpoint
 
 
 def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -77,12 +77,37 @@ class LogWindow:
         }
 
 
+class LateFlags:
+    """Reads flags from the device, each only when another step is queued there.
+
+    So the host never waits for the step that it has just queued, is never more than one step ahead, and a GPU always
+    has work. Processes that have the same flags read them at the same step.
+    """
+
+    def __init__(self) -> None:
+        self._unread: deque[tuple[int, Tensor, torch.Event | None]] = deque()
+
+    def add(self, step: int, flag: Tensor) -> None:
+        """Queue the flag of a step, a bool on the device."""
+        on_host = flag.to("cpu", non_blocking=True)  # into pinned memory
+        copied = None
+        if flag.device.type != "cpu":
+            copied = torch.accelerator.current_stream(flag.device).record_event()
+        self._unread.append((step, on_host, copied))
+
+    def read(self, wait: bool = False) -> Iterator[tuple[int, bool]]:
+        """Yield steps and their flags in order: all of them if `wait`, else not the last one of a device."""
+        while self._unread and (wait or len(self._unread) > 1 or self._unread[0][2] is None):
+            step, flag, copied = self._unread.popleft()
+            if copied is not None:
+                copied.synchronize()
+            yield step, bool(flag)
+
+
 class NonfiniteSteps:
     """Counts the steps that are skipped because their loss or gradient is not finite.
 
-    The flags are computed on the device, and each is read only when another step is queued there. So the host never
-    waits for the step that it has just queued, is never more than one step ahead, and a GPU always has work. All
-    processes have the same flags, and see them at the same step.
+    The flags are computed on the device and read late (`LateFlags`); all processes have the same.
 
     Args:
         is_main: Whether to warn of each skipped step; one process does.
@@ -91,24 +116,21 @@ class NonfiniteSteps:
     def __init__(self, is_main: bool):
         self.is_main = is_main
         self.count = self.in_a_row = self.last_step = 0
-        self._unread: deque[tuple[int, Tensor, torch.Event | None]] = deque()
+        self._flags = LateFlags()
 
     def add(self, step: int, skipped: Tensor) -> None:
         """Take note of a step, whose flag `skipped` is a bool on the device."""
-        on_host = skipped.to("cpu", non_blocking=True)  # into pinned memory
-        copied = None
-        if skipped.device.type != "cpu":
-            copied = torch.accelerator.current_stream(skipped.device).record_event()
-        self._unread.append((step, on_host, copied))
-        self.settle(unread=0 if copied is None else 1)
+        self._flags.add(step, skipped)
+        self._count(wait=False)
 
-    def settle(self, unread: int = 0) -> None:
-        """Read all flags but the last `unread` ones, waiting for them."""
-        while len(self._unread) > unread:
-            self.last_step, flag, copied = self._unread.popleft()
-            if copied is not None:
-                copied.synchronize()
-            if not flag:
+    def settle(self) -> None:
+        """Read all flags, waiting for them."""
+        self._count(wait=True)
+
+    def _count(self, wait: bool) -> None:
+        for step, skipped in self._flags.read(wait):
+            self.last_step = step
+            if not skipped:
                 self.in_a_row = 0
                 continue
             self.count += 1

@@ -38,12 +38,11 @@ from .checks import check_run, warn_of_resized_embeddings
 from .monitoring import LogWindow, NonfiniteSteps, feature_statistics
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
 from .run_log import RunLog
+from .stopping import StopSignals, TrainingDivergedError, TrainingInterrupted, stop_if_diverged
+
+__all__ = ["PoaTrainer", "TrainingDivergedError", "TrainingInterrupted"]
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss was not finite for too many steps in a row."""
 
 
 class PoaTrainer:
@@ -123,6 +122,7 @@ class PoaTrainer:
             callbacks, model=self.model, optimizer=self.optimizer, train_dataloader=self.loader
         )
         self.nonfinite = NonfiniteSteps(self.is_main)
+        self.stop_signals = StopSignals(self.accelerator)
         self.checkpointer = Checkpointer(
             args,
             self.accelerator,
@@ -139,6 +139,9 @@ class PoaTrainer:
     def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainerState:
         """Train up to `max_steps`, and save the model in `output_dir` for `from_pretrained`.
 
+        SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end the run after a step, which is saved as a checkpoint; a second signal
+        ends the process at once.
+
         Args:
             resume_from_checkpoint: True for the last complete checkpoint in `output_dir` (or the start, if there is
                 none yet), or the path of a checkpoint. None means what the arguments say.
@@ -149,9 +152,15 @@ class PoaTrainer:
         Raises:
             ValueError: If the folder holds another run or is in use by one, or a checkpoint does not fit this one.
             TrainingDivergedError: If the loss was not finite for `max_nonfinite_steps` steps in a row.
+            TrainingInterrupted: After a signal, once the checkpoint is saved; a `SystemExit`.
         """
-        with run_locked(self.accelerator, self.output_dir):
-            return self._train(resume_from_checkpoint)
+        try:
+            with run_locked(self.accelerator, self.output_dir), self.stop_signals.listening():
+                return self._train(resume_from_checkpoint)
+        except TrainingInterrupted as interruption:
+            if self.is_main:
+                logger.warning("%s", interruption)
+            raise
 
     def _train(self, resume_from_checkpoint: bool | str | None) -> TrainerState:
         args, state = self.args, self.state
@@ -164,7 +173,8 @@ class PoaTrainer:
         with tqdm(
             total=args.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or not self.is_main
         ) as progress:
-            while state.global_step < args.max_steps and not self.control.should_training_stop:
+            stopped = False
+            while state.global_step < args.max_steps and not self.control.should_training_stop and not stopped:
                 self.control.should_log = self.control.should_save = self.control.should_evaluate = False
                 self._call("on_step_begin")
                 self._step(batches, window)
@@ -172,16 +182,20 @@ class PoaTrainer:
                 progress.update()
                 self._call("on_step_end")
                 is_last = state.global_step == args.max_steps or self.control.should_training_stop
-                if state.global_step % args.logging_steps == 0 or is_last or self.control.should_log:
+                stopped = self.stop_signals.agreed() and not is_last
+                if state.global_step % args.logging_steps == 0 or is_last or stopped or self.control.should_log:
                     self._log(window, progress)
                     window = LogWindow()
-                if state.global_step % args.save_steps == 0 or is_last or self.control.should_save:
+                if state.global_step % args.save_steps == 0 or is_last or stopped or self.control.should_save:
                     self.checkpointer.save()
                     self.control.should_save = False
                     self._call("on_save")
                 self._stop_if_diverged()
             self.nonfinite.settle()
             self._stop_if_diverged()
+        if stopped:
+            self.log.finish()
+            raise self.stop_signals.interruption(self.output_dir, state.global_step, args.max_steps)
         self.save_model()
         self._call("on_train_end")
         self.log.finish()
@@ -201,6 +215,8 @@ class PoaTrainer:
         checkpoint = self.checkpointer.find(resume)
         if checkpoint is not None:
             self.checkpointer.load(checkpoint)
+            if self.is_main:
+                logger.info("Resuming from %s, at step %d of %d.", checkpoint, self.state.global_step, args.max_steps)
         elif resume and self.is_main:
             logger.warning("%s has no checkpoint yet: starting from step 0.", self.output_dir)
         # The first batch comes before anything in the folder changes: data that cannot be read leaves it as it was.
@@ -277,7 +293,9 @@ class PoaTrainer:
                 self.accelerator.backward(total / num_parts)
             for name, value in {"loss": total.detach(), **terms}.items():
                 losses[name] = losses.get(name, 0.0) + value / num_parts
-        means = self.accelerator.reduce(torch.stack(list(losses.values())), "mean")
+        stop = total.new_full((), float(self.stop_signals.received > 0))
+        *means, stop = self.accelerator.reduce(torch.stack([*losses.values(), stop]), "mean")
+        self.stop_signals.share(stop)
         return dict(zip(losses, means, strict=True)), output
 
     def _forward(
@@ -310,11 +328,9 @@ class PoaTrainer:
             )
 
     def _stop_if_diverged(self) -> None:
-        if self.nonfinite.in_a_row >= self.args.max_nonfinite_steps:
-            raise TrainingDivergedError(
-                f"The loss was not finite for {self.nonfinite.in_a_row} steps in a row, up to step "
-                f"{self.nonfinite.last_step}: lower learning_rate and resume from a checkpoint before that."
-            )
+        num_processes = self.accelerator.num_processes
+        args = self.args
+        stop_if_diverged(self.nonfinite, args.max_nonfinite_steps, self.output_dir, args.learning_rate, num_processes)
 
     def _call(self, event: str, **values: Any) -> None:
         self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)

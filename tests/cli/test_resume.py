@@ -1,0 +1,74 @@
+"""`poa resume RUN`."""
+
+import shutil
+
+import pytest
+import yaml
+
+from poa_hf.cli.main import main
+
+from ..conftest import QUICKSTART, TINY
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "photos"
+    options = [*TINY.split(), "--save_steps", "1", "--max_steps", "2"]
+    assert main(["pretrain", "--config", QUICKSTART, *options, "--output_dir", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the run, which lies elsewhere than where it was made."""
+    return shutil.copytree(finished, tmp_path / "moved")
+
+
+def test_a_stopped_run_goes_on_as_its_recipe_says(run, finished, poa, caplog):
+    shutil.rmtree(run / "checkpoint-2")
+    (run / "config.json").unlink()
+    assert f"Step 2 written to {run}" in poa("resume", run)
+    assert f"Resuming from {run}/checkpoint-1, at step 1 of 2." in caplog.messages
+    assert (run / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_was_killed_while_writing_its_model_writes_it(run, finished, poa):
+    for name in ("config.json", "model.safetensors"):
+        (run / name).unlink()
+    assert "Step 2 written" in poa("resume", run)
+    assert (run / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(run, poa):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert poa("resume", run) == f"{run} is already at step 2 of 2: raise --max_steps.\n"
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert "Step 3 written" in poa("resume", run, "--max_steps", "3")
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["max_steps"] == 3 and saved["output_dir"] == str(run)
+    assert "Step 3 written" in poa("resume", run / "checkpoint-2")
+    assert (run / "abandoned-checkpoint-3").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "Give RUN: see poa resume --help."),
+        (["{run}/nowhere"], "nowhere does not exist or is not a folder: give the folder of a run."),
+        (["{run}/report"], "report has no checkpoint to resume from: give the folder of a run, or start one by"),
+        (["{run}", "--output_dir", "x"], "--output_dir is given by the run that poa resume goes on with: leave it out"),
+        (["{run}", "--max_steps", "1"], "lies after max_steps 1: raise it, or name an earlier checkpoint."),
+        (["{run}", "--max_steps", "4", "--per_device_train_batch_size", "8"], "4 images a step, this one has 8: keep processes *"),
+        (["{run}/checkpoint-7"], "checkpoint-7 does not exist or is not a folder"),
+    ],
+)
+def test_what_cannot_be_resumed_is_a_sentence(run, poa, words, sentence):
+    (run / "report").mkdir(exist_ok=True)
+    assert sentence in poa("resume", *(word.format(run=run) for word in words), status=2)
+
+
+def test_a_run_made_in_python_says_how(run, poa):
+    (run / "config.yaml").unlink()
+    assert "was not started by poa pretrain: run its script again, with train(resume_from_checkpoint=True)." in (
+        poa("resume", run, status=2)
+    )
