@@ -58,7 +58,10 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(run, poa):
         (["{run}/report"], "report has no checkpoint to resume from: give the folder of a run, or start one by"),
         (["{run}", "--output_dir", "x"], "--output_dir is given by the run that poa resume goes on with: leave it out"),
         (["{run}", "--max_steps", "1"], "lies after max_steps 1: raise it, or name an earlier checkpoint."),
-        (["{run}", "--max_steps", "4", "--per_device_train_batch_size", "8"], "4 images a step, this one has 8: keep processes *"),
+        (
+            ["{run}", "--max_steps", "4", "--per_device_train_batch_size", "8"],
+            "4 images a step, this one has 8: keep processes *",
+        ),
         (["{run}/checkpoint-7"], "checkpoint-7 does not exist or is not a folder"),
     ],
 )
