@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from poa_hf.data import find_image_column, open_dataset
+from poa_hf.evaluation.splits import open_splits
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +158,9 @@ def test_image_column_without_features():
 
 
 def test_textures_have_a_train_and_a_test_split():
-    assert len(open_dataset("textures", split="test")) == len(open_dataset("textures"))
+    train, test = open_dataset("textures"), open_dataset("textures", split="test")
+    assert test[0]["image"].tobytes() != train[0]["image"].tobytes()
+    _, [measured] = next(open_splits("textures").test.batches(1))  # poa evaluate tests on the same images
+    assert (measured.image.tobytes(), measured.label) == (test[0]["image"].tobytes(), test[0]["label"])
     with pytest.raises(ValueError, match=r"textures has no split 'trian': choose one of train, test\."):
         open_dataset("textures", split="trian")

@@ -2,9 +2,10 @@ import re
 
 import pytest
 
-from poa_hf.publishing.card.results import eval_results
+from poa_hf.publishing.card.results import eval_results, results_text
+from poa_hf.runs.comparison import compare, one_per_measure
 
-from .helpers import facts_of, record, tables, written
+from .helpers import SIZE, facts_of, record, tables, written
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,22 @@ def test_results_on_folders_name_datasets_as_ids():
     names = {"my photos": "my-photos", "..hidden": "hidden", "模型": "dataset", "a--b": "a-b", "x" * 200: "x" * 96}
     for name, expected in {**names, "ILSVRC/imagenet-1k": "ILSVRC/imagenet-1k", "cifar10": "cifar10"}.items():
         assert eval_results([record(dataset=name)])[0].dataset_type == expected
+
+
+def test_a_hold_out_and_its_reservations_are_in_the_words_of_the_card():
+    fields = dict(test_split="train", test_images=20, train_images=80, holdout=0.2, holdout_seed=0)
+    text = results_text([record(**fields)])
+    assert (
+        "**textures**, 20 test images (20 % of train, held out at random by class, seed 0) classified by 80 train "
+        "images:" in text
+    )
+    text = results_text([record(**fields, coinciding_images=3, pretrained_on_test=True)])
+    assert " 3 of the test images are also train images, so the values are too high." in text
+    assert " The model was pre-trained on the split that these test images are of, without labels." in text
+
+
+def test_hold_outs_of_another_share_or_seed_are_other_test_sets():
+    fields = dict(test_split="train", holdout=0.2, holdout_seed=0)
+    records = [record(), *(record(**fields | more) for more in ({}, {"holdout": 0.3}, {"holdout_seed": 1}))]
+    found = compare(records, [SIZE])
+    assert len(found) == len(one_per_measure(found)) == len({one.key for one in records}) == 4
