@@ -1,77 +1,65 @@
 """Batches as worker processes make them: rows decoded and cropped, bad ones replaced, masks drawn.
 
-Follows `order`, which says which rows a batch holds; `decoding` and `crops` make its pixels and `masks` its masks;
-`loader` hands the batches out.
+Follows `order`, which says which rows a batch holds, and `reader`; `decoding` and `crops` make its pixels and `masks`
+its masks; `loader` hands the batches out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset
 
 from .crops import multi_crop
 from .decoding import UndecodableImage, open_lazily
+from .errors import UnreadableData
 from .masks import block_masks
-from .order import BatchPlan, batch_order
-from .rows import Row, UnreadableData
-from .workers import worker_share
+from .order import BatchPlan, Candidates, IndexedOrder, stream_candidates
+from .reader import unpacked
+from .rows import IndexedImages, Row
 
 MASKS = 0x6D61736B  # last word of the masks' seed; see order.py
 REPLACEMENT_TRIES = 32  # rows that are tried in place of a bad one
 
 
-class Batches(IterableDataset[dict[str, Any]]):
-    """Makes whole batches from `first_batch` on, or one worker's share of them.
-
-    Worker w of W makes every W-th batch. Each batch carries the states of its lanes, so that the loader knows where the
-    last batch that it handed out ends, however many batches are prefetched.
+class Batches(Dataset[dict[str, Any]]):
+    """Makes a batch from its number, or, of a stream, from its rows as `reader` has read them.
 
     Args:
         plan: What every batch depends on.
-        first_batch: Number of the global batch to begin with.
-        lane_states: States from which the lanes resume; see `order.BatchOrder`.
     """
 
-    def __init__(self, plan: BatchPlan, first_batch: int, lane_states: dict[str, dict]):
-        self.plan, self.first_batch = plan, first_batch
-        self.order = batch_order(plan, lane_states)
+    def __init__(self, plan: BatchPlan):
+        self.plan = plan
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker, num_workers = worker_share()
+    def __getitem__(self, turn: Any) -> dict[str, Any]:
         try:
-            yield from self._batches(worker, num_workers)
+            return self._make(turn)
         except UnreadableData as error:
             # Raised here, DataLoader would print the worker's whole traceback before the message.
-            yield {"error": str(error)}
+            return {"error": str(error)}
 
-    def close(self) -> None:
-        """Close the files that are being read."""
-        self.order.close()
+    def _make(self, turn: Any) -> dict[str, Any]:
+        if isinstance(self.plan.images, IndexedImages):
+            number, states = turn, {}
+            candidates = IndexedOrder(self.plan, self.plan.images).candidates(number)
+        else:
+            parts = unpacked(turn)
+            number, states = parts[0].batch, {name: state for part in parts for name, state in part.states.items()}
+            candidates = chain.from_iterable(stream_candidates(self.plan, part) for part in parts)
+        return self._crop(number, candidates) | {"batch": number, "lane_states": states}
 
-    def _batches(self, worker: int, num_workers: int) -> Iterator[dict[str, Any]]:
-        num_slots = self.plan.num_slots
-        # DataLoader asks worker 0 first, whichever batch is the first one.
-        own_slots = {(self.first_batch + worker + turn * num_workers) % num_slots for turn in range(num_slots)}
-        for batch in count(self.first_batch):
-            if (batch - self.first_batch) % num_workers == worker:
-                yield self._make(batch)
-            elif batch % num_slots in own_slots:
-                self.order.skip(batch)
-
-    def _make(self, batch: int) -> dict[str, Any]:
-        """Read, decode and crop this process's images of a global batch, and draw its masks."""
+    def _crop(self, batch: int, candidates: Candidates) -> dict[str, Any]:
+        """Decode and crop this process's images of a global batch, and draw its masks."""
         builder = BatchBuilder(self.plan, batch)
-        unfilled = [
-            position for position, rows in self.order.candidates(batch) if not builder.add_first_good(position, rows)
-        ]
+        unfilled = [position for position, rows in candidates if not builder.add_first_good(position, rows)]
         for position in unfilled:
             builder.repeat_good(position)
-        return builder.finish() | {"batch": batch, "lane_states": self.order.states(batch)}
+        return builder.finish()
 
 
 class BatchBuilder:

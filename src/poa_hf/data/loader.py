@@ -8,24 +8,28 @@ only (`order`), not on the number of processes and workers.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from .batches import Batches
 from .crop_arguments import CropArguments
+from .errors import UnreadableData
 from .order import BatchPlan
-from .rows import IndexedImages, StreamedImages, UnreadableData
+from .reader import RowReader, read_batches
+from .rows import IndexedImages, StreamedImages
 from .shards import refuse_split_stream
-from .workers import batch_loader
+from .workers import batch_loader, lost_worker
 
 logger = logging.getLogger(__name__)
 
 NAMED_BAD_ROWS = 20  # bad rows named in the log; further ones are only counted
 DEFAULT_LANES = 8
+WORKERS_PER_READER = 2
 
 
 class PretrainingLoader:
@@ -46,12 +50,15 @@ class PretrainingLoader:
         mask_grid: Height and width of a global view in patches.
         rank: Number of this process, below `world_size`.
         world_size: Number of processes.
-        num_workers: Worker processes that decode and crop.
+        num_workers: Worker processes that decode and crop. Of a stream, one more process reads the rows for every
+            2 of them.
         seed: Seed of everything random; all processes need the same one.
         image_column: Name of the column with the images; needed unless exactly one column holds images.
         block_size: Rows that a stream shuffles at a time, per lane, which holds as many undecoded images.
-        num_slots: Slots of a stream (see `order`); the number of workers by default.
-        num_lanes: Lanes per slot; by default 8, or more for more than 8 processes, as far as there are files to read.
+        num_slots: Slots of a stream (see `order`), 1 by default; more are for the order of version 0.1 with as many
+            workers.
+        num_lanes: Lanes of a stream, per slot; by default 8, or more for more than 8 processes, as far as there are
+            files to read.
         prefetch_factor: Batches that each worker makes ahead.
         start_method: How worker processes are started, "fork", "forkserver" or "spawn"; the platform's default if not
             given. "forkserver" and "spawn" need scripts with `if __name__ == "__main__":`.
@@ -98,7 +105,7 @@ class PretrainingLoader:
             refuse_split_stream(dataset, world_size)
             stream = StreamedImages(dataset, image_column)
             plan = BatchPlan(stream, args, batch_size, (height, width), rank, world_size, seed)
-            self._plan = _with_lanes(plan, stream.num_shards, num_workers, num_slots, num_lanes, block_size)
+            self._plan = _with_lanes(plan, stream, num_slots, num_lanes, block_size)
         else:
             indexed = IndexedImages(dataset, image_column)
             self.num_images = len(indexed)
@@ -106,21 +113,21 @@ class PretrainingLoader:
         self._batch = 0
         self._lane_states: dict[str, dict] = {}
         self._bad_rows: set[str] = set()
-        self._open: set[Batches] = set()
+        self._open: set[RowReader] = set()
         # Files that are still open when the interpreter ends print "Exception ignored in ...".
         weakref.finalize(self, _close_all, self._open)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        batches = Batches(self._plan, self._batch, self._lane_states)
+        turns = self._turns()
         loader = batch_loader(
-            batches,
+            Batches(self._plan),
             self._num_workers,
+            turns=turns,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=self._prefetch_factor,
             start_method=self._start_method,
         )
         iterator = iter(loader)
-        self._open.add(batches)
         try:
             for batch in iterator:
                 if "error" in batch:
@@ -129,10 +136,26 @@ class PretrainingLoader:
                 self._lane_states.update(batch.pop("lane_states"))
                 self._warn_of_bad_rows(batch.pop("bad_rows"))
                 yield _with_tensors(batch)
+        except RuntimeError as error:
+            if sentence := lost_worker(error):
+                raise UnreadableData(sentence) from None
+            raise
         finally:
-            batches.close()
-            self._open.discard(batches)
             del iterator  # ends the workers
+            turns.close()
+
+    def _turns(self) -> Generator[Any, None, None]:
+        """Yield what the workers make batches of: their numbers, or, of a stream, their rows."""
+        if isinstance(self._plan.images, IndexedImages):
+            yield from itertools.count(self._batch)
+        reader = RowReader(self._plan, self._batch, self._lane_states)
+        self._open.add(reader)
+        # Reading takes a fraction of the time that decoding does, but from a network it mostly waits.
+        num_readers = min(-(-self._num_workers // WORKERS_PER_READER), len(self._plan.lanes_of_slot(0)))
+        try:
+            yield from read_batches(reader, num_readers, self._num_workers + 2, self._start_method)
+        finally:
+            self._open.discard(reader)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the last batch handed out, as plain JSON.
@@ -171,6 +194,7 @@ class PretrainingLoader:
         self._check_same_data(first)
         batch = self._batches_read(first)
         if isinstance(self._plan.images, StreamedImages):
+            # A run of version 0.1 may have more slots than one, and goes on with them.
             lanes = {name: first[name] for name in ("num_slots", "num_lanes", "block_size")}
             plan = dataclasses.replace(self._plan, **lanes)
             self._lane_states = _saved_lanes(plan, batch, states)
@@ -229,27 +253,26 @@ def _is_stream(dataset: Any) -> bool:
 
 
 def _with_lanes(
-    plan: BatchPlan, num_shards: int, num_workers: int, num_slots: int | None, num_lanes: int | None, block_size: int
+    plan: BatchPlan, stream: StreamedImages, num_slots: int | None, num_lanes: int | None, block_size: int
 ) -> BatchPlan:
     """Return the plan with as many slots and lanes as wanted, but no more than there are shards to read."""
-    num_slots = max(1, min(num_slots or max(1, num_workers), num_shards))
+    num_slots = max(1, min(num_slots or 1, stream.num_shards))
     wanted = num_lanes or max(DEFAULT_LANES, plan.world_size)
     # More lanes than positions in a batch would leave lanes, and their part of the data, unread.
-    num_lanes = max(1, min(wanted, num_shards // num_slots, plan.global_batch_size))
-    if reason := plan.images.shards.in_order:  # type: ignore[union-attr]
+    num_lanes = max(1, min(wanted, stream.num_shards // num_slots, plan.global_batch_size))
+    if reason := stream.shards.in_order:
         if plan.rank == 0:
             logger.warning(
                 "The stream is read in its own order because of %s: every process reads all of it. Hold out whole "
                 "files, or write the rows with save_to_disk, to read it faster and to shuffle it as a whole.",
                 reason,
             )
-    elif num_slots < num_workers or num_lanes < plan.world_size:
+    elif num_lanes < plan.world_size:
         logger.warning(
-            "The dataset has %d files or row groups for %d processes with %d workers each: parts of it are read "
-            "several times over; use fewer workers, or write it in more files.",
-            num_shards,
+            "The dataset has %d files or row groups for %d processes: parts of it are read several times over; write "
+            "it in more files.",
+            stream.num_shards,
             plan.world_size,
-            num_workers,
         )
     return dataclasses.replace(plan, num_slots=num_slots, num_lanes=num_lanes, block_size=block_size)
 
@@ -270,6 +293,6 @@ def _with_tensors(batch: dict[str, Any]) -> dict[str, Any]:
     return batch
 
 
-def _close_all(open_batches: set[Batches]) -> None:
-    for batches in open_batches:
-        batches.close()
+def _close_all(readers: set[RowReader]) -> None:
+    for reader in readers:
+        reader.close()

@@ -5,18 +5,19 @@ a global batch has G = P * B positions, of which process r fills r * B to (r + 1
 
 - Where any row can be read by its index, position p of batch k is place k * G + p in an endless row of epochs, each a
   permutation of all indices.
-- A stream is read through S slots of L lanes each (`stream.Lane`). Batch k is taken from slot k % S, and position p
-  from that slot's lane p * L // G. A process or worker that shares a lane with another one also reads the other's
-  rows, but does not decode them.
+- A stream is read through L lanes (`stream.Lane`), and position p is filled from lane p * L // G. A process that shares
+  a lane with another one also reads the other's rows, but does not decode them.
 
-Follows `rows` and `stream`; `batches` decodes and crops the rows.
+Runs of version 0.1 with several workers have S slots of L lanes each, and take batch k from the lanes of slot k % S.
+Such runs go on as they began; new ones have one slot.
+
+Follows `rows` and `stream`; `reader` reads the rows of streams, and `batches` decodes and crops all rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from .stream import Lane
 # Last word of the seeds of generators that must not coincide with an image's own, [seed, batch, position].
 INDEX_ORDER, REPLACEMENTS = 0x696E6465, 0x7265706C
 FEISTEL_ROUNDS = 8
+SPARES = 4  # rows of a lane that are sent with each batch, to replace bad ones
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class BatchPlan:
         rank: Number of this process, below `world_size`.
         world_size: Number of processes (P).
         seed: Seed of the order and of all that is random about crops and masks.
-        num_slots: Slots that take turns, batch by batch (S); streams only, as are the following.
+        num_slots: Slots that take turns, batch by batch (S), 1 in new runs; streams only, as are the following.
         num_lanes: Lanes per slot (L).
         block_size: Rows that a lane shuffles together.
     """
@@ -79,31 +81,7 @@ class BatchPlan:
         return range(*ends)
 
 
-class BatchOrder(Protocol):
-    """Gives the rows of one batch after another; implemented by `IndexedOrder` and `StreamOrder`."""
-
-    def candidates(self, batch: int) -> Iterator[tuple[int, Iterator[Row]]]:
-        """Yield each position that this process fills with its row, followed by rows to use if that one is bad."""
-        ...
-
-    def skip(self, batch: int) -> None:
-        """Pass over a batch that another worker makes."""
-        ...
-
-    def states(self, batch: int) -> dict[str, dict]:
-        """Return the states, after a batch, of the lanes that it was taken from, by their numbers."""
-        ...
-
-    def close(self) -> None:
-        """Close the files that are being read."""
-        ...
-
-
-def batch_order(plan: BatchPlan, states: dict[str, dict]) -> BatchOrder:
-    """Return the order of a plan's images, resumed from the states of the lanes (see `BatchOrder.states`)."""
-    if isinstance(plan.images, StreamedImages):
-        return StreamOrder(plan, plan.images, states)
-    return IndexedOrder(plan, plan.images)
+Candidates = Iterator[tuple[int, Iterator[Row]]]
 
 
 class IndexedOrder:
@@ -112,18 +90,10 @@ class IndexedOrder:
     def __init__(self, plan: BatchPlan, images: IndexedImages):
         self.plan, self.images = plan, images
 
-    def candidates(self, batch: int) -> Iterator[tuple[int, Iterator[Row]]]:
+    def candidates(self, batch: int) -> Candidates:
+        """Yield each position that this process fills with its row, followed by rows to use if that one is bad."""
         for position, index in zip(self.plan.positions, self._indices(batch), strict=True):
             yield position, self._row_and_replacements(batch, position, int(index))
-
-    def skip(self, batch: int) -> None:
-        pass
-
-    def states(self, batch: int) -> dict[str, dict]:
-        return {}
-
-    def close(self) -> None:
-        pass
 
     def _indices(self, batch: int) -> np.ndarray:
         """Return the indices (B,) of this process's images."""
@@ -141,50 +111,96 @@ class IndexedOrder:
             yield self.images.row(int(rng.integers(len(self.images))))
 
 
-class StreamOrder:
-    """The order of a stream's images, read through lanes. A bad row is replaced by others of its block."""
+@dataclass(frozen=True)
+class LaneRows:
+    """What a lane gives for one batch.
 
-    def __init__(self, plan: BatchPlan, images: StreamedImages, states: dict[str, dict]):
-        self.plan, self.images = plan, images
+    Args:
+        positions: The positions of the global batch that it fills, including those of other processes.
+        rows: Their rows.
+        spares: Other rows of the same block, to use in place of bad ones.
+    """
+
+    positions: range
+    rows: list[Row]
+    spares: list[Row]
+
+
+@dataclass(frozen=True)
+class BatchRows:
+    """The undecoded rows of a batch, or those of some of its lanes.
+
+    Args:
+        batch: Number of the global batch.
+        lanes: What the lanes give for it.
+        states: The states of these lanes after the batch, by their numbers.
+    """
+
+    batch: int
+    lanes: list[LaneRows]
+    states: dict[str, dict]
+
+
+class StreamOrder:
+    """The order of a stream's images, read through lanes.
+
+    Args:
+        plan: What every batch depends on.
+        states: States from which the lanes resume, by their numbers.
+    """
+
+    def __init__(self, plan: BatchPlan, states: dict[str, dict]):
+        self.plan = plan
         self._saved = dict(states)
         self._lanes: dict[int, Lane] = {}
 
-    def candidates(self, batch: int) -> Iterator[tuple[int, Iterator[Row]]]:
-        for position, lane, row in self._advance(batch):
-            if position in self.plan.positions:
-                yield position, self._row_and_replacements(batch, position, lane, row)
+    def read(self, batch: int, reader: int = 0, num_readers: int = 1) -> BatchRows:
+        """Read the rows of a batch from the lanes of this process, or from every `num_readers`-th of them.
 
-    def skip(self, batch: int) -> None:
-        for _ in self._advance(batch):
-            pass
-
-    def states(self, batch: int) -> dict[str, dict]:
-        return {str(number): self._lane(number).state_dict() for number in self._numbers(batch)}
+        Args:
+            batch: Number of the global batch; batches are read one after the other.
+            reader: Number of the reader, below `num_readers`.
+            num_readers: Number of readers that share the lanes.
+        """
+        numbers = self.plan.lanes_of_slot(batch % self.plan.num_slots)[reader::num_readers]
+        parts = [self._read_lane(batch, number) for number in numbers]
+        return BatchRows(batch, parts, {str(number): self._lane(number).state_dict() for number in numbers})
 
     def close(self) -> None:
+        """Close the files that are being read."""
         for lane in self._lanes.values():
             lane.close()
 
-    def _advance(self, batch: int) -> Iterator[tuple[int, Lane, Row]]:
-        """Yield the rows at all positions of a batch that this process's lanes fill."""
-        for number in self._numbers(batch):
-            lane = self._lane(number)
-            for position in self.plan.positions_of_lane(number):
-                yield position, lane, lane.advance()
-
-    def _numbers(self, batch: int) -> range:
-        return self.plan.lanes_of_slot(batch % self.plan.num_slots)
+    def _read_lane(self, batch: int, number: int) -> LaneRows:
+        lane, positions = self._lane(number), self.plan.positions_of_lane(number)
+        rows = [lane.advance() for _ in positions]
+        return LaneRows(positions, rows, lane.spares(_replacement_rng(self.plan, batch, positions[0]), SPARES))
 
     def _lane(self, number: int) -> Lane:
         if number not in self._lanes:
             plan, state = self.plan, self._saved.get(str(number))
+            assert isinstance(plan.images, StreamedImages)
             num_lanes = plan.num_slots * plan.num_lanes
-            self._lanes[number] = Lane(self.images, plan.seed, number, num_lanes, plan.block_size, state)
+            self._lanes[number] = Lane(plan.images, plan.seed, number, num_lanes, plan.block_size, state)
         return self._lanes[number]
 
-    def _row_and_replacements(self, batch: int, position: int, lane: Lane, row: Row) -> Iterator[Row]:
-        yield row
-        yield from lane.others(_replacement_rng(self.plan, batch, position))
+
+def stream_candidates(plan: BatchPlan, batch: BatchRows) -> Candidates:
+    """Yield each position that this process fills with its row, followed by rows to use if that one is bad.
+
+    These are the lane's spare rows, then its other rows of this batch.
+    """
+    for lane in batch.lanes:
+        for position, row in zip(lane.positions, lane.rows, strict=True):
+            if position in plan.positions:
+                yield position, _row_and_spares(plan, batch.batch, position, row, lane)
+
+
+def _row_and_spares(plan: BatchPlan, batch: int, position: int, row: Row, lane: LaneRows) -> Iterator[Row]:
+    yield row
+    rng = _replacement_rng(plan, batch, position)
+    for rows in (lane.spares, lane.rows):
+        yield from (rows[i] for i in rng.permutation(len(rows)) if rows[i].name != row.name)
 
 
 def _replacement_rng(plan: BatchPlan, batch: int, position: int) -> np.random.Generator:

@@ -10,13 +10,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .decoding import UndecodableImage
+from PIL import Image
+
+from .decoding import UndecodableImage, open_image
+from .errors import UnreadableData as UnreadableData
+from .errors import reading_error
 from .shards import Shards
 from .sources import find_image_column, image_of_item
-
-
-class UnreadableData(ValueError):
-    """The data as a whole cannot be read. The message is one sentence for the user, to be shown without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,17 @@ def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
 
 
 def read_item(dataset: Any, index: int) -> Any:
-    """Return `dataset[index]`, or an `UndecodableImage` if the dataset itself decodes images and fails."""
+    """Return `dataset[index]`, or an `UndecodableImage` if the dataset itself decodes images and fails.
+
+    Raises:
+        UnreadableData: For any other exception of the dataset, such as one of a transform.
+    """
     try:
         return dataset[index]
     except (OSError, UndecodableImage) as error:
         return UndecodableImage(str(error))
+    except Exception as error:
+        raise reading_error(error) from error
 
 
 class IndexedImages:
@@ -125,8 +131,17 @@ class StreamedImages:
             state: The shard's `state` at that row, if there is one.
         """
         for row in self.shards.rows(shard, start, state):
-            yield row.get(self.column)
+            image = row.get(self.column)
+            yield _without_file(image) if isinstance(image, Image.Image) else image
 
     def state(self, shard: Any) -> dict | None:
         """Return the state of a shard that is being read; None if it must be read from its start when resuming."""
         return self.shards.state(shard)
+
+
+def _without_file(image: Image.Image) -> Image.Image | UndecodableImage:
+    """Return a Pillow image that can be sent to another process: upright, in RGB, independent of its file."""
+    try:
+        return open_image(image)
+    except UndecodableImage as error:
+        return error

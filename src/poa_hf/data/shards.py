@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import copy
 from typing import Any
 
+from .errors import reading_error
+
 # Streams with fewer files are split further, into row groups. Splitting reads each file's footer: on the Hub, one or
 # two requests per file.
 ENOUGH_SHARDS = 128
@@ -94,16 +96,22 @@ class Shards:
             start: The number of rows to pass over.
             state: The shard's `state` at that row, from which reading goes on at once.
             columns: The columns to read, all by default; a stream that declares none is read with all of them.
+
+        Raises:
+            UnreadableData: For an exception of a function of the user's, or of the library that reads the files.
         """
         if state is not None:
             shard.load_state_dict(state)
             start = 0
         elif columns is not None and shard.features:
             shard = shard.select_columns(list(columns))
-        # Not iter(shard): in a worker process that would split the shard's files among the workers once more.
-        for number, batch in enumerate(shard.iter(batch_size=1)):
-            if number >= start:
-                yield {name: values[0] for name, values in batch.items()}
+        try:
+            # Not iter(shard): in a worker process that would split the shard's files among the workers once more.
+            for number, batch in enumerate(shard.iter(batch_size=1)):
+                if number >= start:
+                    yield {name: values[0] for name, values in batch.items()}
+        except Exception as error:
+            raise reading_error(error) from error
 
     def state(self, shard: Any) -> dict | None:
         """Return the state of a shard that is being read, or None if reading would not go on exactly from it."""

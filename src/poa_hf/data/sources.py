@@ -12,6 +12,7 @@ from typing import Any
 
 from ..formatting import one_line, suggest
 from ..locations import looks_local
+from .errors import reading_error
 
 TEXTURES = "textures"  # the name of the built-in images
 TEXTURE_SPLITS = ("train", "test")
@@ -197,8 +198,11 @@ def _first_item(dataset: Any) -> Any:
         return dataset[0]
     if not isinstance(dataset, Iterable):
         raise ValueError(f"A {type(dataset).__name__} is not a dataset: give one with items to index or iterate.")
-    for item in dataset:
-        return item
+    try:
+        for item in dataset:
+            return item
+    except Exception as error:
+        raise reading_error(error) from error
     raise ValueError("The dataset is empty: give one with at least one image.")
 
 

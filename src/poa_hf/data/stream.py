@@ -9,13 +9,14 @@ Follows `rows`, which reads the shards; `order` says which lane fills which posi
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from .rows import Row, StreamedImages, UnreadableData
+from .errors import UnreadableData
+from .rows import Row, StreamedImages
 
 # Last word of the seeds of generators that must not coincide with an image's own, [seed, batch, position].
 SHARD_ORDER, BLOCK_ORDER = 0x73686172, 0x626C6F63
@@ -81,11 +82,9 @@ class Lane:
         self._offset += 1
         return row
 
-    def others(self, rng: np.random.Generator) -> Iterator[Row]:
-        """Yield the other rows of the block that the last row came from, in random order."""
-        for i in rng.permutation(len(self._block)):
-            if i != self._offset - 1:
-                yield self._block[i]
+    def spares(self, rng: np.random.Generator, count: int) -> list[Row]:
+        """Return up to `count` random rows of the block that the last row came from."""
+        return [self._block[i] for i in rng.permutation(len(self._block))[:count]]
 
     def close(self) -> None:
         """Close the file that is being read."""

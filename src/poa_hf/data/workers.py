@@ -6,29 +6,33 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 Batch = TypeVar("Batch")
 
 
 def batch_loader(
-    batches: IterableDataset[Batch],
+    batches: Dataset[Batch],
     num_workers: int,
     *,
+    turns: Iterable[Any] | None = None,
     pin_memory: bool = False,
     prefetch_factor: int | None = None,
     start_method: str | None = None,
 ) -> DataLoader[Batch]:
     """Run a dataset of ready batches in worker processes, or in this process if `num_workers` is 0.
 
-    Each worker iterates a copy of `batches`, which asks `worker_share` which part to make. The random state of the main
-    process does not change.
+    The random state of the main process does not change.
 
     Args:
-        batches: An iterable whose items are handed out as they are.
+        batches: An `IterableDataset` whose items are handed out as they are: each worker iterates a copy, which asks
+            `worker_share` which part to make. Or a `Dataset` that makes a batch of each of the `turns`.
+        turns: What a `Dataset` makes batches of, in the order of the batches, whichever workers make them. It is
+            iterated in this process.
         num_workers: Number of worker processes.
         pin_memory: Whether to copy tensors to pinned memory, from which a GPU reads without waiting.
         prefetch_factor: Batches that each worker makes ahead.
@@ -37,6 +41,7 @@ def batch_loader(
     return DataLoader(
         batches,
         batch_size=None,
+        sampler=turns,
         collate_fn=_unchanged,
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -51,6 +56,21 @@ def worker_share() -> tuple[int, int]:
     """Return this worker's number and the number of workers; (0, 1) outside of worker processes."""
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)
+
+
+def lost_worker(error: RuntimeError) -> str | None:
+    """Return the sentence for torch's error that a worker process has ended; None for any other error.
+
+    The error can come up anywhere in the main process, as torch raises it on the signal that a child has ended.
+    """
+    if "DataLoader worker (pid" not in str(error):
+        return None
+    if "Bus error" in str(error):
+        return "A data worker ran out of shared memory: use fewer --dataloader_num_workers, or enlarge /dev/shm."
+    return (
+        "A data worker was ended from outside, by the system when memory is short as a rule: use fewer "
+        "--dataloader_num_workers, and resume from the last checkpoint."
+    )
 
 
 def _start_worker(worker: int) -> None:
