@@ -23,7 +23,7 @@ from .order import BatchPlan
 from .reader import RowReader, read_batches
 from .rows import IndexedImages, StreamedImages
 from .shards import refuse_split_stream
-from .workers import batch_loader, lost_worker
+from .workers import batch_loader
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class PretrainingLoader:
         height, width = mask_grid
         if _is_stream(dataset):
             refuse_split_stream(dataset, world_size)
-            stream = StreamedImages(dataset, image_column)
+            stream = StreamedImages(dataset, image_column, args.max_image_pixels)
             plan = BatchPlan(stream, args, batch_size, (height, width), rank, world_size, seed)
             self._plan = _with_lanes(plan, stream, num_slots, num_lanes, block_size)
         else:
@@ -136,10 +136,6 @@ class PretrainingLoader:
                 self._lane_states.update(batch.pop("lane_states"))
                 self._warn_of_bad_rows(batch.pop("bad_rows"))
                 yield _with_tensors(batch)
-        except RuntimeError as error:
-            if sentence := lost_worker(error):
-                raise UnreadableData(sentence) from None
-            raise
         finally:
             del iterator  # ends the workers
             turns.close()

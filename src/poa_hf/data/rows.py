@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from .crop_arguments import MAX_IMAGE_PIXELS
 from .decoding import UndecodableImage, open_image
 from .errors import UnreadableData as UnreadableData
 from .errors import reading_error
@@ -106,13 +107,14 @@ class StreamedImages:
     Args:
         dataset: The stream; see `shards.Shards`.
         column: The column with the images; found by its type or name if not given.
+        max_pixels: The largest width times height that is decoded.
 
     Raises:
         ValueError: For a dataset without files, or an image column that is missing or ambiguous.
     """
 
-    def __init__(self, dataset: Any, column: str | None = None):
-        self.column = find_image_column(dataset, column)
+    def __init__(self, dataset: Any, column: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS):
+        self.column, self.max_pixels = find_image_column(dataset, column), max_pixels
         self.shards = Shards(undecoded(dataset, [self.column]))
         self.num_shards = self.shards.count
         if self.num_shards == 0:
@@ -132,16 +134,16 @@ class StreamedImages:
         """
         for row in self.shards.rows(shard, start, state):
             image = row.get(self.column)
-            yield _without_file(image) if isinstance(image, Image.Image) else image
+            yield _without_file(image, self.max_pixels) if isinstance(image, Image.Image) else image
 
     def state(self, shard: Any) -> dict | None:
         """Return the state of a shard that is being read; None if it must be read from its start when resuming."""
         return self.shards.state(shard)
 
 
-def _without_file(image: Image.Image) -> Image.Image | UndecodableImage:
+def _without_file(image: Image.Image, max_pixels: int) -> Image.Image | UndecodableImage:
     """Return a Pillow image that can be sent to another process: upright, in RGB, independent of its file."""
     try:
-        return open_image(image)
+        return open_image(image, max_pixels)
     except UndecodableImage as error:
         return error

@@ -58,21 +58,6 @@ def worker_share() -> tuple[int, int]:
     return (info.id, info.num_workers) if info else (0, 1)
 
 
-def lost_worker(error: RuntimeError) -> str | None:
-    """Return the sentence for torch's error that a worker process has ended; None for any other error.
-
-    The error can come up anywhere in the main process, as torch raises it on the signal that a child has ended.
-    """
-    if "DataLoader worker (pid" not in str(error):
-        return None
-    if "Bus error" in str(error):
-        return "A data worker ran out of shared memory: use fewer --dataloader_num_workers, or enlarge /dev/shm."
-    return (
-        "A data worker was ended from outside, by the system when memory is short as a rule: use fewer "
-        "--dataloader_num_workers, and resume from the last checkpoint."
-    )
-
-
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     _leave_signals_to_the_main_process()
