@@ -1,11 +1,15 @@
 """What a checkpoint holds: its format is read by later versions."""
 
+import io
 import json
+import os
+import pickle
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from poa_hf import PoaTrainer
@@ -117,3 +121,43 @@ def test_an_optimizer_of_another_model_is_refused_in_a_sentence(tmp_path):
         write_checksums(checkpoint)
         with pytest.raises(ValueError, match=rf"checkpoint-2/optimizer.bin does not .*{said}"):
             PoaTrainer(new_model(), arguments(tmp_path, max_steps=3, resume_from_checkpoint=True), images()).train()
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch pickle-ran",)
+
+
+@pytest.mark.parametrize("name", ["random_states_0.pkl", "optimizer.bin"])
+@pytest.mark.parametrize("checksums", [True, False])
+def test_no_pickle_of_a_checkpoint_is_run(tmp_path, name, checksums, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    PoaTrainer(new_model(), arguments(tmp_path / "run", max_steps=2), images()).train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    for content in (pickle.dumps(Malicious()), zipped(Malicious())):
+        (checkpoint / name).write_bytes(content)
+        write_checksums(checkpoint)
+        if not checksums:
+            (checkpoint / "checksums.json").unlink()
+        trainer = PoaTrainer(new_model(), arguments(tmp_path / "run", max_steps=2), images())
+        with nullcontext() if name == "random_states_0.pkl" else pytest.raises(ValueError, match="optimizer.bin is"):
+            trainer.train(resume_from_checkpoint=True)
+        assert not (tmp_path / "pickle-ran").exists()
+
+
+def zipped(value) -> bytes:
+    torch.save(value, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def test_weights_of_other_shapes_are_refused_in_a_sentence(tmp_path):
+    PoaTrainer(new_model(), arguments(tmp_path, max_steps=2), images()).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(name for name, tensor in weights.items() if tensor.dim() == 2)
+    for change in ({name: weights[name][:-1].clone()}, {name: weights[name][None].clone()}, {name: None}):
+        changed = {key: tensor for key, tensor in (weights | change).items() if tensor is not None}
+        save_file(changed, checkpoint / "model.safetensors", {"format": "pt"})
+        write_checksums(checkpoint)
+        with pytest.raises(ValueError, match=f"{checkpoint} (cannot be loaded|lacks 1 parameters)"):
+            PoaTrainer(new_model(), arguments(tmp_path, max_steps=3), images()).train(resume_from_checkpoint=True)
