@@ -7,6 +7,7 @@ leaves behind is removed by `remove_leftovers`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .writing import writing
+
 UNFINISHED = ".unfinished-"  # being written or deleted: never read
+# what a system may find out about a file only when it is flushed; other errors mean that it cannot flush
+_NOT_ON_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -33,7 +38,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     aside = path.with_name(UNFINISHED + path.name)
     aside.unlink(missing_ok=True)
     try:
-        with open(aside, "xb") as file:
+        with writing(path), open(aside, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -57,6 +62,9 @@ def written_folder(
         target: The folder to write.
         is_main: Whether this is the main process.
         wait_for_everyone: A barrier of the processes.
+
+    Raises:
+        WriteError: If the disk is full, or the folder cannot be written for another reason.
     """
     with unfinished_folder(target, is_main, wait_for_everyone) as folder:
         yield folder
@@ -87,13 +95,15 @@ def unfinished_folder(
     """
     folder = target.with_name(UNFINISHED + target.name)
     if is_main:
-        delete(folder)
-        folder.mkdir(parents=True)
+        with writing(target):
+            delete(folder)
+            folder.mkdir(parents=True)
     wait_for_everyone()
     try:
-        yield folder
-        for path in folder.rglob("*"):
-            _flush(path)
+        with writing(target):
+            yield folder
+            for path in folder.rglob("*"):
+                _flush(path)
         wait_for_everyone()
         if is_main:
             _use_default_mode(folder)
@@ -148,7 +158,8 @@ def _flush(path: Path) -> None:
         return
     try:
         os.fsync(descriptor)
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno in _NOT_ON_THE_DISK:
+            raise
     finally:
         os.close(descriptor)

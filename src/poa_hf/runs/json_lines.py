@@ -10,6 +10,7 @@ from typing import Any
 
 from ..formatting import listed
 from .atomic import write_text
+from .writing import writing
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class JsonLines:
     def write(self, content: dict[str, Any]) -> None:
         """Append one line."""
         if self.enabled:
-            with open(self.path, "a") as file:
+            with writing(self.path), open(self.path, "a") as file:
                 file.write(json.dumps(content) + "\n")
 
 

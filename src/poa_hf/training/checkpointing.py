@@ -15,6 +15,7 @@ After the last step, the model is also written to the output folder.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,8 @@ from ..runs.training_time import ComputeLog
 from . import engines
 from .arguments import PoaTrainingArguments
 from .monitoring import NonfiniteSteps
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _RESTORED_STATE = ("global_step", "log_history", "best_metric", "best_global_step", "best_model_checkpoint")
@@ -145,6 +148,22 @@ class Checkpointer:
             self.accelerator, lambda: find_checkpoint(self.output_dir, resume, args.overwrite_output_dir, thorough=True)
         )
 
+    def restore(self, resume: bool | str | None) -> Path | None:
+        """Find the checkpoint to resume from and restore the run from it, saying so; None if the run starts anew.
+
+        Raises:
+            ValueError: On all processes, if there is no such checkpoint, or it does not fit this run.
+        """
+        checkpoint = self.find(resume)
+        if checkpoint is not None:
+            self.load(checkpoint)
+            if self.is_main:
+                step, last = self.state.global_step, self.args.max_steps
+                logger.info("Resuming from %s, at step %d of %d.", checkpoint, step, last)
+        elif resume and self.is_main:
+            logger.warning("%s has no checkpoint yet: starting from step 0.", self.output_dir)
+        return checkpoint
+
     def load(self, checkpoint: Path) -> None:
         """Restore the run from a checkpoint.
 
@@ -155,9 +174,12 @@ class Checkpointer:
         check_architecture(self.model.config, checkpoint)
         counts = read_counts(checkpoint)
         if counts["global_batch_size"] != self.global_batch_size:
+            before, now = len(data_states(checkpoint)), self.accelerator.num_processes
+            processes = "" if before == now else f" on {before} process{'es' if before > 1 else ''} and {now} now"
             raise ValueError(
                 f"{checkpoint} belongs to a run with {counts['global_batch_size']} images a step, this one has "
-                f"{self.global_batch_size}: keep processes * per_device_train_batch_size * gradient_accumulation_steps."
+                f"{self.global_batch_size}{processes}: keep processes * per_device_train_batch_size * "
+                "gradient_accumulation_steps."
             )
         saved = read_trainer_state(checkpoint)
         if saved.global_step > self.args.max_steps:

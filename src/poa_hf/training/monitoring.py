@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..elastic import SubNetwork
+from ..models.modeling_poa_pretraining import PoaForPreTrainingOutput
 from .optimization import StepHyperparameters
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,13 @@ class LogWindow:
         self.steps = self.steps + ~skipped
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0) + torch.where(skipped, 0, value)
+
+    def add_statistics(self, output: PoaForPreTrainingOutput) -> None:
+        """Take the statistics of a step's last forward pass, for which the host waits."""
+        self.statistics = {name: value.item() for name, value in (output.statistics or {}).items()}
+        features = output.teacher_features  # (2B, D)
+        if features is not None and torch.isfinite(features).all():
+            self.statistics |= feature_statistics(features)
 
     def means(self) -> dict[str, float]:
         """Return the mean of each loss over the steps that count; empty if all were skipped."""

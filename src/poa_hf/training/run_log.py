@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from tqdm.auto import tqdm
+from transformers import TrainerState
 
 from ..runs.atomic import write_json
 from ..runs.json_lines import JsonLines
@@ -60,3 +62,19 @@ class RunLog:
         for warning in warnings - self.warnings:
             logger.warning(warning)
         self.warnings = warnings
+
+
+def progress_bar(args: PoaTrainingArguments, state: TrainerState) -> tqdm:
+    """Return the bar of the run's steps, which the main process shows."""
+    disabled = args.disable_tqdm or not state.is_world_process_zero
+    return tqdm(total=args.max_steps, initial=state.global_step, unit="step", disable=disabled)
+
+
+def show_progress(progress: tqdm, logs: dict[str, Any]) -> None:
+    """Show the main values of a line of the log behind the progress bar."""
+    progress.set_postfix(
+        loss=f"{logs.get('loss', float('nan')):.3f}",
+        images_s=f"{logs['images_per_second']:.0f}",
+        data_wait=f"{logs['data_wait']:.0%}",
+        refresh=False,
+    )

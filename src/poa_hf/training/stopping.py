@@ -6,6 +6,7 @@ The flag that one was received travels with the reduced losses, so that all proc
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -16,13 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import TrainerState
 
-from ..runs.checkpoints import before_nonfinite_steps
+from ..runs.checkpoints import before_nonfinite_steps, checkpoints
 from ..runs.layout import RunFolder
+from ..runs.writing import WriteError
+from .arguments import PoaTrainingArguments
 from .monitoring import LateFlags, NonfiniteSteps
+
+logger = logging.getLogger(__name__)
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 # A launcher passes a signal on to processes that may have received it themselves, from the terminal or the scheduler.
@@ -94,14 +100,14 @@ class StopSignals:
         """Return whether the run is to stop after this step; the same on all processes."""
         return bool(self.received) if self.alone else self._agreed
 
-    def interruption(self, output_dir: Path, step: int, max_steps: int) -> TrainingInterrupted:
+    def interruption(self, output_dir: Path, state: TrainerState) -> TrainingInterrupted:
         """Return the exception to raise once the checkpoint is saved."""
         numbers = gather_object([self.received])
         number = max(numbers)
         command = resume_command(output_dir, len(numbers))
         return TrainingInterrupted(
-            f"Stopped by {signal.Signals(number).name} after step {step} of {max_steps}, which is saved: go on with "
-            f"{command}.",
+            f"Stopped by {signal.Signals(number).name} after step {state.global_step} of {state.max_steps}, which is "
+            f"saved: go on with {command}.",
             number,
         )
 
@@ -129,16 +135,31 @@ def resume_command(output_dir: Path, num_processes: int = 1, options: str = "") 
     return f"{launcher} resume {shlex.quote(str(output_dir))}{options}"
 
 
-def stop_if_diverged(
-    nonfinite: NonfiniteSteps, max_in_a_row: int, output_dir: Path, learning_rate: float, num_processes: int
-) -> None:
+@contextmanager
+def said_how_to_go_on(output_dir: Path, num_processes: int) -> Iterator[None]:
+    """Within this context, an interruption is logged, and errors of writing are raised with the command to go on."""
+    try:
+        yield
+    except TrainingInterrupted as interruption:
+        if PartialState().is_main_process:
+            logger.warning("%s", interruption)
+        raise
+    except WriteError as error:
+        if not checkpoints(output_dir):
+            raise
+        command = resume_command(output_dir, num_processes)
+        raise WriteError(f"{str(error).rstrip('.')}, and go on with {command}.") from error
+
+
+def stop_if_diverged(nonfinite: NonfiniteSteps, args: PoaTrainingArguments, num_processes: int) -> None:
     """Raise an error if the loss was not finite for too many steps in a row.
 
     Raises:
         TrainingDivergedError: With the checkpoint from before these steps.
     """
-    if nonfinite.in_a_row < max_in_a_row:
+    if nonfinite.in_a_row < args.max_nonfinite_steps:
         return
+    output_dir, learning_rate = Path(args.output_dir), args.learning_rate
     what = f"The loss was not finite for {nonfinite.in_a_row} steps in a row, up to step {nonfinite.last_step}"
     checkpoint = before_nonfinite_steps(output_dir)
     if checkpoint is None:

@@ -9,23 +9,18 @@ and `run_log` for what is logged, and `callbacks` for code that users add.
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..data.augmentation import augment
-from ..data.loader import PretrainingLoader
 from ..elastic import SubNetwork
-from ..models.activation_checkpointing import enable_activation_checkpointing
 from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
 from ..runs.checkpoints import start_folder
 from ..runs.json_lines import JsonLines
@@ -34,15 +29,14 @@ from . import engines
 from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
 from .checkpointing import Checkpointer, run_locked
-from .checks import check_run, warn_of_resized_embeddings
-from .monitoring import LogWindow, NonfiniteSteps, feature_statistics
+from .checks import check_run
+from .monitoring import LogWindow, NonfiniteSteps
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
-from .run_log import RunLog
-from .stopping import StopSignals, TrainingDivergedError, TrainingInterrupted, stop_if_diverged
+from .preparation import coloured_crops, configure, seed_step, training_loader
+from .run_log import RunLog, progress_bar, show_progress
+from .stopping import StopSignals, TrainingDivergedError, TrainingInterrupted, said_how_to_go_on, stop_if_diverged
 
 __all__ = ["PoaTrainer", "TrainingDivergedError", "TrainingInterrupted"]
-
-logger = logging.getLogger(__name__)
 
 
 class PoaTrainer:
@@ -99,20 +93,8 @@ class PoaTrainer:
         self.rank = self.accelerator.process_index
         num_processes = self.accelerator.num_processes
         self.global_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * num_processes
-        self.loader = PretrainingLoader(
-            train_dataset,
-            args,
-            batch_size=args.per_device_train_batch_size,
-            mask_grid=(args.global_crop_size // model.config.backbone_config.patch_grid,) * 2,
-            rank=self.rank,
-            world_size=num_processes,
-            num_workers=args.dataloader_num_workers,
-            seed=args.seed,
-            image_column=args.image_column,
-        )
-        if self.is_main:
-            warn_of_resized_embeddings(model.config, args)
-        _configure(model, args)
+        self.loader = training_loader(train_dataset, model.config, args, self.accelerator)
+        configure(model, args, self.is_main)
         self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
         self.state = TrainerState(max_steps=args.max_steps, is_world_process_zero=self.is_main)
@@ -123,16 +105,8 @@ class PoaTrainer:
         )
         self.nonfinite = NonfiniteSteps(self.is_main)
         self.stop_signals = StopSignals(self.accelerator)
-        self.checkpointer = Checkpointer(
-            args,
-            self.accelerator,
-            self.model,
-            self.optimizer,
-            self.loader,
-            self.state,
-            self.nonfinite,
-            self.global_batch_size,
-        )
+        run = (self.model, self.optimizer, self.loader, self.state, self.nonfinite)
+        self.checkpointer = Checkpointer(args, self.accelerator, *run, self.global_batch_size)
         self.skipped_images = 0
         self.image_ids = JsonLines(RunFolder(self.output_dir).image_ids(self.rank), 0, enabled=False)
 
@@ -153,14 +127,14 @@ class PoaTrainer:
             ValueError: If the folder holds another run or is in use by one, or a checkpoint does not fit this one.
             TrainingDivergedError: If the loss was not finite for `max_nonfinite_steps` steps in a row.
             TrainingInterrupted: After a signal, once the checkpoint is saved; a `SystemExit`.
+            WriteError: If the disk is full, an `OSError`.
         """
-        try:
-            with run_locked(self.accelerator, self.output_dir), self.stop_signals.listening():
-                return self._train(resume_from_checkpoint)
-        except TrainingInterrupted as interruption:
-            if self.is_main:
-                logger.warning("%s", interruption)
-            raise
+        with (
+            run_locked(self.accelerator, self.output_dir),
+            said_how_to_go_on(self.output_dir, self.accelerator.num_processes),
+            self.stop_signals.listening(),
+        ):
+            return self._train(resume_from_checkpoint)
 
     def _train(self, resume_from_checkpoint: bool | str | None) -> TrainerState:
         args, state = self.args, self.state
@@ -170,11 +144,8 @@ class PoaTrainer:
         self.wrapped_model.train()
         self.checkpointer.training_time.start(state.global_step)
         window = LogWindow()
-        with tqdm(
-            total=args.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or not self.is_main
-        ) as progress:
-            stopped = False
-            while state.global_step < args.max_steps and not self.control.should_training_stop and not stopped:
+        with progress_bar(args, state) as progress:
+            while state.global_step < args.max_steps and not self.control.should_training_stop:
                 self.control.should_log = self.control.should_save = self.control.should_evaluate = False
                 self._call("on_step_begin")
                 self._step(batches, window)
@@ -190,12 +161,12 @@ class PoaTrainer:
                     self.checkpointer.save()
                     self.control.should_save = False
                     self._call("on_save")
-                self._stop_if_diverged()
+                stop_if_diverged(self.nonfinite, args, self.accelerator.num_processes)
+                if stopped:
+                    self.log.finish()
+                    raise self.stop_signals.interruption(self.output_dir, state)
             self.nonfinite.settle()
-            self._stop_if_diverged()
-        if stopped:
-            self.log.finish()
-            raise self.stop_signals.interruption(self.output_dir, state.global_step, args.max_steps)
+            stop_if_diverged(self.nonfinite, args, self.accelerator.num_processes)
         self.save_model()
         self._call("on_train_end")
         self.log.finish()
@@ -212,13 +183,7 @@ class PoaTrainer:
     def _start(self, resume: bool | str | None) -> Iterator[dict[str, Any]]:
         """Restore the checkpoint to resume from, if any, make the folder ready, and return the batches."""
         args = self.args
-        checkpoint = self.checkpointer.find(resume)
-        if checkpoint is not None:
-            self.checkpointer.load(checkpoint)
-            if self.is_main:
-                logger.info("Resuming from %s, at step %d of %d.", checkpoint, self.state.global_step, args.max_steps)
-        elif resume and self.is_main:
-            logger.warning("%s has no checkpoint yet: starting from step 0.", self.output_dir)
+        checkpoint = self.checkpointer.restore(resume)
         # The first batch comes before anything in the folder changes: data that cannot be read leaves it as it was.
         batches = iter(self.loader)
         if self.state.global_step < args.max_steps:
@@ -237,8 +202,7 @@ class PoaTrainer:
         args, step = self.args, self.state.global_step
         values = hyperparameters_at(step, args, self.global_batch_size)
         set_hyperparameters(self.optimizer, values)
-        # stochastic depth draws from the global generator
-        torch.manual_seed(int(np.random.SeedSequence([args.seed, step, self.rank]).generate_state(1)[0]))
+        seed_step(args.seed, step, self.rank)
         space = self.model.config.backbone_config.space
         sub_network = space.sub_network_at(step, args.seed, 0 if args.same_sub_network else self.rank)
         window.sub_network, window.hyperparameters = sub_network, values
@@ -259,10 +223,7 @@ class PoaTrainer:
         self.optimizer.zero_grad()
         window.images += self.global_batch_size
         if will_log:
-            window.statistics = {name: value.item() for name, value in (output.statistics or {}).items()}
-            features = output.teacher_features  # (2B, D)
-            if features is not None and torch.isfinite(features).all():
-                window.statistics |= feature_statistics(features)
+            window.add_statistics(output)
 
     def _accumulate_gradients(
         self,
@@ -307,12 +268,7 @@ class PoaTrainer:
     ) -> PoaForPreTrainingOutput:
         """Colour a batch of the loader on the device, and compute its loss."""
         device = self.accelerator.device
-        crops = {}
-        for kind in ("global", "local"):
-            pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)  # uint8 (2B, 3, g, g) or (V * B, 3, l, l)
-            # the parameters stay on the CPU, where they say which crops an operation is for
-            parameters = batch[f"{kind}_augmentation"]
-            crops[kind] = augment(pixels, parameters, self.args.image_mean, self.args.image_std)
+        crops = coloured_crops(batch, self.args, device)
         masked_patches = batch["masks"].flatten().nonzero().squeeze(1)  # (M,) of 2B * patches
         with self.accelerator.autocast():
             return self.wrapped_model(
@@ -326,11 +282,6 @@ class PoaTrainer:
                 masked_patches=masked_patches.to(device, non_blocking=True),
                 freeze_backbone=values.freeze_backbone,
             )
-
-    def _stop_if_diverged(self) -> None:
-        num_processes = self.accelerator.num_processes
-        args = self.args
-        stop_if_diverged(self.nonfinite, args.max_nonfinite_steps, self.output_dir, args.learning_rate, num_processes)
 
     def _call(self, event: str, **values: Any) -> None:
         self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)
@@ -346,21 +297,4 @@ class PoaTrainer:
         self._call("on_log", logs=logs)
         self.log.write(logs)
         self.state.log_history.append(logs)
-        progress.set_postfix(
-            loss=f"{logs.get('loss', float('nan')):.3f}",
-            images_s=f"{logs['images_per_second']:.0f}",
-            data_wait=f"{logs['data_wait']:.0%}",
-            refresh=False,
-        )
-
-
-def _configure(model: PoaForPreTraining, args: PoaTrainingArguments) -> None:
-    """Prepare the model for training as the arguments say."""
-    if args.attn_implementation:
-        for backbone in (model.student, model.teacher):  # sub-networks take the student's
-            backbone.set_attn_implementation(args.attn_implementation)
-    if args.gradient_checkpointing:
-        enable_activation_checkpointing(model.student)
-    if args.torch_compile:
-        model.compile_full_size()
-    model.train()
+        show_progress(progress, logs)

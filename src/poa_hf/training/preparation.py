@@ -1,0 +1,68 @@
+"""What a trainer prepares: the model's settings, the batches, the seed of a step, and the crops on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..data.augmentation import augment
+from ..data.loader import PretrainingLoader
+from ..models.activation_checkpointing import enable_activation_checkpointing
+from ..models.configuration_poa import PoaConfig
+from ..models.modeling_poa_pretraining import PoaForPreTraining
+from .arguments import PoaTrainingArguments
+from .checks import warn_of_resized_embeddings
+
+
+def configure(model: PoaForPreTraining, args: PoaTrainingArguments, is_main: bool) -> None:
+    """Prepare the model for training as the arguments say; the main process warns of what may be a mistake."""
+    if is_main:
+        warn_of_resized_embeddings(model.config, args)
+    if args.attn_implementation:
+        for backbone in (model.student, model.teacher):  # sub-networks take the student's
+            backbone.set_attn_implementation(args.attn_implementation)
+    if args.gradient_checkpointing:
+        enable_activation_checkpointing(model.student)
+    if args.torch_compile:
+        model.compile_full_size()
+    model.train()
+
+
+def training_loader(
+    dataset: Any, config: PoaConfig, args: PoaTrainingArguments, accelerator: Accelerator
+) -> PretrainingLoader:
+    """Return the loader of this process's batches.
+
+    Raises:
+        ValueError: For data that cannot be read.
+    """
+    return PretrainingLoader(
+        dataset,
+        args,
+        batch_size=args.per_device_train_batch_size,
+        mask_grid=(args.global_crop_size // config.backbone_config.patch_grid,) * 2,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        num_workers=args.dataloader_num_workers,
+        seed=args.seed,
+        image_column=args.image_column,
+    )
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed the global generator, from which stochastic depth draws, for a step of a process."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
+def coloured_crops(batch: dict[str, Any], args: PoaTrainingArguments, device: torch.device) -> dict[str, Tensor]:
+    """Move the global and local crops of a batch to the device, and colour and normalise them there."""
+    crops = {}
+    for kind in ("global", "local"):
+        pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)  # uint8 (2B, 3, g, g) or (V * B, 3, l, l)
+        # the parameters stay on the CPU, where they say which crops an operation is for
+        crops[kind] = augment(pixels, batch[f"{kind}_augmentation"], args.image_mean, args.image_std)
+    return crops
