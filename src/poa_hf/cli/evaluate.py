@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..runs.layout import EVALUATIONS
 from .main import quiet_libraries
 from .parser import CommandParser, decimal_number, whole_number, whole_numbers, words
@@ -41,6 +42,7 @@ def evaluate(argv: list[str]) -> None:
         args.max_test_images,
         args.seed,
         args.holdout,
+        args.max_image_pixels,
     )
     workers = args.num_workers
     if workers is None:
@@ -105,6 +107,10 @@ def _add_images(parser: CommandParser) -> None:
             f"--max_{split}_images", group=data, type=whole_number, metavar="N",
             help=f"use only N images of the {split} split, chosen at random",
         )  # fmt: skip
+    parser.add_option(
+        "--max_image_pixels", group=data, type=whole_number, default=MAX_IMAGE_PIXELS, metavar="N",
+        help=f"leave out images of more pixels, width times height (default: {MAX_IMAGE_PIXELS})",
+    )  # fmt: skip
     for column, content in (("image", "images"), ("label", "classes")):
         parser.add_option(
             f"--{column}_column", group=data, metavar="C",

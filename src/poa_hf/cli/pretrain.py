@@ -84,6 +84,7 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
             max_train_images=options.eval_max_train_images,
             max_test_images=options.eval_max_test_images,
             holdout=options.eval_holdout,
+            max_image_pixels=recipe.training.max_image_pixels,
         )
     except ValueError as error:
         # by the names that the options have here

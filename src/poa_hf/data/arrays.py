@@ -8,13 +8,13 @@ An array does not say what its numbers mean, so its type and its largest value d
 | uint8 | 0 to 255 |
 | uint16 | 0 to 65535 |
 | floats up to 2 | 0 to 1 |
-| floats above 2, and other integers, up to 320 | 0 to 255 |
+| floats above 8, and other integers, up to 320 | 0 to 255 |
 | floats and other integers above 320, up to 81,919 | 0 to 65535 |
 | int32 of 2**24 and more | 0 to 2**31 - 1 |
 | uint32, int64 and uint64 of 2**24 up to 2**32 | 0 to 2**32 - 1 |
 
-Resampling overshoots: values beyond black and white by up to a quarter of the range are clipped, and what is farther
-out, such as -1 of images in -1..1, is refused. NaN and infinities are black.
+Resampling overshoots: values beyond black and white by up to a quarter of the range are clipped. What has no rule is
+refused, such as -1 of images in -1..1, or images with mean 0 and standard deviation 1. NaN and infinities are black.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from .formats import UndecodableImage, check_size
 
 CHANNELS = (1, 2, 3, 4)  # grey, grey and opacity, colour, colour and opacity
 OVERSHOOT = 0.25  # of the range: the most by which resampled values lie outside
-_LARGEST_FRACTION = 2  # an image in 0..255 that has no larger value would be black
+_LARGEST_FRACTION = 2
+_SMALLEST_WHITE = 8  # an image in 0..255 that has no larger value would be black; standardised ones have none
 _SMALLEST_32_BIT = 2**24  # an image in 0..2**32 that has no larger value would be black
 
 
@@ -97,9 +98,10 @@ def _white(array: np.ndarray) -> int:
         return 65535
     if array.dtype.kind == "f" and high <= _LARGEST_FRACTION:
         return 1
-    for white in (255, 65535):
-        if high <= white * (1 + OVERSHOOT):
-            return white
+    if array.dtype.kind in "iu" or high > _SMALLEST_WHITE:
+        for white in (255, 65535):
+            if high <= white * (1 + OVERSHOOT):
+                return white
     if array.dtype.kind in "iu" and _SMALLEST_32_BIT <= high < 2**32:
         return 2**31 - 1 if array.dtype == np.int32 else 2**32 - 1
     raise UndecodableImage(f"its values reach {high:.6g}: scale them to 0..1 (floats), 0..255 or 0..65535")

@@ -143,7 +143,8 @@ def _kind_of_folder(folder: Path) -> str | None:
 def find_image_column(dataset: Any, name: str | None = None) -> str | None:
     """Find the column that holds the images.
 
-    Columns of type `datasets.Image` come first; if there are none, common names do.
+    Columns of type `datasets.Image` come first, then those of type `Array2D` and `Array3D`, then common names. Of a
+    dataset with a transform (`set_transform`), the columns are those of the transformed items.
 
     Args:
         dataset: A `datasets` dataset or any collection of images, tuples or dicts.
@@ -163,6 +164,8 @@ def find_image_column(dataset: Any, name: str | None = None) -> str | None:
     """
     features = getattr(dataset, "features", None)
     columns = getattr(dataset, "column_names", None)
+    if isinstance(form := getattr(dataset, "format", None), dict) and form.get("type") == "custom":
+        features, columns = None, None  # they are the transform's
     if not columns:
         first = _first_item(dataset)
         if not isinstance(first, dict):
@@ -174,11 +177,12 @@ def find_image_column(dataset: Any, name: str | None = None) -> str | None:
         if name in columns:
             return name
         raise ValueError(f"The dataset has no column {name!r} for --image_column: {suggest(name, columns)}")
-    candidates = []
+    candidates: list[str] = []
     if features is not None:
-        from datasets import Image as ImageFeature
+        import datasets
 
-        candidates = [column for column in columns if isinstance(features[column], ImageFeature)]
+        for kinds in (datasets.Image, (datasets.Array2D, datasets.Array3D)):
+            candidates = candidates or [column for column in columns if isinstance(features[column], kinds)]
     candidates = candidates or [column for column in columns if column in IMAGE_COLUMNS]
     if len(candidates) == 1:
         return candidates[0]

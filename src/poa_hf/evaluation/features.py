@@ -278,7 +278,7 @@ class _PreparedBatches(IterableDataset[_PreparedBatch]):
         batch, decoded = _PreparedBatch(key), []
         for row in rows:
             try:
-                decoded.append(open_image(row.image))
+                decoded.append(open_image(row.image, self.images.max_image_pixels))
                 batch.labels.append(row.label)
                 batch.ids.append(identify(row.image, row.name, decoded[-1]))
             except UndecodableImage as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.decoding import UndecodableImage
 from ..data.rows import Row, read_item, undecoded
 from ..data.shards import Shards
@@ -99,6 +100,7 @@ class LabelledImages:
             without an end, the sample is drawn from the first 64 times as many rows.
         seed: The seed of the random sample.
         name: What messages and records call the split.
+        max_image_pixels: The largest width times height of an image that is decoded.
 
     Raises:
         ValueError: For columns that are missing or not clear, labels of a wrong type, or no rows at all.
@@ -113,10 +115,11 @@ class LabelledImages:
         limit: int | None = None,
         seed: int = 0,
         name: str = "train",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
         import datasets
 
-        self.name, self.limit = name, limit
+        self.name, self.limit, self.max_image_pixels = name, limit, max_image_pixels
         self.source = dataset  # as it was given, to tell two splits of one dataset
         self._counted: int | None = None
         self._kept: list[frozenset[int]] | None = None  # by shard, the rows of a part of a stream

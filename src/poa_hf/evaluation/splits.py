@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.sources import TEXTURES, MissingSplit, check_texture_split, open_dataset
 from ..data.textures import EVALUATION_TEXTURES, TextureDataset
 from .holdout import HoldOut
@@ -57,6 +58,7 @@ def open_splits(
     max_test_images: int | None = None,
     seed: int = 0,
     holdout: float | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> EvaluationData:
     """Open the splits of a labelled dataset. It is streamed unless it is a folder of image files.
 
@@ -72,6 +74,7 @@ def open_splits(
         seed: Decides which images are used, and which are held out.
         holdout: The share of the train split to test on, such as 0.2, for a dataset without a test split. It is chosen
             at random, the same share of every class, and not part of the train split then (see `HoldOut`).
+        max_image_pixels: The largest width times height of an image that is decoded; larger ones are left out.
 
     Raises:
         ValueError: For a dataset, split or column that does not exist or is not clear, for labels that are not
@@ -88,7 +91,9 @@ def open_splits(
     for option, limit in (("max_train_images", max_train_images), ("max_test_images", max_test_images)):
         if limit is not None and limit < 1:
             raise ValueError(f"{option} is {limit}: give at least 1, or leave it out for all images.")
-    opener = _Opener(name, config_name, image_column, label_column, seed)
+    if max_image_pixels < 1:
+        raise ValueError(f"max_image_pixels is {max_image_pixels}: give a number of at least 1.")
+    opener = _Opener(name, config_name, image_column, label_column, seed, max_image_pixels)
     shown = Path(name).name if Path(name).exists() else name
     if holdout is not None:
         held_out = HoldOut(holdout, seed)
@@ -116,6 +121,7 @@ class _Opener:
     image_column: str | None
     label_column: str | None
     seed: int
+    max_image_pixels: int
 
     def open(self, split: str, limit: int | None) -> LabelledImages:
         if self.name == TEXTURES:
@@ -124,7 +130,8 @@ class _Opener:
             textures = TextureDataset(seed=seed, length=limit or count)
             return LabelledImages(textures, self.image_column, self.label_column, name=split)
         dataset = open_dataset(self.name, self.config_name, split)
-        return LabelledImages(dataset, self.image_column, self.label_column, limit, self.seed, split)
+        columns = self.image_column, self.label_column
+        return LabelledImages(dataset, *columns, limit, self.seed, split, self.max_image_pixels)
 
     def open_test(self, split: str | None, train_split: str | None, limit: int | None) -> LabelledImages:
         """Open the split that is named, or the first labelled one of `TEST_SPLITS` that is not the train split."""

@@ -71,10 +71,10 @@ def evaluation_images(
     scale = min(4, max(1, -(-_FEATURE_MAP * facts.backbone.crop_multiple // side)))
     # textures do not grow with the image: a larger one holds more of them
     dataset, name = _open(facts, dataset_name, texture_size=40 * scale)
-    decoded = []
+    decoded, max_pixels = [], _crop_arguments(facts).max_image_pixels
     for value in _spread_images(dataset, _image_column(facts, dataset_name), count):
         try:
-            decoded.append(open_image(value))
+            decoded.append(open_image(value, max_pixels))
         except UndecodableImage:
             continue
         if len(decoded) == count:
