@@ -127,11 +127,15 @@ def test_hooks_of_tensors_can_be_set_aside():
 
 def test_lists_of_tensors_are_updated_in_place():
     tensors, others = [torch.zeros(2), torch.zeros(3)], [torch.ones(2), torch.ones(3)]
-    for share in (0.5, [torch.tensor(0.5)] * 2):
-        torch._foreach_lerp_(tensors, others, share)
+    torch._foreach_lerp_(tensors, others, 0.5)
+    differences = torch._foreach_sub(others, tensors)
+    torch._foreach_mul_(differences, torch.tensor(0.5))
+    torch._foreach_add_(tensors, differences)
     torch._foreach_add_(tensors, torch._foreach_mul(others, torch.tensor(0.25)))
-    assert [tensor.tolist() for tensor in tensors] == [[1.0] * 2, [1.0] * 3], (
-        "torch's _foreach functions compute something else: mend models/modeling_poa_pretraining.py, _lerp, and "
+    rounded = [torch.empty(2, dtype=torch.bfloat16), torch.empty(3, dtype=torch.bfloat16)]
+    torch._foreach_copy_(rounded, tensors)
+    assert [tensor.tolist() for tensor in rounded] == [[1.0] * 2, [1.0] * 3], (
+        "torch's _foreach functions compute something else: mend models/modeling_poa_pretraining.py, slicing.py and "
         "objective/early_gradients.py"
     )
 

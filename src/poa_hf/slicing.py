@@ -82,6 +82,11 @@ class SliceRules:
             indices[name] = index
         return indices | dict.fromkeys(itertools.takewhile(lambda name: matches[name] is None, names), 0)
 
+    def block_names(self, model: nn.Module) -> list[str]:
+        """Return the names of a model's blocks."""
+        names = {name: self._match(f"{name}.") for name, _ in model.named_modules()}
+        return [name for name, match in names.items() if match and match.end() == len(name) + 1]
+
     def groups(self, name: str) -> int:
         """Return the number of channel groups in the last axis of a parameter."""
         return next((groups for pattern, groups in self.grouped.items() if re.search(pattern, name)), 1)
@@ -96,20 +101,33 @@ class Slice:
         shape: Shape of the cut; None where the whole tensor is taken.
         groups: Number of channel groups in the last axis, each of which is cut.
         scale: Factor by which the entries are multiplied.
+        lowered: Whether the tensor belongs to a linear or convolution layer, which autocast computes in half precision.
     """
 
     source: str
     shape: torch.Size | None
     groups: int
     scale: float
+    lowered: bool = False
 
-    def cut_from(self, full: Mapping[str, Tensor]) -> Tensor:
-        """Return the slice of the full model's tensors, to which its gradients flow back."""
+    @property
+    def is_whole(self) -> bool:
+        """Whether the slice is the full model's tensor as it is."""
+        return self.shape is None and self.scale == 1
+
+    def cut_from(self, full: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Tensor:
+        """Return the slice of the full model's tensors, to which its gradients flow back.
+
+        Args:
+            full: The full model's tensors by name.
+            dtype: What the entries are rounded to; None leaves them as they are.
+        """
         tensor = full[self.source]
+        dtype = dtype or tensor.dtype
+        if self.scale != 1 or dtype != tensor.dtype:
+            return _ScaledSlice.apply(tensor, self, dtype)
         if self.shape is None:
             return tensor
-        if self.scale != 1:
-            return _ScaledSlice.apply(tensor, self)
         return self.leading(tensor).flatten(*self.grouped_axes)
 
     def leading(self, tensor: Tensor) -> Tensor:
@@ -125,11 +143,11 @@ class Slice:
     @property
     def grouped_axes(self) -> tuple[int, int]:
         """The first and last of the axes into which `leading` splits the last axis."""
-        return (-2, -1) if self.groups > 1 else (-1, -1)
+        return (-2, -1) if self.groups > 1 and self.shape is not None else (-1, -1)
 
     def add_gradient(self, total: Tensor, gradient: Tensor) -> None:
         """Add the slice's gradient to the gradient of the tensor that it is cut from, in place."""
-        if self.groups > 1:
+        if self.groups > 1 and self.shape is not None:
             gradient = gradient.unflatten(-1, (self.groups, -1))
         self.leading(total).add_(gradient, alpha=self.scale)
 
@@ -152,13 +170,15 @@ def slice_plan(
         full_depths: Blocks of each stage of the full model.
         depths: Blocks of each stage of the sub-network.
     """
-    fan_in_scaled = {f"{name}.weight" for name, m in plain.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    layers = {name for name, module in plain.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     source, plan = _tensors(full), {}
     for name, target in _tensors(plain).items():
         source_name = rules.source_name(name, full_depths, depths)
         shape = source[source_name].shape
-        scale = shape[1] / target.shape[1] if name in fan_in_scaled else 1
-        plan[name] = Slice(source_name, target.shape if shape != target.shape else None, rules.groups(name), scale)
+        module, _, kind = name.rpartition(".")
+        scale = shape[1] / target.shape[1] if module in layers and kind == "weight" else 1
+        cut = target.shape if shape != target.shape else None
+        plan[name] = Slice(source_name, cut, rules.groups(name), scale, lowered=module in layers)
     return plan
 
 
@@ -183,22 +203,46 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 class _ScaledSlice(torch.autograd.Function):
-    """A slice times its scale, as one operation: autograd would write a full-size gradient for every axis cut."""
+    """A slice times its scale, rounded, as one kernel: autograd would write a full-size gradient for every axis cut."""
 
     @staticmethod
-    def forward(tensor: Tensor, cut: Slice) -> Tensor:
-        return (cut.leading(tensor) * cut.scale).flatten(*cut.grouped_axes)
+    def forward(tensor: Tensor, cut: Slice, dtype: torch.dtype) -> Tensor:
+        leading = cut.leading(tensor)
+        result = torch.empty_like(leading, dtype=dtype, memory_format=torch.contiguous_format)
+        if cut.scale == 1:
+            result.copy_(leading)
+        else:
+            torch.mul(leading, cut.scale, out=result)
+        return result.flatten(*cut.grouped_axes)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Slice], output: Tensor) -> None:
-        tensor, ctx.cut = inputs
-        ctx.full_shape = tensor.shape
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Slice, torch.dtype], output: Tensor) -> None:
+        tensor, ctx.cut, _ = inputs
+        ctx.full_shape, ctx.full_dtype = tensor.shape, tensor.dtype
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.new_zeros(ctx.full_shape)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total = gradient.new_zeros(ctx.full_shape, dtype=ctx.full_dtype)
         ctx.cut.add_gradient(total, gradient)
-        return total, None
+        return total, None, None
+
+
+class _RoundedTensors(torch.autograd.Function):
+    """Whole tensors rounded to another type, all of them in one kernel or a few."""
+
+    @staticmethod
+    def forward(dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        results = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+        torch._foreach_copy_(results, tensors)
+        return tuple(results)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.dtypes = [tensor.dtype for tensor in inputs[1:]]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True))
 
 
 _BUILDING = threading.Lock()
@@ -221,16 +265,23 @@ class SlicedModel:
         plain: The sub-network as a model, which may live on the meta device.
         full: The full model.
         plan: How the tensors are cut (`slice_plan`).
+        dtype: What the tensors of linear and convolution layers are rounded to, so that autocast to this type rounds
+            none of them again; None leaves them as they are.
 
     Attributes:
         full: The tensors that the slices are cut from, by their names in the full model.
         tensors: The slices, by their names in the plain model.
     """
 
-    def __init__(self, plain: nn.Module, full: nn.Module, plan: dict[str, Slice]):
+    def __init__(self, plain: nn.Module, full: nn.Module, plan: dict[str, Slice], dtype: torch.dtype | None = None):
         self.plain, self.plan = plain, plan
         self.full = _sources(full, plan)
-        self.tensors = {name: cut.cut_from(self.full) for name, cut in plan.items()}
+        whole = {} if dtype is None else {n: self.full[c.source] for n, c in plan.items() if c.lowered and c.is_whole}
+        rounded = dict(zip(whole, _RoundedTensors.apply(dtype, *whole.values()), strict=True)) if whole else {}
+        self.tensors = {
+            name: rounded[name] if name in rounded else cut.cut_from(self.full, dtype if cut.lowered else None)
+            for name, cut in plan.items()
+        }
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> SlicedModel:
         """Return the same model computing with other tensors in place of its slices."""

@@ -114,16 +114,6 @@ def test_a_skipped_step_changes_nothing_to_the_last_bit():
     assert {float(s["step"]) for s in optimizer.state.values()} == {2.0}
 
 
-def test_the_teacher_is_kept_from_a_student_that_is_not_finite():
-    model = new_model()
-    before = [p.clone() for p in model.teacher.parameters()]
-    with torch.no_grad():
-        for parameter in model.student.parameters():
-            parameter.fill_(float("nan"))
-    model.update_teacher(0.9, torch.tensor(True))
-    assert all(torch.equal(a, b) for a, b in zip(before, model.teacher.parameters(), strict=True))
-
-
 def test_flags_of_a_device_are_read_one_step_later(caplog):
     class Event:
         waited = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +21,11 @@ from ..slicing import (
     without_storage,
 )
 from .activation_checkpointing import is_activation_checkpointing
+from .compiled_blocks import BlockCompiler, block_kind
 from .elastic_config import ElasticConfigMixin
 
-# Building a plain model takes longer than slicing one, so a model keeps those of this many sizes.
-PLAIN_MODELS_KEPT = 16
+# Building a plain model takes 50 ms and keeping one 1 MB, so a model keeps those of all sizes of a published space.
+PLAIN_MODELS_KEPT = 512
 
 if TYPE_CHECKING:
     _Model = PreTrainedModel
@@ -51,24 +53,32 @@ class ElasticModelMixin(_Model):
     patch_embedding: str | None = None
     decayed_vectors: str | None = None
 
-    def sliced(self, sub_network: SubNetwork | str | None = None) -> ElasticModelMixin | SlicedModel:
+    def sliced(
+        self,
+        sub_network: SubNetwork | str | None = None,
+        dtype: torch.dtype | None = None,
+        compiler: BlockCompiler | None = None,
+    ) -> ElasticModelMixin | SlicedModel:
         """Return a sub-network that computes with slices of this model's weights as they are now.
 
         In training, make it once per step and call it for every batch.
 
         Args:
-            sub_network: A size, or its text or name. For the full size and None, the model itself is returned.
+            sub_network: A size, or its text or name. For the full size and None, the model itself is returned, unless
+                its weights are to be rounded or its blocks to be compiled.
+            dtype: What the weights of linear and convolution layers are rounded to, once for all calls. Give the type
+                of the autocast that the model is called under, which would otherwise round them at every call.
+            compiler: Compiles the blocks; None runs them as they are.
 
         Raises:
             ValueError: If the size is not in the space.
         """
-        if sub_network is None:
+        space = self.config.space
+        sub_network = space.full if sub_network is None else space.resolve(sub_network)
+        if sub_network == space.full and dtype is None and compiler is None:
             return self
-        sub_network = self.config.space.resolve(sub_network)
-        if sub_network == self.config.space.full:
-            return self
-        plain, plan = self._plain_model(sub_network)
-        return SlicedModel(plain, self, plan)
+        plain, plan = self._plain_model(sub_network, compiler)
+        return SlicedModel(plain, self, plan, dtype)
 
     def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
         """Return a sub-network as a stock model with a copy of its weights, in evaluation mode.
@@ -121,12 +131,25 @@ class ElasticModelMixin(_Model):
     def _plan_for(self, plain: nn.Module, sub_network: SubNetwork) -> dict[str, Slice]:
         return slice_plan(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)
 
-    def _plain_model(self, sub_network: SubNetwork) -> tuple[ElasticModelMixin, dict[str, Slice]]:
+    def num_block_kinds(self) -> int:
+        """Return how many kinds of blocks all sizes have together, of which each needs code of its own."""
+        kinds: set[Hashable] = set()
+        shallowest = {
+            size.width: size for size in sorted(self.config.space, key=lambda size: size.depths, reverse=True)
+        }
+        for size in shallowest.values():
+            plain, _ = self._plain_model(size)
+            kinds |= {block_kind(plain.get_submodule(name)) for name in plain.slice_rules.block_names(plain)}
+        return len(kinds)
+
+    def _plain_model(
+        self, sub_network: SubNetwork, compiler: BlockCompiler | None = None
+    ) -> tuple[ElasticModelMixin, dict[str, Slice]]:
         """Return the sub-network as a model without storage, in the mode of this model, and how its tensors are cut."""
         # Plain models hold no weights, and their mode is set at each use: results do not depend on which ones are kept.
         kept = self.__dict__.setdefault("_plain_models", {})
         # each thread has its own, as a call swaps the plain model's tensors
-        key = (sub_network, self.config._attn_implementation, threading.get_ident())
+        key = (sub_network, self.config._attn_implementation, threading.get_ident(), compiler)
         if key not in kept:
             config = self.config.plain_config(sub_network)
             config._attn_implementation = self.config._attn_implementation
@@ -134,6 +157,8 @@ class ElasticModelMixin(_Model):
                 plain = type(self)(config)
             if len(kept) >= PLAIN_MODELS_KEPT:
                 kept.pop(next(iter(kept), None), None)
+            if compiler is not None:
+                compiler.attach(plain, self.slice_rules.block_names(plain))
             kept[key] = plain, self._plan_for(plain, sub_network)
         plain, plan = kept[key]
         if plain.training != self.training:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoModel, PreTrainedModel, initialization
+from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
 from ..objective.early_gradients import GradientSums, differentiated
-from ..objective.heads import ProjectionHeads, Prototypes
-from ..objective.objective import AnyHead, Batch, Branch, LossWeights, StepDetails, poa_loss
+from ..objective.heads import ProjectionHeads, Prototypes, autocast_dtype
+from ..objective.objective import Batch, Branch, LossWeights, StepDetails, poa_loss
+from .compiled_blocks import BlockCompiler
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin
 from .saved import load_saved_model
 from .saved_files import read_config_fields
+
+# Parameters whose moving average is computed together, each operation in one kernel.
+_AVERAGED_TOGETHER = 64
 
 
 @dataclass
@@ -86,13 +92,17 @@ class PoaForPreTraining(PreTrainedModel):
 
     def __init__(self, config: PoaConfig):
         super().__init__(config)
-        self._compiled: dict[str, Callable] = {}
-        self.student = AutoModel.from_config(config.backbone_config, trust_remote_code=False)
-        self.teacher = AutoModel.from_config(config.backbone_config, trust_remote_code=False)
-        self.student_head = self._new_heads()
-        self.teacher_head = self._new_heads()
+        self._compiler: BlockCompiler | None = None
+        # Initialising at random takes most of the time, so the student is initialised once, by `post_init`, and copied.
+        with no_init_weights():
+            self.student = AutoModel.from_config(config.backbone_config, trust_remote_code=False)
+            teacher = AutoModel.from_config(config.backbone_config, trust_remote_code=False)
+            self.register_module("teacher", None)  # keeps its place among the parameters
+            self.student_head, teacher_head = self._new_heads(), self._new_heads()
         self.post_init()
-        self.update_teacher(momentum=0.0)
+        self.teacher, self.teacher_head = teacher, teacher_head
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher_head.load_state_dict(self.student_head.state_dict())
         self.train(self.training)
 
     def _new_heads(self) -> ProjectionHeads:
@@ -130,7 +140,8 @@ class PoaForPreTraining(PreTrainedModel):
 
         Args:
             momentum: From 0 (a copy of the student) to 1 (no change).
-            skip: A bool scalar on the device; if it is true, nothing changes. The host does not wait for it.
+            skip: A bool scalar on the device; if it is true, nothing changes (the student is finite, as its own step is
+                skipped too). The host does not wait for it.
             heads_only: Whether to leave the backbone as it is.
         """
         teacher = _local(self.teacher_head)
@@ -138,23 +149,24 @@ class PoaForPreTraining(PreTrainedModel):
         if not heads_only:
             teacher += _local(self.teacher)
             student += _local(self.student)
-        share: float | Tensor = 1 - momentum
-        if skip is not None:
-            # a share of 0 would not be enough: the student may hold values that are not finite
-            share = torch.where(skip, 0.0, share)
-            student = [torch.where(skip, 0, parameter) for parameter in student]
-        _lerp(teacher, student, share)
+        if skip is None:
+            # torch's optimisers use it; there is no public function for lists of tensors
+            torch._foreach_lerp_(teacher, student, 1 - momentum)
+            return
+        share = torch.where(skip, 0.0, 1 - momentum)
+        # part by part, as the differences take as much memory as the tensors
+        for part in range(0, len(teacher), _AVERAGED_TOGETHER):
+            tensors = teacher[part : part + _AVERAGED_TOGETHER]
+            differences = torch._foreach_sub(student[part : part + _AVERAGED_TOGETHER], tensors)
+            torch._foreach_mul_(differences, share)
+            torch._foreach_add_(tensors, differences)
 
-    def compile_full_size(self) -> None:
-        """Compile teacher and intact student, which have the same shapes at every step.
+    def compile_blocks(self, compiler: BlockCompiler | None) -> None:
+        """Compute losses with compiled blocks from now on; with None, without.
 
-        The elastic student is not compiled, as each of its sizes would have to be.
+        Only the passes of a training step are compiled: `teacher`, `student` and what is extracted stay as they are.
         """
-        # in a dictionary, as modules that are attributes would be registered, and saved under further names
-        self._compiled = {
-            name: torch.compile(module, dynamic=False)
-            for name, module in (("teacher", self.teacher), ("student", self.student))
-        }
+        self._compiler = compiler
 
     def forward(
         self,
@@ -193,18 +205,23 @@ class PoaForPreTraining(PreTrainedModel):
             # empty masks instead of none: every parameter then takes part in every step, as DDP requires
             masks, masked_patches = torch.zeros_like(masks), masked_patches[:0]
         config = self.config
+        # The weights of each branch are rounded once for all its passes; autocast would do so in every layer and pass.
+        dtype = autocast_dtype(global_crops.device)
 
         def loss(gradients: GradientSums, global_crops: Tensor, local_crops: Tensor) -> tuple[Tensor, StepDetails]:
-            def elastic() -> Branch:
-                heads = self.student_head.sliced(self.student.feature_size(sub_network))
-                backbone = gradients.on_leaves(self.student.sliced(sub_network))
-                return self._branch(backbone, [gradients.on_leaves(head) for head in heads], freeze_backbone)
+            def student(size: SubNetwork | None) -> Branch:
+                backbone = gradients.on_leaves(self.student.sliced(size, dtype, self._compiler))
+                heads = self.student_head.sliced(self.student.feature_size(size), dtype)
+                heads = [gradients.on_leaves(head) for head in heads]
+                return Branch(self._features_of(backbone, freeze_backbone), heads, self.student_head.prototypes)
 
+            teacher = self.teacher.sliced(None, dtype, self._compiler)
+            teacher_heads = self.teacher_head.sliced(self.teacher_head.in_features, dtype)
             return poa_loss(
                 Batch(global_crops, local_crops, masks, masked_patches),
-                self._branch(self._compiled.get("teacher", self.teacher), self.teacher_head.full),
-                self._branch(self._compiled.get("student", self.student), self.student_head.full, freeze_backbone),
-                elastic if config.intact_weight < 1 else None,
+                Branch(self._features_of(teacher), teacher_heads, self.teacher_head.prototypes),
+                student(None),
+                functools.partial(student, sub_network) if config.intact_weight < 1 else None,
                 LossWeights(config.intact_weight, config.koleo_weight, config.student_temperature),
                 teacher_temperature,
                 gradients,
@@ -215,29 +232,22 @@ class PoaForPreTraining(PreTrainedModel):
         total, details = differentiated(loss, [global_crops, local_crops], parameters)
         return PoaForPreTrainingOutput(total, details.terms, details.teacher_features, details.statistics)
 
-    def _branch(self, backbone: Callable[..., Any], heads: Sequence[AnyHead], frozen: bool = False) -> Branch[AnyHead]:
-        """Return a branch of the objective, made of a whole or sliced backbone and its heads."""
+    def _features_of(
+        self, backbone: Callable[..., Any], frozen: bool = False
+    ) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+        """Return what a branch of the objective computes with a whole or sliced backbone."""
 
         def features(crops: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
             with torch.no_grad() if frozen else nullcontext():
                 return self.student.image_tokens(backbone(crops, bool_masked_pos=masks))
 
-        return Branch(features, heads)
+        return features
 
 
 def _local(module: nn.Module) -> list[Tensor]:
     """Return a module's parameters or, under FSDP2, the shards of them that this process holds."""
     # a moving average is elementwise, and shards need no operation of distributed tensors
     return [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
-
-
-def _lerp(tensors: list[Tensor], others: list[Tensor], share: float | Tensor) -> None:
-    """Move all tensors by a share, a number or a scalar tensor, of the way to others, in place and in few kernels."""
-    # torch's optimisers use the same function; there is no public one for lists of tensors
-    if isinstance(share, Tensor):
-        torch._foreach_lerp_(tensors, others, [share] * len(tensors))
-    else:
-        torch._foreach_lerp_(tensors, others, share)
 
 
 def load_complete(folder: str | Path) -> PoaForPreTraining:

@@ -52,8 +52,24 @@ class GradientSums:
             # a backward pass takes the precision of the forward pass by itself
             with torch.autocast(output.device.type, enabled=False):
                 gradients = torch.autograd.grad(output, targets, gradient, allow_unused=True)
-            self._accumulate({t: g for t, g in zip(targets, gradients, strict=True) if g is not None})
+            found = {t: g for t, g in zip(targets, gradients, strict=True) if g is not None}
+            self._accumulate(self._in_full_precision(found))
         return output.detach()
+
+    def _in_full_precision(self, gradients: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return gradients in the precision of their sums; those of tensors that were only rounded are the tensors'."""
+        rounded = {t: g for t, g in gradients.items() if t in self._slices and g.dtype != self._slices[t][0].dtype}
+        if not rounded:
+            return gradients
+        exact = [torch.empty_like(g, dtype=self._slices[t][0].dtype) for t, g in rounded.items()]
+        torch._foreach_copy_(exact, list(rounded.values()))
+        kept = {t: g for t, g in gradients.items() if t not in rounded}
+        for leaf, gradient in zip(rounded, exact, strict=True):
+            full, cut = self._slices[leaf]
+            if cut.is_whole and full not in kept:
+                leaf = full
+            kept[leaf] = gradient
+        return kept
 
     def _accumulate(self, gradients: dict[Tensor, Tensor]) -> None:
         owned = [target for target in gradients if target in self._owned]

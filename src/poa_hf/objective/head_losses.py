@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .early_gradients import GradientSums
-from .heads import Head, ProjectionHead
+from .heads import Head, Prototypes, autocast_dtype
 from .losses import RowTargets, SinkhornKnopp, prototype_losses
 
 # Returns the targets of images or patches, made when they are needed.
@@ -30,20 +30,20 @@ class TeacherTargets:
 
     Args:
         head: A head of the teacher.
+        prototypes: The head's prototypes.
         tokens: The teacher's features of the global crops, followed by those of the masked patches (2B + M, D).
         num_images: Number of global crops, 2B.
         temperature: Softmax temperature.
     """
 
     @torch.no_grad()
-    def __init__(self, head: ProjectionHead, tokens: Tensor, num_images: int, temperature: float):
+    def __init__(self, head: Head, prototypes: Prototypes, tokens: Tensor, num_images: int, temperature: float):
         projected = head(tokens, project=False)  # (2B + M, bottleneck)
-        prototypes = head.prototypes.weight  # (K, bottleneck)
         device = projected.device.type
         # Under autocast, logits are in its precision; everything after them is in float32.
-        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else projected.dtype
+        self.dtype = autocast_dtype(projected.device) or projected.dtype
         self._images, self._patches = projected.to(self.dtype).tensor_split([num_images])
-        self._prototypes = prototypes.to(self.dtype)
+        self._prototypes = prototypes.weight.to(self.dtype)  # (K, bottleneck)
         with torch.autocast(device, enabled=False):
             # class tokens and patches are balanced separately
             self._assign_images = SinkhornKnopp(self._logits(self._images), temperature)
@@ -94,27 +94,27 @@ class StudentPrototypes:
 
 @contextmanager
 def student_prototypes(
-    heads: Sequence[ProjectionHead], dtype: torch.dtype, gradients: GradientSums
+    prototypes: Sequence[Prototypes], dtype: torch.dtype, gradients: GradientSums
 ) -> Iterator[list[StudentPrototypes]]:
-    """Yield the prototypes of each head; at the end, backpropagate the sums of their gradients to the heads.
+    """Yield the prototypes of each head; at the end, backpropagate the sums of their gradients to their parameters.
 
     Args:
-        heads: The heads of the full-size student.
+        prototypes: The prototypes of each head of the full-size student.
         dtype: Precision of the logits.
         gradients: Receives the gradients.
     """
     with torch.no_grad():
-        weights = [head.prototypes.weight.to(dtype) for head in heads]
+        weights = [each.weight.to(dtype) for each in prototypes]
     shared = [
         StudentPrototypes(weight, torch.zeros_like(weight, dtype=torch.float32) if torch.is_grad_enabled() else None)
         for weight in weights
     ]
     del weights
     yield shared
-    for head in reversed(heads):
+    for each in reversed(prototypes):
         gradient = shared.pop().gradient
         if gradient is not None:
-            weight = head.prototypes.weight
+            weight = each.weight
             gradients.add(weight, gradient.to(weight.dtype))
 
 

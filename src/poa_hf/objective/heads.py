@@ -98,17 +98,33 @@ class ProjectionHeads(nn.ModuleList):
         """The heads for features of the full-size backbone."""
         return cast("list[ProjectionHead]", list(self))
 
-    def sliced(self, in_features: int) -> list[Head]:
+    @property
+    def prototypes(self) -> list[Prototypes]:
+        """The prototypes of each head."""
+        return [head.prototypes for head in self.full]
+
+    def sliced(self, in_features: int, dtype: torch.dtype | None = None) -> list[Head]:
         """Return the heads for features of a size, as callables on these weights as they are now.
 
         The first layer of a head that reads a narrower sub-network is cut by the rule that cuts the backbone.
+
+        Args:
+            in_features: Size D of the features.
+            dtype: What the weights of the MLPs are rounded to, once for all calls; see `ElasticModelMixin.sliced`.
         """
-        if in_features == self.in_features:
+        if in_features == self.in_features and dtype is None:
             return [*self.full]
         with without_storage():
             plain = ProjectionHeads(in_features, *self._sizes)
-        return [SlicedModel(small, head, slice_plan(head, small)) for head, small in zip(self, plain, strict=True)]
+        return [
+            SlicedModel(small, head, slice_plan(head, small), dtype) for head, small in zip(self, plain, strict=True)
+        ]
 
 
 # A projection head, or the slices of one that reads narrower features.
 Head = ProjectionHead | SlicedModel
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the type that autocast computes in on a device; None if it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None

@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 # Returns the targets (n, K), float32, of a slice of n rows.
 RowTargets = Callable[[slice], Tensor]
-# Logits of one branch that exist at a time: 32 MiB in float32, enough rows to keep matrix products efficient.
+# Logits of one branch that exist at a time: 32 MiB in float32, enough rows to keep matrix products efficient. On GPUs
+# four times as many: a ViT-L step of 50 images then launches half as many kernels for its losses, for 0.2 GB of memory.
 CHUNK_LOGITS = 2**23
+CHUNK_LOGITS_ON_GPU = 2**25
 
 
 class SinkhornKnopp:
@@ -43,7 +45,7 @@ class SinkhornKnopp:
         self._prototype_factors = logits.new_ones(num_prototypes, dtype=torch.float32)
         for iteration in range(iterations):
             masses = torch.zeros_like(self._prototype_factors)
-            for rows in row_chunks(num_samples, num_prototypes):
+            for rows in row_chunks(num_samples, num_prototypes, logits.device):
                 scores = self._scores(logits[rows])
                 # in the first iteration, samples are not yet normalised
                 masses += self._sample_factors(scores) @ scores if iteration else scores.sum(dim=0)
@@ -101,7 +103,7 @@ def prototype_losses(
 
     losses = weights.new_zeros(len(features))
     same_view_losses = None if same_view is None else weights.new_zeros(len(features))
-    for rows in row_chunks(len(features), len(prototypes)):
+    for rows in row_chunks(len(features), len(prototypes), features.device):
         chunk = features[rows]  # (n, bottleneck)
         log_probabilities = scores(chunk).log_softmax(-1, dtype=torch.float32)  # (n, K)
         target = targets(rows)  # (n, K)
@@ -152,9 +154,9 @@ def koleo(features: Tensor) -> Tensor:
         return -(distances + 1e-8).log().mean()
 
 
-def row_chunks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Yield slices that together cover the rows, each of as many as `CHUNK_LOGITS` allows."""
-    size = max(1, CHUNK_LOGITS // num_columns)
+def row_chunks(num_rows: int, num_columns: int, device: torch.device) -> Iterator[slice]:
+    """Yield slices that together cover the rows, each of as many as `CHUNK_LOGITS` of the device allows."""
+    size = max(1, (CHUNK_LOGITS if device.type == "cpu" else CHUNK_LOGITS_ON_GPU) // num_columns)
     for start in range(0, num_rows, size):
         yield slice(start, min(start + size, num_rows))
 

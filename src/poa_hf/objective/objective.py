@@ -5,17 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from .early_gradients import GradientSums
 from .head_losses import HeadLosses, TeacherTargets, head_losses, student_prototypes
-from .heads import Head, ProjectionHead
+from .heads import Head, Prototypes
 from .losses import koleo
-
-AnyHead = TypeVar("AnyHead", bound=Head, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -47,17 +44,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Branch(Generic[AnyHead]):
+class Branch:
     """The teacher, the intact student or the elastic student.
 
     Attributes:
         features: Computes, from crops (N, 3, H, W) and masks (N, tokens) or None, the images' features (N, D) and one
             token for each entry of the masks (N, tokens, D).
         heads: The projection heads for features of width D.
+        prototypes: The heads' prototypes. Both students have those of the intact student.
     """
 
     features: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
-    heads: Sequence[AnyHead]
+    heads: Sequence[Head]
+    prototypes: Sequence[Prototypes]
 
     def global_tokens(self, batch: Batch, masks: Tensor | None) -> Tensor:
         """Return the global crops' features, followed by the tokens of the masked patches (2B + M, D).
@@ -129,8 +128,8 @@ class StepDetails:
 
 def poa_loss(
     batch: Batch,
-    teacher: Branch[ProjectionHead],
-    intact: Branch[ProjectionHead],
+    teacher: Branch,
+    intact: Branch,
     elastic: Callable[[], Branch] | None,
     weights: LossWeights,
     teacher_temperature: float,
@@ -165,18 +164,21 @@ def poa_loss(
     # The teacher sees the global crops without masks; its targets, by Sinkhorn-Knopp, are the same for both students.
     with torch.no_grad():
         teacher_tokens = teacher.global_tokens(batch, masks=None)  # (2B + M, D)
-        targets = [TeacherTargets(head, teacher_tokens, images, teacher_temperature) for head in teacher.heads]
+        targets = [
+            TeacherTargets(head, prototypes, teacher_tokens, images, teacher_temperature)
+            for head, prototypes in zip(teacher.heads, teacher.prototypes, strict=True)
+        ]
     statistics = _by_head([target.statistics() for target in targets] if with_statistics else [])
 
     students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
     if elastic is not None:
         students.append((elastic, 1 - weights.intact))
     losses: list[StudentLosses] = []
-    with student_prototypes(intact.heads, targets[0].dtype, gradients) as prototypes:
+    with student_prototypes(intact.prototypes, targets[0].dtype, gradients) as shared:
         for make_student, weight in students:
             student = make_student()
             losses_of = functools.partial(
-                head_losses, student.heads, prototypes, weight, weights.student_temperature, gradients
+                head_losses, student.heads, shared, weight, weights.student_temperature, gradients
             )
             # The intact student comes first; the elastic student learns to agree with it on the same views.
             leader = losses[0] if losses else None

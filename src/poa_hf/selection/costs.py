@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from ..elastic import SubNetwork
 from ..models.elastic_config import ElasticConfigMixin, elastic_config, image_shape
 from ..models.elastic_model import ElasticModelMixin
+from ..models.flops import flop_counter, summed_over_stages
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ class Costs:
 def costs(config: PreTrainedConfig | PreTrainedModel) -> dict[SubNetwork, Costs]:
     """Count the costs of every size of a space, which takes seconds for hundreds of sizes.
 
-    At each width, only models with the shallowest stages are counted, with one to three blocks in one stage: the first
-    block may differ from the others, which cost the same or, like Swin's plain and shifted windows, alternate. So the
-    costs of stages add up, and each further pair of blocks costs as much as the second and third together.
+    Few sizes are counted, from which the others follow (`models.flops.summed_over_stages`).
 
     Args:
         config: An elastic configuration, or a model or `PoaConfig` that has one.
@@ -62,28 +59,13 @@ def costs(config: PreTrainedConfig | PreTrainedModel) -> dict[SubNetwork, Costs]
         (162304, 38934784)
     """
     config = elastic_config(config)
-    space = config.space
-    elastic_stages = [stage for stage, depths in enumerate(zip(*space.depths, strict=True)) if len(set(depths)) > 1]
-    shallowest = tuple(1 if stage in elastic_stages else depth for stage, depth in enumerate(space.depths[0]))
 
-    @cache
-    def count(width: int, stage: int = 0, depth: int = shallowest[0]) -> np.ndarray:
-        depths = (*shallowest[:stage], depth, *shallowest[stage + 1 :])
-        counted = count_costs(config, SubNetwork(width, depths))
+    def count(sub_network: SubNetwork) -> np.ndarray:
+        counted = count_costs(config, sub_network)
         return np.array([counted.parameters, counted.flops, counted.activation_bytes])
 
-    table = {}
-    for sub_network in space:
-        shallow = count(sub_network.width)
-        total = shallow.copy()
-        for stage in elastic_stages:
-            pairs, one_more = divmod(sub_network.depths[stage] - 1, 2)
-            if one_more:
-                total += count(sub_network.width, stage, 2) - shallow
-            if pairs:
-                total += pairs * (count(sub_network.width, stage, 3) - shallow)
-        table[sub_network] = Costs(*total.tolist())
-    return table
+    costs_of = summed_over_stages(config.space, count)
+    return {sub_network: Costs(*costs_of(sub_network).tolist()) for sub_network in config.space}
 
 
 def stock_model(config: ElasticConfigMixin, sub_network: SubNetwork) -> PreTrainedModel:
@@ -106,7 +88,7 @@ def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
         kept[id(storage)] = storage
         return tensor
 
-    flop_counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    counter = flop_counter()
     with torch.device("meta"):  # not yet as fake tensors: some models look at values while they are made
         # in evaluation mode: autograd records the same, and neither dropout nor stochastic depth takes part
         model = stock_model(config, sub_network)
@@ -114,19 +96,10 @@ def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
         model = model.to_empty(device="cpu")
         pixel_values = torch.empty(1, *image_shape(config))  # (1, C, H, W)
         model_storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
-        with flop_counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(pixel_values)
         for storage in model_storages:
             kept.pop(id(storage), None)
         parameters = sum(parameter.numel() for parameter in model.parameters())
     activation_bytes = sum(storage.nbytes() for storage in kept.values())
-    return Costs(parameters, flop_counter.get_total_flops() // 2, activation_bytes)
-
-
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
-    """FLOPs of the products with the keys and with the values; shapes (batch, heads, tokens, head size)."""
-    return 2 * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
-
-
-# the one attention kernel that PyTorch's counter does not know
-_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    return Costs(parameters, counter.get_total_flops() // 2, activation_bytes)

@@ -1,0 +1,186 @@
+"""Counting of the kernels that a training step launches, on tensors without memory, for launches.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers.initialization import no_init_weights
+
+from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, SubNetwork
+from poa_hf.data import augment
+from poa_hf.data.crops import draw_augmentation
+from poa_hf.objective import losses, objective
+from poa_hf.objective.early_gradients import GradientSums
+from poa_hf.objective.head_losses import TeacherTargets
+from poa_hf.objective.objective import Branch
+from poa_hf.training.optimization import build_optimizer, hyperparameters_at, set_hyperparameters, step_unless
+
+# Operations that launch nothing, besides those that only make views.
+_FREE = (
+    "aten.empty",
+    "aten.new_empty",
+    "aten.lift_fresh",
+    "aten._local_scalar",
+    "aten.is_same_size",
+    "prim.",
+    "profiler.",
+)
+MASKED_PATCHES = 0.15  # share of the patches of global crops that are masked on average: half of 10 to 50 %
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that launch a kernel within the context, by name.
+
+    Args:
+        device: Type of the device whose operations are counted.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        self.device = device
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not _makes_view(func) and not str(func).startswith(_FREE) and _on_device(result, self.device):
+            self.counts[str(func)] += 1
+        return result
+
+
+def _makes_view(func: Any) -> bool:
+    """Whether an operation's result shares its input's memory unchanged."""
+    returned = [each.alias_info for each in func._schema.returns]
+    views = [alias is not None and not alias.is_write for alias in returned]
+    return bool(views) and all(views) or str(func) in ("aten._unsafe_view.default", "aten.detach.default")
+
+
+def _on_device(result: Any, device: str) -> bool:
+    tensors = [each for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
+    return not tensors or any(tensor.device.type == device for tensor in tensors)
+
+
+@contextmanager
+def step_parts(model: PoaForPreTraining, wrap: Callable[[Callable, str], Callable]) -> Iterator[None]:
+    """Within the context, wrap the functions of the forward pass by the part of the step that they belong to.
+
+    Args:
+        model: The model whose forward pass is taken apart.
+        wrap: Returns a function in place of one of a part. The parts are "teacher", "intact", "elastic" and "heads and
+            losses"; those of the students include their backward passes.
+    """
+    branches, branch = iter(["teacher", "intact", "elastic"]), [""]
+
+    def of_branch(function: Callable) -> Callable:
+        return lambda *args, **kwargs: wrap(function, branch[0])(*args, **kwargs)
+
+    def global_tokens(*args: Any, **kwargs: Any) -> Any:
+        branch[0] = next(branches)
+        return of_branch(branch_global_tokens)(*args, **kwargs)
+
+    @contextmanager
+    def wrapped_end(context: Any, part: str | None = None) -> Iterator[Any]:
+        """Wrap the end of a context: the backward pass of what it was entered with."""
+        with ExitStack() as stack:
+            value = stack.enter_context(context)
+            yield value
+            del value
+            wrap(stack.close, part or branch[0])()
+
+    branch_global_tokens, cut, prototypes = Branch.global_tokens, GradientSums.cut, objective.student_prototypes
+    sliced = model.student.sliced
+    heads = "heads and losses"
+    replaced = [
+        (Branch, "global_tokens", global_tokens),
+        (Branch, "local_tokens", of_branch(Branch.local_tokens)),
+        (model.student, "sliced", lambda size, *args: wrap(sliced, "elastic" if size else "intact")(size, *args)),
+        (model.teacher, "sliced", wrap(model.teacher.sliced, "teacher")),
+        (GradientSums, "cut", lambda *args: wrapped_end(cut(*args))),
+        (GradientSums, "on_leaves", wrap(GradientSums.on_leaves, "elastic")),
+        (GradientSums, "totals", wrap(GradientSums.totals, "elastic")),
+        (TeacherTargets, "__init__", wrap(TeacherTargets.__init__, heads)),
+        (objective, "head_losses", wrap(objective.head_losses, heads)),
+        (objective, "student_prototypes", lambda *args: wrapped_end(prototypes(*args), heads)),
+    ]
+    with ExitStack() as stack:
+        for owner, name, function in replaced:
+            stack.enter_context(patch.object(owner, name, function))
+        yield
+
+
+def count_step(config: PoaConfig, size: SubNetwork, args: PoaTrainingArguments, bf16: bool) -> dict[str, Counter[str]]:
+    """Return the launches of a training step by part and operation.
+
+    Nothing is computed, so that a step of any size is counted in seconds on any machine. The colours' augmentation is
+    counted on small crops, as its launches do not depend on their size.
+    """
+    parts: dict[str, Counter[str]] = {"augmentation": _augmentation(args)}
+
+    def counted(function: Callable, part: str) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with Launches() as launches:
+                result = function(*args, **kwargs)
+            parts.setdefault(part, Counter()).update(launches.counts)
+            return result
+
+        return call
+
+    with FakeTensorMode():
+        with no_init_weights():
+            model = PoaForPreTraining(config).train()
+        optimizer = build_optimizer(model, args)
+        values = hyperparameters_at(args.masked_prediction_start_step, args, args.per_device_train_batch_size)
+        set_hyperparameters(optimizer, values)
+        batch = args.per_device_train_batch_size
+        grid = (args.global_crop_size // config.backbone_config.patch_grid) ** 2
+        global_crops = torch.empty(2 * batch, 3, args.global_crop_size, args.global_crop_size)
+        local_crops = torch.empty(args.num_local_crops * batch, 3, args.local_crop_size, args.local_crop_size)
+        masks = torch.empty(2 * batch, grid, dtype=torch.bool)
+        masked_patches = torch.empty(int(2 * batch * grid * MASKED_PATCHES), dtype=torch.int64)
+        on_gpu = patch.object(losses, "CHUNK_LOGITS", losses.CHUNK_LOGITS_ON_GPU)
+        with on_gpu, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with step_parts(model, counted), Launches() as whole:
+                output = model(global_crops, local_crops, masks, size, 0.07, masked_patches=masked_patches)
+        counted_parts = Counter[str]()
+        for name in ("teacher", "intact", "elastic", "heads and losses"):
+            counted_parts += parts[name]
+        parts["other"] = whole.counts - counted_parts
+        skip = torch.zeros((), dtype=torch.bool)
+        assert output.loss is not None
+        counted(output.loss.backward, "other")()
+        counted(lambda: _clip(model, args.max_grad_norm), "clipping")()
+        step_unless(skip, optimizer)  # the first step also makes the moments
+        counted(lambda: step_unless(skip, optimizer), "optimiser")()
+        counted(lambda: model.update_teacher(values.teacher_momentum, skip), "moving average")()
+    return parts
+
+
+def _clip(model: PoaForPreTraining, max_norm: float) -> None:
+    for module in (model.student, model.student_head):
+        # CUDA's default; on a CPU one has to ask for it
+        torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm, foreach=True)
+
+
+def _augmentation(args: PoaTrainingArguments) -> Counter[str]:
+    rng = np.random.default_rng(0)
+    drawn = [draw_augmentation(rng, args) for _ in range(args.per_device_train_batch_size)]
+    stacked = {name: torch.from_numpy(np.stack([each[name] for each in drawn], axis=1)) for name in drawn[0]}
+    counts: Counter[str] = Counter()
+    for part in (slice(2), slice(2, None)):
+        parameters = {name: values[part].flatten(0, 1) for name, values in stacked.items()}
+        # the meta device stands in for a GPU: what is computed on the host is not counted
+        crops = torch.zeros(len(parameters["flip"]), 3, 16, 16, dtype=torch.uint8, device="meta")
+        if len(crops):
+            # the meta device has no autocast, which `augment` only turns off
+            with Launches("meta") as launches, patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
+                augment(crops, parameters, args.image_mean, args.image_std)
+            counts += launches.counts
+    return counts

@@ -1,0 +1,138 @@
+"""Compilation of single blocks, whose code serves the teacher, the intact student and every elastic size.
+
+The code of a block depends on its widths and on the shapes of the batch, not on its place in the model or on the
+model's depth: parameters are inputs. So the 11 widths of a published ViT serve all of its 143 sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+import types
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..formatting import one_line
+
+logger = logging.getLogger(__name__)
+
+# Where the compiler keeps its code unless TORCHINDUCTOR_CACHE_DIR says otherwise; the default is a temporary folder.
+CACHE = Path("~/.cache/poa_hf/inductor")
+
+
+class CompilationUnavailable(RuntimeError):
+    """Blocks cannot be compiled on this device. The message is the reason."""
+
+
+class BlockCompiler:
+    """Compiles the blocks of models, one function for each kind of block and of input.
+
+    Each function is compiled once, when it is first called, so that torch's limit on recompilations does not apply. A
+    function that torch compiles again nevertheless, as it depends on something that is not part of its kind, is counted
+    in `recompilations`.
+
+    Args:
+        expected: How many functions a run needs, for the progress messages; None if it is not known.
+        backend: The compiler, as `torch.compile` takes it.
+
+    Attributes:
+        compilations: Number of compilations so far.
+        recompilations: Those among them that were not expected.
+        seconds: Wall-clock seconds of all first calls, which include the compilation.
+    """
+
+    def __init__(self, expected: int | None = None, backend: str = "inductor"):
+        self.expected, self.backend = expected, backend
+        self.compilations = self.recompilations = 0
+        self.seconds = 0.0
+        self._functions: dict[Hashable, Callable[..., Any]] = {}
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE.expanduser()))
+
+    def attach(self, model: nn.Module, blocks: list[str]) -> None:
+        """Make a model's blocks run compiled.
+
+        Args:
+            model: The model.
+            blocks: The names of its blocks.
+        """
+        for name in blocks:
+            block = model.get_submodule(name)
+            block.forward = functools.partial(self._call, block, block_kind(block))
+
+    def _call(self, block: nn.Module, kind: Hashable, *args: Any, **kwargs: Any) -> Any:
+        key = (kind, block.training, torch.is_grad_enabled(), *map(_kind_of_input, tree_leaves((args, kwargs))))
+        compiled = self._functions.get(key)
+        if compiled is not None:
+            return compiled(block, *args, **kwargs)
+        compiled = self._functions[key] = self._new_function(type(block).forward)
+        started = time.perf_counter()
+        result = compiled(block, *args, **kwargs)
+        self.seconds += time.perf_counter() - started
+        return result
+
+    def _new_function(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        number = len(self._functions) + 1
+        calls = 0
+
+        def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+            nonlocal calls
+            calls += 1
+            self.compilations += 1
+            if calls > 1:
+                self.recompilations += 1
+                logger.info("Block %d is compiled again: it depends on more than its shapes.", number)
+            else:
+                logger.info("compiling block %d%s", number, f" of {self.expected}" if self.expected else "")
+            compiler = torch._dynamo.lookup_backend(self.backend)
+            return compiler(graph, inputs)
+
+        # torch keeps compiled code by the code object of a function, so that each function needs its own
+        code = forward.__code__.replace(co_name=f"block_{number}")
+        copied = types.FunctionType(code, forward.__globals__, code.co_name, forward.__defaults__, forward.__closure__)
+        copied.__kwdefaults__ = forward.__kwdefaults__
+        return torch.compile(copied, dynamic=False, backend=backend)
+
+
+def block_kind(block: nn.Module) -> Hashable:
+    """Return what a block's code depends on besides its input: its class, its numbers and its parameters' shapes."""
+    parts: list[Hashable] = []
+    for name, module in block.named_modules():
+        numbers = [(key, value) for key, value in vars(module).items() if _is_plain(value) and not key.startswith("_")]
+        parts.append((name, type(module), tuple(item for item in numbers if item[0] != "training")))
+    parts += [(name, tuple(parameter.shape)) for name, parameter in block.named_parameters()]
+    return tuple(parts)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _kind_of_input(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        device = value.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return tuple(value.shape), value.dtype, value.device, value.requires_grad, autocast
+    return value if isinstance(value, Hashable) else str(type(value))
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile a small function.
+
+    Raises:
+        CompilationUnavailable: If that fails, such as for want of a compiler.
+    """
+    try:
+        compiled = torch.compile(lambda values: values * 2 + 1)
+        with torch.no_grad():
+            compiled(torch.ones(8, device=device))
+    except Exception as error:  # compilers and drivers raise whatever they like
+        raise CompilationUnavailable(one_line(error).partition(". ")[0][:200]) from error

@@ -1,0 +1,46 @@
+"""Which runs compile their blocks."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from ..models.compiled_blocks import BlockCompiler, CompilationUnavailable, block_kind, check_compiler
+from ..models.modeling_poa_pretraining import PoaForPreTraining
+from .arguments import PoaTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def block_compiler(model: PoaForPreTraining, args: PoaTrainingArguments, device: torch.device) -> BlockCompiler | None:
+    """Return the compiler of a run's blocks, or None if they are to run as they are.
+
+    Args:
+        model: The model.
+        args: The arguments of the run. With `compile` "auto", blocks are compiled on CUDA devices that can do so.
+        device: The device of the run.
+
+    Raises:
+        ValueError: If `compile` is "blocks" and the device has no compiler that works.
+    """
+    if args.compile == "off" or (args.compile == "auto" and device.type != "cuda"):
+        return None
+    try:
+        check_compiler(device)
+    except CompilationUnavailable as error:
+        if args.compile == "blocks":
+            raise ValueError(
+                f"compile is blocks, but PyTorch cannot compile for {device.type} on this machine ({error}): install "
+                "what it needs, or use --compile off."
+            ) from error
+        logger.warning("Blocks are not compiled, as PyTorch cannot compile on this machine (%s).", error)
+        return None
+    return BlockCompiler(expected_compilations(model, args))
+
+
+def expected_compilations(model: PoaForPreTraining, args: PoaTrainingArguments) -> int:
+    """Return how many kinds of blocks and inputs a run needs: students see all crops, the teacher the global ones."""
+    names = model.teacher.slice_rules.block_names(model.teacher)
+    of_teacher = {block_kind(model.teacher.get_submodule(name)) for name in names}
+    return model.student.num_block_kinds() * (2 if args.num_local_crops else 1) + len(of_teacher)

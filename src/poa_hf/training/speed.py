@@ -1,0 +1,118 @@
+"""How fast a run is: its steps' seconds, floating-point operations, and their share of what the device can do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+
+from ..elastic import SubNetwork
+from ..models.configuration_poa import PoaConfig
+from ..models.flops import count_forward_flops, summed_over_stages
+from .arguments import PoaTrainingArguments
+
+# Dense matrix products in TFLOP/s, in bfloat16 and in float32 (without TF32), from NVIDIA's data sheets. The first name
+# that a device's name holds counts.
+_PEAK_TFLOPS = {
+    "B200": (2250, 75), "H200": (989, 67), "H100 PCIe": (756, 51), "H100 NVL": (835, 60), "H100": (989, 67),
+    "GH200": (989, 67), "H800": (989, 67), "H20": (148, 44), "A100": (312, 19.5), "A800": (312, 19.5),
+    "A30": (165, 10.3), "A40": (150, 37.4), "A10G": (70, 35), "A10": (125, 31.2), "L40S": (362, 91.6),
+    "L40": (181, 90.5), "L4": (121, 30.3),
+}  # fmt: skip
+_MEASURED_SIDE = 8192
+
+
+class StepFlops:
+    """Floating-point operations of the matrix products in a step of one process, by the elastic student's size.
+
+    A backward pass counts twice its forward pass. What is computed a second time to save memory (activation
+    checkpointing, logits) is not counted.
+
+    Args:
+        config: The configuration of the model.
+        args: The arguments of the run.
+    """
+
+    def __init__(self, config: PoaConfig, args: PoaTrainingArguments):
+        self.config, self.args = config, args
+        backbone = config.backbone_config
+        sides = [args.global_crop_size] + [args.local_crop_size] * (args.num_local_crops > 0)
+        self._forward = summed_over_stages(
+            backbone.space, lambda size: np.array([count_forward_flops(backbone, size, side) for side in sides])
+        )
+
+    def of_step(self, size: SubNetwork) -> float:
+        """Return the operations of one optimizer step whose elastic student has a size."""
+        args, full = self.args, self.config.backbone_config.space.full
+        crops = np.array([2, args.num_local_crops][: 1 + (args.num_local_crops > 0)])  # of an image
+        masked = 2 * args.mask_probability * sum(args.mask_ratio) / 2
+        masked *= (args.global_crop_size // self.config.backbone_config.patch_grid) ** 2  # patches of an image
+        passes = self._forward(full)[0] * 2 + 3 * (self._forward(full) + self._forward(size)) @ crops
+        heads = self._head(full) * (2 + masked) + 3 * (self._head(full) + self._head(size)) * (crops.sum() + masked)
+        return float(passes + heads) * args.per_device_train_batch_size * args.gradient_accumulation_steps
+
+    @cache  # noqa: B019 (lives as long as the run)
+    def _head(self, size: SubNetwork) -> int:
+        """Return the operations of all heads' forward passes of one token."""
+        config = self.config
+        features = config.backbone_config.stock_config(size).hidden_size
+        widths = [features] + [config.head_hidden_size] * (config.head_num_layers - 1) + [config.head_bottleneck_size]
+        mlp = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        return sum(2 * (mlp + config.head_bottleneck_size * count) for count in config.num_prototypes)
+
+
+def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
+    """Return the rate of dense matrix products that a device's maker states, per second; None if it is not known."""
+    for name, (bfloat16, float32) in _PEAK_TFLOPS.items():
+        if name in device_name:
+            return 1e12 * (float32 if dtype == torch.float32 else bfloat16)
+    return None
+
+
+def measured_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Measure the rate of one large matrix product, in floating-point operations per second."""
+    side = _MEASURED_SIDE if device.type == "cuda" else 1024
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+
+    def run() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    times, ends = [run()], time.perf_counter() + seconds
+    while time.perf_counter() < ends or len(times) < 4:
+        times.append(run())
+    return 2 * side**3 / statistics.median(times[1:])
+
+
+def speed_summary(
+    seconds: Sequence[float], flops: Sequence[float], peak: float | None, device: torch.device
+) -> dict[str, float]:
+    """Return the values of a log line that say how fast its steps were.
+
+    Args:
+        seconds: Seconds of each step.
+        flops: Floating-point operations of each step, of this process.
+        peak: What the device can do per second; None if it is not known.
+        device: The device, whose memory is asked for.
+
+    Returns:
+        `step_seconds`, the median, and `slowest_step_seconds`; `tflops`, of the matrix products per second and process;
+        `mfu`, their share of the peak, left out if that is not known; `peak_memory_gb`, the most that tensors on a GPU
+        have taken so far, in GB of 1e9 bytes.
+    """
+    rate = sum(flops) / sum(seconds)
+    values = {"step_seconds": statistics.median(seconds), "slowest_step_seconds": max(seconds), "tflops": rate / 1e12}
+    if peak is not None:
+        values["mfu"] = rate / peak
+    if device.type == "cuda":
+        values["peak_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return values

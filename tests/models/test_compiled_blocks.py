@@ -1,0 +1,142 @@
+"""Compiled blocks compute what blocks compute, and each kind is compiled once."""
+
+import copy
+import logging
+
+import pytest
+import torch
+
+from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig
+from poa_hf.models import compiled_blocks
+from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
+from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable, check_compiler
+
+HEADS = dict(num_prototypes=[16], head_hidden_size=16, head_bottleneck_size=8)
+BACKBONES = {
+    "vit": PoaViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, min_hidden_size=16,
+                        min_num_hidden_layers=1, image_size=32, patch_size=16, drop_path_rate=0.3),
+    "swin": PoaSwinConfig(image_size=32, embed_dim=16, depths=[2, 1], num_heads=[2, 4], min_embed_dim=8,
+                          min_depths=[1, 1], window_size=2, drop_path_rate=0.3),
+    "resnet": PoaResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], base_width=8, num_groups=4,
+                              min_base_width=4, min_depths=[1, 1]),
+}  # fmt: skip
+families = pytest.mark.parametrize(
+    "family", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin", "resnet"))]
+)
+
+
+def new_model(family="vit", seed=0):
+    torch.manual_seed(seed)
+    model = PoaForPreTraining(PoaConfig(backbone_config=copy.deepcopy(BACKBONES[family]), **HEADS)).train()
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.add_(torch.randn_like(parameter) / 10)
+    return model
+
+
+def step(model, size, dtype=None, num_images=4):
+    """Return the loss and all gradients of a step, which are the same at each call."""
+    torch.manual_seed(1)
+    grid = 32 // model.config.backbone_config.patch_grid
+    global_crops, local_crops = torch.randn(2 * num_images, 3, 32, 32), torch.randn(2 * num_images, 3, 16, 16)
+    masks = torch.rand(2 * num_images, grid * grid) < 0.4
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        loss = model(global_crops.to(model.dtype), local_crops.to(model.dtype), masks, size, 0.07).loss
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach()} | gradients
+
+
+@families
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_steps_are_the_same_and_all_sizes_share_their_code(family, checkpointing):
+    model = new_model(family)
+    if checkpointing:
+        enable_activation_checkpointing(model.student)
+    space = model.config.backbone_config.space
+    sizes = [size for size in space if size != space.full]
+    plain = [step(model, size) for size in sizes]
+    compiler = BlockCompiler(backend="aot_eager")
+    model.compile_blocks(compiler)
+    names = list(model.state_dict())
+    for size, expected in zip(sizes, plain, strict=True):
+        torch.testing.assert_close(step(model, size), expected, rtol=1e-5, atol=1e-6)
+    # students see two kinds of crops, the teacher the global ones
+    teacher = len({compiled_blocks.block_kind(model.teacher.get_submodule(name)) for name in block_names(model)})
+    assert compiler.compilations == 2 * model.student.num_block_kinds() + teacher
+    assert compiler.recompilations == 0 and compiler.seconds > 0
+    assert list(model.state_dict()) == names
+    model.compile_blocks(None)
+    torch.testing.assert_close(step(model, sizes[0]), plain[0], rtol=0, atol=0)
+
+
+def block_names(model):
+    return model.student.slice_rules.block_names(model.student)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_bfloat16_is_as_close_to_float64_as_without_compilation(backend):
+    model = new_model()
+    size = next(iter(model.config.backbone_config.space))
+    exact = step(copy.deepcopy(model).double(), size)
+    eager = step(model, size, torch.bfloat16)
+    model.compile_blocks(BlockCompiler(backend=backend))
+    compiled = step(model, size, torch.bfloat16)
+
+    def error(found):
+        names = [name for name in exact if not name.endswith("k_proj.bias")]  # whose gradient is 0
+        return sum((found[n] - exact[n]).norm() / exact[n].norm() for n in names) / len(names)
+
+    assert 0 < error(compiled) < 1.2 * error(eager) < 0.2
+
+
+@pytest.mark.slow
+def test_inductor_computes_the_same():
+    model = new_model()
+    size = next(iter(model.config.backbone_config.space))
+    expected = step(model, size)
+    model.compile_blocks(BlockCompiler())
+    torch.testing.assert_close(step(model, size), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kind_that_is_compiled_again_is_counted(caplog):
+    caplog.set_level(logging.INFO, "poa_hf")
+    compiler = BlockCompiler(expected=1, backend="aot_eager")
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = [1.0]
+
+        def forward(self, values):
+            return values * self.factors[0]
+
+    model = torch.nn.ModuleDict({"block": Block()})
+    compiler.attach(model, ["block"])
+    values = torch.ones(3)
+    model["block"](values), model["block"](values)
+    assert (compiler.compilations, compiler.recompilations) == (1, 0)
+    model["block"].factors[0] = 2.0
+    assert model["block"](values).tolist() == [2.0] * 3
+    assert (compiler.compilations, compiler.recompilations) == (2, 1)
+    assert "compiling block 1 of 1" in caplog.text and "compiled again" in caplog.text
+
+
+def test_evaluation_and_extraction_stay_as_they_are():
+    model = new_model()
+    compiler = BlockCompiler(backend="aot_eager")
+    model.compile_blocks(compiler)
+    images = torch.randn(2, 3, 32, 32)
+    model.teacher(images, sub_network="16x1"), model.teacher(images), model.student.extract("16x1")(images)
+    assert compiler.compilations == 0
+    assert torch.equal(copy.deepcopy(model).teacher(images).pooler_output, model.teacher(images).pooler_output)
+
+
+def test_without_a_compiler_the_reason_is_one_sentence(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("Failed to find a working C++ compiler.\nPlease specify one via CXX.")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(CompilationUnavailable, match="^Failed to find a working C\\+\\+ compiler$"):
+        check_compiler(torch.device("cpu"))
