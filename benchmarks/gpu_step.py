@@ -53,7 +53,10 @@ class WholeStep:
         self.optimizer = build_optimizer(self.model, args)
         self.values = hyperparameters_at(args.masked_prediction_start_step, args, args.per_device_train_batch_size)
         set_hyperparameters(self.optimizer, self.values)
-        batch, grid = args.per_device_train_batch_size, (args.global_crop_size // config.backbone_config.patch_grid) ** 2
+        batch, grid = (
+            args.per_device_train_batch_size,
+            (args.global_crop_size // config.backbone_config.patch_grid) ** 2,
+        )
         self.global_crops = torch.randn(2 * batch, 3, args.global_crop_size, args.global_crop_size, device=device)
         local_shape = (args.num_local_crops * batch, 3, args.local_crop_size, args.local_crop_size)
         self.local_crops = torch.randn(*local_shape, device=device)

@@ -23,6 +23,7 @@ from parts.timing import PeakMemory
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, PoaViTConfig
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
+from poa_hf.models.compiled_blocks import BlockCompiler
 
 PRESETS = {
     "cpu": dict(
@@ -51,14 +52,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--torch_compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="compile blocks")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     preset = PRESETS[options.preset]
     device = find_device()
     torch.manual_seed(0)
     config = PoaConfig(backbone_config=PoaViTConfig(drop_path_rate=0.0, **preset["backbone"]), **preset["heads"])
-    model = PoaForPreTraining(config).to(device).train()
+    with device:
+        model = PoaForPreTraining(config).train()
     size = config.backbone_config.space.resolve(options.size or preset["size"])
     args = PoaTrainingArguments(per_device_train_batch_size=options.batch or preset["batch"], **preset["crops"])
     step = TimedStep(model, size, args, device, options.bf16)
@@ -66,8 +68,8 @@ def main() -> None:
     rate = matrix_rate(device, torch.bfloat16 if options.bf16 else torch.float32)
     if options.gradient_checkpointing:
         enable_activation_checkpointing(model.student)
-    if options.torch_compile:
-        model.compile_full_size()
+    if options.compile:
+        model.compile_blocks(BlockCompiler())
     for _ in range(3):
         step.ours(), step.plain()
     ours, plain = [], []

@@ -89,3 +89,19 @@ def test_onnx_export():
     pytest.importorskip("onnxruntime")
     found = figures("onnx_export.py", "vit", "small", "resnet", "50")
     assert found["ratio"] == max(size["time_ratio"] for size in found["sizes"]) and found["difference"] < 1e-4
+
+
+def test_launches():
+    """Counts of a tiny step, whose parts add up, on tensors without memory."""
+    output = run_python(str(ROOT / "benchmarks" / "launches.py"), "--preset", "tiny").stdout.splitlines()
+    found = json.loads(output[-1])
+    assert found["launches"] == sum(found["parts"].values()) == sum(found["operations"].values())
+    assert {"teacher", "intact", "elastic", "heads and losses", "optimiser", "augmentation"} <= found["parts"].keys()
+    assert found["operations"]["aten.mm.default"] > 20 and f"{found['launches']:,}" in "\n".join(output)
+
+
+def test_gpu_step():
+    program = str(ROOT / "benchmarks" / "gpu_step.py")
+    options = ("--preset", "tiny", "--float32", "--compile", "off", "--repeats", "1")
+    found = json.loads(run_python(program, *options).stdout.splitlines()[-1])
+    assert found["seconds"] > 0 and 0 < found["mfu"] < 1 and found["compilations"] == 0

@@ -128,9 +128,7 @@ def test_hooks_of_tensors_can_be_set_aside():
 def test_lists_of_tensors_are_updated_in_place():
     tensors, others = [torch.zeros(2), torch.zeros(3)], [torch.ones(2), torch.ones(3)]
     torch._foreach_lerp_(tensors, others, 0.5)
-    differences = torch._foreach_sub(others, tensors)
-    torch._foreach_mul_(differences, torch.tensor(0.5))
-    torch._foreach_add_(tensors, differences)
+    torch._foreach_add_(tensors, torch._foreach_sub(others, tensors), alpha=0.5)
     torch._foreach_add_(tensors, torch._foreach_mul(others, torch.tensor(0.25)))
     rounded = [torch.empty(2, dtype=torch.bfloat16), torch.empty(3, dtype=torch.bfloat16)]
     torch._foreach_copy_(rounded, tensors)

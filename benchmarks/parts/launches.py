@@ -24,6 +24,8 @@ from poa_hf.objective.head_losses import TeacherTargets
 from poa_hf.objective.objective import Branch
 from poa_hf.training.optimization import build_optimizer, hyperparameters_at, set_hyperparameters, step_unless
 
+from . import fakes  # noqa: F401 (registers operations)
+
 # Operations that launch nothing, besides those that only make views.
 _FREE = (
     "aten.empty",

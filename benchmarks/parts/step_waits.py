@@ -31,6 +31,7 @@ from poa_hf.data.textures import TextureDataset
 from poa_hf.training.monitoring import LogWindow
 from poa_hf.training.optimization import build_optimizer
 
+from . import fakes  # noqa: F401 (registers operations)
 from .machine import find_device
 
 WAIT = "waits: "

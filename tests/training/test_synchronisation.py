@@ -13,6 +13,9 @@ from poa_hf.training.optimization import build_optimizer, step_unless
 from ..conftest import ROOT
 from .test_trainer import arguments, images, new_model
 
+# fused SGD, with which a step updates the teacher, has no form for the meta device yet
+torch.library.register_fake("aten::_fused_sgd_", lambda *args, **kwargs: None)
+
 
 class Queue(TorchDispatchMode):
     """Stands in for the queue of a GPU, as tensors on the meta device stand in for those there: whatever would have to
@@ -112,6 +115,16 @@ def test_a_skipped_step_changes_nothing_to_the_last_bit():
         for parameter, kept in state.items():
             assert all(torch.equal(optimizer.state[parameter][k], v) == skip for k, v in kept.items())
     assert {float(s["step"]) for s in optimizer.state.values()} == {2.0}
+
+
+def test_the_teacher_is_kept_from_a_student_that_is_not_finite():
+    model = new_model()
+    before = [p.clone() for p in model.teacher.parameters()]
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.fill_(float("nan"))
+    model.update_teacher(0.9, torch.tensor(True))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.teacher.parameters(), strict=True))
 
 
 def test_flags_of_a_device_are_read_one_step_later(caplog):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim.sgd import sgd
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
@@ -140,8 +141,7 @@ class PoaForPreTraining(PreTrainedModel):
 
         Args:
             momentum: From 0 (a copy of the student) to 1 (no change).
-            skip: A bool scalar on the device; if it is true, nothing changes (the student is finite, as its own step is
-                skipped too). The host does not wait for it.
+            skip: A bool scalar on the device; if it is true, nothing changes. The host does not wait for it.
             heads_only: Whether to leave the backbone as it is.
         """
         teacher = _local(self.teacher_head)
@@ -153,13 +153,15 @@ class PoaForPreTraining(PreTrainedModel):
             # torch's optimisers use it; there is no public function for lists of tensors
             torch._foreach_lerp_(teacher, student, 1 - momentum)
             return
-        share = torch.where(skip, 0.0, 1 - momentum)
-        # part by part, as the differences take as much memory as the tensors
+        # Gradient descent on their distance is the same average, and can leave out a step without the host knowing.
+        # Part by part, as the differences take as much memory as the tensors.
         for part in range(0, len(teacher), _AVERAGED_TOGETHER):
             tensors = teacher[part : part + _AVERAGED_TOGETHER]
-            differences = torch._foreach_sub(student[part : part + _AVERAGED_TOGETHER], tensors)
-            torch._foreach_mul_(differences, share)
-            torch._foreach_add_(tensors, differences)
+            differences = torch._foreach_sub(tensors, student[part : part + _AVERAGED_TOGETHER])
+            sgd(
+                tensors, differences, [None] * len(tensors), fused=True, found_inf=skip.float(), lr=1 - momentum,
+                weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False, maximize=False,
+            )  # fmt: skip
 
     def compile_blocks(self, compiler: BlockCompiler | None) -> None:
         """Compute losses with compiled blocks from now on; with None, without.

@@ -32,6 +32,7 @@ EVALUATIONS = "evaluations.json"
 CONVERSION = "conversion.json"
 OWNER = "card.yaml"
 SIZES = "sizes.json"
+PROFILE = "profile"
 REPORT = "report"
 TRAINER_STATE = "trainer_state.json"
 COUNTS = "counts.json"
@@ -76,6 +77,7 @@ ENTRIES = (
     Entry(ABANDONED + CHECKPOINT + "*", "a checkpoint after the one that a run went back to", "training"),
     Entry(EVALUATIONS, "one record per evaluation", "poa evaluate, training with eval_steps", published=True),
     Entry("latency-*.json", "measured latencies of sizes on one device", "poa select"),
+    Entry(PROFILE, "a folder with a trace of some steps and a table of their kernels", "training with profile_steps"),
     Entry(REPORT, "a folder with the report's page and its pictures", "poa report"),
     Entry(CONVERSION, "where converted weights came from", "poa convert"),
     Entry(SIZES, "the costs, quality and repository of each size", "poa push", published=True),
@@ -176,6 +178,10 @@ class RunFolder:
     @property
     def owner(self) -> Path:
         return self.path / OWNER
+
+    @property
+    def profile(self) -> Path:
+        return self.path / PROFILE
 
     @property
     def report(self) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,9 +53,12 @@ class PoaTrainingArguments(CropArguments):
     gradient_checkpointing: bool = _argument(
         False, "Whether to recompute activations in the backward pass, which saves memory and costs time."
     )
-    torch_compile: bool = _argument(
-        False, "Whether to compile the teacher and the intact student, whose shapes are the same at every step."
+    compile: str = _argument(
+        "auto",
+        "Whether the blocks of teacher and students are compiled, each kind of block once for all sizes: `blocks`, "
+        "`off`, or `auto`, which compiles them on CUDA devices that can.",
     )
+    torch_compile: bool = _argument(False, "Deprecated: use compile.")
     attn_implementation: str | None = _argument(
         None,
         "Attention implementation of transformers, such as sdpa, eager or flash_attention_2, for teacher and students; "
@@ -121,6 +126,16 @@ class PoaTrainingArguments(CropArguments):
     )
     log_image_ids: bool = _argument(False, "Whether to write the ids of each step's images to image_ids-PROCESS.jsonl.")
     disable_tqdm: bool = _argument(False, "Whether to hide the progress bar.")
+    measure_peak: bool = _argument(
+        False,
+        "Whether to measure the device's rate of matrix products at the start, which `mfu` in the log then refers to, "
+        "instead of taking the maker's.",
+    )
+    profile_steps: str | None = _argument(
+        None,
+        "Steps to profile, FIRST:LAST, such as 20:25. A trace for chrome://tracing and a table of kernels are written "
+        "to the run's folder `profile`.",
+    )
     max_nonfinite_steps: int = _argument(
         10, "Steps in a row with a loss or gradient that is not finite after which the run stops."
     )
@@ -147,6 +162,15 @@ class PoaTrainingArguments(CropArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and less than 1.")
         if not 0 < self.schedule_stretch <= 1:
             raise ValueError(f"schedule_stretch is {self.schedule_stretch}: it must be more than 0 and at most 1.")
+        if self.compile not in COMPILE:
+            raise ValueError(f"compile is {self.compile!r}: choose one of {', '.join(COMPILE)}.")
+        if self.torch_compile:
+            warnings.warn("torch_compile is deprecated: use compile='blocks'.", DeprecationWarning, stacklevel=3)
+            self.compile = "blocks"
+        if self.profile_steps is not None and self.profiled_steps is None:
+            raise ValueError(
+                f"profile_steps is {self.profile_steps!r}: give the first and the last step, such as 20:25."
+            )
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(
                 f"save_total_limit is {self.save_total_limit}: keep at least 1 checkpoint, or write null for all."
@@ -157,7 +181,15 @@ class PoaTrainingArguments(CropArguments):
         """The names in `report_to`, as a list."""
         return [name.strip() for name in self.report_to.split(",") if name.strip() not in ("", "none")]
 
+    @property
+    def profiled_steps(self) -> range | None:
+        """The steps that `profile_steps` names, counted from 1; None if there are none."""
+        match = re.fullmatch(r"([1-9][0-9]{0,17}):([1-9][0-9]{0,17})", self.profile_steps or "")
+        steps = range(int(match[1]), int(match[2]) + 1) if match else range(0)
+        return steps if steps else None
 
+
+COMPILE = ("auto", "blocks", "off")
 _AT_LEAST_ONE = (
     "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps",
     "max_nonfinite_steps",

@@ -39,6 +39,8 @@ class LogWindow:
         self.steps: Tensor | int = 0
         self.images = 0
         self.data_wait = 0.0  # seconds
+        self.step_seconds: list[float] = []
+        self.sizes: list[SubNetwork] = []
         self.statistics: dict[str, float] = {}
         self.hyperparameters: StepHyperparameters | None = None
         self.sub_network: SubNetwork | None = None

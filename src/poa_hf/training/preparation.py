@@ -27,8 +27,6 @@ def configure(model: PoaForPreTraining, args: PoaTrainingArguments, is_main: boo
             backbone.set_attn_implementation(args.attn_implementation)
     if args.gradient_checkpointing:
         enable_activation_checkpointing(model.student)
-    if args.torch_compile:
-        model.compile_full_size()
     model.train()
 
 

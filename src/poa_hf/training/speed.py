@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,9 +12,12 @@ import numpy as np
 import torch
 
 from ..elastic import SubNetwork
+from ..models.compiled_blocks import BlockCompiler
 from ..models.configuration_poa import PoaConfig
 from ..models.flops import count_forward_flops, summed_over_stages
 from .arguments import PoaTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 # Dense matrix products in TFLOP/s, in bfloat16 and in float32 (without TF32), from NVIDIA's data sheets. The first name
 # that a device's name holds counts.
@@ -63,6 +67,48 @@ class StepFlops:
         widths = [features] + [config.head_hidden_size] * (config.head_num_layers - 1) + [config.head_bottleneck_size]
         mlp = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
         return sum(2 * (mlp + config.head_bottleneck_size * count) for count in config.num_prototypes)
+
+
+class SpeedLog:
+    """Says how fast the steps of a run are.
+
+    Args:
+        config: The configuration of the model.
+        args: The arguments of the run.
+        device: The device of this process.
+        compiler: The compiler of the blocks, if they are compiled.
+    """
+
+    def __init__(
+        self, config: PoaConfig, args: PoaTrainingArguments, device: torch.device, compiler: BlockCompiler | None
+    ):
+        self.flops, self.device, self.compiler = StepFlops(config, args), device, compiler
+        dtype = torch.bfloat16 if args.bf16 else torch.float32
+        self.peak: float | None = None
+        if args.measure_peak:
+            self.peak = measured_flops(device, dtype)
+        elif device.type == "cuda":
+            self.peak = peak_flops(torch.cuda.get_device_name(device), dtype)
+        self._recompilations = 0
+
+    def values(self, seconds: Sequence[float], sizes: Sequence[SubNetwork]) -> dict[str, float]:
+        """Return the values of a log line: those of `speed_summary`, and `compile_seconds` of the run so far.
+
+        Args:
+            seconds: Seconds of each step since the last line.
+            sizes: The size of the elastic student in each of them.
+        """
+        values = speed_summary(seconds, [self.flops.of_step(size) for size in sizes], self.peak, self.device)
+        if self.compiler is not None:
+            values["compile_seconds"] = self.compiler.seconds
+            if self.compiler.recompilations > self._recompilations:
+                self._recompilations = self.compiler.recompilations
+                logger.warning(
+                    "%d blocks were compiled more than once, which should not be needed: if this number grows with "
+                    "every line, use --compile off and report it.",
+                    self._recompilations,
+                )
+        return values
 
 
 def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:

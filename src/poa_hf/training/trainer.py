@@ -30,10 +30,13 @@ from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
 from .checkpointing import Checkpointer, run_locked
 from .checks import check_run
+from .compilation import block_compiler
 from .monitoring import LogWindow, NonfiniteSteps
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
 from .preparation import coloured_crops, configure, seed_step, training_loader
+from .profiling import StepProfiler
 from .run_log import RunLog, progress_bar, show_progress
+from .speed import SpeedLog
 from .stopping import StopSignals, TrainingDivergedError, TrainingInterrupted, said_how_to_go_on, stop_if_diverged
 
 __all__ = ["PoaTrainer", "TrainingDivergedError", "TrainingInterrupted"]
@@ -97,6 +100,9 @@ class PoaTrainer:
         configure(model, args, self.is_main)
         self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
+        compiler = block_compiler(self.model, args, self.accelerator.device)
+        self.model.compile_blocks(compiler)
+        self.speed = SpeedLog(model.config, args, self.accelerator.device, compiler) if self.is_main else None
         self.state = TrainerState(max_steps=args.max_steps, is_world_process_zero=self.is_main)
         self.state.is_local_process_zero = self.accelerator.is_local_main_process
         self.control = TrainerControl()
@@ -144,16 +150,20 @@ class PoaTrainer:
         self.wrapped_model.train()
         self.checkpointer.training_time.start(state.global_step)
         window = LogWindow()
+        profiled = args.profiled_steps if self.is_main else None
+        profiler = StepProfiler(profiled, RunFolder(self.output_dir).profile, self.accelerator.device)
         with progress_bar(args, state) as progress:
             while state.global_step < args.max_steps and not self.control.should_training_stop:
                 self.control.should_log = self.control.should_save = self.control.should_evaluate = False
                 self._call("on_step_begin")
+                profiler.before(state.global_step + 1)
                 self._step(batches, window)
                 state.global_step += 1
                 progress.update()
                 self._call("on_step_end")
                 is_last = state.global_step == args.max_steps or self.control.should_training_stop
                 stopped = self.stop_signals.agreed() and not is_last
+                profiler.after(state.global_step, is_last or stopped)
                 if state.global_step % args.logging_steps == 0 or is_last or stopped or self.control.should_log:
                     self._log(window, progress)
                     window = LogWindow()
@@ -199,7 +209,7 @@ class PoaTrainer:
 
     def _step(self, batches: Iterator[dict[str, Any]], window: LogWindow) -> None:
         """Make one optimizer step, or none if the loss or the gradient of any process is not finite."""
-        args, step = self.args, self.state.global_step
+        args, step, started = self.args, self.state.global_step, time.perf_counter()
         values = hyperparameters_at(step, args, self.global_batch_size)
         set_hyperparameters(self.optimizer, values)
         seed_step(args.seed, step, self.rank)
@@ -224,6 +234,8 @@ class PoaTrainer:
         window.images += self.global_batch_size
         if will_log:
             window.add_statistics(output)
+        window.step_seconds.append(time.perf_counter() - started)
+        window.sizes.append(sub_network)
 
     def _accumulate_gradients(
         self,
@@ -293,6 +305,8 @@ class PoaTrainer:
         logs["skipped_images"] = int(self.accelerator.reduce(skipped, "sum"))
         self.nonfinite.settle()
         logs["nonfinite_steps"] = self.nonfinite.count
+        if self.speed is not None:
+            logs |= self.speed.values(window.step_seconds, window.sizes)
         self.control.should_log = False
         self._call("on_log", logs=logs)
         self.log.write(logs)

@@ -1,0 +1,84 @@
+"""`--compile`: when blocks are compiled, what happens without a compiler, and resuming a compiled run."""
+
+import functools
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from poa_hf import PoaTrainer
+from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable
+from poa_hf.training import compilation
+from poa_hf.training.compilation import block_compiler, expected_compilations
+
+from .test_trainer import arguments, images, metrics, new_model
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    """A compiler that is there, and takes no C++ compiler's time."""
+    monkeypatch.setattr(compilation, "BlockCompiler", functools.partial(BlockCompiler, backend="aot_eager"))
+    monkeypatch.setattr(compilation, "check_compiler", lambda device: None)
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    def fail(device):
+        raise CompilationUnavailable("no working C++ compiler was found")
+
+    monkeypatch.setattr(compilation, "check_compiler", fail)
+
+
+def test_blocks_are_compiled_where_it_pays_or_is_asked_for(tmp_path, quick_compiler):
+    model, cpu, cuda = new_model(), torch.device("cpu"), torch.device("cuda")
+    for choice, on_cpu, on_cuda in (("auto", False, True), ("blocks", True, True), ("off", False, False)):
+        args = arguments(tmp_path, compile=choice)
+        assert (block_compiler(model, args, cpu) is not None) == on_cpu
+        assert (block_compiler(model, args, cuda) is not None) == on_cuda
+
+
+def test_without_a_compiler_auto_warns_and_blocks_is_refused(tmp_path, no_compiler, caplog):
+    model, device = new_model(), torch.device("cuda")
+    assert block_compiler(model, arguments(tmp_path), device) is None
+    assert "Blocks are not compiled, as PyTorch cannot compile on this machine (no working C++" in caplog.text
+    with pytest.raises(ValueError, match=r"compile is blocks.*no working C\+\+ compiler was found.*--compile off"):
+        block_compiler(model, arguments(tmp_path, compile="blocks"), device)
+
+
+def test_other_values_are_refused_and_the_old_name_warns(tmp_path):
+    with pytest.raises(ValueError, match="compile is 'model': choose one of auto, blocks, off"):
+        arguments(tmp_path, compile="model")
+    with pytest.warns(DeprecationWarning, match="compile='blocks'"):
+        assert arguments(tmp_path, torch_compile=True).compile == "blocks"
+
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_compiled_run_is_resumed_to_the_bit_and_equals_a_plain_one(tmp_path, quick_compiler):
+    def train(folder, resume=None, callbacks=(), **overrides):
+        args = arguments(tmp_path / folder, save_steps=2, **overrides)
+        trainer = PoaTrainer(new_model(drop_path_rate=0.3), args, images(), callbacks=callbacks)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.state_dict()
+
+    whole = train("whole", compile="blocks")
+    with pytest.raises(KeyboardInterrupt):
+        train("parts", compile="blocks", callbacks=[Stop()])
+    parts = train("parts", compile="blocks", resume=True)
+    assert all(torch.equal(whole[name], tensor) for name, tensor in parts.items())
+    torch.testing.assert_close(train("plain"), whole, rtol=1e-3, atol=1e-5)
+    line = metrics(tmp_path / "whole")[-1]
+    assert line["compile_seconds"] > 0 and "compile_seconds" not in metrics(tmp_path / "plain")[-1]
+
+
+def test_the_number_of_compilations_is_known_beforehand(tmp_path, quick_compiler):
+    args = arguments(tmp_path, compile="blocks", max_steps=12, save_steps=12)
+    trainer = PoaTrainer(new_model(), args, images())
+    trainer.train()
+    compiler = trainer.model._compiler
+    assert 0 < compiler.compilations <= expected_compilations(trainer.model, args) == compiler.expected
+    assert compiler.recompilations == 0
