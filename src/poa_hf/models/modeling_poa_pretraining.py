@@ -159,7 +159,7 @@ class PoaForPreTraining(PreTrainedModel):
             tensors = teacher[part : part + _AVERAGED_TOGETHER]
             differences = torch._foreach_sub(tensors, student[part : part + _AVERAGED_TOGETHER])
             sgd(
-                tensors, differences, [None] * len(tensors), fused=True, found_inf=skip.float(), lr=1 - momentum,
+                tensors, list(differences), [None] * len(tensors), fused=True, found_inf=skip.float(), lr=1 - momentum,
                 weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False, maximize=False,
             )  # fmt: skip
 
