@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -131,11 +132,18 @@ def test_an_unreadable_holder_is_another_process(tmp_path, holder, content):
         pass
 
 
-def test_where_there_are_no_locks_a_warning_says_so(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(lock, "fcntl", None)
+@pytest.mark.parametrize("reason", [None, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_a_warning_says_so(tmp_path, monkeypatch, caplog, reason):
+    def refuse(*args):
+        raise OSError(reason, os.strerror(reason))
+
+    if reason is None:  # a system without them
+        monkeypatch.setattr(lock, "fcntl", None)
+    else:  # a file system without them
+        monkeypatch.setattr(lock.fcntl, "lockf", refuse)
     with locked_run(tmp_path):
         pass
-    assert "has no locks" in caplog.text and not list(tmp_path.iterdir())
+    assert f"The file system of {tmp_path} has no locks (" in caplog.text and not list(tmp_path.iterdir())
 
 
 def test_a_file_in_place_of_the_folder(tmp_path):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -96,18 +97,25 @@ def test_data_that_cannot_be_read_leaves_no_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    PoaTrainer(new_model(), arguments(run, max_steps=3, save_steps=1), images()).train()
+    return run
+
+
 @pytest.mark.parametrize("part", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "compute.json"])
-def test_a_run_goes_on_from_the_last_sound_checkpoint_bit_for_bit(tmp_path, part, caplog):
-    for run in ("whole", "damaged"):
-        PoaTrainer(new_model(), arguments(tmp_path / run, save_steps=1), images()).train()
-    newest = tmp_path / "damaged" / "checkpoint-4"
+def test_a_run_goes_on_from_the_last_sound_checkpoint_bit_for_bit(whole_run, tmp_path, part, caplog):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    newest = run / "checkpoint-3"
     flip_bit(newest / part, 0.5)
-    PoaTrainer(new_model(), arguments(tmp_path / "damaged", resume_from_checkpoint=True), images()).train()
+    PoaTrainer(new_model(), arguments(run, max_steps=3, resume_from_checkpoint=True), images()).train()
     assert f"{newest} is damaged ({part} has another content than was written" in caplog.text
-    assert "resuming from checkpoint-3 instead" in caplog.text
-    for name, value in load_file(tmp_path / "whole" / "model.safetensors").items():
-        assert torch.equal(value, load_file(tmp_path / "damaged" / "model.safetensors")[name])
-    assert checkpoint_damage(newest) is None and (tmp_path / "damaged" / "abandoned-checkpoint-4").exists()
+    assert "resuming from checkpoint-2 instead" in caplog.text
+    resumed = load_file(run / "model.safetensors")
+    for name, value in load_file(whole_run / "model.safetensors").items():
+        assert torch.equal(value, resumed[name])
+    assert checkpoint_damage(newest) is None and (run / "abandoned-checkpoint-3").exists()
 
 
 def test_an_optimizer_of_another_model_is_refused_in_a_sentence(tmp_path):

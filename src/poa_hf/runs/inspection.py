@@ -50,7 +50,9 @@ def inspect_run(folder: Path) -> Iterator[Part]:
     if not folder.is_dir() or not (found or run.config.exists() or run.metrics.exists()):
         raise ValueError(f"{folder} is no run: give the output_dir of a run, or one of its checkpoints.")
     for checkpoint in found:
-        yield _checked(checkpoint, checkpoint.name, checkpoint_damage(checkpoint))
+        damage = checkpoint_damage(checkpoint)
+        if checkpoint.exists():  # a run that trains may have deleted it meanwhile
+            yield _checked(checkpoint, checkpoint.name, damage)
     if is_checkpoint:
         return
     if run.config.exists() or has_checksums(folder):  # a resumed run has neither, but old weights, until it ends
