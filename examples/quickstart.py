@@ -3,6 +3,7 @@
     python examples/quickstart.py                                          # an elastic ViT, built-in images
     python examples/quickstart.py --family swin                            # or resnet
     python examples/quickstart.py --dataset_name path/to/cifar10           # any labelled photographs
+    python examples/quickstart.py --dataset_name photos --holdout 0.2      # photographs without a test split
     python examples/quickstart.py --max_steps 100 --output_dir runs/short  # any option of `poa pretrain`
 
 Labels are read for the k-NN table only, never in training. The table goes to `quickstart.json`, a picture to
@@ -56,6 +57,7 @@ def run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--family", choices=["vit", "swin", "resnet"], default="vit")
     parser.add_argument("--label_column")
+    parser.add_argument("--holdout", type=float, help="share of the images to classify, for data with one split only")
     options, argv = parser.parse_known_args(argv)
     if "--config" not in argv:
         # photographs want other crops and colours than textures
@@ -65,7 +67,7 @@ def run(argv: list[str]) -> None:
     recipe = parse_recipe(argv)
     data = open_splits(  # first, so that what is missing is said before the training
         recipe.data.dataset_name, recipe.data.dataset_config_name, recipe.data.dataset_split,
-        label_column=options.label_column, max_train_images=MEMORY, max_test_images=QUERIES,
+        label_column=options.label_column, max_train_images=MEMORY, max_test_images=QUERIES, holdout=options.holdout,
     )  # fmt: skip
     folder = Path(recipe.training.output_dir)
     space = recipe.model.backbone_config.space

@@ -17,6 +17,7 @@ from poa_hf.runs.evaluations import load_evaluations
 
 from ..conftest import QUICKSTART, ROOT, TINY, run_python
 from ..training.test_trainer import arguments, images, metrics, new_model
+from .images import table
 
 
 def textures() -> EvaluationData:
@@ -92,6 +93,21 @@ def test_pretrain_evaluates_by_its_options(tmp_path, capsys):
     more = ["--eval_steps", "2", "--eval_dataset_name", str(tmp_path / "data"), "--overwrite_output_dir"]
     assert main(["pretrain", *options, *more]) == 2
     assert "no label column" in capsys.readouterr().err
+
+
+def test_pretrain_measures_on_a_held_out_part(tmp_path, capsys, caplog):
+    table(60).to_parquet(f"{tmp_path}/data/train.parquet")
+    options = ["--config", QUICKSTART, *TINY.split(), "--output_dir", str(tmp_path / "run"), "--eval_k", "3"]
+    options += ["--eval_steps", "1", "--eval_sizes", "small", "--dataset_name", str(tmp_path / "data")]
+    assert main(["pretrain", *options]) == 2
+    assert "pass --eval_holdout 0.2" in capsys.readouterr().err
+    assert main(["pretrain", *options, "--eval_test_split", "train"]) == 2
+    assert "pass --eval_test_split with another split, or --eval_holdout 0.2" in capsys.readouterr().err
+    assert main(["pretrain", *options, "--eval_holdout", "0.2"]) == 0
+    assert caplog.text.count("was pre-trained, without labels, on the train split") == 1  # not at each evaluation
+    records = load_evaluations(tmp_path / "run")
+    assert {(record.holdout, record.pretrained_on_test) for record in records} == {(0.2, True)} and len(records) == 2
+    assert "eval_holdout: 0.2" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 @pytest.mark.slow

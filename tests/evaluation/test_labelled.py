@@ -1,8 +1,13 @@
+import io
+import tarfile
+from collections import Counter
+
 import datasets
 import numpy as np
 import pytest
 import torch
 
+from poa_hf.data.sources import open_dataset
 from poa_hf.data.textures import TextureDataset
 from poa_hf.evaluation.labelled import LabelledImages, UnlabelledImage, find_label_column
 
@@ -45,7 +50,7 @@ def test_a_part_of_a_stream_is_spread_over_its_rows(tmp_path):
     assert len(set(names)) == 75
     names = [name for _, batch in rows(LabelledImages(stream, limit=500)) for name, _ in batch]
     assert len(names) == len(set(names)) == 80
-    unread = LabelledImages(stream, limit=500)
+    unread = LabelledImages(stream)
     assert unread.known_length is None and len(unread) == unread.known_length == 80
 
 
@@ -174,3 +179,24 @@ def test_the_rows_of_a_table_are_those_that_indexing_gives(build):
     expected = [int(row["label"]) for row in dataset]
     for shares in (1, 3):
         assert values(LabelledImages(dataset), shares) == expected
+
+
+@pytest.mark.parametrize("files", [1, 2, 5])
+@pytest.mark.parametrize("suffix", ["parquet", "tar"])
+def test_a_sample_of_sorted_rows_has_every_class_also_of_few_files(files, suffix, tmp_path):
+    rows_in_all = table(100, label=datasets.Value("int64"), labels=[i // 10 for i in range(100)])
+    for number in range(files):
+        part = rows_in_all.shard(files, number, contiguous=True).cast_column("image", datasets.Image(decode=False))
+        path = tmp_path / f"train-{number:05d}-of-{files:05d}.{suffix}"
+        if suffix == "parquet":
+            part.to_parquet(path)
+            continue
+        with tarfile.open(path, "w") as archive:
+            for index, row in enumerate(part):
+                for field, content in (("png", row["image"]["bytes"]), ("cls", str(row["label"]).encode())):
+                    entry = tarfile.TarInfo(f"{number}-{index}.{field}")
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+    images = LabelledImages(open_dataset(str(tmp_path)), limit=20)
+    counts = Counter(label for _, batch in rows(images) for _, label in batch)
+    assert set(counts.values()) == {2} and len(counts) == 10

@@ -65,6 +65,7 @@ class KnnEvaluationCallback(TrainerCallback):
         self.k = k
         self.batch_size, self.num_workers = batch_size, num_workers
         self._new_values: dict[str, float] = {}  # values to add to the next line of the log
+        self._has_measured = False
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # imported here, as it takes half a second that only an evaluation should cost
@@ -113,7 +114,9 @@ class KnnEvaluationCallback(TrainerCallback):
                 self.batch_size,
                 self.num_workers,
                 args.bf16,
+                quiet=self._has_measured,
             )
+        self._has_measured = True
         if state.is_world_process_zero:
             save_evaluations(run.evaluations, records)
         self.num_test_images = records[0].test_images

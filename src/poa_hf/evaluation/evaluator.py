@@ -34,6 +34,7 @@ def evaluate_sizes(
     num_workers: int = 0,
     bf16: bool = False,
     feature_memory_gb: float = 4.0,
+    quiet: bool = False,
 ) -> list[Evaluation]:
     """Evaluate sizes of a model on a labelled dataset.
 
@@ -53,6 +54,7 @@ def evaluate_sizes(
         bf16: Compute the features in bfloat16 (autocast).
         feature_memory_gb: Memory in GB for the features of one pass over the data, in all processes together. If all
             sizes need more, several passes are made, each with at least one size.
+        quiet: Leave out what there is to say about the data, for example because an earlier evaluation said it.
 
     Returns:
         One record per number, ordered by size and then by task.
@@ -95,7 +97,7 @@ def evaluate_sizes(
         for number, part in enumerate(passes, 1):
             if len(passes) > 1 and processes.is_main:
                 logger.info("Pass %d of %d over the images: %s.", number, len(passes), ", ".join(part))
-            records += work.records(part, is_first=number == 1)
+            records += work.records(part, quiet=quiet or number > 1)
         everyone = [record for part in processes.from_all(records) for record in part]
     return sorted(everyone, key=lambda record: names.index(record.size))
 
@@ -164,7 +166,7 @@ class _Work:
     def splits(self) -> list[LabelledImages]:
         return [self.data.test] if self.train is None else [self.train, self.data.test]
 
-    def records(self, sizes: Sequence[str], is_first: bool) -> list[Evaluation]:
+    def records(self, sizes: Sequence[str], quiet: bool) -> list[Evaluation]:
         """Make one pass over the images, and compute the tasks of the sizes whose features this process gets."""
         owners = {size: index % self.processes.count for index, size in enumerate(sizes)}
         models = self.subject.callables(sizes)
@@ -178,12 +180,12 @@ class _Work:
                 self.batch_size,
                 self.num_workers,
                 self.bf16,
-                quiet=not is_first,
+                quiet,
             )
             for split in self.splits
         ]
         measured = _Measured.of_splits(self.data, features)
-        if is_first and self.processes.is_main:
+        if self.processes.is_main and not quiet:
             self._warn(measured)
         return self._scores(measured)
 

@@ -54,6 +54,8 @@ class HoldOut:
         Raises:
             ValueError: If no class has two images, or a label is missing or not a class.
         """
+        if images.is_stream and images.limit is not None:
+            raise ValueError("Part of a stream cannot be held out of a sample of it: leave out its limit.")
         shards = images.labels()
         labels = [label for shard in shards for label in shard]
         random = np.random.default_rng(self.seed)
@@ -74,7 +76,7 @@ class HoldOut:
         train = _limited(np.flatnonzero(~tested), max_train_images, random)
         test = _limited(np.flatnonzero(tested), max_test_images, random)
         lengths = [len(shard) for shard in shards]
-        return images.part(_by_shard(train, lengths)), images.part(_by_shard(test, lengths))
+        return images.part(train, lengths), images.part(test, lengths)
 
     def _choose(self, labels: Sequence[int | str], random: np.random.Generator) -> tuple[np.ndarray, int]:
         """Return which rows are tested on (N,), and the number of classes with one row only."""
@@ -93,12 +95,3 @@ def _limited(rows: np.ndarray, limit: int | None, random: np.random.Generator) -
     if limit is None or limit >= len(rows):
         return rows
     return np.sort(random.choice(rows, limit, replace=False))
-
-
-def _by_shard(rows: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
-    """Turn numbers of rows in the whole split, which ascend, into numbers in each shard."""
-    starts = np.cumsum([0, *lengths])
-    return [
-        rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)] - start
-        for start, stop in zip(starts[:-1], starts[1:], strict=True)
-    ]

@@ -95,9 +95,10 @@ class LabelledImages:
         dataset: A `datasets` dataset, or anything with a length and items that are dicts or (image, label) tuples.
         image_column: The column with the images, found by its type or name by default.
         label_column: The column with the labels, found by its type or name by default.
-        limit: The number of images to use, all by default: rows spread over the files of a stream, and otherwise a
-            random sample. A stream that is read in its own order (`data.shards`) is read once to draw it; of one
-            without an end, the sample is drawn from the first 64 times as many rows.
+        limit: The number of images to use, all by default. They are a random sample; those of a stream are spread over
+            it. A stream in fewer than 64 files or row groups, each of which may hold few of the classes, is read once
+            to draw the sample: its labels only, where its format allows that. Of a stream without an end, the sample
+            is drawn from the first 64 times as many rows.
         seed: The seed of the random sample.
         name: What messages and records call the split.
         max_image_pixels: The largest width times height of an image that is decoded.
@@ -122,7 +123,7 @@ class LabelledImages:
         self.name, self.limit, self.max_image_pixels = name, limit, max_image_pixels
         self.source = dataset  # as it was given, to tell two splits of one dataset
         self._counted: int | None = None
-        self._kept: list[frozenset[int]] | None = None  # by shard, the rows of a part of a stream
+        self._kept: list[frozenset[int]] | None = None  # by shard, the rows of a stream's sample or part
         self.is_stream = isinstance(dataset, datasets.IterableDataset)
         if not self.is_stream and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise ValueError(f"The type {type(dataset).__name__} is not a dataset: give one with a length and items.")
@@ -133,7 +134,6 @@ class LabelledImages:
         feature = (getattr(dataset, "features", None) or {}).get(self.label_column)
         self.class_names: list[str] | None = getattr(feature, "names", None)
         self.dataset = dataset = undecoded(dataset, [self.image_column, self.label_column])
-        self._chosen: list[int] | None = None
         if self.is_stream:
             self.shards = Shards(dataset, enough=0 if limit is None else SPREAD)
             if limit is None and self.shards.endless:
@@ -148,8 +148,8 @@ class LabelledImages:
                 self.indices = np.sort(chosen).tolist()  # neighbours are read faster
         if next(self._all_rows(), None) is None:
             raise ValueError(f"The {name} split is empty: give one with at least one image.")
-        if self.is_stream and limit is not None and self.shards.count == 1:
-            self._chosen = self._sample(limit, seed)
+        if self.is_stream and limit is not None and self.shards.count < SPREAD:
+            self._sample(limit, seed)
 
     @property
     def known_length(self) -> int | None:
@@ -170,25 +170,37 @@ class LabelledImages:
         """
         if self.known_length is not None:
             return self.known_length
-        self._counted = self._count(self.limit)
+        self._counted = sum(self._lengths(self.limit))
         return self._limited(self._counted)
 
-    def _count(self, enough: int | None) -> int:
-        """Count the rows of a stream, or no more than `enough` of them."""
-        count = 0
+    def _lengths(self, enough: int | None) -> list[int]:
+        """Count the rows of each shard of a stream, or no more than `enough` of all."""
+        lengths: list[int] = []
         for shard in self._shards():
-            for _ in self.shards.rows(self.shards.open(shard), columns=[self.label_column]):
-                if count == enough:
-                    return count
-                count += 1
-        return count
+            rows = self.shards.rows(self.shards.open(shard), columns=[self.label_column])
+            lengths.append(sum(1 for _ in islice(rows, None if enough is None else enough - sum(lengths))))
+        return lengths
 
-    def _sample(self, limit: int, seed: int) -> list[int]:
-        """Return the places of a random sample of the rows, in their order."""
-        # A stream that may have no end is sampled from its beginning.
-        count = self._count(SPREAD * limit if self.shards.may_be_endless else None)
-        self._counted = min(count, limit)
-        return np.sort(np.random.default_rng(seed).choice(count, self._counted, replace=False)).tolist()
+    def _sample(self, limit: int, seed: int) -> None:
+        """Keep a sample of the rows only: a random one of each of `limit` equal stretches.
+
+        Where rows are sorted by class, every class gets its share. A stream that may have no end is sampled from its
+        beginning.
+        """
+        lengths = self._lengths(SPREAD * limit if self.shards.may_be_endless else None)
+        count = sum(lengths)
+        limit = min(limit, count)
+        stretches = np.arange(limit + 1) * count // limit
+        self._keep(np.random.default_rng(seed).integers(stretches[:-1], stretches[1:]), lengths)
+
+    def _keep(self, rows: np.ndarray, lengths: Sequence[int]) -> None:
+        """Keep the rows with these numbers, which ascend, of a stream whose shards have these lengths."""
+        starts = np.cumsum([0, *lengths])
+        self._counted = len(rows)
+        self._kept = [
+            frozenset((rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)] - start).tolist())
+            for start, stop in zip(starts[:-1], starts[1:], strict=True)
+        ]
 
     def labels(self) -> list[list[int | str]]:
         """Return the labels of all rows by shard, in their order; rows that can be read by index are one shard.
@@ -198,25 +210,27 @@ class LabelledImages:
         Raises:
             ValueError: For a label that is missing or not a class.
         """
+        import datasets
+
         if self.is_stream:
             return [[row.label for row in self._shard_rows(shard, labels_only=True)] for shard in self._shards()]
-        if self.label_column is None or not hasattr(self.dataset, "select_columns"):
+        if not isinstance(self.dataset, datasets.Dataset) or self.dataset.format["type"] is not None:
             return [[row.label for row in self._all_rows()]]
         values = self.dataset.select_columns([self.label_column]).select(self.indices)[self.label_column]
         return [[self._label(value, str(index)) for index, value in zip(self.indices, values, strict=True)]]
 
-    def part(self, rows: Sequence[np.ndarray]) -> LabelledImages:
-        """Return a split of some of the rows.
+    def part(self, rows: np.ndarray, lengths: Sequence[int]) -> LabelledImages:
+        """Return a split of some of the rows of one without a limit.
 
         Args:
-            rows: By shard, the numbers of the rows in what `labels` returns.
+            rows: The numbers of the rows, which ascend, in the order of `labels`.
+            lengths: The number of rows of each shard, as in `labels`.
         """
         part = copy.copy(self)
         if self.is_stream:
-            part._kept = [frozenset(numbers.tolist()) for numbers in rows]
-            part._counted = sum(map(len, rows))
+            part._keep(rows, lengths)
         else:
-            part.indices = [self.indices[number] for number in rows[0].tolist()]
+            part.indices = [self.indices[number] for number in rows.tolist()]
         return part
 
     def shares_rows_with(self, other: LabelledImages) -> bool:
@@ -255,10 +269,8 @@ class LabelledImages:
                     yield (shard, batch), rows
         else:
             # too few files for each set to have its own: every process reads all files, but decodes only its batches
-            if self._chosen is not None:
-                groups = iter([self._chosen_rows(self._chosen)])
-            elif self.limit is not None:
-                groups = iter([self._spread_rows(self.limit)])
+            if self.limit is not None:
+                groups = iter([self._spread_rows(self.limit) if self._kept is None else self._all_rows()])
             else:
                 groups = map(self._shard_rows, self._shards())
             number = 0
@@ -285,19 +297,15 @@ class LabelledImages:
         return LabelledRow(str(index), image_of_item(item, self.image_column), self._label(value, str(index)))
 
     def _shard_rows(self, shard: int, start: int = 0, labels_only: bool = False) -> Iterator[LabelledRow]:
+        kept = None if self._kept is None else self._kept[shard]
         columns = [self.label_column] if labels_only else None
-        for number, row in enumerate(self.shards.rows(self.shards.open(shard), start, columns=columns), start):
-            if self._kept is not None and number not in self._kept[shard]:
+        rows = self.shards.rows(self.shards.open(shard), start, columns=columns)
+        # no further than the last row that is kept: a stream may have no end
+        for number, row in enumerate(islice(rows, None if kept is None else max(kept, default=-1) + 1), start):
+            if kept is not None and number not in kept:
                 continue
             name = f"{shard}:{number}"
             yield LabelledRow(name, row.get(self.image_column), self._label(row.get(self.label_column), name))
-
-    def _chosen_rows(self, places: Sequence[int]) -> Iterator[LabelledRow]:
-        """Iterate over the rows of the only shard at some places, which ascend."""
-        rows, next_place = self._shard_rows(0), 0
-        for place in places:
-            yield from islice(rows, place - next_place, place - next_place + 1)
-            next_place = place + 1
 
     def _spread_rows(self, limit: int) -> Iterator[LabelledRow]:
         """Iterate over `limit` rows that are spread over the stream.

@@ -42,6 +42,23 @@ class EvaluationData:
     holdout: HoldOut | None = None
     test_source: Source | None = None
 
+    @classmethod
+    def held_out(cls, images: LabelledImages, share: float, seed: int = 0, name: str = "dataset") -> EvaluationData:
+        """Make both splits of one, for a dataset in memory or a stream: a share of each class is the test split.
+
+        Raises:
+            ValueError: As `HoldOut` does.
+
+        Example:
+            >>> from poa_hf.data.textures import TextureDataset
+            >>> data = EvaluationData.held_out(LabelledImages(TextureDataset(length=100)), 0.2)
+            >>> len(data.train) + len(data.test)
+            100
+        """
+        holdout = HoldOut(share, seed)
+        train, test = holdout.split(images)
+        return cls(test, train, name, holdout=holdout)
+
     def __post_init__(self) -> None:
         if self.train is not None and (self.train is self.test or self.train.shares_rows_with(self.test)):
             raise ValueError(_same_images(self.train.name, self.test.name))
@@ -156,7 +173,7 @@ class _Opener:
 
 
 def _same_images(train: str, test: str) -> str:
-    splits = f"{train} is" if train == test else f"{train} and {test} have images in common, which are"
+    splits = f"The split {train} is" if train == test else f"Images of the splits {train} and {test} are"
     return (
         f"{splits} given both for training and for testing, so accuracy would mean nothing: pass --test_split with "
         "another split, or --holdout 0.2 to hold a fifth of the train split out."

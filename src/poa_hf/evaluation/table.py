@@ -20,7 +20,7 @@ def results_table(records: Sequence[Evaluation]) -> str:
         rows.setdefault(record.size, {})[column_title(record)] = record.value
     widths = [max(6, len(title)) for title in columns]
     lead = max(4, *(len(size) for size in rows))
-    lines = [f"{first.model}{step} on {first.dataset} ({images_of(train or first)}), %", ""]
+    lines = [f"{first.model}{step} on {first.dataset}, in % ({images_of(train or first)})", ""]
     titles = "  ".join(f"{title:>{width}}" for title, width in zip(columns, widths, strict=True))
     lines.append(f"{'size':<{lead}}  {titles}")
     for size, values in rows.items():

@@ -73,15 +73,16 @@ class Comparison:
 
 
 def images_of(record: Evaluation) -> str:
-    """The images that a number rests on, such as `100 test images classified by 200 train images`, or `20 test images
-    (20 % of train, held out at random by class, seed 0) classified by 80 train images`."""
-    if record.holdout is None:
-        text = _count(record.test_images, record.test_split)
-    else:
-        choice = f"{100 * record.holdout:g} % of {record.test_split}, held out at random by class"
-        text = f"{_count(record.test_images, 'test')} ({choice}, seed {record.holdout_seed})"
+    """The images that a number rests on, such as `100 test images classified by 200 train images`.
+
+    For a hold-out, `; test images: 20 % of train, held out at random by class, seed 0` follows.
+    """
+    text = _count(record.test_images, record.test_split if record.holdout is None else "test")
     if record.train_images is not None:
         text += f" classified by {_count(record.train_images, record.train_split or 'train')}"
+    if record.holdout is not None:
+        share = f"{100 * record.holdout:g} % of {record.test_split}"
+        text += f"; test images: {share}, held out at random by class, seed {record.holdout_seed}"
     return text
 
 

@@ -63,8 +63,8 @@ def test_a_hold_out_and_its_reservations_are_in_the_words_of_the_card():
     fields = dict(test_split="train", test_images=20, train_images=80, holdout=0.2, holdout_seed=0)
     text = results_text([record(**fields)])
     assert (
-        "**textures**, 20 test images (20 % of train, held out at random by class, seed 0) classified by 80 train "
-        "images:" in text
+        "**textures**, 20 test images classified by 80 train images; test images: 20 % of train, held out at random by "
+        "class, seed 0:" in text
     )
     text = results_text([record(**fields, coinciding_images=3, pretrained_on_test=True)])
     assert " 3 of the test images are also train images, so the values are too high." in text
