@@ -2,13 +2,16 @@
 
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from poa_hf import PoaTrainer
+from poa_hf.data.workers import batch_loader
 from poa_hf.training.stopping import TrainingDivergedError, TrainingInterrupted
 
 from .processes import in_processes, train
@@ -168,3 +171,22 @@ def test_a_run_that_diverges_at_once_says_to_start_anew(tmp_path):
     args = arguments(tmp_path, save_steps=1, max_nonfinite_steps=3)
     with pytest.raises(TrainingDivergedError, match="no checkpoint is from before them: start anew with a lower"):
         FromTheStart(new_model(), args, images()).train()
+
+
+class Pids(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sends a signal")
+def test_workers_leave_signals_to_the_main_process(tmp_path):
+    batches = iter(batch_loader(Pids(), 1))
+    worker = next(batches)
+    for number in SIGNALS:
+        subprocess.run(["kill", f"-{number.name.removeprefix('SIG')}", str(worker)], check=True)
+    assert [next(batches) for _ in range(20)] == [worker] * 20  # more than were made ahead
+    os.kill(worker, signal.SIGTERM)  # by the main process: as it ends a worker that hangs
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        for _ in batches:
+            pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,8 +15,11 @@ from safetensors import SafetensorError
 from ..formatting import format_bytes
 
 # what torch and safetensors say when a file cannot be written; they do not pass on the system's error
-_CUT_SHORT = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed|I/O error|file write failed")
+_CUT_SHORT = re.compile(
+    r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed|I/O error|file write failed|iostream error"
+)
 _SYSTEM_ERROR = re.compile(r"(?:I/O error: )?([A-Z][a-z ]+) \(os error \d+\)")
+_ALMOST_NOTHING = 1_000_000  # bytes
 
 
 class WriteError(OSError):
@@ -36,15 +41,15 @@ def writing(path: Path) -> Iterator[None]:
     except WriteError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = _reason(error)
+        free = _free_space(path)
+        reason = _reason(error, free)
         if reason is None:
             raise
-        raise WriteError(
-            f"{path} cannot be written ({reason}; {_free_space(path)}): make room, or use another folder."
-        ) from error
+        space = "the free space is not known" if free is None else f"{format_bytes(free)} are free"
+        raise WriteError(f"{path} cannot be written ({reason}; {space}): make room, or use another folder.") from error
 
 
-def _reason(error: Exception) -> str | None:
+def _reason(error: Exception, free: int | None) -> str | None:
     """Why nothing could be written, or None if the error is another one."""
     if isinstance(error, OSError):
         # an error of a connection is not one of a file
@@ -52,12 +57,15 @@ def _reason(error: Exception) -> str | None:
     text = str(error)
     if found := _SYSTEM_ERROR.search(text):
         return found[1]
-    return "only a part of the file was taken" if _CUT_SHORT.search(text) else None
+    if not _CUT_SHORT.search(text):
+        return None
+    is_full = free is not None and free < _ALMOST_NOTHING
+    return os.strerror(errno.ENOSPC) if is_full else "only a part of the file was taken"
 
 
-def _free_space(path: Path) -> str:
+def _free_space(path: Path) -> int | None:
     try:
         existing = next(parent for parent in path.absolute().parents if parent.is_dir())
-        return f"{format_bytes(shutil.disk_usage(existing).free)} are free"
+        return shutil.disk_usage(existing).free
     except (OSError, StopIteration):
-        return "the free space is not known"
+        return None
