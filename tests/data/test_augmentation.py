@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from poa_hf.data import CropArguments, augment
+from poa_hf.data.augmentation import coloured
 from poa_hf.data.crops import draw_augmentation
 
 COUNT, SIDE = 12, 16
@@ -149,3 +150,14 @@ def test_autocast_does_not_lower_the_precision(crops):
     plain = augment(crops, parameters(blur=chosen), *UNIT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(augment(crops, parameters(blur=chosen), *UNIT), plain)
+
+
+@pytest.mark.parametrize("backend", [None, pytest.param("inductor", marks=pytest.mark.slow)])
+def test_all_crops_at_once_are_coloured_as_each_operation_by_itself(crops, backend):
+    rng = np.random.default_rng(1)
+    drawn = draw_augmentation(rng, CropArguments(num_local_crops=COUNT - 2))
+    values = {name: torch.from_numpy(array) for name, array in drawn.items()}
+    together = coloured if backend is None else torch.compile(coloured, dynamic=False, fullgraph=True, backend=backend)
+    expected = augment(crops, values, *UNIT)
+    torch.testing.assert_close(augment(crops, values, *UNIT, together), expected, rtol=0, atol=1e-5)
+    assert (augment(crops, values, *UNIT) - crops / 255).abs().max() > 0.1

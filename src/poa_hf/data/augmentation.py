@@ -19,7 +19,13 @@ Operation = Callable[..., Tensor]  # of images (n, 3, H, W) and values (n,)
 
 
 @torch.no_grad()
-def augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def augment(
+    crops: Tensor,
+    parameters: dict[str, Tensor],
+    mean: Sequence[float],
+    std: Sequence[float],
+    colour_all: Callable[[Tensor, dict[str, Tensor]], Tensor] | None = None,
+) -> Tensor:
     """Flip, colour, blur, solarise and normalise crops.
 
     Args:
@@ -28,6 +34,8 @@ def augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float],
             operation applies to is then known without waiting for the device.
         mean: Mean of red, green and blue, of pixels in 0..1.
         std: Standard deviation of red, green and blue, of pixels in 0..1.
+        colour_all: A compiled `coloured`, which flips and colours all crops in few kernels; None runs each operation on
+            the crops that it applies to, in a thousand.
 
     Returns:
         float32 (N, 3, H, W), on the device of the crops.
@@ -48,22 +56,73 @@ def augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float],
     if len(crops) != len(parameters["flip"]):
         raise ValueError(f"{len(crops)} crops, but parameters for {len(parameters['flip'])}: give one row per crop.")
     with torch.autocast(crops.device.type, enabled=False):
-        return _augment(crops, {name: values.cpu() for name, values in parameters.items()}, mean, std)
+        return _augment(crops, {name: values.cpu() for name, values in parameters.items()}, mean, std, colour_all)
 
 
-def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    # kornia takes more than a second to import, which only training should pay
+def coloured(crops: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    """Flip, jitter and grey crops, with each operation computed for all of them and kept where it applies.
+
+    That is several times the arithmetic, but a compiler makes three dozen kernels of it.
+
+    Args:
+        crops: uint8 (N, 3, H, W).
+        parameters: As for `augment`, on the device of the crops.
+
+    Returns:
+        float32 (N, 3, H, W), in 0..1.
+    """
     from kornia.color import rgb_to_grayscale
+
+    def chosen(mask: Tensor, changed: Tensor, images: Tensor) -> Tensor:
+        return torch.where(mask[:, None, None, None], changed, images)
+
+    operations = _jitter()
+    images = crops.to(torch.float32).div(255)
+    images = chosen(parameters["flip"], images.flip(-1), images)
+    for place in range(len(operations)):
+        result = images
+        for number, (name, (operation, neutral)) in enumerate(operations.items()):
+            due = parameters["jitter"] & (parameters["order"][:, place] == number) & (parameters[name] != neutral)
+            result = chosen(due, operation(images, parameters[name]), result)
+        images = result
+    return chosen(parameters["grayscale"], rgb_to_grayscale(images).expand(-1, 3, -1, -1), images)
+
+
+def _jitter() -> dict[str, tuple[Operation, int]]:
+    """Return the operations of colour jitter by name, each with the value that changes nothing."""
+    # kornia takes more than a second to import, which only training should pay
     from kornia.enhance import (
         adjust_brightness_accumulative,
         adjust_contrast_with_mean_subtraction,
         adjust_hue,
         adjust_saturation_with_gray_subtraction,
     )
+
+    return {
+        "brightness": (adjust_brightness_accumulative, 1),
+        "contrast": (adjust_contrast_with_mean_subtraction, 1),
+        "saturation": (adjust_saturation_with_gray_subtraction, 1),
+        "hue": (lambda images, turns: adjust_hue(images, turns * (2 * torch.pi)), 0),
+    }
+
+
+def _augment(
+    crops: Tensor,
+    parameters: dict[str, Tensor],
+    mean: Sequence[float],
+    std: Sequence[float],
+    colour_all: Callable[[Tensor, dict[str, Tensor]], Tensor] | None,
+) -> Tensor:
+    # kornia takes more than a second to import, which only training should pay
+    from kornia.color import rgb_to_grayscale
     from kornia.filters import gaussian_blur2d
 
-    device = crops.device
-    images = crops.to(torch.float32).div_(255)
+    device, operations = crops.device, _jitter()
+    if colour_all is not None:
+        names = ("flip", "jitter", "order", *operations, "grayscale")
+        images = colour_all(crops, {name: parameters[name].to(device, non_blocking=True) for name in names})
+    else:
+        images = crops.to(torch.float32).div_(255)
 
     def change(mask: Tensor, operation: Operation, *values: Tensor, device: torch.device = device) -> None:
         """Replace the images that `mask` (N,) selects by `operation(images, *values of these images on the device)`."""
@@ -83,18 +142,13 @@ def _augment(crops: Tensor, parameters: dict[str, Tensor], mean: Sequence[float]
         # not kornia's, which copies the threshold to the device and waits for that
         return torch.where(selected < SOLARIZE_THRESHOLD, selected, 1 - selected)
 
-    jitter: dict[str, tuple[Operation, int]] = {  # the operation, and the value that changes nothing
-        "brightness": (adjust_brightness_accumulative, 1),
-        "contrast": (adjust_contrast_with_mean_subtraction, 1),
-        "saturation": (adjust_saturation_with_gray_subtraction, 1),
-        "hue": (lambda selected, turns: adjust_hue(selected, turns * (2 * torch.pi)), 0),
-    }
-    change(parameters["flip"], lambda selected: selected.flip(-1))
-    for place in range(len(jitter)):
-        for number, (name, (operation, neutral)) in enumerate(jitter.items()):
-            due = parameters["jitter"] & (parameters["order"][:, place] == number)
-            change(due & (parameters[name] != neutral), operation, parameters[name])
-    change(parameters["grayscale"], lambda selected: rgb_to_grayscale(selected).expand(-1, 3, -1, -1))
+    if colour_all is None:
+        change(parameters["flip"], lambda selected: selected.flip(-1))
+        for place in range(len(operations)):
+            for number, (name, (operation, neutral)) in enumerate(operations.items()):
+                due = parameters["jitter"] & (parameters["order"][:, place] == number)
+                change(due & (parameters[name] != neutral), operation, parameters[name])
+        change(parameters["grayscale"], lambda selected: rgb_to_grayscale(selected).expand(-1, 3, -1, -1))
     # kornia reads these values, for which it would have to wait if they were on a GPU
     change(parameters["blur"], blur, parameters["sigma"], device=torch.device("cpu"))
     change(parameters["solarize"], solarize)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
+from ..data.augmentation import coloured
 from ..models.compiled_blocks import BlockCompiler, CompilationUnavailable, block_kind, check_compiler
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from .arguments import PoaTrainingArguments
@@ -37,6 +40,16 @@ def block_compiler(model: PoaForPreTraining, args: PoaTrainingArguments, device:
         logger.warning("Blocks are not compiled, as PyTorch cannot compile on this machine (%s).", error)
         return None
     return BlockCompiler(expected_compilations(model, args))
+
+
+def compiled_colours(
+    compiler: BlockCompiler | None, device: torch.device
+) -> Callable[[Tensor, dict[str, Tensor]], Tensor] | None:
+    """Return the compiled colouring of crops (`augment`) of a run whose blocks are compiled on a GPU, else None.
+
+    On a CPU, where launches cost little, its additional arithmetic would not pay.
+    """
+    return None if compiler is None or device.type == "cpu" else torch.compile(coloured, dynamic=False)
 
 
 def expected_compilations(model: PoaForPreTraining, args: PoaTrainingArguments) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,23 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
-def coloured_crops(batch: dict[str, Any], args: PoaTrainingArguments, device: torch.device) -> dict[str, Tensor]:
-    """Move the global and local crops of a batch to the device, and colour and normalise them there."""
+def coloured_crops(
+    batch: dict[str, Any],
+    args: PoaTrainingArguments,
+    device: torch.device,
+    colour_all: Callable[[Tensor, dict[str, Tensor]], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Move the global and local crops of a batch to the device, and colour and normalise them there.
+
+    Args:
+        batch: A batch of the loader.
+        args: The arguments of the run.
+        device: The device of the run.
+        colour_all: See `augment`.
+    """
     crops = {}
     for kind in ("global", "local"):
         pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)  # uint8 (2B, 3, g, g) or (V * B, 3, l, l)
         # the parameters stay on the CPU, where they say which crops an operation is for
-        crops[kind] = augment(pixels, batch[f"{kind}_augmentation"], args.image_mean, args.image_std)
+        crops[kind] = augment(pixels, batch[f"{kind}_augmentation"], args.image_mean, args.image_std, colour_all)
     return crops

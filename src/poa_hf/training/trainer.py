@@ -30,7 +30,7 @@ from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
 from .checkpointing import Checkpointer, run_locked
 from .checks import check_run
-from .compilation import block_compiler
+from .compilation import block_compiler, compiled_colours
 from .monitoring import LogWindow, NonfiniteSteps
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
 from .preparation import coloured_crops, configure, seed_step, training_loader
@@ -102,6 +102,7 @@ class PoaTrainer:
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
         compiler = block_compiler(self.model, args, self.accelerator.device)
         self.model.compile_blocks(compiler)
+        self.colour_all = compiled_colours(compiler, self.accelerator.device)
         self.speed = SpeedLog(model.config, args, self.accelerator.device, compiler) if self.is_main else None
         self.state = TrainerState(max_steps=args.max_steps, is_world_process_zero=self.is_main)
         self.state.is_local_process_zero = self.accelerator.is_local_main_process
@@ -280,7 +281,7 @@ class PoaTrainer:
     ) -> PoaForPreTrainingOutput:
         """Colour a batch of the loader on the device, and compute its loss."""
         device = self.accelerator.device
-        crops = coloured_crops(batch, self.args, device)
+        crops = coloured_crops(batch, self.args, device, self.colour_all)
         masked_patches = batch["masks"].flatten().nonzero().squeeze(1)  # (M,) of 2B * patches
         with self.accelerator.autocast():
             return self.wrapped_model(
