@@ -199,7 +199,12 @@ def _first_item(dataset: Any) -> Any:
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         if len(dataset) == 0:
             raise ValueError("The dataset is empty: give one with at least one image.")
-        return dataset[0]
+        try:
+            return dataset[0]
+        except OSError:
+            raise
+        except Exception as error:
+            raise reading_error(error) from error
     if not isinstance(dataset, Iterable):
         raise ValueError(f"A {type(dataset).__name__} is not a dataset: give one with items to index or iterate.")
     try:
