@@ -3,12 +3,12 @@
 The way of an image through this package, one module after the other:
 
 1. `sources` opens a dataset by its name and finds the column with the images (`textures` are built in).
-2. `rows` reads rows without decoding them, by index or shard by shard.
+2. `rows` reads rows without decoding them, by index or shard by shard; `shards` divides a stream.
 3. `stream` and `order` say which row comes next: a function of the seed, whatever the number of processes and workers.
 4. `decoding` makes an RGB image of a row, and `crops` cuts its global and local crops and draws their augmentation
    (`crop_arguments` has the options).
-5. `batches` collates the crops, replaces rows that cannot be decoded, and draws `masks` of the global views; `workers`
-   runs this in worker processes.
+5. `reader` reads the rows of streams in processes of its own. `batches` collates the crops, replaces rows that cannot
+   be decoded, and draws `masks` of the global views; `workers` runs this in worker processes.
 6. `loader` hands the batches out, and knows where to resume.
 7. `augmentation` colours and normalises a batch on the training device. `training.trainer` gives it to the model.
 
