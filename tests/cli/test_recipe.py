@@ -83,7 +83,7 @@ def test_without_a_file_the_recipe_is_the_published_one():
         (["--model.koleo_weight", "!!python/object:os.system"], "--model.koleo_weight is '!!python/object:os.system'"),
         (["--model.koleo_weight", "[" * 5000], "--model.koleo_weight is"),
         (["--model.num_prototypes"], "--model.num_prototypes needs a value"),
-        (["--model.num_prototypes", "few"], "num_prototypes' expected a list, got str"),
+        (["--model.num_prototypes", "few"], "num_prototypes is 'few': give whole numbers, such as 32 64"),
         (
             ["--model.backbone_config.num_register_tokens", "4"],
             "key: choose from apply_layernorm, .*qkv_bias",

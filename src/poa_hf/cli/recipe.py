@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
 from ..formatting import suggest
 from ..training.arguments import PoaTrainingArguments
-from ..yaml_files import read_mapping
+from ..yaml_files import Section, located, read_mapping, yaml_text
 from .configs import find_config
 from .fields import add_fields, read_mapping_values
 from .other_names import instead_of
-from .parser import CommandParser, words
+from .overrides import set_field, split_model_overrides
+from .parser import CommandParser
 
 if TYPE_CHECKING:
     from ..models.configuration_poa import PoaConfig
@@ -113,7 +112,7 @@ class Recipe:
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
         start = {"init_from": self.init_from} if self.init_from else {}
-        return yaml.safe_dump({**flat, **start, "model": model}, sort_keys=False)
+        return yaml_text({**flat, **start, "model": model})
 
 
 _PRETRAIN = "Pre-train an elastic model on images without labels."
@@ -149,16 +148,18 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
         ValueError: For an unknown key of the file or a value that does not fit.
     """
     config_name = options.pop("config", None)
-    content = {} if config_name is None else read_mapping(find_config(config_name))
-    model = _model_section(content)
-    _check_keys(content)
+    content = Section() if config_name is None else read_mapping(find_config(config_name))
+    with located(content):
+        model = _model_section(content)
+        _check_keys(content)
     for path, value in overrides:
-        _set(model, path, value)
+        set_field(model, path, value)
     start = _part(ModelArguments, content, options)
     data = _part(DataArguments, content, options)
     training = _part(PoaTrainingArguments, content, options)
     evaluation = _part(EvaluationArguments, content, options)
-    from ..models.from_fields import as_numbers, model_config
+    from ..models.declared_types import as_numbers
+    from ..models.from_fields import model_config
 
     if start.init_from is None:
         return Recipe(model_config(model), data, training, evaluation)
@@ -216,18 +217,20 @@ class _RecipeParser(CommandParser):
         return instead_of(name.replace("-", "_"), "--")
 
 
-def _part(part: type[_Arguments], content: dict[str, Any], options: dict[str, Any]) -> _Arguments:
+def _part(part: type[_Arguments], content: Section, options: dict[str, Any]) -> _Arguments:
     """Make one of the dataclasses from a file's content and the options, which win."""
-    rest = {name: value for name, value in content.items() if name not in options}
+    rest = content.without(options)
     names = {each.name for each in dataclasses.fields(part)}
-    return part(**read_mapping_values(part, rest), **{name: options[name] for name in names & options.keys()})
+    with located(rest):
+        return part(**read_mapping_values(part, rest), **{name: options[name] for name in names & options.keys()})
 
 
-def _model_section(content: dict[str, Any]) -> dict[str, Any]:
+def _model_section(content: Section) -> dict[str, Any]:
     """Take the `model` section out of a file's content."""
-    model = content.pop("model", None) or {}
-    backbone = model.get("backbone_config") or {} if isinstance(model, dict) else None
-    if not isinstance(backbone, dict):
+    model = content.pop("model", None)
+    model = {} if model is None else model
+    backbone = model.get("backbone_config") if isinstance(model, dict) else model
+    if backbone is not None and not isinstance(backbone, dict):
         raise ValueError("model and its backbone_config must hold `key: value` lines.")
     return model
 
@@ -238,46 +241,3 @@ def _check_keys(content: dict[str, Any]) -> None:
         if key not in known:
             hint = instead_of(str(key)) or suggest(str(key), {*known, "model"})
             raise ValueError(f"{key} is not a known key: {hint}")
-
-
-def split_model_overrides(argv: list[str]) -> tuple[list[str], list[tuple[list[str], Any]]]:
-    """Split `--model.X value ...` from the other arguments: paths of fields and their values."""
-    rest: list[str] = []
-    overrides = []
-    arguments = list(argv)
-    while arguments:
-        argument = arguments.pop(0)
-        if not argument.startswith("--model."):
-            rest.append(argument)
-            continue
-        name, equals, value = argument.partition("=")
-        values = [value] if equals else []
-        while not equals and arguments and not arguments[0].startswith("--"):
-            values.append(arguments.pop(0))
-        if not values:
-            raise ValueError(f"{name} needs a value.")
-        overrides.append((name[len("--model.") :].split("."), _model_value(name, values)))
-    return rest, overrides
-
-
-def _model_value(name: str, values: list[str]) -> Any:
-    """Read the value of an override: `a b`, `[a, b]` or one value in YAML. `a,b` is split where the field is a list."""
-    text = " ".join(values)
-    try:
-        if len(values) > 1 and not text.startswith(("[", "{")):
-            return [yaml.safe_load(word) for word in words(text)]
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ValueError(f"{name} is {text[:60]!r}: give a value, or several separated by spaces.") from None
-
-
-def _set(model: dict[str, Any], path: list[str], value: Any) -> None:
-    where = ".".join(["model", *path])
-    section: Any = model
-    for key in path[:-1]:
-        section = section.setdefault(key, {}) if isinstance(section, dict) else None
-    if not isinstance(section, dict):
-        raise ValueError(f"{where} is not a known key: {where.rpartition('.')[0]} holds a value, not fields.")
-    if path == ["backbone_config"] and not isinstance(value, dict):
-        raise ValueError(f"{where} holds fields: give --{where}.FIELD.")
-    section[path[-1]] = value

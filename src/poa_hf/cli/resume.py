@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .overrides import split_model_overrides
 from .pretrain import run_recipe
-from .recipe import read_recipe, recipe_parser, split_model_overrides
+from .recipe import read_recipe, recipe_parser
 
 _GIVEN_BY_THE_RUN = ("output_dir", "resume_from_checkpoint", "overwrite_output_dir")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..formatting import one_line, suggest
-from ..yaml_files import read_mapping
+from ..yaml_files import located, read_mapping
 from .configuration_poa import PoaConfig
+from .declared_types import as_declared
 
 # Fields that concern the library rather than the model, and the one that a warm start sets.
 _LIBRARY_FIELDS = {"transformers_version", "architectures", "dtype", "warm_started_from"}
@@ -46,19 +46,23 @@ def model_config(model: Mapping[str, Any]) -> PoaConfig:
         >>> config.backbone_config.space.full
         SubNetwork(width=768, depths=(24,))
     """
-    backbone = dict(model.get("backbone_config") or {})
+    section = model.get("backbone_config") or {}
+    backbone = dict(section)
     model_type = backbone.pop("model_type", "poa_vit")
     elastic = sorted(name for name in CONFIG_MAPPING if name.startswith("poa_"))
-    if model_type not in elastic:
-        raise ValueError(f"model_type {model_type!r} is not an elastic model: {suggest(str(model_type), elastic)}")
-    backbone_class = CONFIG_MAPPING[model_type]
-    for key in backbone:
-        check_key(key, field_names(backbone_class), "model.backbone_config.")
-    for key in model:
-        check_key(key, field_names(PoaConfig), "model.")
     try:
-        elastic_config = backbone_class(**as_declared(backbone_class, backbone))
-        return PoaConfig(**{**as_declared(PoaConfig, model), "backbone_config": elastic_config})
+        with located(section):
+            if model_type not in elastic:
+                known = suggest(str(model_type), elastic)
+                raise ValueError(f"model_type {model_type!r} is not an elastic model: {known}")
+            backbone_class = CONFIG_MAPPING[model_type]
+            for key in backbone:
+                check_key(key, field_names(backbone_class), "model.backbone_config.")
+            elastic_config = backbone_class(**as_declared(backbone_class, backbone))
+        with located(model):
+            for key in model:
+                check_key(key, field_names(PoaConfig), "model.")
+            return PoaConfig(**{**as_declared(PoaConfig, model), "backbone_config": elastic_config})
     except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"Invalid model configuration: {one_line(error)}.") from error
 
@@ -67,40 +71,6 @@ def own_fields(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the fields of a configuration that differ from their defaults, without those of the library."""
     names = field_names(type(config)) - _LIBRARY_FIELDS
     return {name: value for name, value in config.to_diff_dict().items() if name in names}
-
-
-def as_numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with text such as `1e-5` as numbers; YAML reads only `1.0e-5` as one."""
-    return {key: _as_number(value) for key, value in fields.items()}
-
-
-def as_declared(config_class: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields as numbers and, where a configuration wants a list, as lists, also when they are
-    written as `32` or `32,64`."""
-    values = as_numbers(fields)
-    for field in dataclasses.fields(config_class):
-        value = values.get(field.name)
-        if value is None or isinstance(value, list | tuple | dict) or not _wants_list(field.type):
-            continue
-        words = [word for word in re.split(r"[\s,]+", value) if word] if isinstance(value, str) else [value]
-        items = [int(word) if str(word).isdigit() else _as_number(word) for word in words]
-        if not any(isinstance(item, str) for item in items):  # otherwise the configuration itself reports the text
-            values[field.name] = items
-    return values
-
-
-def _as_number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _wants_list(hint: Any) -> bool:
-    """Whether an annotation, a type or its name as text, takes lists or tuples and no single value."""
-    options = [each.strip() for each in str(hint).split("|")] if not isinstance(hint, type) else [str(hint)]
-    options = [each for each in options if each not in ("None", "NoneType")]
-    return bool(options) and all(re.match(r"(typing\.)?(list|tuple|List|Tuple|Sequence)\b", each) for each in options)
 
 
 def field_names(config_class: type) -> set[str]:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..locations import leads_outside, looks_local
 from ..runs.atomic import write_text
 from ..runs.layout import (
@@ -25,6 +23,7 @@ from ..runs.layout import (
     RunFolder,
     published_patterns,
 )
+from ..yaml_files import parse_yaml, yaml_text
 
 _MACHINE_FIELDS = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "report_to"}
 _SOURCE_FIELDS = {"dataset_name", "eval_dataset_name", "init_from", "foreign_teacher"}  # a Hub id or a local path
@@ -84,7 +83,7 @@ def write_run_files(folder: Path, model: Path, started_from: str | None) -> None
             continue
         try:
             content = parse(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError):
             continue
         if name != OWNER:  # which its owner wrote for publication
             content = without_local_paths(content)
@@ -131,18 +130,14 @@ def _last_part(path: str) -> str:
     return Path(path.removeprefix("file:").replace("\\", "/")).name
 
 
-def _to_yaml(content: Any) -> str:
-    return yaml.safe_dump(content, sort_keys=False)
-
-
 def _to_json(indent: int) -> Callable[[Any], str]:
     return lambda content: json.dumps(content, indent=indent) + "\n"
 
 
 # how to parse and how to write each file
 _FILES: dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
-    RECIPE: (yaml.safe_load, _to_yaml),
-    OWNER: (yaml.safe_load, _to_yaml),
+    RECIPE: (parse_yaml, yaml_text),
+    OWNER: (parse_yaml, yaml_text),
     TRAINING_ARGUMENTS: (json.loads, _to_json(2)),
     TRAINING_TIME: (json.loads, _to_json(2)),
     EVALUATIONS: (json.loads, _to_json(1)),

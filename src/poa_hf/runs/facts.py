@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedConfig
 
 from ..data.sources import TEXTURES
@@ -21,6 +20,7 @@ from ..models.configuration_poa import PoaConfig
 from ..models.elastic_config import ElasticConfigMixin, elastic_config
 from ..models.from_fields import model_config, read_model_section
 from ..models.saved import load_saved_config
+from ..yaml_files import parse_yaml
 from .checkpoints import checkpoints
 from .checksums import first_difference, has_checksums
 from .comparison import Comparison, compare
@@ -93,7 +93,7 @@ class RunFacts:
             if difference := first_difference(model, thorough=False, only={CONFIG}):
                 raise ValueError(f"The model in {model} is damaged ({difference}): restore the file from a copy.")
         folder = RunFolder.containing(model or run)
-        recipe = _read_mapping(folder.recipe, yaml.safe_load)
+        recipe = _read_mapping(folder.recipe, parse_yaml)
         if config is None and model is not None:
             config = load_saved_config(model)
         elif config is None and recipe:
@@ -178,7 +178,7 @@ def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """The content of a file; empty if it does not exist or is broken, since a card or report then says less."""
     try:
         content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

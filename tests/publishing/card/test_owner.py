@@ -24,7 +24,7 @@ def test_the_owner_adds_what_no_run_knows(tiny_model, tmp_path):
     [
         ("licence: mit", "card.yaml must hold `key: value` lines with keys of license,"),
         ("- mit", "must hold `key: value` lines"),
-        ("license: [", "cannot be read"),
+        ("license: [", "line 1 is not valid YAML"),
         ("license: Apache 2.0", "did you mean apache-2.0"),
         ("license: other", "needs a license_name"),
         ("license: mit\nlicense_link: LICENSE", "are for license other only"),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
-import yaml
-
-from ...formatting import one_line
 from ...locations import is_hub_id
 from ...runs.layout import RunFolder
+from ...yaml_files import located, read_mapping
 from .metadata import check_license
 
 # HTML tags and comments, and the targets of links that a browser would run instead of opening
@@ -68,17 +66,15 @@ class OwnerFacts:
         if run is None or not run.owner.exists():
             return cls(**replaced)
         path = run.owner
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path} cannot be read ({one_line(error)}): repair or delete it.") from error
+        content = read_mapping(path)
         known = [each.name for each in fields(cls)]
-        if not isinstance(content, dict) or not content.keys() <= set(known):
+        if not content.keys() <= set(known):
             raise ValueError(f"{path} must hold `key: value` lines with keys of {', '.join(known)}.")
         try:
-            saved = vars(cls(**content))
+            with located(content):
+                saved = vars(cls(**content))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
         if "license" in replaced:
             saved = saved | {"license_name": None, "license_link": None}
         return cls(**(saved | replaced))
