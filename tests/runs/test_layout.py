@@ -71,7 +71,13 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
     for name, text in users.items():
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text(text)
-    written_by_others = {"model*.safetensors*", "conversion.json", "sizes.json", ".*lock"}  # and locks for a while
+    written_by_others = {
+        "model*.safetensors*",
+        "conversion.json",
+        "sizes.json",
+        "profile",
+        ".*lock",
+    }  # and locks for a while
     missing = [e.pattern for e in ENTRIES if e.pattern not in written_by_others and not list(run.glob(e.pattern))]
     assert not missing, "the test does not write these"
     written = names(run) - {"notes.txt", "my-model"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..formatting import printable
 from .main import quiet_libraries
 from .parser import CommandParser
 
@@ -26,7 +27,7 @@ def check(argv: list[str]) -> None:
 
     damaged = []
     for part in inspect_run(Path(args.run)):
-        print(f"{part.name:<20}  {part.state}", flush=True)
+        print(printable(f"{part.name:<20}  {part.state}"), flush=True)
         if not part.is_sound:
             damaged.append(part.name)
     if damaged:

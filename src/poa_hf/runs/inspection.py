@@ -105,5 +105,5 @@ def _read(path: Path, describe: Callable[[Path], str]) -> Part:
             raise ValueError("not a file")
         return Part(path.name, describe(path))
     except (ValueError, OSError) as error:
-        reason = one_line(error, 200).removeprefix(f"{path} ").removeprefix(f"{path}, ")
+        reason = one_line(error, 1000).removeprefix(f"{path} is damaged: ").removeprefix(str(path)).lstrip(", ")
         return Part(path.name, f"damaged: {reason}", is_sound=False)

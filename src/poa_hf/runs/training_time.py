@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from ..formatting import one_line
 from .atomic import write_json
 from .json_files import read_object
 from .layout import TRAINING_TIME
@@ -117,7 +116,7 @@ def load_compute(path: Path) -> Compute:
             raise TypeError("a number is missing")
         return Compute(int(content["global_batch_size"]), parts)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: it does not hold the parts of a run ({one_line(error, 80)}).") from error
+        raise ValueError(f"{path} is damaged: it does not hold the devices and times of a run's parts.") from error
 
 
 def device_name(device: torch.device) -> str:
