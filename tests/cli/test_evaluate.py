@@ -111,20 +111,15 @@ def test_subjects(folders, tmp_path):
         assert subject.processor.crop_size["height"] == 32  # made for the model, as none was saved
 
 
-@pytest.mark.parametrize("test", [[], pytest.param(["--holdout", 0.2], marks=pytest.mark.slow)])
-def test_two_processes_give_the_numbers_of_one(test, folders, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("test", "memory"), [([], 2e-5), pytest.param(["--holdout", 0.2], 1.5e-5, marks=pytest.mark.slow)]
+)
+def test_two_processes_give_the_numbers_of_one(test, memory, folders, capsys, tmp_path):
     script = tmp_path / "launched.py"
     script.write_text(SCRIPT)
     argv = [folders / "run", "--dataset_name", folders / "images", "--num_workers", 0, "--sizes", "16x1,24x2,32x3"]
-    argv += [
-        "--tasks",
-        "knn,linear,lowshot,clustering,retrieval",
-        "--batch_size",
-        4,
-        "--feature_memory_gb",
-        2e-5,
-        *test,
-    ]
+    argv += ["--tasks", "knn,linear,lowshot,clustering,retrieval", "--batch_size", 4, *test]
+    argv += ["--feature_memory_gb", memory]
     status, _, err = command(capsys, *argv, "--output", tmp_path / "one.json")
     assert status == 0, err
     with socket.socket() as sock:
