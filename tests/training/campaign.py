@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import random
 import signal
@@ -122,6 +123,8 @@ class Life:
 
 def _run(environment: dict[str, str], argv: list[str], log: str) -> None:
     os.setsid()
+    # data workers are forked, as the command forks them on Linux; a forked server would load all libraries again
+    multiprocessing.set_start_method("fork", force=True)
     os.environ.update(environment)
     torch.set_num_threads(1)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

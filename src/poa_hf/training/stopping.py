@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerState
@@ -63,6 +63,7 @@ class StopSignals:
     """
 
     def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
         self.alone = accelerator.num_processes == 1
         self.received = 0
         self._since = 0.0
@@ -101,15 +102,20 @@ class StopSignals:
         return bool(self.received) if self.alone else self._agreed
 
     def interruption(self, output_dir: Path, state: TrainerState) -> TrainingInterrupted:
-        """Return the exception to raise once the checkpoint is saved."""
+        """Return the exception to raise once the checkpoint is saved; the main process has logged it."""
         numbers = gather_object([self.received])
         number = max(numbers)
         command = resume_command(output_dir, len(numbers))
-        return TrainingInterrupted(
+        interruption = TrainingInterrupted(
             f"Stopped by {signal.Signals(number).name} after step {state.global_step} of {state.max_steps}, which is "
             f"saved: go on with {command}.",
             number,
         )
+        if self._accelerator.is_main_process:
+            logger.warning("%s", interruption)
+        # a launcher ends the other processes as soon as one of them has ended
+        self._accelerator.wait_for_everyone()
+        return interruption
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
@@ -137,13 +143,9 @@ def resume_command(output_dir: Path, num_processes: int = 1, options: str = "") 
 
 @contextmanager
 def said_how_to_go_on(output_dir: Path, num_processes: int) -> Iterator[None]:
-    """Within this context, an interruption is logged, and errors of writing are raised with the command to go on."""
+    """Within this context, errors of writing are raised with the command to go on."""
     try:
         yield
-    except TrainingInterrupted as interruption:
-        if PartialState().is_main_process:
-            logger.warning("%s", interruption)
-        raise
     except WriteError as error:
         if not checkpoints(output_dir):
             raise
