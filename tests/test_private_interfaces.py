@@ -69,6 +69,32 @@ def test_streams_of_datasets_show_their_steps():
     assert shards.Shards(SEPARABLE["a generator"](stream)).may_be_endless, mend
 
 
+def test_damage_is_told_from_the_end_of_an_archive(tmp_path):
+    import tarfile
+
+    from poa_hf.data import open_dataset
+    from poa_hf.data.damage import DamagedShard
+    from poa_hf.data.rows import StreamedImages
+
+    from .data.test_damage import member, overwritten, tar_of
+
+    mend = "a damaged archive is not told from a sound one: mend data/damage.py"
+    assert issubclass(tarfile.EOFHeaderError, tarfile.HeaderError) and tarfile.TarFile.tarinfo is tarfile.TarInfo, mend
+    data = tar_of(range(12))
+    for damaged in (
+        None,
+        data[: member(data, 16)],
+        overwritten(data, 16, bytes(512)),
+        overwritten(data, 16, b"x" * 512),
+    ):
+        (tmp_path / "train.tar").write_bytes(damaged or data)
+        source = StreamedImages(open_dataset(str(tmp_path)))
+        try:
+            assert len(list(source.rows(source.open_shard(0)))) == 12 and damaged is None, mend
+        except DamagedShard:
+            assert damaged is not None, mend
+
+
 def test_accelerate_forgets_an_earlier_run():
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState

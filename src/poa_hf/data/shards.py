@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import copy
+from itertools import count
 from typing import Any
 
-from .errors import reading_error
+from .damage import is_damage, shard_error, strict_archives
 
 # Streams with fewer files are split further, into row groups. Splitting reads each file's footer: on the Hub, one or
 # two requests per file.
@@ -71,15 +72,20 @@ class Shards:
         elif in_order:
             name = type(in_order[0]).__name__
             self.in_order = CALLED.get(name, name)
-        if self.in_order is None and dataset.num_shards < enough:
-            dataset = dataset.reshard()
         self.dataset = dataset
-        self.count: int = dataset.num_shards if self.in_order is None else 1
+        self._parts = [dataset]  # one after the other, they hold the shards
+        if self.in_order is None and dataset.num_shards < enough:
+            self._parts = _split_further(dataset)
+        self.count: int = sum(part.num_shards for part in self._parts) if self.in_order is None else 1
 
     def open(self, index: int) -> Any:
         """Return a shard as an iterable dataset whose position is independent of all others'."""
         if self.in_order is None:
-            return self.dataset.shard(self.count, index)
+            for part in self._parts:
+                if index < part.num_shards:
+                    return part.shard(part.num_shards, index)
+                index -= part.num_shards
+            raise IndexError(f"shard {index} of {self.count}")
         shard = self.dataset.with_format(None)
         # Streams made from the same one share its steps, and these hold the position.
         shard._ex_iterable = _independent(self.dataset._ex_iterable)
@@ -98,20 +104,27 @@ class Shards:
             columns: The columns to read, all by default; a stream that declares none is read with all of them.
 
         Raises:
-            UnreadableData: For an exception of a function of the user's, or of the library that reads the files.
+            DamagedShard: If the shard's file is damaged.
+            UnreadableData: For a file that cannot be read, or an exception of a function of the user's.
         """
+        files, first = _files(shard), 0
         if state is not None:
             shard.load_state_dict(state)
-            start = 0
+            first = start
         elif columns is not None and shard.features:
             shard = shard.select_columns(list(columns))
-        try:
-            # Not iter(shard): in a worker process that would split the shard's files among the workers once more.
-            for number, batch in enumerate(shard.iter(batch_size=1)):
-                if number >= start:
-                    yield {name: values[0] for name, values in batch.items()}
-        except Exception as error:
-            raise reading_error(error) from error
+        # Not iter(shard): in a worker process that would split the shard's files among the workers once more.
+        batches = shard.iter(batch_size=1)
+        for number in count(first):
+            try:
+                with strict_archives():
+                    batch = next(batches, None)
+            except Exception as error:
+                raise shard_error(error, files, number) from error
+            if batch is None:
+                return
+            if number >= start:
+                yield {name: values[0] for name, values in batch.items()}
 
     def state(self, shard: Any) -> dict | None:
         """Return the state of a shard that is being read, or None if reading would not go on exactly from it."""
@@ -129,6 +142,36 @@ def refuse_split_stream(dataset: Any, num_processes: int) -> None:
             f"The dataset is already one process's part (split_dataset_by_node), and the {num_processes} processes "
             "would share it once more: give all of them the whole dataset."
         )
+
+
+def _split_further(dataset: Any) -> list[Any]:
+    """Split a stream's files into row groups: a stream of all, or one for each file if some are damaged.
+
+    Raises:
+        UnreadableData: For a file that is missing.
+    """
+    try:
+        return [dataset.reshard()]
+    except Exception as error:
+        if dataset.num_shards == 1 and not is_damage(error):
+            raise shard_error(error, _files(dataset), 0) from error
+    if dataset.num_shards == 1:
+        return [dataset]  # reading it raises the error once more, and names the file
+    files = [dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)]
+    return [part for file in files for part in _split_further(file)]
+
+
+def _files(dataset: Any) -> list[str]:
+    """Return the files that a stream reads, with the row group if it is a single one; none if they are not known."""
+    names: list[str] = []
+    for step in _steps(dataset._ex_iterable):
+        arguments = getattr(step, "kwargs", {})
+        paths = [name for value in arguments.values() if isinstance(value, list) for name in value if type(name) is str]
+        groups = arguments.get("row_groups_list") or [None]
+        if len(paths) == 1 and groups[0] is not None:
+            paths = [f"{paths[0]} (row group {groups[0][0]})"]
+        names += paths
+    return list(dict.fromkeys(names))
 
 
 def _steps(step: Any) -> Iterator[Any]:

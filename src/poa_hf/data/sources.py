@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
 from ..formatting import one_line, suggest
 from ..locations import looks_local
+from .damage import is_damage, sound_features, strict_archives
 from .errors import reading_error
 
 TEXTURES = "textures"  # the name of the built-in images
@@ -91,24 +93,35 @@ def check_texture_split(split: str) -> None:
     _pick_split(dict.fromkeys(TEXTURE_SPLITS), TEXTURES, split)
 
 
-def _load(path: str, split: str, streaming: bool, shown_name: str | None = None, **arguments: str | None) -> Any:
+def _load(path: str, split: str, streaming: bool, shown_name: str | None = None, **arguments: Any) -> Any:
     """Call `datasets.load_dataset`, with its errors in one sentence."""
     import datasets
 
     shown_name = shown_name or path
     try:
-        if streaming:
-            return _pick_split(datasets.load_dataset(path, streaming=True, **arguments), shown_name, split)
-        return datasets.load_dataset(path, split=split, **arguments)
+        with strict_archives():
+            if streaming:
+                return _pick_split(datasets.load_dataset(path, streaming=True, **arguments), shown_name, split)
+            return datasets.load_dataset(path, split=split, **arguments)
     except MissingSplit:
         raise
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, TarError, datasets.exceptions.DatasetsError) as error:
+        if streaming and is_damage(error) and "features" not in arguments and (files := _shard_files(path)):
+            # the first file says what the columns are, and is damaged: a sound one does as well
+            return _load(path, split, streaming, shown_name, **arguments, features=sound_features(files))
+        if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
+            error = error.__cause__
         if isinstance(error, ValueError) and not streaming:
             _pick_split(_streamed_splits(path, split, arguments), shown_name, split)
         raise ValueError(
             f"The dataset {shown_name} could not be opened ({one_line(error)}): check its name, its configuration and, "
             "for a dataset on the Hub, the connection and your access rights."
         ) from error
+
+
+def _shard_files(path: str) -> list[str]:
+    """Return the parquet files and tar archives of a local folder, in order; none for a dataset of the Hub."""
+    return sorted(str(file) for file in Path(path).rglob("*") if file.name.endswith((".parquet", ".tar", ".tar.gz")))
 
 
 def _streamed_splits(path: str, split: str, arguments: Mapping[str, str | None]) -> Mapping[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .damage import DamagedShard
+from .decoding import UndecodableImage
 from .errors import UnreadableData
 from .rows import Row, StreamedImages
 
@@ -122,11 +124,17 @@ class Lane:
             if self._rows is None:
                 self._shard = self._source.open_shard(shard_id)
                 self._rows = self._source.rows(self._shard, cursor.row, cursor.source)
-            for image in self._rows:
-                cursor.row += 1
-                return Row(f"{shard_id}:{cursor.row - 1}", image)
+            name, damage = f"{shard_id}:{cursor.row}", None
+            try:
+                for image in self._rows:
+                    cursor.row += 1
+                    return Row(name, image)
+            except DamagedShard as error:
+                damage = UndecodableImage(f"{error.what}, and the rest of it is left out")
             self.close()
             self._cursor = cursor = Cursor(epoch=cursor.epoch, shard=cursor.shard + 1)
+            if damage is not None:  # in the place of the first row that cannot be read, so that it is counted and named
+                return Row(name, damage)
         return None
 
     def _shard_order(self, epoch: int) -> np.ndarray:
