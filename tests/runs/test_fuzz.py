@@ -122,8 +122,9 @@ def test_runs_with_damaged_checkpoints_go_on_or_say_why(finished_run, tmp_path_f
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @given(data=st.data())
-@settings(max_examples=300, **TIMES)
+@settings(max_examples=100, **TIMES)
 def test_many_runs_with_damaged_checkpoints_go_on_or_say_why(finished_run, tmp_path_factory, data):
     resume_one(finished_run, tmp_path_factory, data)
 
