@@ -117,6 +117,16 @@ def test_the_test_split_is_never_the_train_split(tmp_path):
     assert open_splits(str(folder), train_split=None, test_split="train").train is None  # for clustering
 
 
+def test_a_saved_dataset_without_a_name_is_not_its_own_test_split(tmp_path):
+    TABLE.save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="--holdout 0.2"):
+        open_splits(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match="has no split 'test'; it is the saved split 'train'"):
+        open_splits(str(tmp_path / "saved"), test_split="test")
+    data = open_splits(str(tmp_path / "saved"), holdout=0.2)
+    assert len(data.train) + len(data.test) == len(TABLE)
+
+
 @pytest.fixture
 def evaluate(tiny_model):
     """A function from data to records: of k-NN, then of clustering."""

@@ -31,6 +31,10 @@ def test_whether_splits_have_rows_in_common(first, second, expected):
     assert splits_overlap(first, second, lengths) is splits_overlap(second, first, lengths) is expected
 
 
+def test_all_splits_together_have_rows_in_common_with_each():
+    assert splits_overlap("all", "train") and splits_overlap("train[:5]", "all")
+
+
 def _rows(split, lengths):
     for part in split.split("+"):
         name, _, bounds = part.rstrip("]").partition("[")

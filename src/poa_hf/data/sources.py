@@ -77,8 +77,10 @@ def open_dataset(name: str, config_name: str | None = None, split: str = "train"
         return _pick_split(datasets.load_from_disk(str(folder)), name, split)
     if (folder / "state.json").is_file():
         saved = datasets.load_from_disk(str(folder))
-        if saved.split is not None and str(saved.split) != split:
-            raise MissingSplit(f"{name} has no split {split!r}; it is the saved split {str(saved.split)!r}.")
+        # one without a name is the train split only, or it would be its own test split as well
+        saved_split = "train" if saved.split is None else str(saved.split)
+        if saved_split != split:
+            raise MissingSplit(f"{name} has no split {split!r}; it is the saved split {saved_split!r}.")
         return saved
     kind = _kind_of_folder(folder)
     if kind is None:

@@ -12,6 +12,7 @@ from ..data.sources import TEXTURES
 from ..runs.layout import RunFolder
 from ..yaml_files import read_mapping
 
+_ALL = "all"  # what `datasets` calls all splits together
 _ANY_LENGTH = 1_000_000  # assumed of a split whose number of rows is not known; percentages hold for any
 
 
@@ -61,6 +62,8 @@ def splits_overlap(first: str, second: str, lengths: Mapping[str, int] | None = 
         second: The other one.
         lengths: The number of rows of each whole split, as far as it is known.
     """
+    if _ALL in (first, second):
+        return True
     mine, theirs = _ranges(first, lengths or {}), _ranges(second, lengths or {})
     return any(a == b and max(start, left) < min(stop, right) for a, start, stop in mine for b, left, right in theirs)
 
