@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from poa_hf import ElasticSpace, PoaViTConfig, SubNetwork
-from poa_hf.elastic import block_indices
+from poa_hf.elastic import block_indices, stage_depths
 
 
 def test_sub_network_is_a_value():
@@ -103,3 +103,10 @@ def test_block_indices_are_spread_evenly():
             blocks = block_indices(full, depth)
             assert len(set(blocks)) == depth and blocks[0] == 0 and (depth == 1 or blocks[-1] == full - 1)
             assert np.abs(np.array(blocks) - np.linspace(0, full - 1, depth)).max() < 1
+
+
+def test_spaces_that_nobody_could_list_are_refused_at_once():
+    with pytest.raises(ValueError, match="make more than 100,000 choices"):
+        stage_depths((1, 1, 1, 1), (250, 250, 250, 250))
+    with pytest.raises(ValueError, match="1000000 widths and 1 choices of depths make more than 100,000 sizes"):
+        ElasticSpace.from_axes(range(1, 1_000_001), ((2,),), 1.0, 1.0, ())

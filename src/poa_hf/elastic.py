@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,9 @@ class SubNetwork:
         return cls(int(match[1]), tuple(int(depth) for depth in match[2].split("-")))
 
 
+MOST_SIZES = 100_000
+
+
 @dataclass(frozen=True)
 class ElasticSpace:
     """All sub-networks of a configuration: every width with every choice of depths.
@@ -104,7 +108,16 @@ class ElasticSpace:
         depth_bias: float,
         named: tuple[tuple[str, SubNetwork], ...],
     ) -> ElasticSpace:
-        """Return the space of these hashable values, made only once: it is asked for at every step of training."""
+        """Return the space of these hashable values, made only once: it is asked for at every step of training.
+
+        Raises:
+            ValueError: If there are more sizes than anybody could list.
+        """
+        if len(widths) * len(depths) > MOST_SIZES:
+            raise ValueError(
+                f"{len(widths)} widths and {len(depths)} choices of depths make more than {MOST_SIZES:,} sizes: give "
+                "larger steps, or larger smallest sizes."
+            )
         return ElasticSpace(tuple(widths), depths, width_bias, depth_bias, dict(named))
 
     @cached_property
@@ -215,6 +228,11 @@ def stage_depths(smallest: tuple[int, ...], full: tuple[int, ...]) -> tuple[tupl
     ((1, 2), (1, 3), (2, 2), (2, 3))
     """
     ranges = [range(low, high + 1) for low, high in zip(smallest, full, strict=True)]
+    if math.prod(map(len, ranges)) > MOST_SIZES:
+        raise ValueError(
+            f"Depths from {listed(smallest)} to {listed(full)} make more than {MOST_SIZES:,} choices: give larger "
+            "smallest depths."
+        )
     return tuple(sorted(product(*ranges), key=sum))
 
 

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..formatting import format_quantity, one_line
 from ..slicing import without_storage
+from .elastic_config import ElasticConfigMixin
 from .saved_files import check_processor_fields, check_weight_files, read_config_fields, saved_folder
 
 _LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -111,10 +112,18 @@ def _config(folder: Path, name: str | Path) -> PreTrainedConfig:
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         if fields.get("auto_map"):
             raise ValueError(_needs_code(name, "model"))
-        kind = f"is of the type {model_type!r}" if model_type else "names no model_type in its config.json"
-        raise ValueError(f"{name} {kind}, which transformers {transformers_version} does not know: give another model.")
+        if not model_type:
+            raise ValueError(f"{name} has no model_type in its config.json: give another model.")
+        raise ValueError(
+            f"{name} is of the type {one_line(model_type, 60)!r}, which transformers {transformers_version} does not "
+            "know: give another model."
+        )
     with _one_sentence(f"The configuration of {name} cannot be used"):
-        return AutoConfig.from_pretrained(folder, **_LOCAL)
+        config = AutoConfig.from_pretrained(folder, **_LOCAL)
+        backbone = getattr(config, "backbone_config", config)
+        if isinstance(backbone, ElasticConfigMixin):
+            len(backbone.space)  # reports fields that make no space, or one that nobody could list
+        return config
 
 
 def _needs_code(name: str | Path, part: str) -> str:

@@ -83,7 +83,7 @@ def write_run_files(folder: Path, model: Path, started_from: str | None) -> None
             continue
         try:
             content = parse(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if name != OWNER:  # which its owner wrote for publication
             content = without_local_paths(content)

@@ -180,7 +180,7 @@ def _read(path: Path | None, conditions: dict[str, Any]) -> tuple[str, dict[SubN
         if {name: saved.get(name) for name in conditions} != json.loads(json.dumps(conditions)):
             return "", {}
         return saved["date"], {SubNetwork.parse(size): Latency(**values) for size, values in saved["measured"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", {}  # not a file of ours: measured and written again
 
 
@@ -201,7 +201,7 @@ def read_latencies(run: RunFolder, config: PreTrainedConfig) -> dict[str, dict[S
             title += f", batch of {saved['batch_size']}" if saved["batch_size"] != 1 else ""
             title += (", compiled" if saved["compiled"] else "") + ", ms"
             same = saved.get("architecture") == architecture
-        except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
             continue
         if same and sizes.keys() <= set(space):
             found[title] = sizes
