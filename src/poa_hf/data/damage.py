@@ -8,6 +8,7 @@ Follows `shards`, which reads the files.
 
 from __future__ import annotations
 
+import glob
 import gzip
 import logging
 import lzma
@@ -121,7 +122,7 @@ def shard_error(error: Exception, files: list[str], rows: int) -> Exception:
 
 def is_damage(error: Exception) -> bool:
     """Whether an exception means that a file's content is broken, rather than that it could not be fetched."""
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     # a function of the user's may raise the same
     if not any("packaged_modules" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
@@ -164,7 +165,9 @@ def sound_features(files: list[str]) -> Any:
         kind = "webdataset" if file.endswith((".tar", ".tar.gz", ".tgz")) else "parquet"
         try:
             with strict_archives():
-                return datasets.load_dataset(kind, data_files=[file], split="train", streaming=True).features
+                return datasets.load_dataset(
+                    kind, data_files=[glob.escape(file)], split="train", streaming=True
+                ).features
         except Exception as error:
             if not is_damage(error):
                 raise

@@ -16,6 +16,10 @@ class UnreadableData(ValueError):
     """The data as a whole cannot be read. The message is one sentence for the user, to be shown without a traceback."""
 
 
+class MissingSplit(ValueError):
+    """The dataset exists, but has no split of that name."""
+
+
 def reading_error(error: Exception) -> Exception:
     """Return what to raise for an exception that came up while a dataset was read.
 

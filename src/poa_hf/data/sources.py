@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+import glob
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tarfile import TarError
 from typing import Any
@@ -14,18 +14,15 @@ from typing import Any
 from ..formatting import one_line, suggest
 from ..locations import looks_local
 from .damage import is_damage, sound_features, strict_archives
+from .errors import MissingSplit as MissingSplit
 from .errors import reading_error
+from .folders import SPLITS, choose_shards, holds_images, open_images
+from .listing import ARCHIVE_SUFFIXES, list_folder, suffix_of
 
 TEXTURES = "textures"  # the name of the built-in images
 TEXTURE_SPLITS = ("train", "test")
 # Names of image columns in datasets that declare no features: WebDataset names fields by file extension.
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-TABLE_SUFFIXES = {".parquet", ".tar", ".arrow", ".jsonl", ".json", ".csv"}
-
-
-class MissingSplit(ValueError):
-    """The dataset exists, but has no split of that name."""
 
 
 def open_dataset(name: str, config_name: str | None = None, split: str = "train", streaming: bool = True) -> Any:
@@ -71,6 +68,8 @@ def open_dataset(name: str, config_name: str | None = None, split: str = "train"
             raise ValueError(f"The folder {name} does not exist: give a folder, a Hub id or {TEXTURES!r}.")
         return _load(name, split, streaming, name=config_name)
     if not folder.is_dir():
+        if suffix_of(name) in ARCHIVE_SUFFIXES:
+            raise ValueError(f"{name} is an archive: unpack it and give the folder that it makes.")
         raise ValueError(f"{name} is a file: give the folder that holds the dataset's files.")
     if (folder / "dataset_dict.json").is_file():
         # loaded as a whole: it is memory-mapped, so the other splits cost nothing
@@ -82,12 +81,32 @@ def open_dataset(name: str, config_name: str | None = None, split: str = "train"
         if saved_split != split:
             raise MissingSplit(f"{name} has no split {split!r}; it is the saved split {saved_split!r}.")
         return saved
-    kind = _kind_of_folder(folder)
-    if kind is None:
-        raise ValueError(f"The folder {name} holds no images, parquet files or tar archives: give one that does.")
-    if kind == "images":
-        return _load("imagefolder", split, streaming=False, shown_name=name, data_dir=str(folder))
-    return _load(str(folder), split, streaming, shown_name=name, name=config_name)
+    return _open_folder(folder, name, config_name, split, streaming)
+
+
+def _open_folder(folder: Path, name: str, config_name: str | None, split: str, streaming: bool) -> Any:
+    """Open a folder of images, shards or tables (see `folders`)."""
+    if config_name is not None or _declares_configurations(folder / "README.md"):
+        shards = [str(folder / path) for path in list_folder(folder).shards]
+        return _load(str(folder), split, streaming, name, shards, name=config_name)
+    listing = list_folder(folder)
+    if holds_images(listing):
+        return open_images(listing, name, split)
+    loader, files = choose_shards(listing, name)
+    plain = SPLITS.get(split.lower(), split)
+    # `datasets` takes paths for patterns
+    escaped = {each: [glob.escape(path) for path in paths] for each, paths in files.items()}
+    shards = [] if loader in ("json", "csv") else [path for paths in files.values() for path in paths]
+    return _load(loader, plain, streaming, name, shards, data_files=escaped)
+
+
+def _declares_configurations(readme: Path) -> bool:
+    """Whether a dataset card says which files belong to which configuration and split."""
+    try:
+        head = readme.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
+    except OSError:
+        return False
+    return len(head) == 3 and not head[0].strip() and any(line.startswith("configs:") for line in head[1].splitlines())
 
 
 def check_texture_split(split: str) -> None:
@@ -95,8 +114,15 @@ def check_texture_split(split: str) -> None:
     _pick_split(dict.fromkeys(TEXTURE_SPLITS), TEXTURES, split)
 
 
-def _load(path: str, split: str, streaming: bool, shown_name: str | None = None, **arguments: Any) -> Any:
-    """Call `datasets.load_dataset`, with its errors in one sentence."""
+def _load(
+    path: str,
+    split: str,
+    streaming: bool,
+    shown_name: str | None = None,
+    files: Sequence[str] = (),
+    **arguments: Any,
+) -> Any:
+    """Call `datasets.load_dataset`, with its errors in one sentence; `files` are those of a local dataset."""
     import datasets
 
     shown_name = shown_name or path
@@ -108,9 +134,9 @@ def _load(path: str, split: str, streaming: bool, shown_name: str | None = None,
     except MissingSplit:
         raise
     except (ValueError, OSError, TarError, datasets.exceptions.DatasetsError) as error:
-        if streaming and is_damage(error) and "features" not in arguments and (files := _shard_files(path)):
+        if streaming and is_damage(error) and files:
             # the first file says what the columns are, and is damaged: a sound one does as well
-            return _load(path, split, streaming, shown_name, **arguments, features=sound_features(files))
+            return _load(path, split, streaming, shown_name, **arguments, features=sound_features(list(files)))
         if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
             error = error.__cause__
         if isinstance(error, ValueError) and not streaming:
@@ -121,12 +147,7 @@ def _load(path: str, split: str, streaming: bool, shown_name: str | None = None,
         ) from error
 
 
-def _shard_files(path: str) -> list[str]:
-    """Return the parquet files and tar archives of a local folder, in order; none for a dataset of the Hub."""
-    return sorted(str(file) for file in Path(path).rglob("*") if file.name.endswith((".parquet", ".tar", ".tar.gz")))
-
-
-def _streamed_splits(path: str, split: str, arguments: Mapping[str, str | None]) -> Mapping[str, Any]:
+def _streamed_splits(path: str, split: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the dataset's splits, without reading their rows; or only `split` if they cannot be listed either."""
     import datasets
 
@@ -140,19 +161,6 @@ def _pick_split(splits: Mapping[str, Any], name: str, split: str) -> Any:
     if split not in splits:
         raise MissingSplit(f"The dataset {name} has no split {split!r}: choose one of {', '.join(map(str, splits))}.")
     return splits[split]
-
-
-def _kind_of_folder(folder: Path) -> str | None:
-    """Tell "images" from "tables" by the first files met, without listing them all; None for neither."""
-    for _, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        # an image folder's labels and captions may lie beside it in a file called metadata
-        suffixes = {Path(f).suffix.lower() for f in files if not f.startswith((".", "metadata."))}
-        if suffixes & TABLE_SUFFIXES and not suffixes & IMAGE_SUFFIXES:
-            return "tables"
-        if suffixes & IMAGE_SUFFIXES:
-            return "images"
-    return None
 
 
 def find_image_column(dataset: Any, name: str | None = None) -> str | None:
