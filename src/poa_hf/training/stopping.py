@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -127,7 +127,9 @@ class StopSignals:
                         signal.signal(each, signal.SIG_DFL)
                 name = signal.Signals(number).name
                 # not by the logger, which may be writing at this moment
-                os.write(2, f"\n{name}: saving a checkpoint after this step; a second signal ends at once.\n".encode())
+                notice = f"\n{name}: saving a checkpoint after this step; a second signal ends at once.\n"
+                with suppress(OSError):  # a closed terminal
+                    os.write(2, notice.encode())
         elif time.monotonic() - self._since > _PASSED_ON_WITHIN:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

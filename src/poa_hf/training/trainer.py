@@ -2,8 +2,8 @@
 
 A step takes a batch of crops from `data.loader`, colours them on the device (`data.augment`), calls the model for the
 loss (`models.modeling_poa_pretraining`), and moves the student by AdamW (`optimization`) and the teacher by its moving
-average. Around it: `engines` for the ways to run on several processes, `checkpointing` for what is saved, `monitoring`
-and `run_log` for what is logged, and `callbacks` for code that users add.
+average. Around it: `preparation` of model and batches, `engines` for several processes, `checkpointing` for what is
+saved, `monitoring` and `run_log` for what is logged, `stopping` for early ends, and `callbacks` of users.
 """
 
 from __future__ import annotations
@@ -174,6 +174,7 @@ class PoaTrainer:
                     self._call("on_save")
                 stop_if_diverged(self.nonfinite, args, self.accelerator.num_processes)
                 if stopped:
+                    progress.close()
                     self.log.finish()
                     raise self.stop_signals.interruption(self.output_dir, state)
             self.nonfinite.settle()
