@@ -179,7 +179,7 @@ class Pids(IterableDataset):
             yield os.getpid()
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sends a signal")
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="this system does not tell who sends a signal")
 def test_workers_leave_signals_to_the_main_process(tmp_path):
     batches = iter(batch_loader(Pids(), 1))
     worker = next(batches)

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 Batch = TypeVar("Batch")
+_PARENT_CHECK = 5  # seconds between a worker's looks at whether the main process still exists
 
 
 def batch_loader(
@@ -76,15 +77,19 @@ def _leave_signals_to_the_main_process() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS and Windows do not tell who sends a signal
+    if parent is None or not hasattr(signal, "sigtimedwait"):  # macOS and Windows do not tell who sends a signal
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     threading.Thread(target=_end_when_told, args=(parent.pid,), daemon=True).start()
 
 
 def _end_when_told(by: int | None) -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != by:
-        pass
+    """End this worker when the main process says so or has ended, even while the worker waits for data."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        received = signal.sigtimedwait([signal.SIGTERM], _PARENT_CHECK)
+        if received is not None and received.si_pid == by:
+            break
     os._exit(0)
 
 
