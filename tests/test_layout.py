@@ -9,7 +9,19 @@ from .conftest import ROOT
 
 # Data flows down this list (docs/architecture.md); a module imports from what comes before it, never from what follows.
 ORDER = (
-    *("formatting", "locations", "yaml_files", "elastic", "slicing", "objective", "models", "data", "runs", "training"),
+    *(
+        "formatting",
+        "ranges",
+        "locations",
+        "yaml_files",
+        "elastic",
+        "slicing",
+        "objective",
+        "models",
+        "data",
+        "runs",
+        "training",
+    ),
     *("official", "warm_start", "evaluation", "selection", "figures", "report", "publishing", "cli"),
 )
 PACKAGE = ROOT / "src" / "poa_hf"

@@ -88,7 +88,7 @@ def test_without_a_file_the_recipe_is_the_published_one():
             ["--model.backbone_config.num_register_tokens", "4"],
             "key: choose from apply_layernorm, .*qkv_bias",
         ),
-        (["--max_steps", "0"], "max_steps is 0: it must be at least 1"),
+        (["--max_steps", "0"], "max_steps is 0: give a whole number of at least 1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0"),
     ],
 )
@@ -206,7 +206,7 @@ def test_ways_to_write_an_option():
     assert parse_recipe(["--streaming", "--bf16", "yes"]).training.bf16 is True
     assert parse_recipe(["--resume_from_checkpoint", "--bf16"]).training.resume_from_checkpoint == "true"
     assert parse_recipe(["--weight_decay=-0"]).training.weight_decay == 0
-    with pytest.raises(ValueError, match="min_learning_rate is -1e-05: it must be 0 or more"):
+    with pytest.raises(ValueError, match="min_learning_rate is -1e-05: give a number of at least 0"):
         parse_recipe(["--min_learning_rate", "-1e-5"])
 
 
@@ -224,6 +224,8 @@ def test_help_has_headings_and_defaults(capsys):
         "Evaluation while training",
     ):
         assert f"\n{heading}:\n" in printed
-    assert "(default: 276800)" in printed and "(default: 0.32 1.0)" in printed and "(default: true)" in printed
+    words = " ".join(printed.split())
+    assert "(at least 1; default: 276800)" in words and "(above 0 and at most 1; default: 0.32 1.0)" in words
+    assert "(default: true)" in words
     assert "--no_" not in printed and "==SUPPRESS==" not in printed
     assert max(map(len, printed.splitlines())) <= 120

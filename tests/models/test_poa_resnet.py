@@ -130,7 +130,7 @@ def test_outputs():
         ({"min_depths": [1, 3, 1, 1]}, "min_depths of stage 2 is 3: it must lie between 1 and depths' 2"),
         ({"depths": [1, 2, 3]}, "hidden_sizes has 4 stages and depths 3"),
         ({"depths": [1], "hidden_sizes": [32], "min_depths": [1]}, "has one stage"),
-        ({"sampling_bias": 0.5}, "sampling_bias must be at least 1"),
+        ({"sampling_bias": 0.5}, "sampling_bias is 0.5: give a number of at least 1 and below 100"),
         ({"hidden_sizes": [30, 64, 128, 256]}, "groups do not divide"),
     ],
 )

@@ -173,12 +173,12 @@ def test_statistics_are_shares(tiny_model):
     ("fields", "message"),
     [
         ({"backbone_config": Dinov2Config()}, "plain 'dinov2'"),
-        ({"num_prototypes": []}, "at least one number"),
-        ({"intact_weight": 1.5}, "between 0 and 1"),
-        ({"koleo_weight": -1}, "koleo_weight -1 must be 0 or more"),
-        ({"head_num_layers": 0}, "head_num_layers must be at least 1, not 0"),
+        ({"num_prototypes": []}, r"num_prototypes is \[\]: give whole numbers of at least 2"),
+        ({"intact_weight": 1.5}, "give a number of at least 0 and at most 1"),
+        ({"koleo_weight": -1}, "koleo_weight is -1: give a number of at least 0"),
+        ({"head_num_layers": 0}, "head_num_layers is 0: give a whole number of at least 1"),
         ({"backbone_config": {"use_mask_token": False}}, "masked prediction needs the mask token"),
-        ({"student_temperature": 0.0}, "must be positive"),
+        ({"student_temperature": 0.0}, "student_temperature is 0.0: give a number above 0"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(fields, message):

@@ -13,10 +13,10 @@ from poa_hf import PoaTrainingArguments
     [
         ({"max_steps": 0}, "max_steps is 0"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
-        ({"learning_rate": -1.0}, "learning_rate is -1.0: it must be positive"),
-        ({"teacher_momentum": 1.5}, "must lie between 0 and 1"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0: give a number above 0"),
+        ({"teacher_momentum": 1.5}, "give a number of at least 0 and at most 1"),
         ({"schedule_stretch": 0.0}, "schedule_stretch is 0.0"),
-        ({"save_total_limit": 0}, "keep at least 1"),
+        ({"save_total_limit": 0}, "save_total_limit is 0: give a whole number of at least 1"),
         ({"mask_ratio": [0.5, 0.1]}, "mask_ratio"),
     ],
 )

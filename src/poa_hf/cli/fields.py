@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..ranges import declared_ranges
 from .parser import CommandParser, decimal_number, whole_number, words
 
 _TRUE, _FALSE, _NONE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}, {"none", "null"}
@@ -30,10 +31,12 @@ def add_fields(parser: CommandParser, arguments: type) -> None:
         group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
         reader = Reader.of(arguments, field.name)
         text = field.metadata.get("help", "")
+        allowed = declared_ranges(arguments).get(field.name)
+        bounds = allowed.bounds if allowed is not None else ""
         settings: dict[str, Any] = {"default": argparse.SUPPRESS, "type": reader.from_text, "metavar": reader.metavar}
         if reader.kind is bool or field.metadata.get("bare"):
             settings |= {"nargs": "?", "const": True if reader.kind is bool else field.metadata["bare"]}
-        text = re.sub("%", "%%", text + _default_text(field))
+        text = re.sub("%", "%%", text + _default_text(field, bounds))
         parser.add_option(
             f"--{field.name}", group=group, several=reader.is_list or reader.joined, help=text, **settings
         )
@@ -177,17 +180,18 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _default_text(field: dataclasses.Field) -> str:
+def _default_text(field: dataclasses.Field, bounds: str) -> str:
+    """The range and the default of a field, for help."""
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     if default is None or default is False or default is dataclasses.MISSING:
-        return ""
+        return f" ({bounds})" if bounds else ""
     if isinstance(default, list):
         default = " ".join(map(str, default))
     if isinstance(default, float) and default < 1e-3:
         default = f"{default:g}"
-    return f" (default: {_text(default)})"
+    return f" ({bounds}{'; ' * bool(bounds)}default: {_text(default)})"
 
 
 def _by_class(arguments: type) -> Iterable[dataclasses.Field]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..formatting import suggest
+from ..ranges import COUNT, Range, check_fields
 from ..training.arguments import PoaTrainingArguments
 from ..yaml_files import Section, located, read_mapping, yaml_text
 from .configs import find_config
@@ -47,10 +48,21 @@ class DataArguments:
     dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
     streaming: bool = field(default=True, metadata={"help": "Stream instead of downloading and converting first."})
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass
 class EvaluationArguments:
     """Measuring the teacher by k-NN while it trains, on labelled images."""
+
+    ranges: ClassVar[dict[str, Range]] = {
+        "eval_steps": COUNT,
+        "eval_k": COUNT,
+        "eval_max_train_images": COUNT,
+        "eval_max_test_images": COUNT,
+        "eval_holdout": Range(0, 1, above=True, below=True),
+    }
 
     # Evaluation while training
     eval_steps: int | None = field(default=None, metadata={"help": "Steps between evaluations; none if not given."})
@@ -72,8 +84,7 @@ class EvaluationArguments:
     eval_max_test_images: int | None = field(default=5_000, metadata={"help": "Images to classify at most."})
 
     def __post_init__(self) -> None:
-        if self.eval_steps is not None and self.eval_steps < 1:
-            raise ValueError(f"eval_steps is {self.eval_steps}: give at least 1, or leave it out.")
+        check_fields(self)
 
 
 @dataclass

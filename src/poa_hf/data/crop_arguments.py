@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..ranges import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, Range, check_fields
 
 MAX_IMAGE_PIXELS = 2**27  # 134 million: about 400 MB as RGB
 
@@ -19,6 +22,25 @@ class CropArguments:
         >>> args.mask_ratio
         [0.1, 0.5]
     """
+
+    ranges: ClassVar[dict[str, Range]] = {
+        "global_crop_size": COUNT,
+        "local_crop_size": COUNT,
+        "num_local_crops": WHOLE,
+        "global_crop_scale": Range(0, 1, above=True),
+        "local_crop_scale": Range(0, 1, above=True),
+        "max_image_pixels": Range(1, 2**40, whole=True),
+        "color_jitter": NOT_NEGATIVE,
+        "color_jitter_probability": SHARE,
+        "grayscale_probability": SHARE,
+        "blur_probability": SHARE,
+        "solarize_probability": SHARE,
+        "flip_probability": SHARE,
+        "mask_ratio": SHARE,
+        "mask_probability": SHARE,
+        "image_mean": FINITE,
+        "image_std": POSITIVE,
+    }
 
     # Crops
     global_crop_size: int = field(default=224, metadata={"help": "Side of the two global crops in pixels."})
@@ -75,42 +97,19 @@ class CropArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("global_crop_size", "local_crop_size"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a size of at least one pixel.")
-        if self.num_local_crops < 0:
-            raise ValueError(f"num_local_crops is {self.num_local_crops}: give 0 or more.")
-        if self.max_image_pixels < 1:
-            raise ValueError(f"max_image_pixels is {self.max_image_pixels}: give a number of at least 1.")
-        for name in ("global_crop_scale", "local_crop_scale"):
-            self._check_range(name, lowest_allowed=False)
-        self._check_range("mask_ratio", lowest_allowed=True)
-        for name in (
-            "color_jitter_probability",
-            "grayscale_probability",
-            "solarize_probability",
-            "flip_probability",
-            "mask_probability",
-            "blur_probability",
-        ):
-            value = getattr(self, name)
-            if any(not 0 <= p <= 1 for p in (value if isinstance(value, list | tuple) else [value])):
-                raise ValueError(f"{name} is {value}: give probabilities between 0 and 1.")
+        check_fields(self)
+        for name in ("global_crop_scale", "local_crop_scale", "mask_ratio"):
+            self._check_count(name, 2, "smallest, largest")
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is {[low, high]}: give the smaller share first.")
         self._check_count("blur_probability", 3, "first global view, second global view, local views")
         self._check_count("color_jitter", 4, "brightness, contrast, saturation, hue")
-        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
-            raise ValueError(f"color_jitter is {self.color_jitter}: give numbers of 0 or more, the hue at most 0.5.")
+        if self.color_jitter[3] > 0.5:
+            raise ValueError(f"color_jitter is {self.color_jitter}: give a hue of at most 0.5, the last number.")
         self._check_count("image_mean", 3, "red, green, blue")
         self._check_count("image_std", 3, "red, green, blue")
-        if min(self.image_std) <= 0:
-            raise ValueError(f"image_std is {self.image_std}: give numbers above 0.")
 
     def _check_count(self, name: str, count: int, meaning: str) -> None:
         if len(getattr(self, name)) != count:
             raise ValueError(f"{name} has {len(getattr(self, name))} numbers: give {count} ({meaning}).")
-
-    def _check_range(self, name: str, lowest_allowed: bool) -> None:
-        self._check_count(name, 2, "smallest, largest")
-        low, high = getattr(self, name)
-        if not (0 <= low <= high <= 1) or (low == 0 and not lowest_allowed):
-            raise ValueError(f"{name} is {[low, high]}: give two shares above 0 and at most 1, the smaller one first.")

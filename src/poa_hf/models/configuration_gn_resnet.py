@@ -19,6 +19,14 @@ _AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_gn_resnet.GnResNetForImageClassification",
     "AutoBackbone": "modeling_gn_resnet.GnResNetBackbone",
 }
+# the least and greatest number that each field takes
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("num_channels", "image_size", "embedding_size", "base_width", "num_groups"), (1, 2**24)),
+    "hidden_sizes": (1, 2**24),
+    "depths": (1, 10_000),
+    "layer_norm_eps": (1e-38, 1),
+}
+_NOUNS = ("a number", "one number for each stage,")
 
 
 @strict
@@ -60,12 +68,11 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.hidden_sizes, self.depths = list(self.hidden_sizes), list(self.depths)
-        for name in ("num_channels", "image_size", "embedding_size", "base_width", "num_groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("hidden_sizes", "depths"):
-            if min(getattr(self, name), default=0) < 1:
-                raise ValueError(f"{name} must list one number of at least 1 per stage, not {getattr(self, name)}.")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            numbers = _as_list(value)
+            if not numbers or not all(low <= number <= high for number in numbers):  # NaN is in no range
+                raise ValueError(f"{name} is {value}: give {_NOUNS[isinstance(value, list)]} from {low:g} to {high:g}.")
         if len(self.hidden_sizes) != len(self.depths):
             raise ValueError(
                 f"hidden_sizes has {len(self.hidden_sizes)} stages and depths {len(self.depths)}: give both one number "
@@ -125,7 +132,7 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
-def _as_list(widths: int | list[int]) -> list[int]:
+def _as_list(widths: Any) -> list[Any]:
     return widths if isinstance(widths, list) else [widths]
 
 

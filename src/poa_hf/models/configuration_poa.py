@@ -7,7 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .elastic_config import BackboneField, ElasticConfigMixin
+from ..ranges import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
+from .elastic_config import BLOCKS, SIZE, BackboneField, ElasticConfigMixin
 
 
 @strict
@@ -42,6 +43,16 @@ class PoaConfig(PreTrainedConfig):
     model_type = "poa"
     sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="poa_vit")}
 
+    ranges = {
+        "head_num_layers": BLOCKS,
+        **dict.fromkeys(("head_hidden_size", "head_bottleneck_size"), SIZE),
+        "num_prototypes": Range(2, 2**24, whole=True),
+        "intact_weight": SHARE,
+        "koleo_weight": NOT_NEGATIVE,
+        "student_temperature": POSITIVE,
+        "initializer_range": NOT_NEGATIVE,
+    }
+
     backbone_config: BackboneField = None  # type: ignore[assignment]
     head_num_layers: int = 3
     head_hidden_size: int = 2048
@@ -58,24 +69,14 @@ class PoaConfig(PreTrainedConfig):
             # the parent class makes a configuration of this dictionary
             object.__setattr__(self, "backbone_config", {"model_type": "poa_vit", **self.backbone_config})
         super().__post_init__(**kwargs)
+        check_ranges(self, self.ranges)
         if not isinstance(self.backbone_config, ElasticConfigMixin):
             raise ValueError(
                 f"backbone_config is a plain {getattr(self.backbone_config, 'model_type', None)!r}: "
                 "give an elastic one, such as PoaViTConfig."
             )
-        if not self.num_prototypes or min(self.num_prototypes) < 2:
-            raise ValueError(f"num_prototypes {self.num_prototypes} needs at least one number, each 2 or more.")
-        for name in ("head_num_layers", "head_hidden_size", "head_bottleneck_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not getattr(self.backbone_config, "use_mask_token", True):
             raise ValueError("use_mask_token is off in backbone_config, but masked prediction needs the mask token.")
-        if not 0 <= self.koleo_weight < float("inf"):
-            raise ValueError(f"koleo_weight {self.koleo_weight} must be 0 or more.")
-        if not 0 <= self.intact_weight <= 1:
-            raise ValueError(f"intact_weight {self.intact_weight} must lie between 0 and 1.")
-        if not 0 < self.student_temperature < float("inf"):
-            raise ValueError(f"student_temperature {self.student_temperature} must be positive.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary; `warm_started_from` is left out if it is None."""

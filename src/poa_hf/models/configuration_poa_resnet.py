@@ -5,8 +5,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from ..elastic import ElasticSpace, SubNetwork, stage_depths
+from ..ranges import check_ranges
 from .configuration_gn_resnet import GnResNetConfig
-from .elastic_config import ElasticConfigMixin, Filled, Stages, check_depths, check_range, check_width
+from .elastic_config import BLOCKS, SHARED_RANGES, SIZE, ElasticConfigMixin, Filled, Stages, check_depths, check_width
 
 
 @strict
@@ -54,6 +55,13 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
         "image_size num_channels embedding_size hidden_sizes num_groups hidden_act layer_norm_eps".split()
     )
 
+    ranges = {
+        **SHARED_RANGES,
+        **dict.fromkeys(("embedding_size", "hidden_sizes", "num_groups"), SIZE),
+        **dict.fromkeys(("base_width", "min_base_width", "base_width_step"), SIZE),
+        **dict.fromkeys(("depths", "min_depths"), BLOCKS),
+    }
+
     depths: list[int] | tuple[int, ...] = (3, 8, 36, 3)
     base_width: int = 128
 
@@ -63,8 +71,8 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
     sampling_bias: int | float = 2
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_ranges(self, self.ranges)
         super().__post_init__(**kwargs)
-        check_range(self, sampling_bias=(1, 100))
         if len(self.depths) < 2:
             raise ValueError(f"depths {self.depths} has one stage, but an elastic ResNet has at least 2.")
         what = "num_groups, which every middle width must be a multiple of"

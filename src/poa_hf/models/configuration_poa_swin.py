@@ -7,15 +7,18 @@ from huggingface_hub.dataclasses import strict
 from transformers import SwinConfig
 
 from ..elastic import ElasticSpace, SubNetwork, stage_depths
+from ..ranges import Range, check_ranges
 from .elastic_config import (
+    BLOCKS,
+    SHARED_RANGES,
+    SIZE,
+    TRANSFORMER_RANGES,
     ElasticConfigMixin,
     Filled,
     Side,
     Stages,
     check_activation,
     check_depths,
-    check_positive,
-    check_range,
     check_square,
     check_width,
 )
@@ -76,6 +79,14 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
         "attention_probs_dropout_prob use_absolute_embeddings initializer_range layer_norm_eps encoder_stride".split()
     )
     pretraining_fields = ("drop_path_rate",)
+    ranges = {
+        **SHARED_RANGES,
+        **TRANSFORMER_RANGES,
+        **dict.fromkeys(("embed_dim", "num_heads", "min_embed_dim", "embed_dim_step", "window_size"), SIZE),
+        **dict.fromkeys(("depths", "min_depths"), BLOCKS),
+        "mlp_ratio": Range(0, 1024, above=True),
+        "encoder_stride": SIZE,
+    }
 
     embed_dim: int = 128
     depths: list[int] | tuple[int, ...] = (2, 2, 18, 2)
@@ -90,8 +101,7 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
     sampling_bias: int | float = 2
 
     def __post_init__(self, **kwargs: Any) -> None:
-        check_positive(self, "embed_dim", "depths", "window_size", "mlp_ratio", "num_channels")
-        check_range(self, drop_path_rate=(0, 1), sampling_bias=(1, 100))
+        check_ranges(self, self.ranges)
         check_activation(self)
         check_square(self, "image_size", "patch_size")
         if len(self.depths) < 2:
@@ -101,7 +111,6 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
             check_width(self.embed_dim, "embed_dim", 16, "the head size; or give num_heads")
             self.num_heads = [self.embed_dim * 2**stage // 16 for stage in range(len(self.depths))]
         self.num_heads = list(self.num_heads)
-        check_positive(self, "num_heads")
         super().__post_init__(**kwargs)
         if len(self.num_heads) != len(self.depths):
             raise ValueError(f"num_heads {self.num_heads} must have as many stages as depths {self.depths}.")

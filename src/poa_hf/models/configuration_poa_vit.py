@@ -6,14 +6,17 @@ from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config
 
 from ..elastic import ElasticSpace, SubNetwork
+from ..ranges import FINITE, Range, check_ranges
 from .elastic_config import (
+    BLOCKS,
+    SHARED_RANGES,
+    SIZE,
+    TRANSFORMER_RANGES,
     ElasticConfigMixin,
     Filled,
     Side,
     Whole,
     check_activation,
-    check_positive,
-    check_range,
     check_square,
     check_width,
 )
@@ -76,6 +79,14 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
         "reshape_hidden_states".split()
     )
     pretraining_fields = ("drop_path_rate",)
+    ranges = {
+        **SHARED_RANGES,
+        **TRANSFORMER_RANGES,
+        **dict.fromkeys(("hidden_size", "num_attention_heads", "min_hidden_size", "hidden_size_step"), SIZE),
+        **dict.fromkeys(("num_hidden_layers", "min_num_hidden_layers", "num_hidden_layers_step"), BLOCKS),
+        "mlp_ratio": Range(1, 1024),
+        "layerscale_value": FINITE,
+    }
 
     hidden_size: int = 1024
     num_hidden_layers: int = 24
@@ -93,8 +104,7 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
     sampling_bias: int | float = 3
 
     def __post_init__(self, **kwargs: Any) -> None:
-        check_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "num_channels")
-        check_range(self, drop_path_rate=(0, 1), sampling_bias=(1, 100))
+        check_ranges(self, self.ranges)
         check_square(self, "image_size", "patch_size")
         if self.mlp_ratio != int(self.mlp_ratio):
             raise ValueError(f"mlp_ratio must be a whole number, as in stock dinov2, not {self.mlp_ratio}.")

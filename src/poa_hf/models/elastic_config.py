@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from ..elastic import ElasticSpace, SubNetwork
+from ..ranges import NOT_NEGATIVE, SHARE_BELOW_1, Range
 
 if TYPE_CHECKING:
     # A configuration is validated first, and then completed by its `__post_init__`. Type checkers see the types after
@@ -32,6 +33,25 @@ else:
     BackboneField = dict | PreTrainedConfig | None
 
 
+# the numbers that fields of several families take
+SIZE = Range(1, 2**24, whole=True)  # channels and sides in pixels
+BLOCKS = Range(1, 10_000, whole=True)
+EPSILON = Range(0, 1, above=True)
+SHARED_RANGES = {
+    "image_size": SIZE,
+    "num_channels": SIZE,
+    "layer_norm_eps": EPSILON,
+    "sampling_bias": Range(1, 100, below=True),
+}
+TRANSFORMER_RANGES = {
+    "patch_size": SIZE,
+    "drop_path_rate": SHARE_BELOW_1,
+    "hidden_dropout_prob": SHARE_BELOW_1,
+    "attention_probs_dropout_prob": SHARE_BELOW_1,
+    "initializer_range": NOT_NEGATIVE,
+}
+
+
 class ElasticConfigMixin(_Configuration):
     """An elastic configuration: the full size in the fields of a plain one, and which smaller sizes it holds.
 
@@ -42,6 +62,7 @@ class ElasticConfigMixin(_Configuration):
         stock_config_class: Configuration class of the extracted models.
         shared_fields: Names of the fields that all sizes have in common.
         pretraining_fields: Names of the fields that only pre-training uses; in extracted models they are 0.
+        ranges: The numbers that each field takes; `check_ranges` compares them.
         has_class_token: Whether the tokens begin with a class token that attends to all patches.
         has_attention: Whether the model has attention, whose implementation can be chosen.
     """
@@ -49,6 +70,7 @@ class ElasticConfigMixin(_Configuration):
     stock_config_class: ClassVar[type[PreTrainedConfig]] = PreTrainedConfig
     shared_fields: ClassVar[tuple[str, ...]] = ()
     pretraining_fields: ClassVar[tuple[str, ...]] = ()
+    ranges: ClassVar[dict[str, Range]] = {}
     has_class_token: ClassVar[bool] = False
     has_attention: ClassVar[bool] = True
 
@@ -136,21 +158,6 @@ def has_class_token(config: PreTrainedConfig) -> bool:
     return config.has_class_token if isinstance(config, ElasticConfigMixin) else not is_hierarchical(config)
 
 
-def check_positive(config: PreTrainedConfig, *names: str) -> None:
-    """Raise ValueError unless each of these fields, and each entry of a list, is at least 1."""
-    for name in names:
-        value = getattr(config, name)
-        if min(value if isinstance(value, list | tuple) else [value], default=0) < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}.")
-
-
-def check_range(config: PreTrainedConfig, **ranges: tuple[float, float]) -> None:
-    """Raise ValueError unless each field is at least the first number of its range and below the second."""
-    for name, (low, high) in ranges.items():
-        if not low <= getattr(config, name) < high:
-            raise ValueError(f"{name} must be at least {low} and below {high}, not {getattr(config, name)}.")
-
-
 def check_activation(config: PreTrainedConfig) -> None:
     """Raise ValueError unless transformers knows the activation of `hidden_act`."""
     name = getattr(config, "hidden_act", None)
@@ -159,12 +166,12 @@ def check_activation(config: PreTrainedConfig) -> None:
 
 
 def check_square(config: PreTrainedConfig, *names: str) -> None:
-    """Replace each of these fields, a number or two equal ones, by the number; raise ValueError for anything else."""
+    """Replace each of these fields, a number or two equal ones, by the number; raise ValueError for other lists."""
     for name in names:
         size = getattr(config, name)
         sides = (size,) if isinstance(size, int) else tuple(size)
-        if len(sides) not in (1, 2) or len(set(sides)) > 1 or sides[0] < 1:
-            raise ValueError(f"{name} must be one positive number (images and patches are square), not {size}.")
+        if len(sides) > 2 or len(set(sides)) > 1:
+            raise ValueError(f"{name} must be one number (images and patches are square), not {size}.")
         setattr(config, name, sides[0])
 
 

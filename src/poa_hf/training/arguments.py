@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..data.crop_arguments import CropArguments
+from ..ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, WHOLE, Range
 
 
 def _argument(default: Any, help: str, **metadata: Any) -> Any:
@@ -36,8 +36,41 @@ class PoaTrainingArguments(CropArguments):
         >>> PoaTrainingArguments(max_steps=0)
         Traceback (most recent call last):
         ...
-        ValueError: max_steps is 0: it must be at least 1.
+        ValueError: max_steps is 0: give a whole number of at least 1.
     """
+
+    ranges: ClassVar[dict[str, Range]] = {
+        **CropArguments.ranges,
+        "max_steps": COUNT,
+        "per_device_train_batch_size": COUNT,
+        "gradient_accumulation_steps": COUNT,
+        "logging_steps": COUNT,
+        "save_steps": COUNT,
+        "max_nonfinite_steps": COUNT,
+        "save_total_limit": COUNT,
+        "learning_rate": POSITIVE,
+        "teacher_temperature": POSITIVE,
+        "final_teacher_temperature": POSITIVE,
+        "max_grad_norm": POSITIVE,
+        "adam_epsilon": POSITIVE,
+        "layerwise_decay": POSITIVE,
+        "warmup_steps": WHOLE,
+        "dataloader_num_workers": WHOLE,
+        "freeze_last_layer_steps": WHOLE,
+        "freeze_backbone_steps": WHOLE,
+        "masked_prediction_start_step": WHOLE,
+        "teacher_temperature_warmup_steps": WHOLE,
+        "min_learning_rate": NOT_NEGATIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "final_weight_decay": NOT_NEGATIVE,
+        "patch_embed_lr_mult": NOT_NEGATIVE,
+        "teacher_momentum": SHARE,
+        "final_teacher_momentum": SHARE,
+        "adam_beta1": SHARE_BELOW_1,
+        "adam_beta2": SHARE_BELOW_1,
+        "schedule_stretch": Range(0, 1, above=True),
+        "seed": Range(0, 2**32 - 1, whole=True),
+    }
 
     # Run
     output_dir: str = _argument("runs/poa", "Folder for checkpoints, logs and the final model.")
@@ -134,7 +167,7 @@ class PoaTrainingArguments(CropArguments):
     profile_steps: str | None = _argument(
         None,
         "Steps to profile, FIRST:LAST, such as 20:25. A trace for chrome://tracing and a table of kernels are written "
-        "to the run's folder `profile`.",
+        "to the folder `profile` of the run.",
     )
     max_nonfinite_steps: int = _argument(
         10, "Steps in a row with a loss or gradient that is not finite after which the run stops."
@@ -145,23 +178,6 @@ class PoaTrainingArguments(CropArguments):
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder for the run.")
         self.output_dir = str(Path(self.output_dir).expanduser())
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        for name in _POSITIVE:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be positive.")
-        for name in _NOT_NEGATIVE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more.")
-        for name in ("teacher_momentum", "final_teacher_momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must lie between 0 and 1.")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and less than 1.")
-        if not 0 < self.schedule_stretch <= 1:
-            raise ValueError(f"schedule_stretch is {self.schedule_stretch}: it must be more than 0 and at most 1.")
         if self.compile not in COMPILE:
             raise ValueError(f"compile is {self.compile!r}: choose one of {', '.join(COMPILE)}.")
         if self.torch_compile:
@@ -170,10 +186,6 @@ class PoaTrainingArguments(CropArguments):
         if self.profile_steps is not None and self.profiled_steps is None:
             raise ValueError(
                 f"profile_steps is {self.profile_steps!r}: give the first and the last step, such as 20:25."
-            )
-        if self.save_total_limit is not None and self.save_total_limit < 1:
-            raise ValueError(
-                f"save_total_limit is {self.save_total_limit}: keep at least 1 checkpoint, or write null for all."
             )
 
     @property
@@ -190,16 +202,3 @@ class PoaTrainingArguments(CropArguments):
 
 
 COMPILE = ("auto", "blocks", "off")
-_AT_LEAST_ONE = (
-    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps",
-    "max_nonfinite_steps",
-)  # fmt: skip
-_POSITIVE = (
-    "learning_rate", "teacher_temperature", "final_teacher_temperature", "max_grad_norm", "adam_epsilon",
-    "layerwise_decay",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "warmup_steps", "dataloader_num_workers", "seed", "freeze_last_layer_steps", "min_learning_rate",
-    "freeze_backbone_steps", "masked_prediction_start_step", "teacher_temperature_warmup_steps", "weight_decay",
-    "final_weight_decay", "patch_embed_lr_mult",
-)  # fmt: skip
