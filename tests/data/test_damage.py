@@ -247,3 +247,44 @@ def test_other_readers_of_archives_are_left_alone(tmp_path):
     assert tarfile.TarFile.tarinfo is tarfile.TarInfo
     error = pickle.loads(pickle.dumps(DamagedShard(["a.tar"], 3, "cut")))
     assert (error.files, error.rows) == (["a.tar"], 3) and "a.tar is damaged after 3 rows (cut)" in str(error)
+
+
+@pytest.fixture
+def url(tmp_path):
+    """Serves a folder; returns its address."""
+    import functools
+    import http.server
+    import threading
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("damage", ["cut within an image", "cut between samples", "random bytes for a header"])
+def test_archives_that_are_streamed_from_a_server(damage, tmp_path, url):
+    paths = write_shards(tmp_path, "tar")
+    break_it, samples = TAR_DAMAGE[damage]
+    paths[1].write_bytes(break_it(paths[1].read_bytes()))
+    files = [f"{url}/{path.name}" for path in paths]
+    stream = StreamedImages(datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True))
+    lane = Lane(stream, 0, 0, 1, block_size=100)
+    rows = [number_of(lane.advance().image) for _ in range(2 * ROWS + samples)]
+    assert sorted(n for n in rows if isinstance(n, int))[:ROWS] == [*range(ROWS)]
+    (reason,) = [reason for reason in rows if isinstance(reason, str)]
+    assert f"{files[1]} is damaged after" in reason
+    paths[2].unlink()
+    with pytest.raises(UnreadableData, match=f"^The file {files[2]} is missing, although"):
+        list(stream.rows(stream.open_shard(2)))
+
+
+@pytest.mark.parametrize("damage", [cut(0.5), lambda data: LFS])
+def test_a_dataset_that_is_converted_first_says_what_to_do(damage, shards, tmp_path):
+    shards[1].write_bytes(damage(shards[1].read_bytes()))
+    with pytest.raises(ValueError, match=r"a file of it is damaged \(.*\): leave out --streaming false"):
+        open_dataset(str(tmp_path), streaming=False)

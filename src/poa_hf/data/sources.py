@@ -139,6 +139,12 @@ def _load(
             return _load(path, split, streaming, shown_name, **arguments, features=sound_features(list(files)))
         if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
             error = error.__cause__
+        if is_damage(error):
+            remedy = "write it again" if streaming else "leave out --streaming false, to name it and to read the others"
+            raise ValueError(
+                f"The dataset {shown_name} could not be opened, because a file of it is damaged ({one_line(error)}): "
+                f"{remedy}."
+            ) from error
         if isinstance(error, ValueError) and not streaming:
             _pick_split(_streamed_splits(path, split, arguments), shown_name, split)
         raise ValueError(
