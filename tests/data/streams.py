@@ -80,6 +80,8 @@ SEPARABLE = {
     "concatenated": lambda s: datasets.concatenate_datasets([s, s.filter(lambda row: row["label"] % 5 == 0)]),
     "formatted": lambda s: s.with_format("numpy"),
     "mapped in a format": lambda s: s.with_format("torch").map(lambda row: {"more": row["label"]}),
+    "decoded in threads": lambda s: s.decode(num_threads=2),
+    "a filter of images decoded in threads": lambda s: s.decode(num_threads=2).filter(lambda r: r["label"] % 4 == 0),
     "renamed and cast": lambda s: s.rename_column("image", "picture").cast_column("label", datasets.Value("int32")),
     "without features": lambda s: s.map(lambda row: row),
     "a generator": lambda s: from_generator(),

@@ -17,6 +17,9 @@ def test_images_of_datasets_are_bytes():
     streamed = StreamedImages(stored.to_iterable_dataset(num_shards=2))
     rows = [row for shard in range(2) for row in streamed.rows(streamed.open_shard(shard))]
     assert [row["bytes"] for row in rows] == [png(0), b"broken"]
+    # `datasets` decodes streams from the Hub in threads
+    threaded = StreamedImages(stored.to_iterable_dataset().decode(num_threads=2))
+    assert [row["bytes"] for row in threaded.rows(threaded.open_shard(0))] == [png(0), b"broken"]
 
 
 def test_a_transform_of_the_user_is_kept():
