@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from poa_hf.data import CropArguments, PretrainingLoader
 from poa_hf.data.listing import image_suffixes, kinds_of, list_folder
 from poa_hf.data.sources import MissingSplit, open_dataset
+from poa_hf.evaluation.splits import open_splits
 
 
 def png(value: int) -> bytes:
@@ -214,3 +216,31 @@ def test_nothing_is_cached(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     caplog.set_level(logging.WARNING)
     assert len(open_dataset(str(put(tmp_path, "a.png")))) == 1 and not caplog.messages
+
+
+def test_bad_files_are_named_by_their_paths(tmp_path, caplog):
+    put(tmp_path, *(f"a/{i}.png" for i in range(6)))
+    (tmp_path / "a" / "empty.png").write_bytes(b"")
+    (tmp_path / "a" / "text.jpg").write_text("not an image")
+    (tmp_path / "a" / "cut.png").write_bytes(png(3)[:-30])
+    args = CropArguments(global_crop_size=8, local_crop_size=4, num_local_crops=0)
+    batches = PretrainingLoader(open_dataset(str(tmp_path)), args, 3, (2, 2))
+    seen = {name for _, batch in zip(range(9), batches, strict=False) for name in batch["image_ids"]}
+    assert seen == {f"a/{i}.png" for i in range(6)}
+    reasons = {message.split()[1]: message.split(": ", 1)[1] for message in caplog.messages}
+    assert reasons["a/empty.png"] == "it is empty (0 bytes)."
+    assert reasons["a/text.jpg"] == "its bytes are text, in no known image format."
+    assert len(reasons) == len(set(reasons.values())) == len(caplog.messages) == 3
+
+
+def test_evaluation_says_what_lies_outside_of_class_folders(tmp_path):
+    put(tmp_path / "flat", "1.png", "2.png")
+    with pytest.raises(ValueError, match=r"2 images lie directly in .*/flat, outside of any class folder \(first: 1\."):
+        open_splits(str(tmp_path / "flat"), holdout=0.5)
+    put(tmp_path / "mixed", "cat/1.png", "dog/2.png", "3.png")
+    with pytest.raises(ValueError, match=r"1 image lies directly in .*/mixed, .*first: 3\.png.*\(cat, dog, "):
+        open_splits(str(tmp_path / "mixed"), holdout=0.5)
+    put(tmp_path / "splits", "train/tench/1.png", "train/tench/more/2.png", "test/carp/3.png", "test/tench/4.png")
+    data = open_splits(str(tmp_path / "splits"))
+    assert data.train.class_names == data.test.class_names == ["carp", "tench"]
+    assert (data.train.labels(), data.test.labels()) == ([[1, 1]], [[0, 1]])

@@ -121,5 +121,7 @@ def _describe(data: bytes) -> str:
     for offset, signature, description in _SIGNATURES:
         if start[offset : offset + len(signature)].lower() == signature.lower():
             return f"it is {description}"
+    if start.isascii() and start.decode().isprintable():
+        return "its bytes are text, in no known image format"
     # Pillow's message has the address of a buffer, which changes from run to run
     return "its bytes are in no known image format"

@@ -6,6 +6,7 @@ are read, `decoding` makes images of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from .crop_arguments import MAX_IMAGE_PIXELS
 from .decoding import UndecodableImage, open_image
 from .errors import UnreadableData as UnreadableData
 from .errors import reading_error
+from .folders import folder_of_images, path_in_folder
 from .shards import Shards
 from .sources import find_image_column, image_of_item
 
@@ -25,12 +27,28 @@ class Row:
     """An undecoded image, with the name of its row in messages and logs.
 
     Args:
-        name: The row's index, or `shard:row` in a stream.
+        name: The image's path, relative to its folder where that is known; else the row's index, or `shard:row` in a
+            stream.
         image: What `decoding.open_image` takes, or the `UndecodableImage` that the dataset raised instead.
     """
 
     name: str
     image: Any
+
+
+def image_name(image: Any, index: int, folder: str | None) -> str:
+    """Return the path of an image that is a file, or else its index.
+
+    Args:
+        image: The undecoded image.
+        index: Where it is in its dataset.
+        folder: The folder of the dataset's images, to which the path is relative; None if it is not known.
+    """
+    path = image
+    if isinstance(image, dict):
+        # in a table, the path beside the bytes is only what the file was called once
+        path = image.get("path") if folder is not None or image.get("bytes") is None else None
+    return path_in_folder(os.fspath(path), folder) if isinstance(path, str | os.PathLike) else str(index)
 
 
 def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
@@ -87,6 +105,7 @@ class IndexedImages:
     def __init__(self, dataset: Any, column: str | None = None):
         self.column = find_image_column(dataset, column)
         self.dataset = undecoded(dataset, [self.column])
+        self.folder = folder_of_images(dataset)
         if len(dataset) == 0:
             raise ValueError("The dataset is empty: give one with at least one image.")
 
@@ -98,7 +117,8 @@ class IndexedImages:
 
     def row(self, index: int) -> Row:
         """Read one row; a dataset's own failure to decode it becomes the row's image."""
-        return Row(str(index), image_of_item(read_item(self.dataset, index), self.column))
+        image = image_of_item(read_item(self.dataset, index), self.column)
+        return Row(image_name(image, index, self.folder), image)
 
 
 class StreamedImages:

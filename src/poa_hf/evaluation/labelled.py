@@ -7,6 +7,7 @@ not depend on their number.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,8 @@ import numpy as np
 
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.decoding import UndecodableImage
-from ..data.rows import Row, read_item, undecoded
+from ..data.folders import folder_of_images
+from ..data.rows import Row, image_name, read_item, undecoded
 from ..data.shards import Shards
 from ..data.sources import find_image_column, image_of_item
 from ..formatting import suggest
@@ -130,6 +132,9 @@ class LabelledImages:
         if not self.is_stream and len(dataset) == 0:
             raise ValueError(f"The {name} split is empty: give one with at least one image.")
         self.image_column = find_image_column(dataset, image_column)
+        self.folder = folder_of_images(dataset)
+        if self.folder is not None and label_column is None:
+            _check_classes(dataset, self.folder)
         self.label_column = find_label_column(dataset, label_column)
         feature = (getattr(dataset, "features", None) or {}).get(self.label_column)
         self.class_names: list[str] | None = getattr(feature, "names", None)
@@ -294,7 +299,9 @@ class LabelledImages:
         if isinstance(item, UndecodableImage):
             return LabelledRow(str(index), item, 0)
         value = item[1] if self.label_column is None else item.get(self.label_column)
-        return LabelledRow(str(index), image_of_item(item, self.image_column), self._label(value, str(index)))
+        image = image_of_item(item, self.image_column)
+        name = image_name(image, index, self.folder)
+        return LabelledRow(name, image, self._label(value, name))
 
     def _shard_rows(self, shard: int, start: int = 0, labels_only: bool = False) -> Iterator[LabelledRow]:
         kept = None if self._kept is None else self._kept[shard]
@@ -339,6 +346,26 @@ class LabelledImages:
                 "but labels are whole numbers or strings: pass --label_column with another column."
             )
         return int(value) if isinstance(value, bool) else value
+
+
+def _check_classes(dataset: Any, folder: str) -> None:
+    """Raise `UnlabelledImage`, which says what a folder holds, if images of it lie outside of class folders."""
+    import datasets
+
+    has_classes = isinstance(dataset.features.get("label"), datasets.ClassLabel)
+    if not has_classes and len(dataset.features) > 1:
+        return  # it has metadata
+    labels = dataset.with_format(None)["label"][:] if has_classes else [None] * len(dataset)
+    if None not in labels:
+        return
+    path = dataset.cast_column("image", datasets.Image(decode=False))[labels.index(None)]["image"]["path"]
+    place, file = os.path.split(path)
+    count = f"{labels.count(None)} images lie" if labels.count(None) > 1 else "1 image lies"
+    classes = ", ".join(dataset.features["label"].names[:3]) if has_classes else "cat/1.jpg, dog/2.jpg"
+    raise UnlabelledImage(
+        f"{count} directly in {place}, outside of any class folder (first: {file}): move each into the folder of its "
+        f"class ({classes}, ...), or add a metadata.csv with the columns file_name and label."
+    )
 
 
 def _batched(rows: Iterator[LabelledRow], size: int) -> Iterator[list[LabelledRow]]:
