@@ -8,6 +8,7 @@ import builtins
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -181,6 +182,10 @@ def walk(target: str, place: Path, capfd, commands=COMMANDS, statuses=(0, 2)) ->
                 last = shown.err.strip().splitlines()[-1]
                 assert last.startswith("poa: ") and last.endswith((".", "?")) and len(last) < 2000, (command, shown.err)
             assert not (place / "canary").exists(), (command, number)
+            for path in (path for path in (place / "out").rglob("*") if path.suffix in (".html", ".md")):
+                text = path.read_text()
+                assert "\x1b" not in text and "2J<script" not in text, (command, path)
+                assert path.suffix != ".md" or not re.search(r"(?<!\\)\]\(javascript", text.split("---")[-1]), path
             shutil.rmtree(place / "out")
     assert contents(place / "outside") == before
 

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_UNUSUAL = re.compile("[^\n\t\x20-\x7e]")
 _UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 
 
@@ -28,10 +29,8 @@ def printable(text: str) -> str:
     >>> print(printable("vit\\x1b[2J"))
     vit\\x1b[2J
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        sign if sign in "\n\t" or sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    return _UNUSUAL.sub(
+        lambda match: match[0] if match[0].isprintable() else match[0].encode("unicode_escape").decode(), text
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 
 from ..elastic import SubNetwork
-from ..formatting import format_quantity
+from ..formatting import format_quantity, printable
 from ..locations import leads_outside
 from ..models.elastic_config import image_shape
 from ..runs.atomic import write_bytes, write_text
@@ -94,7 +94,7 @@ def make_report(
     ]
     if not sizes:
         table.missing.append((facts.no_model, None))
-    html = _template().render(
+    page = _template().render(
         generator=_GENERATOR,
         name=run_folder.path.name,
         facts=_headline(facts, sizes, measured),
@@ -110,7 +110,7 @@ def make_report(
             for picture in section.pictures:
                 for name, content in picture.files().items():
                     write_bytes(folder / name, content)  # replaces a link, and does not write through it
-        write_text(folder / "index.html", html)
+        write_text(folder / "index.html", printable(page))
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}): give another --output.") from error
     return folder / "index.html", sections
