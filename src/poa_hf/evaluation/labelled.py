@@ -1,4 +1,4 @@
-"""Images with labels: finding their columns, and reading them in batches that any number of processes can share.
+"""Images with labels, read in batches that any number of processes can share.
 
 A batch consists of consecutive rows of one file, and one process or worker makes all of it, so what a batch holds does
 not depend on their number.
@@ -21,10 +21,8 @@ from ..data.folders import folder_of_images
 from ..data.rows import Row, image_name, read_item, undecoded
 from ..data.shards import Shards
 from ..data.sources import find_image_column, image_of_item
-from ..formatting import suggest
+from .label_column import find_label_column
 
-# Label columns of datasets that declare no classes; WebDataset names fields by file extension.
-LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
 SPREAD = 64  # the number of files or row groups over which a limited number of rows is spread
 
 
@@ -44,50 +42,6 @@ class LabelledRow(Row):
 
 
 BatchKey = tuple[int, int]  # the numbers of the file and of the batch in it
-
-
-def find_label_column(dataset: Any, name: str | None = None) -> str | None:
-    """Return the name of the column that holds the classes; None if the dataset's items are (image, label) tuples.
-
-    Args:
-        dataset: The dataset. A column of type `datasets.ClassLabel` has precedence over the common names.
-        name: What the user asked for, if anything.
-
-    Raises:
-        ValueError: If there is no such column, several could be meant, or its type is none of labels (`ClassLabel`,
-            whole numbers or strings, one per image).
-    """
-    import datasets
-
-    features, columns = getattr(dataset, "features", None), getattr(dataset, "column_names", None)
-    if not columns:
-        first = next(iter(dataset))
-        if not isinstance(first, dict):
-            if isinstance(first, tuple | list) and len(first) > 1:
-                return None
-            raise ValueError("The dataset's items have no labels: give (image, label) items or a label column.")
-        columns = list(first)
-    all_columns = ", ".join(columns)
-    if name is None:
-        candidates = [column for column in columns if features and isinstance(features[column], datasets.ClassLabel)]
-        candidates = candidates or [column for column in columns if column in LABEL_COLUMNS]
-        if len(candidates) != 1:
-            several = f"several label columns ({', '.join(candidates)}; all" if candidates else "no label column (its"
-            raise ValueError(
-                f"The dataset has {several} columns: {all_columns}): pass --label_column with the one to use."
-            )
-        name = candidates[0]
-    elif name not in columns:
-        raise ValueError(f"The dataset has no column {name!r} for --label_column: {suggest(name, columns)}")
-    feature = features[name] if features else None
-    if feature is not None and not isinstance(feature, datasets.ClassLabel):
-        kind = feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
-        if not kind.startswith(("int", "uint", "string", "large_string", "bool")):
-            raise ValueError(
-                f"The column {name!r} is of type {kind}, but labels are whole numbers or strings: pass --label_column "
-                "with another column."
-            )
-    return name
 
 
 class LabelledImages:

