@@ -26,7 +26,7 @@ ORDER = (
 )
 PACKAGE = ROOT / "src" / "poa_hf"
 # The package's own face: names that are imported on first use, and paths of an earlier version.
-FACE = {"__init__", "_moved", "_registration"}
+FACE = {"__init__", "__main__", "_moved", "_registration"}
 
 
 def modules(root: Path) -> dict[str, Path]:

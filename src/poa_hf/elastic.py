@@ -60,9 +60,9 @@ class SubNetwork:
         Raises:
             ValueError: If `text` is not of the form `WIDTHxDEPTH` or `WIDTHxDEPTH-DEPTH-...`.
         """
-        match = re.fullmatch(r"\s*(\d+)x(\d+(?:-\d+)*)\s*", text)
+        match = re.fullmatch(r"\s*([0-9]{1,9})x([0-9]{1,9}(?:-[0-9]{1,9})*)\s*", text)
         if match is None:
-            raise ValueError(f"{text!r} is not a size: write WIDTHxDEPTH, such as 384x12 or 96x2-2-6-2.")
+            raise ValueError(f"{text[:40]!r} is not a size: write WIDTHxDEPTH, such as 384x12 or 96x2-2-6-2.")
         return cls(int(match[1]), tuple(int(depth) for depth in match[2].split("-")))
 
 
@@ -191,12 +191,13 @@ class ElasticSpace:
         if isinstance(size, str):
             if size in self.named:
                 return self.named[size]
+            text = size
             try:
-                size = SubNetwork.parse(size)
+                size = SubNetwork.parse(text)
             except ValueError as error:
                 names = ", ".join(self.named)
                 raise ValueError(
-                    f"{size!r} is neither a named size ({names}) nor WIDTHxDEPTH, such as 384x12."
+                    f"{text[:40]!r} is neither a named size ({names}) nor WIDTHxDEPTH, such as 384x12."
                 ) from error
         if not isinstance(size, SubNetwork):
             raise ValueError(

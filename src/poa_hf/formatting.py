@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 
 _UNUSUAL = re.compile("[^\n\t\x20-\x7e]")
+_FACTORS = {"t": 1e12, "g": 1e9, "b": 1e9, "m": 1e6, "k": 1e3, "": 1}
 _UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 
 
@@ -102,6 +104,30 @@ def format_quantity(value: float) -> str:
     # 999.5 and more are rounded up to the next unit
     letter, unit = next(((letter, unit) for letter, unit in _UNITS.items() if value >= 0.9995 * unit), ("", 1))
     return f"{value / unit:.3g}{letter}"
+
+
+def parse_quantity(value: float | str, name: str = "A limit") -> float:
+    """Return a positive number, given as a number or as text such as `30M`, `1.5e9` or `4`.
+
+    Args:
+        value: The number or text.
+        name: What an error calls it.
+
+    Raises:
+        ValueError: If it is not a positive number.
+
+    Example:
+        >>> parse_quantity("1.5G")
+        1500000000.0
+    """
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(-?\d*\.?\d+(?:e[+-]?\d+)?)\s*([a-z]*)\s*", value.lower())
+        if match is None or match[2] not in _FACTORS:
+            raise ValueError(f"{name} {value!r} is not understood: write a number such as 4, 30M or 5G (K, M, G, T).")
+        value = float(match[1]) * _FACTORS[match[2]]
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive number, not {value:g}.")
+    return float(value)
 
 
 def format_bytes(count: float) -> str:

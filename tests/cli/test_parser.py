@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from poa_hf.cli.fields import Reader, add_fields, headings, read_mapping_values
-from poa_hf.cli.parser import CommandParser, decimal_number, whole_number, whole_numbers, words
+from poa_hf.cli.parser import CommandParser, decimal_number, numbers_in, whole_number, words
+from poa_hf.ranges import COUNT
 from poa_hf.training.arguments import PoaTrainingArguments
 
 
@@ -14,7 +15,7 @@ def parser() -> CommandParser:
     parser = CommandParser("poa try", "Tries things.")
     parser.add_option("run", help="a run")
     parser.add_option("--size", several=True, type=words, help="sizes")
-    parser.add_option("--k", several=True, type=whole_numbers, help="neighbours")
+    parser.add_option("--k", several=True, type=numbers_in(COUNT), help="neighbours")
     parser.add_option("--batch_size", type=whole_number, default=8, help="images")
     parser.add_option("--share", type=decimal_number, help="a share")
     parser.add_option("--overwrite", action="store_true", help="replace")
@@ -58,7 +59,7 @@ def test_numbers(parser):
         ("run --batch_size 1.5", "--batch_size is '1.5': give a whole number."),
         ("run --batch_size inf", "--batch_size is 'inf': give a whole number."),
         ("run --share much", "--share is 'much': give a number."),
-        ("run --k 5 many", "--k is '5,many': give whole numbers, such as 10 20 or 10,20."),
+        ("run --k 5 many", "--k is '5,many': give whole numbers of at least 1, such as 10 20 or 10,20."),
         ("run --quality taste", "--quality is 'taste': choose from knn, linear."),
         ("run --overwrite=yes", "--overwrite takes no value."),
         ("run more", "'more' belongs to no option: see poa try --help."),

@@ -441,9 +441,9 @@ def test_rights_that_only_the_hub_knows_of(vit_run, hub, poa):
         ("--namespace me --all --format timm", "is not a format of this model"),
         ("--namespace me --all --format onnx", "poa push does not publish ONNX"),
         ("--namespace me --all --license gpl-9", "gpl-9"),
-        ("--namespace me --all --max_repos 0", "--max_repos 0 must be at least 1"),
+        ("--namespace me --all --max_repos 0", "--max_repos is '0': give a whole number of at least 1"),
         ("--namespace me --all --revision refs/pr/1", "cannot be the name of a branch"),
-        ("--namespace me --all --timeout 0", "--timeout 0 must be more than 0"),
+        ("--namespace me --all --timeout 0", "--timeout is '0': give a number above 0"),
         ("--namespace a/b --all", "cannot be the name of a repo"),
     ],
 )

@@ -197,7 +197,7 @@ def test_broken_evaluations_are_one_sentence(run_folder, capsys):
         ("--max_flops 5GHz", "max_flops '5GHz' is not understood: write a number"),
         ("--max_latency_ms -2", "max_latency_ms must be a positive number, not -2."),
         ("--device abacus", "Device 'abacus' is not available here: use cpu"),
-        ("--device cpu --batch_size 0", "batch_size 0 must be at least 1."),
+        ("--device cpu --batch_size 0", "--batch_size is '0': give a whole number of at least 1."),
         ("--quality taste", "--quality is 'taste': choose from knn, linear."),
         ("--json {folder}", "cannot be a file: give --json the name"),
         ("--json {folder}/none/x.json", "cannot be a file"),

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
+from ..ranges import COUNT, POSITIVE, SEED, WHOLE, Range
 from ..runs.layout import EVALUATIONS
 from .main import quiet_libraries
-from .parser import CommandParser, decimal_number, whole_number, whole_numbers, words
+from .parser import CommandParser, number_in, numbers_in, words
 
 
 def evaluate(argv: list[str]) -> None:
@@ -74,7 +75,7 @@ def _parser() -> CommandParser:
         help="some of knn, linear, lowshot, clustering, retrieval (default: knn,linear)",
     )  # fmt: skip
     parser.add_option(
-        "--k", several=True, type=whole_numbers, metavar="N,...",
+        "--k", several=True, type=numbers_in(COUNT), metavar="N,...",
         help="numbers of neighbours that vote (default: those of 10,20,100,200 that fit)",
     )  # fmt: skip
 
@@ -99,16 +100,17 @@ def _add_images(parser: CommandParser) -> None:
         help="images that are classified (default: test or validation, if labelled)",
     )  # fmt: skip
     parser.add_option(
-        "--holdout", group=data, type=decimal_number, metavar="SHARE",
+        "--holdout", group=data, type=number_in(Range(0, 1, above=True, below=True)), metavar="SHARE",
         help="classify this share of the train split, such as 0.2, chosen at random by class, instead of a test split",
     )  # fmt: skip
     for split in ("train", "test"):
         parser.add_option(
-            f"--max_{split}_images", group=data, type=whole_number, metavar="N",
+            f"--max_{split}_images", group=data, type=number_in(COUNT), metavar="N",
             help=f"use only N images of the {split} split, chosen at random",
         )  # fmt: skip
     parser.add_option(
-        "--max_image_pixels", group=data, type=whole_number, default=MAX_IMAGE_PIXELS, metavar="N",
+        "--max_image_pixels", group=data, type=number_in(Range(1, 2**40, whole=True)), metavar="N",
+        default=MAX_IMAGE_PIXELS,
         help=f"leave out images of more pixels, width times height (default: {MAX_IMAGE_PIXELS})",
     )  # fmt: skip
     for column, content in (("image", "images"), ("label", "classes")):
@@ -121,19 +123,19 @@ def _add_images(parser: CommandParser) -> None:
 def _add_work(parser: CommandParser) -> None:
     work = parser.add_argument_group("computation and output")
     parser.add_option(
-        "--batch_size", group=work, type=whole_number, default=64, metavar="N", help="images of one forward pass"
+        "--batch_size", group=work, type=number_in(COUNT), default=64, metavar="N", help="images of one forward pass"
     )
     parser.add_option(
-        "--num_workers", group=work, type=whole_number, metavar="N",
+        "--num_workers", group=work, type=number_in(WHOLE), metavar="N",
         help="processes that decode images (default: up to 4)",
     )  # fmt: skip
     parser.add_option("--bf16", group=work, action="store_true", help="compute features in bfloat16")
     parser.add_option(
-        "--feature_memory_gb", group=work, type=decimal_number, default=4.0, metavar="GB",
+        "--feature_memory_gb", group=work, type=number_in(POSITIVE), default=4.0, metavar="GB",
         help="memory for features; if it is not enough, the images are read several times",
     )  # fmt: skip
     parser.add_option(
-        "--seed", group=work, type=whole_number, default=0, metavar="N",
+        "--seed", group=work, type=number_in(SEED), default=0, metavar="N",
         help="seed of samples, of the hold-out, draws and starting points (default: 0)",
     )  # fmt: skip
     parser.add_option(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..ranges import COUNT
 from .main import quiet_libraries
-from .parser import CommandParser, whole_number, words
+from .parser import CommandParser, number_in, words
 
 
 def extract(argv: list[str]) -> None:
@@ -24,8 +25,8 @@ def extract(argv: list[str]) -> None:
     )  # fmt: skip
     parser.add_option("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm, or onnx")
     parser.add_option(
-        "--onnx_batch", type=whole_number, metavar="N", help="images that an ONNX model takes at a time; any number if "
-        "not given",
+        "--onnx_batch", type=number_in(COUNT), metavar="N",
+        help="images that an ONNX model takes at a time; any number if not given",
     )  # fmt: skip
     parser.add_option("--license", "--licence", metavar="ID", help="licence of the weights: an identifier of the Hub")
     parser.add_option("--overwrite", action="store_true", help="replace models that are already there")

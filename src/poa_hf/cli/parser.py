@@ -6,10 +6,11 @@ import argparse
 import functools
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..formatting import suggest
+from ..ranges import Range
 
 
 def whole_number(text: str) -> int:
@@ -18,9 +19,9 @@ def whole_number(text: str) -> int:
         number = float(text)
         if number != int(number):
             raise ValueError
-        return int(text) if re.fullmatch(r"[+-]?\d+", text) else int(number)
+        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,100}", text) else int(number)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"is {text!r}: give a whole number") from None
+        raise argparse.ArgumentTypeError(f"is {text[:60]!r}: give a whole number") from None
 
 
 def decimal_number(text: str) -> float:
@@ -28,7 +29,33 @@ def decimal_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"is {text!r}: give a number") from None
+        raise argparse.ArgumentTypeError(f"is {text[:60]!r}: give a number") from None
+
+
+def number_in(allowed: Range) -> Callable[[str], float]:
+    """Return a reader of numbers in a range."""
+
+    def read(text: str) -> float:
+        number = whole_number(text) if allowed.whole else decimal_number(text)
+        if number not in allowed:
+            raise argparse.ArgumentTypeError(f"is {text[:60]!r}: give {allowed}")
+        return number
+
+    return read
+
+
+def numbers_in(allowed: Range) -> Callable[[str], tuple[float, ...]]:
+    """Return a reader of lists of numbers in a range."""
+    read_one = number_in(allowed)
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(map(read_one, words(text)))
+        except argparse.ArgumentTypeError:
+            numbers = allowed.described(several=True)
+            raise argparse.ArgumentTypeError(f"is {text[:60]!r}: give {numbers}, such as 10 20 or 10,20") from None
+
+    return read
 
 
 def words(text: str) -> list[str]:
@@ -36,12 +63,7 @@ def words(text: str) -> list[str]:
     return [word for word in re.split(r"[\s,]+", text.strip().removeprefix("[").removesuffix("]")) if word]
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Read a list of whole numbers."""
-    try:
-        return tuple(whole_number(word) for word in words(text))
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"is {text!r}: give whole numbers, such as 10 20 or 10,20") from None
+_MOST_LISTED = 12  # options that a message lists when none is near what was written
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -140,6 +162,8 @@ class CommandParser(argparse.ArgumentParser):
                 return spelling
         names = [each[2:] for each, action in self._known_options.items() if action.help is not argparse.SUPPRESS]
         hint = self.instead_of(name[2:]) or suggest(name[2:], names, "--")
+        if hint.startswith("choose from") and len(names) > _MOST_LISTED:
+            hint = f"see {self.prog} --help."
         raise ValueError(f"{name} is not an option of {self.prog}: {hint}")
 
     def instead_of(self, name: str) -> str | None:

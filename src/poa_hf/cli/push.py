@@ -9,8 +9,9 @@ import sys
 
 from ..formatting import format_bytes
 from ..publishing.hub.names import NAME_TEMPLATE
+from ..ranges import COUNT, Range
 from .main import quiet_libraries
-from .parser import CommandParser, decimal_number, whole_number, words
+from .parser import CommandParser, number_in, words
 
 
 def push(argv: list[str]) -> None:
@@ -87,7 +88,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_option("--private", action="store_true", help="make repos and collection private")
     parser.add_option("--revision", metavar="BRANCH", help="publish on this branch instead of main")
     parser.add_option(
-        "--max_repos", type=whole_number, metavar="N", help="publish at most N new repos, the rest another time"
+        "--max_repos", type=number_in(COUNT), metavar="N", help="publish at most N new repos, the rest another time"
     )
     parser.add_option("--overwrite", action="store_true", help="replace repos that hold something else")
     parser.add_option("--dry_run", action="store_true", help="print repos, files and bytes, and send nothing")
@@ -95,7 +96,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_option("--no_collection", action="store_true", help="keep no collection of the repos")
     parser.add_option(
         "--timeout",
-        type=decimal_number,
+        type=number_in(Range(0, 86_400, above=True)),
         default=120,
         metavar="S",
         help="seconds without an answer of the Hub after which a request fails",
@@ -103,10 +104,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if bool(args.size) == args.all:
         raise ValueError("Say which sizes to publish: give either --size (small, or 384x12,448x14) or --all.")
-    if args.max_repos is not None and args.max_repos < 1:
-        raise ValueError(f"--max_repos {args.max_repos} must be at least 1.")
-    if args.timeout <= 0:
-        raise ValueError(f"--timeout {args.timeout:g} must be more than 0 seconds.")
     if args.revision and not _is_branch(args.revision):
         raise ValueError(f"--revision {args.revision!r} cannot be the name of a branch: write one such as v1.")
     return args

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..formatting import printable
+from ..ranges import COUNT
 from .main import quiet_libraries
-from .parser import CommandParser, whole_number
+from .parser import CommandParser, number_in
 
 
 def report(argv: list[str]) -> None:
@@ -23,7 +24,7 @@ def report(argv: list[str]) -> None:
         metavar="D",
         help="images for crops and pictures: a dataset of the Hub, a folder, or textures (default: the run's)",
     )
-    parser.add_option("--images", type=whole_number, default=4, metavar="N", help="number of images")
+    parser.add_option("--images", type=number_in(COUNT), default=4, metavar="N", help="number of images")
     parser.add_option("--quality", choices=["knn", "linear"], default="knn", help="which accuracy charts show")
     args = parser.parse_args(argv)
     quiet_libraries()

@@ -6,9 +6,10 @@ import json
 import shlex
 from pathlib import Path
 
-from ..formatting import printable
+from ..formatting import parse_quantity, printable
+from ..ranges import COUNT
 from .main import quiet_libraries
-from .parser import CommandParser, whole_number
+from .parser import CommandParser, number_in
 
 
 def select(argv: list[str]) -> None:
@@ -21,7 +22,7 @@ def select(argv: list[str]) -> None:
     parser.add_option("--max_flops", metavar="5G", help="most FLOPs of one image, multiply-adds counted once")
     parser.add_option("--max_latency_ms", metavar="4", help="most milliseconds of one forward pass")
     parser.add_option("--device", metavar="cpu|cuda", help="where latency is measured (default: cpu)")
-    parser.add_option("--batch_size", type=whole_number, default=1, metavar="N", help="images of one forward pass")
+    parser.add_option("--batch_size", type=number_in(COUNT), default=1, metavar="N", help="images of one forward pass")
     parser.add_option("--compile", action="store_true", help="measure models compiled by torch.compile")
     parser.add_option("--measure_all", action="store_true", help="measure every size instead of a grid")
     parser.add_option("--quality", choices=["knn", "linear"], default="knn", help="which accuracy ranks the sizes")
@@ -29,8 +30,9 @@ def select(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise ValueError(f"{args.json} cannot be a file: give --json the name of one in a folder that exists.")
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size {args.batch_size} must be at least 1.")
+    for limit in ("max_params", "max_flops", "max_latency_ms"):
+        if (text := getattr(args, limit)) is not None:
+            parse_quantity(text, f"--{limit}")
     quiet_libraries()
     from ..selection.search import search
     from ..selection.select import Budget

@@ -7,13 +7,14 @@ from typing import cast
 
 from transformers import BitImageProcessorPil as ImageProcessor
 
+from ..formatting import listed
 from ..locations import may_be_on_hub
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from ..models.saved import load_saved_processor
 from .checkpoints import checkpoints_with_model, step_of
 from .hub import download_supernet
 from .json_files import read_object
-from .layout import CHECKSUMS, CONFIG, PROCESSOR, TRAINER_STATE
+from .layout import CHECKSUMS, CONFIG, METRICS, PROCESSOR, TRAINER_STATE
 from .soundness import model_damage
 from .training_time import read_compute
 
@@ -37,6 +38,11 @@ def resolve_run(run: str | Path) -> Path:
     for candidate in (folder, *reversed(checkpoints_with_model(folder))):
         if (candidate / CONFIG).exists():
             return candidate
+    inside = sorted(each.name for each in folder.iterdir() if (each / METRICS).exists() or (each / CONFIG).exists())
+    if inside and not (folder / METRICS).exists():
+        raise ValueError(
+            f"{run} holds several runs: give one of them, such as {folder / inside[0]} ({listed(inside)})."
+        )
     raise ValueError(f"{run} holds no model yet: wait for the run's first checkpoint (save_steps).")
 
 

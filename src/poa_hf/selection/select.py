@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import ElasticSpace, SubNetwork
-from ..formatting import format_quantity
+from ..formatting import format_quantity, parse_quantity
 from ..models.elastic_config import elastic_config
 from .costs import Costs
 from .costs import costs as costs_of_space
 from .latency_table import LatencyTable
 from .pareto import pareto_front
 
-_UNITS = {"t": 1e12, "g": 1e9, "b": 1e9, "m": 1e6, "k": 1e3, "": 1}
 _AXES = {"max_params": "parameters", "max_flops": "FLOPs", "max_latency_ms": "ms"}
 
 
@@ -166,30 +164,6 @@ def _front(
     parameters = {size: spent["max_params"][size] for size in within}
     other_axes = [axis for axis in axes if axis != "max_params"] or ["max_flops"]
     return pareto_front(parameters, [spent[axis] for axis in other_axes])
-
-
-def parse_quantity(value: float | str, name: str = "A limit") -> float:
-    """Return a positive number, given as a number or as text such as `30M`, `1.5e9` or `4`.
-
-    Args:
-        value: The number or text.
-        name: What an error calls it.
-
-    Raises:
-        ValueError: If it is not a positive number.
-
-    Example:
-        >>> parse_quantity("1.5G")
-        1500000000.0
-    """
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(-?\d*\.?\d+(?:e[+-]?\d+)?)\s*([a-z]*)\s*", value.lower())
-        if match is None or match[2] not in _UNITS:
-            raise ValueError(f"{name} {value!r} is not understood: write a number such as 4, 30M or 5G (K, M, G, T).")
-        value = float(match[1]) * _UNITS[match[2]]
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number, not {value:g}.")
-    return float(value)
 
 
 def _nothing_fits(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..data.crop_arguments import CropArguments
-from ..ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, WHOLE, Range
+from ..ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, SHARE_BELOW_1, WHOLE, Range
 
 
 def _argument(default: Any, help: str, **metadata: Any) -> Any:
@@ -69,7 +69,7 @@ class PoaTrainingArguments(CropArguments):
         "adam_beta1": SHARE_BELOW_1,
         "adam_beta2": SHARE_BELOW_1,
         "schedule_stretch": Range(0, 1, above=True),
-        "seed": Range(0, 2**32 - 1, whole=True),
+        "seed": SEED,
     }
 
     # Run
