@@ -116,6 +116,9 @@ REREAD = {
     "batched filter": lambda s: s.filter(lambda rows: [i % 7 == 0 for i in range(len(rows["label"]))], batched=True),
     "half of each batch": lambda s: s.map(half, batched=True, batch_size=7),
     "twice each batch": lambda s: s.map(twice, batched=True, batch_size=7),
+    "batches in a format": lambda s: (
+        s.with_format("arrow").map(lambda t: t, batched=True, batch_size=7).with_format(None)
+    ),
     "last batch dropped": lambda s: s.map(lambda r: r, batched=True, batch_size=7, drop_last_batch=True),
     "a part by shards": lambda s: split_dataset_by_node(s, 1, 2),
     "a part by rows": lambda s: split_dataset_by_node(s, 1, 3),

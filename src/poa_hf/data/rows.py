@@ -67,14 +67,20 @@ def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
         if dataset.features:
             # Decoding ends first: `datasets` does not find it behind other steps.
             dataset = dataset.decode(False).select_columns(list(columns))
-        dataset = dataset.with_format(None)
         dataset.set_epoch(epoch)
-        return dataset
+        return unformatted(dataset)
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
         dataset = dataset.with_format(None).select_columns(list(columns))
         if isinstance(dataset.features[columns[0]], datasets.Image):
             dataset = dataset.cast_column(columns[0], datasets.Image(decode=False))
     return dataset
+
+
+def unformatted(stream: Any) -> Any:
+    """Return a stream whose rows are dicts of Python objects, whatever format (`with_format`) it has."""
+    plain = stream.with_format(None)
+    plain.set_epoch(stream.epoch)
+    return plain
 
 
 def read_item(dataset: Any, index: int) -> Any:
@@ -134,7 +140,7 @@ class StreamedImages:
     """
 
     def __init__(self, dataset: Any, column: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS):
-        self.column, self.max_pixels = find_image_column(dataset, column), max_pixels
+        self.column, self.max_pixels = find_image_column(unformatted(dataset), column), max_pixels
         self.shards = Shards(undecoded(dataset, [self.column]))
         self.num_shards = self.shards.count
         if self.num_shards == 0:

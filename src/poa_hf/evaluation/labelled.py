@@ -18,7 +18,7 @@ import numpy as np
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.decoding import UndecodableImage
 from ..data.folders import folder_of_images
-from ..data.rows import Row, image_name, read_item, undecoded
+from ..data.rows import Row, image_name, read_item, undecoded, unformatted
 from ..data.shards import Shards
 from ..data.sources import find_image_column, image_of_item
 from .label_column import find_label_column
@@ -85,6 +85,7 @@ class LabelledImages:
             raise ValueError(f"The type {type(dataset).__name__} is not a dataset: give one with a length and items.")
         if not self.is_stream and len(dataset) == 0:
             raise ValueError(f"The {name} split is empty: give one with at least one image.")
+        dataset = unformatted(dataset) if self.is_stream else dataset
         self.image_column = find_image_column(dataset, image_column)
         self.folder = folder_of_images(dataset)
         if self.folder is not None and label_column is None:
