@@ -67,6 +67,7 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
     assert main(["report", str(run), "--images", "1"]) == 0
     for folder in (run, run / "checkpoint-1"):  # safetensors writes weights for their owner only
         assert len({(folder / name).stat().st_mode for name in ("model.safetensors", "config.json")}) == 1
+    (run / "skipped_images.jsonl").write_text("")  # all textures can be decoded
     users = {"card.yaml": "contact: me@example.org\n", "notes.txt": "mine", "my-model/config.json": "{}"}
     for name, text in users.items():
         (run / name).parent.mkdir(exist_ok=True)
@@ -76,6 +77,7 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
         "conversion.json",
         "sizes.json",
         "profile",
+        "skipped_images.jsonl",
         ".*lock",
     }  # and locks for a while
     missing = [e.pattern for e in ENTRIES if e.pattern not in written_by_others and not list(run.glob(e.pattern))]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .bad_rows import BadRows
 from .batches import Batches
 from .crop_arguments import CropArguments
 from .errors import UnreadableData
@@ -27,7 +28,6 @@ from .workers import batch_loader
 
 logger = logging.getLogger(__name__)
 
-NAMED_BAD_ROWS = 20  # bad rows named in the log; further ones are only counted
 DEFAULT_LANES = 8
 WORKERS_PER_READER = 2
 
@@ -39,8 +39,9 @@ class PretrainingLoader:
     - `local_crops`: uint8 (V * B, 3, l, l), likewise view by view;
     - `masks`: bool (2B, height * width of `mask_grid`), True where a patch is masked;
     - `global_augmentation`, `local_augmentation`: the parameters of `augment`, one row per crop;
-    - `image_ids`: B strings, each an index or "shard:row";
-    - `skipped`: how many of the B images could not be decoded and were replaced by others.
+    - `image_ids`: B strings, each a path, an index or "shard:row";
+    - `skipped`: how many of the B images could not be decoded and were replaced by others;
+    - `bad_rows`: ids and reasons of the images that could not be decoded.
 
     Args:
         dataset: A `datasets.IterableDataset`, of which exactly the rows are read that iterating it gives, or anything
@@ -62,6 +63,7 @@ class PretrainingLoader:
         prefetch_factor: Batches that each worker makes ahead.
         start_method: How worker processes are started, "fork", "forkserver" or "spawn"; the platform's default if not
             given. "forkserver" and "spawn" need scripts with `if __name__ == "__main__":`.
+        warn_of_bad_rows: Whether to log a warning for each image that cannot be decoded.
 
     Raises:
         ValueError: For numbers out of range, an empty dataset, or an image column that is missing or ambiguous.
@@ -91,6 +93,7 @@ class PretrainingLoader:
         num_lanes: int | None = None,
         prefetch_factor: int = 2,
         start_method: str | None = None,
+        warn_of_bad_rows: bool = True,
     ):
         if batch_size < 1 or num_workers < 0 or seed < 0 or block_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
@@ -112,7 +115,7 @@ class PretrainingLoader:
             self._plan = BatchPlan(indexed, args, batch_size, (height, width), rank, world_size, seed)
         self._batch = 0
         self._lane_states: dict[str, dict] = {}
-        self._bad_rows: set[str] = set()
+        self._bad_rows, self._warn_of_bad_rows = BadRows(), warn_of_bad_rows
         self._open: set[RowReader] = set()
         # Files that are still open when the interpreter ends print "Exception ignored in ...".
         weakref.finalize(self, _close_all, self._open)
@@ -134,7 +137,8 @@ class PretrainingLoader:
                     raise UnreadableData(batch["error"])
                 self._batch = batch.pop("batch") + 1
                 self._lane_states.update(batch.pop("lane_states"))
-                self._warn_of_bad_rows(batch.pop("bad_rows"))
+                for name, reason in batch["bad_rows"] if self._warn_of_bad_rows else ():
+                    self._bad_rows.warn_of(name, reason)
                 yield _with_tensors(batch)
         finally:
             del iterator  # ends the workers
@@ -221,18 +225,6 @@ class PretrainingLoader:
                 "with batches of the same size, or start anew."
             )
         return batch
-
-    def _warn_of_bad_rows(self, bad_rows: list[tuple[str, str]]) -> None:
-        """Log each bad row once; after `NAMED_BAD_ROWS` rows, only their number."""
-        for name, reason in bad_rows:
-            if name in self._bad_rows:
-                continue
-            self._bad_rows.add(name)
-            number = len(self._bad_rows)
-            if number <= NAMED_BAD_ROWS:
-                logger.warning("Image %s could not be decoded and was replaced by another one: %s.", name, reason)
-            elif number % 100 == 0:
-                logger.warning("%d images could not be decoded so far and were replaced by others.", number)
 
 
 def _is_stream(dataset: Any) -> bool:

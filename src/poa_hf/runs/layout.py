@@ -27,6 +27,7 @@ PROCESSOR = "preprocessor_config.json"
 RECIPE = "config.yaml"
 TRAINING_ARGUMENTS = "training_args.json"
 METRICS = "metrics.jsonl"
+SKIPPED_IMAGES = "skipped_images.jsonl"
 TRAINING_TIME = "compute.json"
 EVALUATIONS = "evaluations.json"
 CONVERSION = "conversion.json"
@@ -73,6 +74,7 @@ ENTRIES = (
     Entry(METRICS, "one line of losses and statistics per logging step", "training"),
     Entry(TRAINING_TIME, "devices and wall-clock seconds of each part of the run", "training", published=True),
     Entry("image_ids-*.jsonl", "the images of each step, one file per process", "training with log_image_ids"),
+    Entry(SKIPPED_IMAGES, "the images that could not be decoded, with the reasons", "training"),
     Entry(CHECKPOINT + "*", "a checkpoint", "training"),
     Entry(ABANDONED + CHECKPOINT + "*", "a checkpoint after the one that a run went back to", "training"),
     Entry(EVALUATIONS, "one record per evaluation", "poa evaluate, training with eval_steps", published=True),
@@ -162,6 +164,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / METRICS
+
+    @property
+    def skipped_images(self) -> Path:
+        return self.path / SKIPPED_IMAGES
 
     @property
     def training_time(self) -> Path:

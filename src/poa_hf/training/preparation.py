@@ -49,6 +49,7 @@ def training_loader(
         num_workers=args.dataloader_num_workers,
         seed=args.seed,
         image_column=args.image_column,
+        warn_of_bad_rows=False,  # once for all processes (`skipped_images`)
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..elastic import SubNetwork
@@ -36,6 +37,7 @@ from .optimization import StepHyperparameters, hyperparameters_at, set_hyperpara
 from .preparation import coloured_crops, configure, seed_step, training_loader
 from .profiling import StepProfiler
 from .run_log import RunLog, progress_bar, show_progress
+from .skipped_images import SkippedImages
 from .speed import SpeedLog
 from .stopping import StopSignals, TrainingDivergedError, TrainingInterrupted, said_how_to_go_on, stop_if_diverged
 
@@ -114,7 +116,6 @@ class PoaTrainer:
         self.stop_signals = StopSignals(self.accelerator)
         run = (self.model, self.optimizer, self.loader, self.state, self.nonfinite)
         self.checkpointer = Checkpointer(args, self.accelerator, *run, self.global_batch_size)
-        self.skipped_images = 0
         self.image_ids = JsonLines(RunFolder(self.output_dir).image_ids(self.rank), 0, enabled=False)
 
     def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainerState:
@@ -153,7 +154,7 @@ class PoaTrainer:
         window = LogWindow()
         profiled = args.profiled_steps if self.is_main else None
         profiler = StepProfiler(profiled, RunFolder(self.output_dir).profile, self.accelerator.device)
-        with progress_bar(args, state) as progress:
+        with progress_bar(args, state) as progress, logging_redirect_tqdm():
             while state.global_step < args.max_steps and not self.control.should_training_stop:
                 self.control.should_log = self.control.should_save = self.control.should_evaluate = False
                 self._call("on_step_begin")
@@ -169,6 +170,7 @@ class PoaTrainer:
                     self._log(window, progress)
                     window = LogWindow()
                 if state.global_step % args.save_steps == 0 or is_last or stopped or self.control.should_save:
+                    self.skipped_images.report()  # a run resumed from here does not meet them once more
                     self.checkpointer.save()
                     self.control.should_save = False
                     self._call("on_save")
@@ -205,8 +207,9 @@ class PoaTrainer:
             start_folder(self.output_dir, checkpoint, args.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
         self.log = RunLog(args, self.accelerator, self.state.global_step)
-        image_ids = RunFolder(self.output_dir).image_ids(self.rank)
-        self.image_ids = JsonLines(image_ids, self.state.global_step, enabled=args.log_image_ids)
+        run = RunFolder(self.output_dir)
+        self.skipped_images = SkippedImages(self.accelerator, run.skipped_images, self.state.global_step)
+        self.image_ids = JsonLines(run.image_ids(self.rank), self.state.global_step, enabled=args.log_image_ids)
         return batches
 
     def _step(self, batches: Iterator[dict[str, Any]], window: LogWindow) -> None:
@@ -258,7 +261,7 @@ class PoaTrainer:
             waiting_since = time.perf_counter()
             batch = next(batches)
             window.data_wait += time.perf_counter() - waiting_since
-            self.skipped_images += batch["skipped"]
+            self.skipped_images.add(batch, self.state.global_step + 1)
             self.image_ids.write({"step": self.state.global_step + 1, "image_ids": batch["image_ids"]})
             is_last = part + 1 == num_parts
             with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
@@ -303,8 +306,7 @@ class PoaTrainer:
     def _log(self, window: LogWindow, progress: tqdm) -> None:
         """Write a line of the log, with what the callbacks add to it."""
         logs: dict[str, Any] = {"step": self.state.global_step, **window.summary()}
-        skipped = torch.tensor([self.skipped_images], device=self.accelerator.device)
-        logs["skipped_images"] = int(self.accelerator.reduce(skipped, "sum"))
+        logs["skipped_images"] = self.skipped_images.report()
         self.nonfinite.settle()
         logs["nonfinite_steps"] = self.nonfinite.count
         if self.speed is not None:
