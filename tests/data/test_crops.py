@@ -160,14 +160,14 @@ def decoded_sizes(monkeypatch):
     return sizes
 
 
-@pytest.mark.parametrize("size", [(1601, 1203), (801, 603), (525, 637), (1608, 1208), (407, 1201)])
+@pytest.mark.parametrize("size", [(801, 603), (525, 637), (1608, 1208)])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_crops_of_a_shrunk_jpeg_show_what_pillow_cuts_from_the_whole(size, orientation, decoded_sizes):
     data = jpeg(textured_image(*size, cell=60), orientation)
     decoded_sizes.clear()
     multi_crop(open_lazily(data), np.random.default_rng(0), ARGS)
     assert max(map(max, decoded_sizes)) <= (max(size) + 1) / 2  # it was shrunk
-    assert differences(data, ARGS).mean() < 0.5
+    assert differences(data, ARGS, seeds=2).mean() < 0.5
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
