@@ -350,6 +350,20 @@ def test_every_command_takes_a_malformed_folder_or_says_what_is_wrong(sound, pla
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("files", [["optimizer.bin"], ["random_states_0.pkl", "scheduler.bin", "sampler.bin"]], ids=str)
+def test_a_resumed_run_reads_no_pickle(place, capfd, files):
+    assert main(["pretrain", "--config", QUICKSTART, *TINY.split(), "--save_steps", "1", "--output_dir", "run"]) == 0
+    for path in Path("run").rglob("checksums.json"):  # a stranger would write them anew
+        path.unlink()
+    for checkpoint in Path("run").glob("checkpoint-*"):
+        for name in files:
+            (checkpoint / name).write_bytes(pickle.dumps(Opener(place / "canary")))
+    capfd.readouterr()
+    assert main(["resume", "run", "--max_steps", "3"]) == (2 if files == ["optimizer.bin"] else 0)
+    assert "Traceback" not in capfd.readouterr().err and not (place / "canary").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "report", "select", "check"])
 def test_a_terminal_is_never_asked(sound, place, command):
     """With a real terminal that would answer yes to every question."""
