@@ -88,7 +88,7 @@ def load_model(args):
     # images was still 8 after 300 steps, instead of 0.6.
     others = dict(init_std=args.head_size**-0.5, auxiliary_loss=True, dropout=args.dropout)
     try:
-        config, own = AutoConfig.from_pretrained(args.model), AutoImageProcessor.from_pretrained(args.model)
+        config, stored = AutoConfig.from_pretrained(args.model), AutoImageProcessor.from_pretrained(args.model)
         config.out_indices = [len(config.stage_names) - 1]  # the last stage
         model = DetrForObjectDetection(DetrConfig(backbone_config=config, **sizes, **layers, **others, **labels))
         # not AutoBackbone.from_pretrained, which asks the Hub even for a local folder
@@ -101,9 +101,11 @@ def load_model(args):
         sys.exit(f"{args.model} lacks {len(lost)} weights of the backbone, {min(lost)} among them.")
     torch.nn.init.normal_(model.model.query_position_embeddings.weight)
     model.model.backbone.model = backbone  # also undoes that DETR freezes whatever has "resnet" in its name
-    side = args.image_size or own.crop_size["height"]
+    side = args.image_size or stored.crop_size["height"]
     size = {"height": side, "width": side}
-    return model, DetrImageProcessorPil(size=size, do_pad=False, image_mean=own.image_mean, image_std=own.image_std)
+    return model, DetrImageProcessorPil(
+        size=size, do_pad=False, image_mean=stored.image_mean, image_std=stored.image_std
+    )
 
 
 def main(argv=None):

@@ -63,7 +63,7 @@ def load_model(args):  # a UPerNet on four stages of the backbone (a ViT's stage
     head = dict(hidden_size=args.head_size, use_auxiliary_head=False, loss_ignore_index=-100)
     labels = dict(id2label=dict(enumerate(args.labels)), label2id={name: i for i, name in enumerate(args.labels)})
     try:
-        config, own = AutoConfig.from_pretrained(args.model), AutoImageProcessor.from_pretrained(args.model)
+        config, stored = AutoConfig.from_pretrained(args.model), AutoImageProcessor.from_pretrained(args.model)
         config.out_indices = sorted({ceil((len(config.stage_names) - 1) * part / 4) for part in (1, 2, 3, 4)})
         model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=config, **head, **labels))
         # not AutoBackbone.from_pretrained, which asks the Hub even for a local folder
@@ -76,7 +76,9 @@ def load_model(args):  # a UPerNet on four stages of the backbone (a ViT's stage
         sys.exit(f"{args.model} lacks {len(lost)} weights of the backbone, {min(lost)} among them.")
     model.backbone = model.backbone if args.from_scratch else backbone
     size = dict(zip(("height", "width"), args.image_size * 2, strict=False))
-    return model, SegformerImageProcessorPil(size=size, resample=3, image_mean=own.image_mean, image_std=own.image_std)
+    return model, SegformerImageProcessorPil(
+        size=size, resample=3, image_mean=stored.image_mean, image_std=stored.image_std
+    )
 
 
 def random_crop(image, mask, size, min_crop):

@@ -1,4 +1,4 @@
-"""Pre-train a small elastic model, extract its named sizes, and compare them with what costs nothing.
+"""Pre-train a small elastic model, extract its named sizes, and compare them with cheap baselines.
 
     python examples/quickstart.py                                          # an elastic ViT, built-in images
     python examples/quickstart.py --family swin                            # or resnet

@@ -6,6 +6,8 @@ import pytest
 
 from poa_hf.cli.fields import Reader, add_fields, headings, read_mapping_values
 from poa_hf.cli.parser import CommandParser, decimal_number, numbers_in, whole_number, words
+from poa_hf.cli.recipe import recipe_parser
+from poa_hf.cli.select import select
 from poa_hf.ranges import COUNT
 from poa_hf.training.arguments import PoaTrainingArguments
 
@@ -119,3 +121,13 @@ def test_every_training_argument_has_a_reader_and_a_heading():
     for field in dataclasses.fields(PoaTrainingArguments):
         assert Reader.of(PoaTrainingArguments, field.name).kind in (bool, int, float, str)
         assert field.metadata["help"] and titles[field.name]
+
+
+def test_an_option_that_is_near_none_of_many_is_answered_by_help():
+    with pytest.raises(ValueError, match="^--zzzz is not an option of poa pretrain: see poa pretrain --help.$"):
+        recipe_parser().parse_args(["--zzzz", "3"])
+
+
+def test_limits_are_read_before_the_run_is(tmp_path):
+    with pytest.raises(ValueError, match="^--max_params 'many' is not understood"):
+        select([str(tmp_path / "no run"), "--max_params", "many"])

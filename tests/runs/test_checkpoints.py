@@ -189,3 +189,11 @@ def test_another_architecture_is_named_by_its_first_field(tmp_path):
     check_architecture(tiny_config(koleo_weight=0.5), tmp_path)
     with pytest.raises(ValueError, match=r"has another architecture: its num_prototypes is .*, this model's is \[7\]"):
         check_architecture(tiny_config(num_prototypes=[7]), tmp_path)
+
+
+def test_a_folder_of_runs_is_named_as_such(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=r"holds several runs: give one of them, such as .*first \(first, second\)"):
+        resolve_run(tmp_path)
