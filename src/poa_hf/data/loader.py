@@ -140,6 +140,12 @@ class PretrainingLoader:
                 for name, reason in batch["bad_rows"] if self._warn_of_bad_rows else ():
                     self._bad_rows.warn_of(name, reason)
                 yield _with_tensors(batch)
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # Of a worker that is waited for, torch says so; but not of one that dies while it hands over a batch.
+            raise UnreadableData(
+                "A data worker ended while it handed over a batch, as when the memory does not suffice: lower "
+                "--dataloader_num_workers, and go on by poa resume."
+            ) from error
         finally:
             del iterator  # ends the workers
             turns.close()
