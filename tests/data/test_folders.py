@@ -118,6 +118,13 @@ def test_shards_win_over_a_few_pictures(tmp_path, names, rows):
     assert len(list(open_dataset(str(put(tmp_path, *names))))) == rows
 
 
+def test_a_missing_split_of_shards_is_called_as_it_was_asked_for(tmp_path):
+    put(tmp_path, "train-0.parquet", "test-0.parquet")
+    assert len(list(open_dataset(str(tmp_path), split="eval"))) == 1
+    with pytest.raises(MissingSplit, match=r"no split 'dev': choose one of train, test\."):
+        open_dataset(str(tmp_path), split="dev")
+
+
 def test_files_left_out_are_counted_by_kind(tmp_path, caplog):
     put(tmp_path, "a.png", "b.txt", "c/d.TXT", "e.mp4", ".hidden", "._a.png", "__MACOSX/a.png", "Thumbs.db")
     assert paths(tmp_path) == ["a.png"]

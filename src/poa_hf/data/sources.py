@@ -93,7 +93,8 @@ def _open_folder(folder: Path, name: str, config_name: str | None, split: str, s
     if holds_images(listing):
         return open_images(listing, name, split)
     loader, files = choose_shards(listing, name)
-    plain = SPLITS.get(split.lower(), split)
+    known = SPLITS.get(split.lower(), split)
+    plain = known if known in files else split
     # `datasets` takes paths for patterns
     escaped = {each: [glob.escape(path) for path in paths] for each, paths in files.items()}
     shards = [] if loader in ("json", "csv") else [path for paths in files.values() for path in paths]
