@@ -29,16 +29,16 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
     counts = [len(kind) for kind in intact]
 
     def loss(gradients, *features):
-        def branch(tokens, heads):
-            return GivenFeatures(Tokens(*tokens), list(heads))
+        def branch(tokens, heads, full):
+            return GivenFeatures(Tokens(*tokens), list(heads), full.prototypes)
 
         heads = [gradients.on_leaves(head) for head in model.student_head.sliced(elastic.global_.shape[-1])]
         weights = LossWeights(model.config.intact_weight, model.config.koleo_weight, model.config.student_temperature)
         return poa_loss(
             GivenBatch(torch.empty(counts[0], 0), torch.empty(counts[1], 0), patch_weights),
-            branch(teacher, model.teacher_head.full),
-            branch(features[:3], model.student_head.full),
-            lambda: branch(features[3:], heads),
+            branch(teacher, model.teacher_head, model.teacher_head),
+            branch(features[:3], model.student_head, model.student_head),
+            lambda: branch(features[3:], heads, model.student_head),
             weights,
             temperature,
             gradients,
@@ -66,6 +66,7 @@ class GivenFeatures(NamedTuple):
 
     tokens: Tokens
     heads: list
+    prototypes: list
 
     def global_tokens(self, batch, masks):
         return torch.cat([self.tokens.global_, self.tokens.masked])

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -63,6 +63,7 @@ def step_waits(device: torch.device) -> dict[str, int]:
             local_crop_size=16, dataloader_num_workers=0, masked_prediction_start_step=0, bf16=device.type == "cuda",
         )  # fmt: skip
         trainer = PoaTrainer(PoaForPreTraining(config), args, TextureDataset(size=36))
+        trainer.skipped_images = Mock()  # made when training starts
         return on_cuda(trainer) if device.type == "cuda" else on_meta(trainer)
 
 

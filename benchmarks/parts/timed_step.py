@@ -92,11 +92,12 @@ class TimedStep:
                 timed(stack.close, part)()
 
         branch_global_tokens, cut, prototypes = Branch.global_tokens, GradientSums.cut, objective.student_prototypes
-        heads = "heads and losses"
+        heads, sliced = "heads and losses", model.student.sliced
         replaced = [
             (Branch, "global_tokens", global_tokens),
             (Branch, "local_tokens", timed(Branch.local_tokens)),
-            (model.student, "sliced", timed(model.student.sliced, "elastic")),
+            (model.student, "sliced", lambda size, *args: timed(sliced, "elastic" if size else "intact")(size, *args)),
+            (model.teacher, "sliced", timed(model.teacher.sliced, "teacher")),
             (GradientSums, "cut", lambda *args: timed_end(cut(*args))),
             (GradientSums, "on_leaves", timed(GradientSums.on_leaves, "elastic")),
             (GradientSums, "totals", timed(GradientSums.totals, "elastic")),
