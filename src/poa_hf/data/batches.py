@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from .crops import multi_crop
 from .decoding import UndecodableImage, open_lazily
 from .errors import UnreadableData
+from .formats import RestOfShard
 from .masks import block_masks
 from .order import BatchPlan, Candidates, IndexedOrder, stream_candidates
 from .reader import unpacked
@@ -81,6 +82,7 @@ class BatchBuilder:
         self.image_ids = [""] * size
         self.good: Row | None = None
         self.bad: dict[str, str] = {}  # the reasons by the rows' names
+        self.damaged_shards: list[str] = []  # the names of those rows that stand for the rest of a file
         self.skipped = 0
 
     def add_first_good(self, position: int, candidates: Iterator[Row]) -> bool:
@@ -92,6 +94,7 @@ class BatchBuilder:
                 self._crop(position, row)
             except UndecodableImage as error:
                 self.bad[row.name] = str(error)
+                self.damaged_shards += [row.name] * isinstance(error, RestOfShard)
                 continue
             self.good = self.good or row
             self.skipped += number > 0
@@ -137,6 +140,7 @@ class BatchBuilder:
             "image_ids": self.image_ids,
             "skipped": self.skipped,
             "bad_rows": list(self.bad.items()),
+            "damaged_shards": self.damaged_shards,
         }
 
     def _masks(self) -> np.ndarray:

@@ -54,6 +54,10 @@ class UndecodableImage(Exception):
     """A row holds no image that can be read. The message is the reason, without the row's name."""
 
 
+class RestOfShard(UndecodableImage):
+    """Stands for the rows of a damaged file that cannot be read."""
+
+
 def open_header(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     """Open the bytes of an image file, and read no more than its header.
 

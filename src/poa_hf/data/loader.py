@@ -41,7 +41,8 @@ class PretrainingLoader:
     - `global_augmentation`, `local_augmentation`: the parameters of `augment`, one row per crop;
     - `image_ids`: B strings, each a path, an index or "shard:row";
     - `skipped`: how many of the B images could not be decoded and were replaced by others;
-    - `bad_rows`: ids and reasons of the images that could not be decoded.
+    - `bad_rows`: ids and reasons of the images that could not be decoded;
+    - `damaged_shards`: ids among them that stand for the rest of a damaged file.
 
     Args:
         dataset: A `datasets.IterableDataset`, of which exactly the rows are read that iterating it gives, or anything

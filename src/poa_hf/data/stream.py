@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from .damage import DamagedShard
-from .decoding import UndecodableImage
 from .errors import UnreadableData
+from .formats import RestOfShard
 from .rows import Row, StreamedImages
 
 # Last word of the seeds of generators that must not coincide with an image's own, [seed, batch, position].
@@ -130,7 +130,7 @@ class Lane:
                     cursor.row += 1
                     return Row(name, image)
             except DamagedShard as error:
-                damage = UndecodableImage(f"{error.what}, and the rest of it is left out")
+                damage = RestOfShard(f"{error.what}, and the rest of it is left out")
             self.close()
             self._cursor = cursor = Cursor(epoch=cursor.epoch, shard=cursor.shard + 1)
             if damage is not None:  # in the place of the first row that cannot be read, so that it is counted and named

@@ -18,7 +18,8 @@ class SkippedImages:
 
     Args:
         accelerator: The accelerator of the run.
-        path: The file with a line for each image: `step`, `image`, `reason` and `process`.
+        path: The file with a line for each image: `step`, `image`, `reason` and `process`, and
+            `damaged_shard` for what stands for the rest of a damaged file.
         first_step: The step at which the run starts or is resumed; lines after it are dropped.
     """
 
@@ -27,6 +28,7 @@ class SkippedImages:
         self.lines = JsonLines(path, first_step, accelerator.is_main_process)
         listed = read_lines(path) if accelerator.is_main_process else []
         self._rows = BadRows(str(line["image"]) for line in listed if "image" in line)
+        self._damaged_shards = {str(line["image"]) for line in listed if line.get("damaged_shard")}
         self._sent: set[str] = set()
         self._unsent: list[dict[str, Any]] = []
         self._skipped = 0
@@ -38,10 +40,16 @@ class SkippedImages:
             if name not in self._sent:
                 self._sent.add(name)
                 process = self.accelerator.process_index
-                self._unsent.append({"step": step, "image": name, "reason": reason, "process": process})
+                line = {"step": step, "image": name, "reason": reason, "process": process}
+                self._unsent.append(line | ({"damaged_shard": True} if name in batch["damaged_shards"] else {}))
 
-    def report(self) -> int:
-        """Warn of the new bad images of all processes, list them, and return how many images were replaced so far."""
+    def report(self) -> dict[str, int]:
+        """Warn of the new bad images of all processes, and list them.
+
+        Returns:
+            `skipped_images`, how many images were replaced since the start of this part of the run, and on the main
+            process `damaged_shards`, how many files the run has met of which rows are left out.
+        """
         counts = torch.tensor([self._skipped, len(self._unsent)], device=self.accelerator.device)
         skipped, unsent = self.accelerator.reduce(counts, "sum").tolist()
         if unsent:
@@ -49,6 +57,8 @@ class SkippedImages:
             self._unsent = []
             if self.accelerator.is_main_process:
                 for line in sorted(lines, key=lambda line: line["step"]):
+                    if line.get("damaged_shard"):
+                        self._damaged_shards.add(line["image"])
                     if self._rows.warn_of(line["image"], line["reason"]):
                         self.lines.write(line)
-        return int(skipped)
+        return {"skipped_images": int(skipped), "damaged_shards": len(self._damaged_shards)}

@@ -306,7 +306,7 @@ class PoaTrainer:
     def _log(self, window: LogWindow, progress: tqdm) -> None:
         """Write a line of the log, with what the callbacks add to it."""
         logs: dict[str, Any] = {"step": self.state.global_step, **window.summary()}
-        logs["skipped_images"] = self.skipped_images.report()
+        logs |= self.skipped_images.report()
         self.nonfinite.settle()
         logs["nonfinite_steps"] = self.nonfinite.count
         if self.speed is not None:
