@@ -76,12 +76,12 @@ def test_all_images_are_read_whatever_their_names(tmp_path, names):
 def test_folders_on_top_that_are_all_splits_are_splits(tmp_path):
     put(tmp_path, "Train/cat/1.png", "Train/dog/2.png", "val/cat/3.png", "test/dog/4.png", "docs/readme.txt")
     assert labels(tmp_path) == {"Train/cat/1.png": "cat", "Train/dog/2.png": "dog"}
-    assert labels(tmp_path, "validation") == labels(tmp_path, "val") == {"val/cat/3.png": "cat"}
+    assert labels(tmp_path, "validation") == {"val/cat/3.png": "cat"}
     assert labels(tmp_path, "test") == {"test/dog/4.png": "dog"}
     # numbered alike in all splits
-    assert {tuple(open_dataset(str(tmp_path), split=s).features["label"].names) for s in ("train", "val", "test")} == {
-        ("cat", "dog")
-    }
+    assert {
+        tuple(open_dataset(str(tmp_path), split=s).features["label"].names) for s in ("train", "validation", "test")
+    } == {("cat", "dog")}
     with pytest.raises(MissingSplit, match=r"no split 'other': choose one of train, validation, test\."):
         open_dataset(str(tmp_path), split="other")
 
@@ -118,9 +118,13 @@ def test_shards_win_over_a_few_pictures(tmp_path, names, rows):
     assert len(list(open_dataset(str(put(tmp_path, *names))))) == rows
 
 
-def test_a_missing_split_of_shards_is_called_as_it_was_asked_for(tmp_path):
-    put(tmp_path, "train-0.parquet", "test-0.parquet")
-    assert len(list(open_dataset(str(tmp_path), split="eval"))) == 1
+@pytest.mark.parametrize("names", [["train-0.parquet", "test-0.parquet"], ["train/0.png", "test/0.png"]])
+def test_a_split_has_one_name(tmp_path, names):
+    """Else train and training would be the same images under two names, for training and for testing."""
+    put(tmp_path, *names)
+    for alias in ("training", "eval"):
+        with pytest.raises(MissingSplit, match=rf"no split '{alias}': choose one of train, test\."):
+            open_dataset(str(tmp_path), split=alias)
     with pytest.raises(MissingSplit, match=r"no split 'dev': choose one of train, test\."):
         open_dataset(str(tmp_path), split="dev")
 

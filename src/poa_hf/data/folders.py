@@ -187,15 +187,12 @@ def _slices(splits: Mapping[str, list[str]], name: str, split: str) -> list[str]
     """Return the paths of a split, or of slices of splits."""
     import datasets
 
-    parts = [part.strip().partition("[") for part in split.split("+")]
-    names = [SPLITS.get(part[0].lower(), part[0]) for part in parts]
-    for wanted, part in zip(names, parts, strict=True):
-        if wanted not in splits:
-            raise MissingSplit(f"The dataset {name} has no split {part[0]!r}: choose one of {', '.join(splits)}.")
-    spec = "+".join(f"{each}{bracket}{slice_}" for each, (_, bracket, slice_) in zip(names, parts, strict=True))
+    for part in split.split("+"):
+        if (wanted := part.strip().partition("[")[0]) not in splits:
+            raise MissingSplit(f"The dataset {name} has no split {wanted!r}: choose one of {', '.join(splits)}.")
     lengths = {each: len(paths) for each, paths in splits.items()}
     try:
-        ranges = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
+        ranges = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
         raise ValueError(f"{split!r} is not a split of {name}: write it as train[:80%].") from error
     return [path for part in ranges for path in splits[part.splitname][part.from_ : part.to]]

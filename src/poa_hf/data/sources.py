@@ -16,7 +16,7 @@ from ..locations import looks_local
 from .damage import is_damage, sound_features, strict_archives
 from .errors import MissingSplit as MissingSplit
 from .errors import reading_error
-from .folders import SPLITS, choose_shards, holds_images, open_images
+from .folders import choose_shards, holds_images, open_images
 from .listing import ARCHIVE_SUFFIXES, list_folder, suffix_of
 
 TEXTURES = "textures"  # the name of the built-in images
@@ -93,12 +93,10 @@ def _open_folder(folder: Path, name: str, config_name: str | None, split: str, s
     if holds_images(listing):
         return open_images(listing, name, split)
     loader, files = choose_shards(listing, name)
-    known = SPLITS.get(split.lower(), split)
-    plain = known if known in files else split
     # `datasets` takes paths for patterns
     escaped = {each: [glob.escape(path) for path in paths] for each, paths in files.items()}
     shards = [] if loader in ("json", "csv") else [path for paths in files.values() for path in paths]
-    return _load(loader, plain, streaming, name, shards, data_files=escaped)
+    return _load(loader, split, streaming, name, shards, data_files=escaped)
 
 
 def _declares_configurations(readme: Path) -> bool:
