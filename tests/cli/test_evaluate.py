@@ -135,6 +135,7 @@ def test_two_processes_give_the_numbers_of_one(test, memory, folders, capsys, tm
 
 def test_a_hold_out_is_recorded_and_the_split_of_the_pre_training_named(folders, capsys, caplog, tmp_path):
     shutil.copytree(folders / "run", tmp_path / "run")
+    (tmp_path / "run" / "evaluations.json").unlink(missing_ok=True)  # of other tests
     (tmp_path / "link").symlink_to(folders / "images")
     (tmp_path / "run" / "config.yaml").write_text(f"dataset_name: {tmp_path / 'link'}/\ndataset_split: train\n")
     argv = [tmp_path / "run", "--dataset_name", folders / "images", "--num_workers", 0, "--sizes", "small"]
