@@ -76,9 +76,8 @@ def load_model(args):  # a UPerNet on four stages of the backbone (a ViT's stage
         sys.exit(f"{args.model} lacks {len(lost)} weights of the backbone, {min(lost)} among them.")
     model.backbone = model.backbone if args.from_scratch else backbone
     size = dict(zip(("height", "width"), args.image_size * 2, strict=False))
-    return model, SegformerImageProcessorPil(
-        size=size, resample=3, image_mean=stored.image_mean, image_std=stored.image_std
-    )
+    pixels = dict(image_mean=stored.image_mean, image_std=stored.image_std)
+    return model, SegformerImageProcessorPil(size=size, resample=3, **pixels)
 
 
 def random_crop(image, mask, size, min_crop):

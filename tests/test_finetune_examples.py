@@ -202,7 +202,7 @@ def test_detection(family, checkpoints, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "'logits': (2, 10, 3), 'boxes': (2, 10, 4)" in printed
     losses = [float(line.split("'")[3]) for line in printed.splitlines() if line.startswith("{'loss'")]
-    assert len(losses) == 12 and np.isfinite(losses).all() and np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert len(losses) == 12 and np.isfinite(losses).all() and np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
     detect = pipeline("object-detection", str(output))
     assert isinstance(detect(Image.new("RGB", (50, 40)), threshold=0.0)[0]["box"]["xmin"], int)
     # DETR would have frozen the ResNet

@@ -13,8 +13,9 @@ from poa_hf.runs import lock
 from poa_hf.runs.lock import LockedError, locked, locked_run
 
 HOLDER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from poa_hf.runs.lock import locked_run
 with locked_run(Path(sys.argv[1])):
     if sys.argv[2:] == ["with a worker"]:

@@ -109,5 +109,5 @@ def test_two_processes_freeze_and_thaw_together(tmp_path):
 
 
 def test_a_negative_number_of_steps_is_refused():
-    with pytest.raises(ValueError, match="freeze_backbone_steps is -1: it must be 0 or more"):
+    with pytest.raises(ValueError, match="freeze_backbone_steps is -1: give a whole number of at least 0"):
         PoaTrainingArguments(freeze_backbone_steps=-1)

@@ -32,6 +32,16 @@ class Send(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """The tests may run where SIGINT is ignored, as in the background of a shell."""
+    former = [signal.signal(number, signal.SIG_DFL) for number in SIGNALS]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in zip(SIGNALS, former, strict=True):
+        signal.signal(number, handler)
+
+
 def weights(folder) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 

@@ -63,7 +63,7 @@ class StepFlops:
     def _head(self, size: SubNetwork) -> int:
         """Return the operations of all heads' forward passes of one token."""
         config = self.config
-        features = config.backbone_config.stock_config(size).hidden_size
+        features = config.backbone_config.plain_config(size).hidden_size
         widths = [features] + [config.head_hidden_size] * (config.head_num_layers - 1) + [config.head_bottleneck_size]
         mlp = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
         return sum(2 * (mlp + config.head_bottleneck_size * count) for count in config.num_prototypes)
