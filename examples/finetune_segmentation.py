@@ -66,8 +66,7 @@ def load_model(args):  # a UPerNet on four stages of the backbone (a ViT's stage
         config, stored = AutoConfig.from_pretrained(args.model), AutoImageProcessor.from_pretrained(args.model)
         config.out_indices = sorted({ceil((len(config.stage_names) - 1) * part / 4) for part in (1, 2, 3, 4)})
         model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=config, **head, **labels))
-        # not AutoBackbone.from_pretrained, which asks the Hub even for a local folder
-        load = type(model.backbone).from_pretrained
+        load = type(model.backbone).from_pretrained  # AutoBackbone's asks the Hub even for a local folder
         backbone, info = load(args.model, config=config, dtype=torch.float32, output_loading_info=True)
     except (ValueError, OSError, AttributeError) as error:
         sys.exit(f"{args.model} is no backbone (`poa extract` writes one): {str(error).splitlines()[0]}")
@@ -76,8 +75,8 @@ def load_model(args):  # a UPerNet on four stages of the backbone (a ViT's stage
         sys.exit(f"{args.model} lacks {len(lost)} weights of the backbone, {min(lost)} among them.")
     model.backbone = model.backbone if args.from_scratch else backbone
     size = dict(zip(("height", "width"), args.image_size * 2, strict=False))
-    pixels = dict(image_mean=stored.image_mean, image_std=stored.image_std)
-    return model, SegformerImageProcessorPil(size=size, resample=3, **pixels)
+    mean, std = stored.image_mean, stored.image_std
+    return model, SegformerImageProcessorPil(size=size, resample=3, image_mean=mean, image_std=std)
 
 
 def random_crop(image, mask, size, min_crop):
