@@ -94,6 +94,7 @@ assert type(features.model).__name__ == "PoaViTModel"
     succeeds(f"import os; os.chdir({str(folders)!r})\n{code}")
 
 
+@pytest.mark.slow
 def test_spawned_processes_and_pickles(folders, tmp_path):
     (tmp_path / "spawned.py").write_text(
         "import multiprocessing, pickle\n"

@@ -49,7 +49,7 @@ def step(model, size, dtype=None, num_images=4):
 
 
 @families
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_steps_are_the_same_and_all_sizes_share_their_code(family, checkpointing):
     model = new_model(family)
     if checkpointing:

@@ -92,6 +92,7 @@ def test_resumed_before_or_after_the_thaw_is_the_same_to_the_last_bit(tmp_path, 
     assert all(torch.equal(tensor, parts.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
+@pytest.mark.slow
 def test_two_processes_freeze_and_thaw_together(tmp_path):
     from safetensors.torch import load_file
 

@@ -76,7 +76,8 @@ def run_until(argv, step: int, folder: Path) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("dataset", ["textures", pytest.param("parquet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["textures", "parquet"])
 def test_killed_twice_and_resumed_is_the_same_to_the_last_bit(config, tmp_path, dataset):
     argv = ["--config", config]
     if dataset == "parquet":
@@ -147,6 +148,7 @@ def test_two_processes_match_one(tmp_path):
     assert all((a[name] - b[name]).abs().max() < 1e-4 for name in a)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_their_own_sub_networks_skip_together_and_resume(config, tmp_path):
     """A loss that is not finite on one process only: both skip the step, and the run goes on from its checkpoint."""
     script = tmp_path / "poisoned.py"
