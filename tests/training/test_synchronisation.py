@@ -14,17 +14,14 @@ from poa_hf.training.skipped_images import SkippedImages
 from ..conftest import ROOT
 from .test_trainer import arguments, images, new_model
 
-# fused SGD, with which a step updates the teacher, has no form for the meta device yet
-torch.library.register_fake("aten::_fused_sgd_", lambda *args, **kwargs: None)
-
 
 class Queue(TorchDispatchMode):
     """Stands in for the queue of a GPU, as tensors on the meta device stand in for those there: whatever would have to
     wait for their values raises there, and copies from the host must not wait either."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._fused_adamw_.default:
-            return None  # PyTorch has it for GPUs, and for CPUs, but not for the meta device
+        if function in (torch.ops.aten._fused_adamw_.default, torch.ops.aten._fused_sgd_.default):
+            return None  # PyTorch has them for GPUs, and for CPUs, but not for the meta device
         result = function(*args, **(kwargs or {}))
         if function is torch.ops.aten._to_copy.default and result.device != args[0].device:
             assert kwargs.get("non_blocking"), f"a copy of {tuple(args[0].shape)} waits for the device"
