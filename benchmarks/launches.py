@@ -1,7 +1,7 @@
 """How many kernels a training step launches, by part of the step and by operation.
 
     python benchmarks/launches.py                       # ViT-L, published recipe, 50 images, bfloat16
-    python benchmarks/launches.py --size 384x12 --float32
+    python benchmarks/launches.py --size 768x12 --float32
 
 The step runs on tensors without memory, so it is counted in seconds, on any machine. What is counted are PyTorch's
 operations that compute something (not views): on a GPU each is at least one kernel, whose launch costs the host several
@@ -14,18 +14,9 @@ from collections import Counter
 
 from parts.launches import count_step
 from parts.machine import device_name, table_head, versions
+from parts.presets import PRESETS
 
 from poa_hf import PoaConfig, PoaTrainingArguments, PoaViTConfig
-
-PRESETS = {
-    "vit_large": dict(backbone={}, heads={}, batch=50, crops={}, size="768x12"),
-    "tiny": dict(
-        backbone=dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=32,
-                      min_num_hidden_layers=1, image_size=32),
-        heads=dict(num_prototypes=[64, 128], head_hidden_size=64, head_bottleneck_size=32),
-        batch=4, crops=dict(global_crop_size=32, local_crop_size=16, num_local_crops=8), size="32x1",
-    ),
-}  # fmt: skip
 
 
 def main() -> None:

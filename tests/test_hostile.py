@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from poa_hf import PoaForPreTraining
@@ -23,6 +22,25 @@ from poa_hf.cli.main import COMMANDS, main
 from poa_hf.data.processor import evaluation_processor
 
 from .conftest import QUICKSTART, TINY, run_python, save_run, tiny_config
+from .malformed import (
+    configuration_of_other_kinds,
+    edit,
+    empty_configuration,
+    empty_weights,
+    folders_in_place_of_files,
+    huge_depth,
+    huge_width,
+    many_sizes,
+    names_for_terminals,
+    nested_configuration,
+    nested_records,
+    no_configuration,
+    records_of_other_kinds,
+    unknown_type,
+    weights_of_a_giant,
+    weights_that_are_not_numbers,
+    wrong_shapes,
+)
 
 AUTO_MAP = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoImageProcessor": "evil.Processor"}
 FEW_IMAGES = "--dataset_name textures --max_train_images 8 --max_test_images 8 --num_workers 0 --tasks knn --k 3"
@@ -93,11 +111,6 @@ class NoInput:
 
     def __getattr__(self, name):
         raise AssertionError(f"the standard input was asked for {name}")
-
-
-def edit(path: Path, **fields) -> None:
-    content = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**content, **fields}))
 
 
 def plant(folder: Path, canary: Path) -> Path:
@@ -234,94 +247,6 @@ def test_no_command_follows_a_link_out_of_a_folder(sound, place, capfd, hub):
         assert main(argv) in (0, 2), argv
         assert "Traceback" not in capfd.readouterr().err
         assert contents(outside) == before, argv
-
-
-def unknown_type(folder):
-    edit(folder / "config.json", model_type="never_heard_of")
-
-
-def empty_configuration(folder):
-    (folder / "config.json").write_text("{}")
-
-
-def no_configuration(folder):
-    (folder / "config.json").unlink()
-
-
-def nested_configuration(folder):
-    (folder / "config.json").write_text("[" * 200_000)
-
-
-def configuration_of_other_kinds(folder):
-    edit(folder / "config.json", backbone_config=[1, 2], num_prototypes="many")
-
-
-def huge_width(folder):
-    backbone = json.loads((folder / "config.json").read_text())["backbone_config"]
-    edit(folder / "config.json", backbone_config={**backbone, "hidden_size": 10**9})
-
-
-def huge_depth(folder):
-    backbone = json.loads((folder / "config.json").read_text())["backbone_config"]
-    edit(folder / "config.json", backbone_config={**backbone, "num_hidden_layers": 10**9})
-
-
-def many_sizes(folder):
-    backbone = json.loads((folder / "config.json").read_text())["backbone_config"]
-    edit(
-        folder / "config.json",
-        backbone_config={**backbone, "num_hidden_layers": 9000, "hidden_size": 2**19, "num_attention_heads": 2**17},
-    )
-
-
-def wrong_shapes(folder):
-    backbone = json.loads((folder / "config.json").read_text())["backbone_config"]
-    edit(folder / "config.json", backbone_config={**backbone, "patch_size": 4})
-
-
-def weights_that_are_not_numbers(folder):
-    tensors = load_file(folder / "model.safetensors")
-    tensors["teacher.layernorm.weight"][0] = float("nan")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def weights_of_a_giant(folder):
-    header = json.dumps({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-
-
-def empty_weights(folder):
-    (folder / "model.safetensors").write_bytes(b"")
-
-
-def records_of_other_kinds(folder):
-    (folder / "evaluations.json").write_text('[{"model": "\\u001b[2J", "size": 3}]')
-    (folder / "metrics.jsonl").write_text('{"step": "many"}\nnull\n\x00\n{"step": 1, "loss": {"a": 1}}\n')
-    (folder / "training_args.json").write_text('{"learning_rate": "fast", "max_steps": [], "bf16": {}}')
-    (folder / "compute.json").write_text('{"global_batch_size": "x", "parts": 3}')
-    (folder / "config.yaml").write_text("dataset_name: [1, 2]\nmodel: 3\n")
-    (folder / "latency-cpu-b1.json").write_text('{"measured": {"16x1": {"median_ms": "slow"}}, "device": []}')
-
-
-def nested_records(folder):
-    for name in ("evaluations.json", "metrics.jsonl", "training_args.json", "compute.json", "latency-cpu-b1.json"):
-        (folder / name).write_text("[" * 200_000)
-    (folder / "config.yaml").write_text("[" * 20_000)
-
-
-def folders_in_place_of_files(folder):
-    for name in ("evaluations.json", "metrics.jsonl", "config.yaml", "card.yaml", "compute.json", "sizes.json"):
-        (folder / name).mkdir()
-
-
-def names_for_terminals(folder):
-    record = {
-        "model": "\x1b[2J<script>", "size": "16x1", "task": "knn", "metric": "knn_accuracy", "value": 0.5,
-        "dataset": "\x1b]0;owned\x07[x](javascript:alert(1))<img src=x onerror=alert(1)>", "test_split": "test\x1b[31m",
-        "test_images": 8, "date": "2026-11-27", "train_split": "a" * 100_000, "train_images": 8,
-        "settings": {"k": 10},
-    }  # fmt: skip
-    (folder / "evaluations.json").write_text(json.dumps([record]))
 
 
 MALFORMED = marked(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -18,13 +18,11 @@ from transformers.initialization import no_init_weights
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainingArguments, SubNetwork
 from poa_hf.data import augment
 from poa_hf.data.crops import draw_augmentation
-from poa_hf.objective import losses, objective
-from poa_hf.objective.early_gradients import GradientSums
-from poa_hf.objective.head_losses import TeacherTargets
-from poa_hf.objective.objective import Branch
+from poa_hf.objective import losses
 from poa_hf.training.optimization import build_optimizer, hyperparameters_at, set_hyperparameters, step_unless
 
 from . import fakes  # noqa: F401 (registers operations)
+from .regions import step_parts
 
 # Operations that launch nothing, besides those that only make views.
 _FREE = (
@@ -68,54 +66,6 @@ def _makes_view(func: Any) -> bool:
 def _on_device(result: Any, device: str) -> bool:
     tensors = [each for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
     return not tensors or any(tensor.device.type == device for tensor in tensors)
-
-
-@contextmanager
-def step_parts(model: PoaForPreTraining, wrap: Callable[[Callable, str], Callable]) -> Iterator[None]:
-    """Within the context, wrap the functions of the forward pass by the part of the step that they belong to.
-
-    Args:
-        model: The model whose forward pass is taken apart.
-        wrap: Returns a function in place of one of a part. The parts are "teacher", "intact", "elastic" and "heads and
-            losses"; those of the students include their backward passes.
-    """
-    branches, branch = iter(["teacher", "intact", "elastic"]), [""]
-
-    def of_branch(function: Callable) -> Callable:
-        return lambda *args, **kwargs: wrap(function, branch[0])(*args, **kwargs)
-
-    def global_tokens(*args: Any, **kwargs: Any) -> Any:
-        branch[0] = next(branches)
-        return of_branch(branch_global_tokens)(*args, **kwargs)
-
-    @contextmanager
-    def wrapped_end(context: Any, part: str | None = None) -> Iterator[Any]:
-        """Wrap the end of a context: the backward pass of what it was entered with."""
-        with ExitStack() as stack:
-            value = stack.enter_context(context)
-            yield value
-            del value
-            wrap(stack.close, part or branch[0])()
-
-    branch_global_tokens, cut, prototypes = Branch.global_tokens, GradientSums.cut, objective.student_prototypes
-    sliced = model.student.sliced
-    heads = "heads and losses"
-    replaced = [
-        (Branch, "global_tokens", global_tokens),
-        (Branch, "local_tokens", of_branch(Branch.local_tokens)),
-        (model.student, "sliced", lambda size, *args: wrap(sliced, "elastic" if size else "intact")(size, *args)),
-        (model.teacher, "sliced", wrap(model.teacher.sliced, "teacher")),
-        (GradientSums, "cut", lambda *args: wrapped_end(cut(*args))),
-        (GradientSums, "on_leaves", wrap(GradientSums.on_leaves, "elastic")),
-        (GradientSums, "totals", wrap(GradientSums.totals, "elastic")),
-        (TeacherTargets, "__init__", wrap(TeacherTargets.__init__, heads)),
-        (objective, "head_losses", wrap(objective.head_losses, heads)),
-        (objective, "student_prototypes", lambda *args: wrapped_end(prototypes(*args), heads)),
-    ]
-    with ExitStack() as stack:
-        for owner, name, function in replaced:
-            stack.enter_context(patch.object(owner, name, function))
-        yield
 
 
 def count_step(config: PoaConfig, size: SubNetwork, args: PoaTrainingArguments, bf16: bool) -> dict[str, Counter[str]]:

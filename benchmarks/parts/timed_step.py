@@ -2,21 +2,16 @@
 
 import copy
 import time
-from contextlib import ExitStack, contextmanager
-from unittest.mock import patch
 
 import torch
 
 from poa_hf.data import PretrainingLoader, augment
 from poa_hf.data.textures import TextureDataset
-from poa_hf.objective import objective
-from poa_hf.objective.early_gradients import GradientSums
-from poa_hf.objective.head_losses import TeacherTargets
-from poa_hf.objective.objective import Branch
 from poa_hf.training.optimization import build_optimizer, hyperparameters_at, set_hyperparameters
 
 from .plain_losses import Tokens
 from .plain_losses import ours as heads_and_losses
+from .regions import step_parts
 from .timing import synchronize
 
 
@@ -60,55 +55,16 @@ class TimedStep:
         seconds = {}
         global_crops, local_crops, masks, masked_patches = self.timed(self.load, seconds, "data")
         start = time.perf_counter()
-        with self.timed_parts(seconds), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+
+        def timed(function, part):
+            return lambda *args, **kwargs: self.timed(lambda: function(*args, **kwargs), seconds, part)
+
+        with step_parts(self.model, timed), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             loss = self.model(global_crops, local_crops, masks, self.size, 0.07, masked_patches=masked_patches).loss
         self.timed(loss.backward, seconds, "optimiser and teacher update")  # only hands the gradient on
         self.timed(lambda: self.optimise(self.model, self.optimizer), seconds, "optimiser and teacher update")
         seconds["step"] = time.perf_counter() - start
         return seconds
-
-    @contextmanager
-    def timed_parts(self, seconds):
-        """Time the parts of the forward pass, which includes the backward passes of the students, within the block."""
-        model, branches, branch = self.model, iter(["teacher", "intact", "elastic"]), [""]
-
-        def timed(function, part=None):
-            def call(*args, **kwargs):
-                return self.timed(lambda: function(*args, **kwargs), seconds, part or branch[0])
-
-            return call
-
-        def global_tokens(*args, **kwargs):
-            branch[0] = next(branches)
-            return timed(branch_global_tokens)(*args, **kwargs)
-
-        @contextmanager
-        def timed_end(context, part=None):
-            """Time the end of a context: the backward pass of what it was entered with."""
-            with ExitStack() as stack:
-                value = stack.enter_context(context)
-                yield value
-                del value
-                timed(stack.close, part)()
-
-        branch_global_tokens, cut, prototypes = Branch.global_tokens, GradientSums.cut, objective.student_prototypes
-        heads, sliced = "heads and losses", model.student.sliced
-        replaced = [
-            (Branch, "global_tokens", global_tokens),
-            (Branch, "local_tokens", timed(Branch.local_tokens)),
-            (model.student, "sliced", lambda size, *args: timed(sliced, "elastic" if size else "intact")(size, *args)),
-            (model.teacher, "sliced", timed(model.teacher.sliced, "teacher")),
-            (GradientSums, "cut", lambda *args: timed_end(cut(*args))),
-            (GradientSums, "on_leaves", timed(GradientSums.on_leaves, "elastic")),
-            (GradientSums, "totals", timed(GradientSums.totals, "elastic")),
-            (TeacherTargets, "__init__", timed(TeacherTargets.__init__, heads)),
-            (objective, "head_losses", timed(objective.head_losses, heads)),
-            (objective, "student_prototypes", lambda *args: timed_end(prototypes(*args), heads)),
-        ]
-        with ExitStack() as stack:
-            for owner, name, function in replaced:
-                stack.enter_context(patch.object(owner, name, function))
-            yield
 
     def plain(self) -> dict[str, float]:
         """Time the same passes of stock models of the same sizes."""
