@@ -255,6 +255,27 @@ def test_fake_tensors_take_the_attention_kernel_of_cpus():
         output = torch.nn.functional.scaled_dot_product_attention(tensor, tensor, tensor)
         shared = storage is tensor[:, :1].untyped_storage()
     assert "ScaledDotProductFlashAttentionForCpu" in type(output.grad_fn).__name__, (
-        "fake tensors take another attention kernel than CPUs: mend selection/costs.py (_CPU_ATTENTION)"
+        "fake tensors take another attention kernel than CPUs: mend models/flops.py (_CPU_ATTENTION)"
     )
     assert shared, "tensors that share a storage do not give the same storage object any more: mend selection/costs.py"
+
+
+def test_copies_of_a_function_are_compiled_by_themselves():
+    from poa_hf.models.compiled_blocks import BlockCompiler
+
+    class Scaled(torch.nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(size))
+
+        def forward(self, values):
+            return values * self.weight
+
+    sizes = range(1, 13)  # more than the recompilations that torch allows by default
+    model, compiler = torch.nn.ModuleList(map(Scaled, sizes)), BlockCompiler(backend="eager")
+    compiler.attach(model, [str(number) for number in range(len(sizes))])
+    for size, block in zip(sizes, model, strict=True):
+        assert block(torch.ones(size)).tolist() == [1.0] * size
+    assert (compiler.compilations, compiler.recompilations) == (len(sizes), 0), (
+        "torch keeps compiled code or finds compilers in another way: mend models/compiled_blocks.py, _new_function"
+    )
