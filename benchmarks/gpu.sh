@@ -34,6 +34,9 @@ part step_eager 60 $step --compile off
 part step_blocks 100 $step --compile blocks
 part step_blocks_warm 60 $step --compile blocks
 part step_large_batch 60 $step --compile blocks --batch "${LARGE_BATCH:-100}"
+if [ "$preset" = tiny ]; then real="--preset tiny --steps 10 --workers 1"; else real="--preset $preset"; fi
+part real_data 80 benchmarks/real_data.py $real
 part small_eager 40 benchmarks/gpu_step.py $small --compile off
 part small_blocks 60 benchmarks/gpu_step.py $small --compile blocks
+[ "$preset" = tiny ] || part real_data_small 60 benchmarks/real_data.py --preset vit_small
 part launches 30 benchmarks/launches.py

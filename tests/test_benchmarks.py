@@ -105,3 +105,13 @@ def test_gpu_step():
     options = ("--preset", "tiny", "--float32", "--compile", "off", "--repeats", "1")
     found = json.loads(run_python(program, *options).stdout.splitlines()[-1])
     assert found["seconds"] > 0 and 0 < found["mfu"] < 1 and found["compilations"] == 0
+
+
+@pytest.mark.slow
+def test_real_data():
+    """Both phases of a tiny run from JPEG shards are timed."""
+    program = str(ROOT / "benchmarks" / "real_data.py")
+    options = ("--preset", "tiny", "--steps", "10", "--images", "64", "--workers", "1")
+    found = json.loads(run_python(program, *options).stdout.splitlines()[-1])
+    assert 0 < found["images_per_second"] and 0 < found["resident_images_per_second"] and 0 <= found["data_wait"] < 1
+    assert found["ratio"] == pytest.approx(found["images_per_second"] / found["resident_images_per_second"])
