@@ -1,4 +1,4 @@
-"""What every elastic family must do, parametrised over all three. Parity with the authors: models/test_golden.py."""
+"""What every elastic family must do, parametrised over all of them. Parity with the authors: models/test_golden.py."""
 
 import copy
 import json
@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from poa_hf import (
     PoaConfig,
+    PoaDinov2RegistersConfig,
     PoaForPreTraining,
     PoaResNetConfig,
     PoaSwinConfig,
@@ -21,10 +22,12 @@ from poa_hf.cli.main import main
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.training.checks import check_run
 
-from .conftest import FAMILIES, ROOT, run_python
+from .conftest import ROOT, run_python
 
+VIT_SPACE = (143, 573, "384x12", "1024x24", {"small": "384x12", "base": "768x12", "large": "1024x24"})
 PUBLISHED = {
-    "vit": (PoaViTConfig, 143, 573, "384x12", "1024x24", {"small": "384x12", "base": "768x12", "large": "1024x24"}),
+    "vit": (PoaViTConfig, *VIT_SPACE),
+    "dinov2_registers": (PoaDinov2RegistersConfig, *VIT_SPACE),
     "swin": (
         *(PoaSwinConfig, 39, 89, "96x2-2-6-2", "128x2-2-18-2"),
         {"tiny": "96x2-2-6-2", "small": "96x2-2-18-2", "base": "128x2-2-18-2"},
@@ -34,9 +37,12 @@ PUBLISHED = {
         {"50": "64x3-4-6-3", "101": "64x3-4-23-3", "152": "64x3-8-36-3"},
     ),
 }
+VITS = [name for name in PUBLISHED if name not in ("swin", "resnet")]
 # the published shapes at a hundredth of their cost: as many sizes of ViT and Swin, 18 of ResNet
+SMALL_VIT = dict(hidden_size=64, num_attention_heads=16, image_size=32, patch_size=8)
 SMALL = {
-    "vit": dict(hidden_size=64, num_attention_heads=16, image_size=32, patch_size=8),
+    "vit": SMALL_VIT,
+    "dinov2_registers": SMALL_VIT | dict(num_register_tokens=3),
     "swin": dict(embed_dim=32, num_heads=[8, 16, 32, 64], image_size=64, patch_size=2, window_size=2, min_embed_dim=24),
     "resnet": dict(
         embedding_size=8, hidden_sizes=[32, 64, 128, 256], base_width=16, num_groups=4, depths=[1, 2, 3, 1],
@@ -44,10 +50,15 @@ SMALL = {
     ),
 }  # fmt: skip
 TINY = {
-    "vit": SMALL["vit"] | dict(num_hidden_layers=3),
+    **{name: SMALL[name] | dict(num_hidden_layers=3) for name in VITS},
     "swin": SMALL["swin"] | dict(depths=[1, 2, 3, 1]),
     "resnet": SMALL["resnet"],
 }
+
+
+@pytest.fixture(params=PUBLISHED)
+def family(request) -> str:
+    return request.param
 
 
 def backbone(family: str, fields: dict, **more):
@@ -89,10 +100,23 @@ def test_published_space(family):
     assert all(SubNetwork.parse(str(size)) == size for size in space)
 
 
+FEWER_SIZES = dict(hidden_size_step=20, num_hidden_layers_step=6)  # 3 widths, 3 depths
+
+
 @torch.inference_mode()
 def test_every_size_extracts_to_the_bit(family):
+    fewer = FEWER_SIZES if family in VITS[1:] else {}  # all 143 of them: below
+    config = backbone(family, SMALL[family], **fewer)
+    assert len(config.space) == {"vit": 143, "swin": 39, "resnet": 18}.get(family, 9)
+    check_every_size(AutoModel.from_config(config))
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+@pytest.mark.parametrize("family", VITS[1:])
+def test_every_one_of_143_vits_extracts_to_the_bit(family):
     config = backbone(family, SMALL[family])
-    assert len(config.space) == {"vit": 143, "swin": 39, "resnet": 18}[family]
+    assert len(config.space) == 143
     check_every_size(AutoModel.from_config(config))
 
 
@@ -183,18 +207,18 @@ def test_activation_checkpointing_runs_each_block_twice(family):
     model = tiny(family).student.train()
     enable_activation_checkpointing(model)
     calls, space = [], model.config.space
-    block = {"vit": "PoaViTLayer", "swin": "PoaSwinLayer", "resnet": "GnResNetBottleneck"}[family]
-    inner = {"vit": "mlp", "swin": "mlp", "resnet": "layer"}[family]
-    for module in model.modules():
-        if type(module).__name__ == block:
-            getattr(module, inner).register_forward_pre_hook(lambda *_: calls.append(1))
+    for name in model.slice_rules.block_names(model):
+        block = model.get_submodule(name)
+        inner = block.layer if family == "resnet" else block.mlp
+        inner.register_forward_pre_hook(lambda *_: calls.append(1))
     pixels = torch.randn(1, 3, model.config.image_size, model.config.image_size)
     model(pixels).pooler_output.square().sum().backward()
     assert len(calls) == 2 * sum(space.full.depths)
 
 
 def test_bfloat16_gradients_are_close(family):
-    model = tiny(family).train()
+    # where blocks are almost the identity, images of noise differ by little more than bfloat16's rounding
+    model = tiny(family, **({"layerscale_value": 1.0} if family in VITS else {})).train()
     batch, size = batch_for(model, num_images=4), middle(model)
     exact, rounded = gradients(model, batch, size), gradients(model, batch, size, autocast=True)
     exact, rounded = (torch.cat([g.flatten() for g in grads.values()]) for grads in (exact, rounded))
@@ -215,8 +239,9 @@ def plain_attributes(model) -> dict:
 @torch.no_grad()
 def test_crops_of_both_sizes_leave_no_trace(family):
     """At the published crops and window."""
+    vit = dict(hidden_size=32, num_attention_heads=2, num_hidden_layers=2, layerscale_value=1.0)
     fields = {
-        "vit": dict(hidden_size=32, num_attention_heads=2, num_hidden_layers=2, layerscale_value=1.0),
+        **dict.fromkeys(VITS, vit),
         "swin": dict(embed_dim=32, depths=[1, 2, 4, 2], min_embed_dim=16),
         "resnet": SMALL["resnet"] | dict(image_size=224),
     }[family]
@@ -248,7 +273,7 @@ def test_masks_hide_whole_squares(family):
     masks = torch.zeros(1, (side // square) ** 2, dtype=torch.bool)
     masks[0, :2] = True
     inside = pixels.clone()
-    reach = {"vit": 0, "swin": 0, "resnet": 6}[family]  # the stem's convolution and pooling look beyond a square
+    reach = 6 if family == "resnet" else 0  # the stem's convolution and pooling look beyond a square
     inside[..., : square - reach, : 2 * square - reach] += 1
     for size in (None, model.config.space.smallest):
         hidden = model(pixels, bool_masked_pos=masks, sub_network=size)[0]
@@ -256,7 +281,7 @@ def test_masks_hide_whole_squares(family):
         if family != "resnet":  # whose GroupNorm carries every pixel's change everywhere
             assert torch.equal(model(inside, bool_masked_pos=masks, sub_network=size)[0], hidden)
     assert torch.equal(model(pixels, bool_masked_pos=masks.long())[0], model(pixels, bool_masked_pos=masks)[0])
-    if family != "vit":
+    if family not in VITS:
         with pytest.raises(ValueError, match="multiples of the masked squares"):
             model(torch.randn(1, 3, side + square // 2, side), bool_masked_pos=masks)
         with pytest.raises(ValueError, match=r"bool_masked_pos \(1, 3\) does not fit: .* 4 x 4 squares|8 x 8 squares"):
@@ -281,7 +306,7 @@ def test_threads_do_not_disturb_each_other(family):
 @pytest.mark.parametrize(
     ("family", "size", "message"),
     [
-        ("vit", 8 * 5 + 4, "global_crop_size 44 is not a multiple of 8 .*: use 40 or 48"),
+        *((name, 8 * 5 + 4, "global_crop_size 44 is not a multiple of 8 .*: use 40 or 48") for name in VITS),
         ("swin", 8, "global_crop_size 8 is not a multiple of 16 .*: use 16"),
         ("swin", 16, "global_crop_size 16 is too small .*: use at least 32 .*window_size"),
         ("resnet", 48, "global_crop_size 48 is not a multiple of 32 .*: use 32 or 64"),
@@ -303,14 +328,14 @@ OPTIONS = (
 
 def run_options(family: str) -> list[str]:
     config = backbone(family, TINY[family])
-    options = {**TINY[family], "model_type": f"poa_{family}"}
+    options = {**TINY[family], "model_type": config.model_type}
     backbone_options = [f"--model.backbone_config.{key}={json.dumps(value)}" for key, value in options.items()]
     crops = ["--global_crop_size", str(config.image_size), "--local_crop_size", str(config.image_size // 2)]
     return [*OPTIONS.split(), *crops, *backbone_options]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES[1:])  # ViT: training/test_processes.py
+@pytest.mark.parametrize("family", [*PUBLISHED][1:])  # ViT: training/test_processes.py
 def test_two_processes_train_with_no_unused_parameter(family, tmp_path):
     script = str(ROOT / "examples" / "pretrain.py")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
@@ -319,7 +344,7 @@ def test_two_processes_train_with_no_unused_parameter(family, tmp_path):
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("family", FAMILIES[1:])
+@pytest.mark.parametrize("family", [*PUBLISHED][1:])
 def test_pretrain_resume_and_extract(family, tmp_path, capsys):
     options = [*run_options(family), "--output_dir", str(tmp_path / "run")]
     assert main(["pretrain", *options, "--save_steps", "2", "--gradient_checkpointing"]) == 0

@@ -178,11 +178,21 @@ def test_models_are_made_without_initialising_them():
 
 def test_elastic_models_have_all_that_their_parents_make():
     """Their constructors skip those of the stock classes, which would build every block twice."""
-    from poa_hf import PoaSwinConfig, PoaSwinModel, PoaViTConfig, PoaViTModel
+    from poa_hf import (
+        PoaDinov2RegistersConfig,
+        PoaDinov2RegistersModel,
+        PoaSwinConfig,
+        PoaSwinModel,
+        PoaViTConfig,
+        PoaViTModel,
+    )
 
-    vit = PoaViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32)
-    swin = PoaSwinConfig(embed_dim=16, depths=[2, 2], image_size=32, window_size=4)
-    for model_class, config in ((PoaViTModel, vit), (PoaSwinModel, swin)):
+    fields = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32)
+    for model_class, config in (
+        (PoaViTModel, PoaViTConfig(**fields)),
+        (PoaDinov2RegistersModel, PoaDinov2RegistersConfig(**fields)),
+        (PoaSwinModel, PoaSwinConfig(embed_dim=16, depths=[2, 2], image_size=32, window_size=4)),
+    ):
         ours = dict(model_class(config).named_modules())
         stock = dict(model_class.stock_class(config.stock_config(config.space.full)).named_modules())
         # stock blocks have a module for stochastic depth, ours a number

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from .evaluation.tasks.knn import KnnAccuracy
     from .models.configuration_gn_resnet import GnResNetConfig
     from .models.configuration_poa import PoaConfig
+    from .models.configuration_poa_dinov2_registers import PoaDinov2RegistersConfig
     from .models.configuration_poa_resnet import PoaResNetConfig
     from .models.configuration_poa_swin import PoaSwinConfig
     from .models.configuration_poa_vit import PoaViTConfig
     from .models.modeling_gn_resnet import GnResNetBackbone, GnResNetForImageClassification, GnResNetModel
+    from .models.modeling_poa_dinov2_registers import PoaDinov2RegistersModel
     from .models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
     from .models.modeling_poa_resnet import PoaResNetModel
     from .models.modeling_poa_swin import PoaSwinModel
@@ -53,6 +55,8 @@ __all__ = [
     "KnnAccuracy",
     "KnnEvaluationCallback",
     "PoaConfig",
+    "PoaDinov2RegistersConfig",
+    "PoaDinov2RegistersModel",
     "PoaForPreTraining",
     "PoaForPreTrainingOutput",
     "PoaResNetConfig",
@@ -94,6 +98,8 @@ _MODULES = {
     "KnnAccuracy": "evaluation.tasks.knn",
     "KnnEvaluationCallback": "evaluation.callback",
     "PoaConfig": "models.configuration_poa",
+    "PoaDinov2RegistersConfig": "models.configuration_poa_dinov2_registers",
+    "PoaDinov2RegistersModel": "models.modeling_poa_dinov2_registers",
     "PoaForPreTraining": "models.modeling_poa_pretraining",
     "PoaForPreTrainingOutput": "models.modeling_poa_pretraining",
     "PoaResNetConfig": "models.configuration_poa_resnet",

@@ -75,7 +75,7 @@ class PoaConfig(PreTrainedConfig):
                 f"backbone_config is a plain {getattr(self.backbone_config, 'model_type', None)!r}: "
                 "give an elastic one, such as PoaViTConfig."
             )
-        if not getattr(self.backbone_config, "use_mask_token", True):
+        if not self.backbone_config.has_mask_token:
             raise ValueError("use_mask_token is off in backbone_config, but masked prediction needs the mask token.")
 
     def to_dict(self) -> dict[str, Any]:

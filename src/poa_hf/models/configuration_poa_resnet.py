@@ -49,6 +49,7 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
     """
 
     model_type = "poa_resnet"
+    family = "ResNet"
     stock_config_class = GnResNetConfig
     has_attention = False
     shared_fields = tuple(

@@ -73,6 +73,7 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
     """
 
     model_type = "poa_swin"
+    family = "Swin"
     stock_config_class = SwinConfig
     shared_fields = tuple(
         "image_size patch_size num_channels window_size mlp_ratio qkv_bias hidden_dropout_prob hidden_act "

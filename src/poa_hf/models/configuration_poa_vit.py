@@ -1,29 +1,50 @@
 """Configuration of the elastic ViT."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub.dataclasses import strict
 from transformers import Dinov2Config
 
-from ..elastic import ElasticSpace, SubNetwork
-from ..ranges import FINITE, Range, check_ranges
-from .elastic_config import (
-    BLOCKS,
-    SHARED_RANGES,
-    SIZE,
-    TRANSFORMER_RANGES,
-    ElasticConfigMixin,
-    Filled,
-    Side,
-    Whole,
-    check_activation,
-    check_square,
-    check_width,
+from ..ranges import FINITE, Range
+from .elastic_config import TRANSFORMER_RANGES, Filled, Side, Whole
+from .elastic_vit_config import VIT_RANGES, ElasticViTConfigMixin
+
+# the fields of DINOv2 and of DINOv2 with registers that all sizes share
+DINOV2_FIELDS = tuple(
+    "mlp_ratio hidden_act hidden_dropout_prob attention_probs_dropout_prob initializer_range layer_norm_eps "
+    "image_size patch_size num_channels qkv_bias layerscale_value use_swiglu_ffn apply_layernorm "
+    "reshape_hidden_states".split()
 )
 
 
+class ElasticDinov2ConfigMixin(ElasticViTConfigMixin):
+    """What the elastic DINOv2 has in common with the one with registers."""
+
+    shared_fields = DINOV2_FIELDS
+    pretraining_fields = ("drop_path_rate",)
+    ranges = {
+        **VIT_RANGES,
+        **TRANSFORMER_RANGES,
+        "mlp_ratio": Range(1, 1024),
+        "layerscale_value": FINITE,
+    }
+
+    if TYPE_CHECKING:
+        mlp_ratio: Whole
+
+    def _check_fields(self) -> None:
+        super()._check_fields()
+        if self.mlp_ratio != int(self.mlp_ratio):
+            raise ValueError(f"mlp_ratio must be a whole number, as in stock dinov2, not {self.mlp_ratio}.")
+        self.mlp_ratio = int(self.mlp_ratio)  # 4.0 is accepted as 4
+
+    @property
+    def has_position_embeddings(self) -> bool:
+        return True
+
+
 @strict
-class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
+class PoaViTConfig(ElasticDinov2ConfigMixin, Dinov2Config):
     """Configuration of an elastic ViT, a DINOv2 that holds smaller ones.
 
     The full size is given in the fields of `Dinov2Config`, the smallest size and the steps in new ones. The defaults
@@ -71,22 +92,9 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
     """
 
     model_type = "poa_vit"
+    family = "ViT"
     stock_config_class = Dinov2Config
-    has_class_token = True
-    shared_fields = tuple(
-        "mlp_ratio hidden_act hidden_dropout_prob attention_probs_dropout_prob initializer_range layer_norm_eps "
-        "image_size patch_size num_channels qkv_bias layerscale_value use_swiglu_ffn use_mask_token apply_layernorm "
-        "reshape_hidden_states".split()
-    )
-    pretraining_fields = ("drop_path_rate",)
-    ranges = {
-        **SHARED_RANGES,
-        **TRANSFORMER_RANGES,
-        **dict.fromkeys(("hidden_size", "num_attention_heads", "min_hidden_size", "hidden_size_step"), SIZE),
-        **dict.fromkeys(("num_hidden_layers", "min_num_hidden_layers", "num_hidden_layers_step"), BLOCKS),
-        "mlp_ratio": Range(1, 1024),
-        "layerscale_value": FINITE,
-    }
+    shared_fields = (*DINOV2_FIELDS, "use_mask_token")
 
     hidden_size: int = 1024
     num_hidden_layers: int = 24
@@ -103,84 +111,6 @@ class PoaViTConfig(ElasticConfigMixin, Dinov2Config):
     num_hidden_layers_step: int = 1
     sampling_bias: int | float = 3
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        check_ranges(self, self.ranges)
-        check_square(self, "image_size", "patch_size")
-        if self.mlp_ratio != int(self.mlp_ratio):
-            raise ValueError(f"mlp_ratio must be a whole number, as in stock dinov2, not {self.mlp_ratio}.")
-        self.mlp_ratio = int(self.mlp_ratio)  # 4.0 is accepted as 4
-        if "head_dim" in kwargs:
-            raise ValueError("head_dim cannot be set: the head size is hidden_size / num_attention_heads.")
-        check_activation(self)
-        super().__post_init__(**kwargs)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}: "
-                "change one of them so that every head has the same size."
-            )
-        if self.hidden_size_step is None:
-            self.hidden_size_step = self.head_size
-        check_width(self.hidden_size_step, "hidden_size_step", self.head_size, "the head size")
-        check_width(self.num_hidden_layers_step, "num_hidden_layers_step", 1, "one block")
-        if self.min_hidden_size is None:
-            missing_steps = self.hidden_size * 5 // 8 // self.hidden_size_step
-            self.min_hidden_size = self.hidden_size - missing_steps * self.hidden_size_step
-        if self.min_num_hidden_layers is None:
-            missing_steps = self.num_hidden_layers // 2 // self.num_hidden_layers_step
-            self.min_num_hidden_layers = self.num_hidden_layers - missing_steps * self.num_hidden_layers_step
-        for name, unit, what in (
-            ("hidden_size", self.head_size, "the head size"),
-            ("num_hidden_layers", 1, "one block"),
-        ):
-            smallest, full, step = (getattr(self, name_) for name_ in (f"min_{name}", name, f"{name}_step"))
-            check_width(smallest, f"min_{name}", unit, what, full, step)
-        image, patch = self.image_size, self.patch_size
-        if image % patch:
-            raise ValueError(
-                f"image_size {image} is not a multiple of patch_size {patch}: "
-                f"use {image - image % patch or patch} or {image + patch - image % patch}."
-            )
-
     @property
-    def head_size(self) -> int:
-        """Channels of an attention head, the same in all sizes."""
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def crop_multiple(self) -> int:
-        """Side in pixels of a patch, a multiple of which global crops must be."""
-        return self.patch_size
-
-    @property
-    def patch_grid(self) -> int:
-        """Side in pixels of a patch, which masked prediction hides and predicts."""
-        return self.patch_size
-
-    @property
-    def space(self) -> ElasticSpace:
-        """All sizes, among them `small`, `base` and `large`."""
-        widths = range(self.min_hidden_size, self.hidden_size + 1, self.hidden_size_step)
-        depths = range(self.min_num_hidden_layers, self.num_hidden_layers + 1, self.num_hidden_layers_step)
-        # as ViT-S, B and L in the published space: base is three quarters as wide as large and as deep as small
-        base_width = min(widths, key=lambda width: abs(width - 0.75 * self.hidden_size))
-        named = (
-            ("small", SubNetwork(self.min_hidden_size, self.min_num_hidden_layers)),
-            ("base", SubNetwork(base_width, self.min_num_hidden_layers)),
-            ("large", SubNetwork(self.hidden_size, self.num_hidden_layers)),
-        )
-        bias = self.sampling_bias
-        return ElasticSpace.from_axes(widths, tuple((depth,) for depth in depths), bias, bias, named)
-
-    @property
-    def has_position_embeddings(self) -> bool:
-        return True
-
-    def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
-        return {
-            "hidden_size": sub_network.width,
-            "num_hidden_layers": sub_network.depths[0],
-            "num_attention_heads": sub_network.width // self.head_size,
-        }
-
-    def _only_size(self, sub_network: SubNetwork) -> dict[str, Any]:
-        return {"min_hidden_size": sub_network.width, "min_num_hidden_layers": sub_network.depths[0]}
+    def has_mask_token(self) -> bool:
+        return self.use_mask_token

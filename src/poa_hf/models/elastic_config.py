@@ -64,6 +64,7 @@ class ElasticConfigMixin(_Configuration):
         pretraining_fields: Names of the fields that only pre-training uses; in extracted models they are 0.
         ranges: The numbers that each field takes; `check_ranges` compares them.
         has_class_token: Whether the tokens begin with a class token that attends to all patches.
+        family: What reports call the family, such as "ViT"; its `model_type` if it is empty.
         has_attention: Whether the model has attention, whose implementation can be chosen.
     """
 
@@ -72,6 +73,7 @@ class ElasticConfigMixin(_Configuration):
     pretraining_fields: ClassVar[tuple[str, ...]] = ()
     ranges: ClassVar[dict[str, Range]] = {}
     has_class_token: ClassVar[bool] = False
+    family: ClassVar[str] = ""
     has_attention: ClassVar[bool] = True
 
     @property
@@ -83,6 +85,16 @@ class ElasticConfigMixin(_Configuration):
     def has_position_embeddings(self) -> bool:
         """Whether the model learns position embeddings for `image_size`, which are resized for crops of other sizes."""
         return False
+
+    @property
+    def has_mask_token(self) -> bool:
+        """Whether the model has a mask token, without which it cannot be pre-trained."""
+        return True
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens that come before those of the patches: the class token and registers."""
+        return 0
 
     def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
         """Return the fields of a plain configuration that set a sub-network's size."""

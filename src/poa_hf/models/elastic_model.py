@@ -116,8 +116,7 @@ class ElasticModelMixin(_Model):
         model = self if sub_network == space.full else self._plain_model(sub_network)[0]
         return model.config.hidden_size
 
-    @staticmethod
-    def image_tokens(output: Any) -> tuple[Tensor, Tensor]:
+    def image_tokens(self, output: Any) -> tuple[Tensor, Tensor]:
         """Return the features that the projection heads read from the output of a forward pass.
 
         Args:

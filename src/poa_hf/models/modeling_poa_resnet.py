@@ -70,8 +70,7 @@ class PoaResNetModel(ElasticModelMixin, GnResNetModel):
             embeddings = torch.where(mask[:, None], self.mask_token.to(embeddings.dtype), embeddings)
         return self.encode(embeddings, output_hidden_states)
 
-    @staticmethod
-    def image_tokens(output: BaseModelOutputWithPoolingAndNoAttention) -> tuple[Tensor, Tensor]:
+    def image_tokens(self, output: BaseModelOutputWithPoolingAndNoAttention) -> tuple[Tensor, Tensor]:
         """Return what the projection heads read.
 
         Returns:

@@ -183,8 +183,7 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
             kwargs.setdefault("interpolate_pos_encoding", True)  # stock Swin only takes images of one size
         return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
 
-    @staticmethod
-    def image_tokens(output: SwinModelOutput) -> tuple[Tensor, Tensor]:
+    def image_tokens(self, output: SwinModelOutput) -> tuple[Tensor, Tensor]:
         """Return what the projection heads read of square images.
 
         Returns:

@@ -24,7 +24,7 @@ from ..selection.costs import Costs, costs
 from ..selection.latency_table import read_latencies
 from ..selection.select import select
 from .numbers import collapse_section, heat_map_section, loss_section, pareto_section
-from .pictures import FAMILIES, crops_section, pictures_section
+from .pictures import crops_section, pictures_section
 from .section import Section
 from .sizes import size_columns, size_name
 
@@ -122,7 +122,7 @@ def _headline(facts: RunFacts, sizes: Mapping[SubNetwork, Costs], measured: Comp
     if sizes:
         parameters = [cost.parameters for cost in sizes.values()]
         shown += [
-            ("family", FAMILIES.get(facts.backbone.model_type, facts.backbone.model_type)),
+            ("family", facts.backbone.family or facts.backbone.model_type),
             ("sizes", str(len(sizes))),
             ("parameters", f"{format_quantity(min(parameters))} to {format_quantity(max(parameters))}"),
         ]

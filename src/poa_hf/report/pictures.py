@@ -15,7 +15,6 @@ from .images import evaluation_images, training_batch
 from .section import Picture, Section, png
 from .sizes import size_name, three_sizes
 
-FAMILIES = {"poa_vit": "ViT", "poa_swin": "Swin", "poa_resnet": "ResNet"}
 _DPI = 150
 
 
@@ -73,7 +72,7 @@ def pictures_section(facts: RunFacts, dataset_name: str | None, num_images: int)
         caption = "Where the class token looks: attention of the last block, mean over its heads."
         section.pictures.append(Picture("attention", caption, png(figure, _DPI), wide=True))
     else:
-        family = FAMILIES.get(facts.backbone.model_type, "This family")
+        family = facts.backbone.family or "This family"
         section.text += f" {family} has no class token whose attention could be shown, so only patch components are."
     features = {size: patch_features(model, pixel_values, size) for size in titles}
     full = [*titles][-1]
