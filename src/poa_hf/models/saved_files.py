@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from ..formatting import one_line
 from ..locations import split_revision
@@ -60,6 +65,11 @@ def saved_folder(location: str | Path) -> Path:
             folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=_DOWNLOADED))
         except RevisionNotFoundError as error:
             raise ValueError(f"{repo_id} has no revision {revision!r} on the Hub: give one that exists.") from error
+        except GatedRepoError as error:  # a RepositoryNotFoundError, too
+            raise ValueError(
+                f"{repo_id} is gated on the Hub: accept its conditions at {constants.ENDPOINT}/{repo_id}, and log in "
+                "with `hf auth login`."
+            ) from error
         except RepositoryNotFoundError as error:
             raise ValueError(f"{neither}: check the name, or log in with `hf auth login` if it is private.") from error
         except (OSError, HfHubHTTPError, httpx2.HTTPError, ValueError) as error:

@@ -10,16 +10,13 @@ from transformers import CONFIG_MAPPING
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..models.elastic_config import ElasticConfigMixin
-from .source import ELASTIC_TYPES, Source, find_source
+from ..models.from_fields import field_names
+from .positions import square_image_size
+from .source import Source, find_source
+from .stock import decisive_fields, elastic_class, fields_in_family
 
-# For each elastic type, the fields that decide what its parameters compute: the source's values are kept.
-_FIXED_FIELDS = {
-    "poa_vit": "hidden_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps patch_size num_channels "
-    "qkv_bias mlp_ratio use_swiglu_ffn",
-    "poa_swin": "embed_dim depths num_heads window_size mlp_ratio qkv_bias hidden_act layer_norm_eps patch_size "
-    "num_channels use_absolute_embeddings",
-    "poa_resnet": "embedding_size hidden_sizes depths base_width num_groups hidden_act layer_norm_eps num_channels",
-}
+# Fields of a stock model that are the defaults of a run's, besides those that decide what its parameters compute.
+_KEPT_OF_STOCK = {"layerscale_value", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"}
 # Why a field must be the source's, where it is not obvious from the shapes of parameters.
 _REASONS = {
     "patch_size": "a patch embedding for other patches would compute something else",
@@ -37,7 +34,7 @@ def warm_start_config(source: str | Path, **fields: Any) -> ElasticConfigMixin:
             default, the space has the published proportions, rounded to whole heads.
 
     Returns:
-        A `PoaViTConfig`, `PoaSwinConfig` or `PoaResNetConfig`, as fits the source.
+        The configuration of the elastic family that fits the source, such as a `PoaViTConfig`.
 
     Raises:
         ValueError: If a field contradicts the source, or no elastic model can start from it.
@@ -71,22 +68,27 @@ def backbone_fields(source: Source, explicit: Mapping[str, Any]) -> dict[str, An
     if source.config is None:
         return dict(explicit)
     check_architecture(source, explicit)
-    fixed = _architecture(source)
-    model_type = fixed["model_type"]
-    config = source.config
-    defaults = {"image_size": _plain("image_size", config.image_size)}
-    if config.model_type == model_type:  # the source is elastic itself
-        names = {name for name in config.to_dict() if name.startswith("min_") or name.endswith("_step")}
-        defaults |= {name: _plain(name, getattr(config, name)) for name in {*names, "sampling_bias"}}
-    if model_type == "poa_vit":
-        defaults["layerscale_value"] = getattr(config, "layerscale_value", 1.0)
+    config, fixed = source.config, _architecture(source)
+    family = elastic_class(config.model_type)
+    theirs = fields_in_family(config, source.name)
+    defaults = {name: _plain(name, theirs[name]) for name in _inherited(family, source) if name in theirs}
+    defaults["image_size"] = square_image_size(config, source.name)
     explicit = {name: value for name, value in explicit.items() if value is not None}
     if config.model_type == "swin" and "embed_dim_step" not in explicit:
         # with few heads, the published 3/4 of the width would be the full width again: take one step less
-        elastic = CONFIG_MAPPING[model_type](**defaults, **{n: v for n, v in fixed.items() if n != "model_type"})
+        elastic: Any = family(**defaults, **{n: v for n, v in fixed.items() if n != "model_type"})
         if elastic.min_embed_dim == elastic.embed_dim > elastic.embed_dim_step:
             defaults["min_embed_dim"] = elastic.embed_dim - elastic.embed_dim_step
     return {**defaults, **fixed, **explicit}
+
+
+def _inherited(family: type[ElasticConfigMixin], source: Source) -> set[str]:
+    """The names of fields that a run may change, and that the source's values are the defaults of."""
+    if isinstance(source.config, family):  # a run, or its backbone: its sizes and how it was trained
+        own = {name for name in field_names(family) if name.startswith("min_") or name.endswith("_step")}
+        return {*family.shared_fields, *family.pretraining_fields, *own, "sampling_bias"}
+    # dropout and stochastic depth of a stock model are those of its last training, not of this one
+    return _KEPT_OF_STOCK & {*family.shared_fields, *family.pretraining_fields}
 
 
 def check_architecture(source: Source, fields: Mapping[str, Any]) -> None:
@@ -117,20 +119,11 @@ def check_architecture(source: Source, fields: Mapping[str, Any]) -> None:
 
 def _architecture(source: Source) -> dict[str, Any]:
     """The fields of the elastic configuration that only the source can decide, with `model_type`."""
-    config = source.backbone_config
-    model_type = ELASTIC_TYPES[config.model_type]
-    if hasattr(config, "head_dim"):
-        raise ValueError(f"{source.name} has head_dim {config.head_dim}, which the elastic ViT cannot hold.")
-    fields = {name: _plain(name, getattr(config, name, None)) for name in _FIXED_FIELDS[model_type].split()}
-    if config.model_type == "vit":
-        fields["mlp_ratio"], remainder = divmod(config.intermediate_size, config.hidden_size)
-        if remainder:
-            raise ValueError(
-                f"{source.name} has intermediate_size {config.intermediate_size}, which is no multiple of its "
-                f"hidden_size {config.hidden_size}: the elastic ViT needs one."
-            )
-        fields["use_swiglu_ffn"] = False
-    return {"model_type": model_type, **fields}
+    family = elastic_class(source.backbone_config.model_type)
+    theirs = fields_in_family(source.backbone_config, source.name)
+    return {"model_type": family.model_type} | {
+        name: _plain(name, theirs.get(name)) for name in decisive_fields(family)
+    }
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -9,19 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from transformers import AutoModel, PreTrainedModel
 
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..models.saved import load_saved_model
-from ..models.vit_names import dinov2_name
 from ..official.weights import load_official_checkpoint
 from .config import check_architecture
+from .positions import Grid, grid_text, resize_positions
 from .source import Source, find_source
-
-_POSITION_EMBEDDINGS = "embeddings.position_embeddings"
-# Options that load a stock model with a mask token, and without a pooler that its checkpoint may lack.
-_LOADING_OPTIONS = {"vit": {"add_pooling_layer": False, "use_mask_token": True}, "swin": {"use_mask_token": True}}
+from .stock import LOADING_OPTIONS, tensors_in_family
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,8 @@ class WarmStart:
         model_type: What the source is, such as `dinov2`.
         dropped: Parameters of the source that were left out, by its names.
         new: Parameters of the backbone that the source lacks (the mask token, LayerScale).
-        resized: Patches per side of the position embeddings, before and after they were resized; None if they fit.
+        resized: Patches per side of the position embeddings, before and after they were resized; None if they fit. Rows
+            and columns before, if the source's images are not square.
         heads: Whether the projection heads came from the source, too.
     """
 
@@ -41,14 +38,14 @@ class WarmStart:
     model_type: str
     dropped: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
-    resized: tuple[int, int] | None = None
+    resized: tuple[Grid, Grid] | None = None
     heads: bool = False
 
     def __str__(self) -> str:
         parts = [f"Full-size student and teacher start from {self.source} ({self.model_type})"]
         if self.resized:
-            before, after = self.resized
-            parts.append(f"position embeddings resized from {before}x{before} to {after}x{after} patches")
+            before, after = map(grid_text, self.resized)
+            parts.append(f"position embeddings resized from {before} to {after} patches")
         if scales := [name for name in self.new if "layer_scale" in name]:
             parts.append(f"LayerScale of 1 in {len(scales) // 2} blocks, which changes nothing")
         if tokens := [name for name in self.new if "layer_scale" not in name]:
@@ -62,15 +59,15 @@ class WarmStart:
 def init_from(model: PoaForPreTraining, source: str | Path) -> WarmStart:
     """Give the full-size student and teacher the weights of a pre-trained model, so that both compute what it does.
 
-    Full-size features then equal those of the source bit for bit, except where position embeddings are resized because
-    `image_size` differs (bicubically, as DINOv2 does at each call). The projection heads stay as they are unless the
-    source has heads of the same shapes. `warm_start_config` makes the configuration that fits.
+    Full-size features then equal those of the source bit for bit, for images of every size. If `image_size` differs,
+    the source's own interpolation resizes its position embeddings once. The projection heads stay as they are unless
+    the source has heads of the same shapes. `warm_start_config` makes the configuration that fits.
 
     Args:
         model: The model to initialise, in place.
-        source: Folder or Hub id of a stock `dinov2`, `vit` or `swin` checkpoint (with or without the head of a task), a
-            `gn_resnet` or an elastic backbone; a pre-training run or its supernet, of which the teacher is taken; or a
-            file that `load_official_checkpoint` reads.
+        source: Folder or Hub id of a stock model that an elastic family holds, with or without the head of a task
+            (docs/warm_start.md has the list), or of an elastic backbone; a pre-training run or its supernet, of which
+            the teacher is taken; or a file that `load_official_checkpoint` reads.
 
     Returns:
         What was taken, what is new and what was left out.
@@ -130,7 +127,7 @@ def _take_run(model: PoaForPreTraining, source: Source) -> WarmStart:
 def _take_stock(model: PoaForPreTraining, source: Source) -> WarmStart:
     check_architecture(source, model.config.backbone_config.to_dict())
     model_type = source.backbone_config.model_type
-    backbone, dropped = _load(source, AutoModel, **_LOADING_OPTIONS.get(model_type, {}))
+    backbone, dropped = _load(source, AutoModel, **LOADING_OPTIONS.get(model_type, {}))
     new, resized = _take_backbone(model, source, backbone)
     return WarmStart(source.name, model_type, tuple(dropped), new, resized)
 
@@ -145,9 +142,9 @@ def _load(source: Source, model_class: Any, **options: Any) -> tuple[Any, list[s
     model, missing, unexpected = load_saved_model(model_class, source.location, source.name, **options)
     initialised = [name for name in missing if name.rpartition(".")[2] != "mask_token"]
     if initialised:
-        raise ValueError(
-            f"{source.name} lacks {len(initialised)} parameters ({initialised[0]}, ...): it is not a whole checkpoint."
-        )
+        count = f"{len(initialised)} parameter{'s' if len(initialised) > 1 else ''}"
+        more = ", ..." if len(initialised) > 1 else ""
+        raise ValueError(f"{source.name} lacks {count} ({initialised[0]}{more}): it is not a whole checkpoint.")
     if "embeddings.mask_token" in missing:
         model.embeddings.mask_token = None  # initialised by transformers; ours keeps its own initial value
     return model.eval(), unexpected
@@ -156,16 +153,17 @@ def _load(source: Source, model_class: Any, **options: Any) -> tuple[Any, list[s
 @torch.no_grad()
 def _take_backbone(
     model: PoaForPreTraining, source: Source, pretrained: PreTrainedModel
-) -> tuple[tuple[str, ...], tuple[int, int] | None]:
+) -> tuple[tuple[str, ...], tuple[Grid, Grid] | None]:
     """Copy the parameters of a backbone into the student, once all are known to fit.
 
     Returns:
-        The names of parameters that the source lacks; and the patches per side before and after, if the position
-        embeddings were resized.
+        The names of parameters that the source lacks; and the grids before and after, if the position embeddings were
+        resized.
     """
     parameters = dict(model.student.named_parameters())
-    tensors: dict[str, Tensor] = {dinov2_name(name): tensor for name, tensor in pretrained.named_parameters()}
-    resized = _resize_positions(model, parameters, tensors)
+    theirs = source.backbone_config
+    resized = resize_positions(pretrained, theirs, model.config.backbone_config)
+    tensors = tensors_in_family(dict(pretrained.named_parameters()), theirs)
     new = tuple(name for name in parameters if name not in tensors)
     for name in new:
         if "layer_scale" in name:
@@ -183,24 +181,6 @@ def _take_backbone(
     for name, tensor in tensors.items():
         parameters[name].copy_(tensor.reshape(parameters[name].shape))
     return new, resized
-
-
-def _resize_positions(
-    model: PoaForPreTraining, parameters: Mapping[str, Tensor], tensors: dict[str, Tensor]
-) -> tuple[int, int] | None:
-    """Resize the position embeddings in `tensors` if need be, and return the patches per side before and after."""
-    name = _POSITION_EMBEDDINGS
-    if name not in parameters or parameters[name].shape == tensors[name].shape:
-        return None
-    config = model.config.backbone_config
-    after = config.image_size // config.patch_size
-    class_tokens = parameters[name].shape[1] - after**2  # 1 in a ViT, 0 in a Swin
-    before = round((tensors[name].shape[1] - class_tokens) ** 0.5)
-    grid = tensors[name][:, class_tokens:].unflatten(1, (before, before)).permute(0, 3, 1, 2)  # (1, D, before, before)
-    grid = interpolate(grid, size=(after, after), mode="bicubic", align_corners=False)  # (1, D, after, after)
-    patches = grid.flatten(2).transpose(1, 2)  # (1, after², D)
-    tensors[name] = torch.cat([tensors[name][:, :class_tokens], patches], dim=1)
-    return before, after
 
 
 def _check_finite(source: Source, tensors: Mapping[str, Tensor]) -> None:

@@ -15,10 +15,9 @@ from ..models.saved_files import read_config_fields, saved_folder
 from ..runs.checkpoints import checkpoints_with_model
 from ..runs.layout import CONFIG
 from ..runs.load import resolve_run
+from .refusals import unsupported
+from .stock import elastic_types
 
-# The elastic type that can hold a stock model.
-_STOCK_TYPES = {"dinov2": "poa_vit", "vit": "poa_vit", "swin": "poa_swin", "gn_resnet": "poa_resnet"}
-ELASTIC_TYPES = _STOCK_TYPES | {elastic: elastic for elastic in _STOCK_TYPES.values()}
 _WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -73,21 +72,11 @@ def find_source(source: str | Path) -> Source:
 
 def _read_config(name: str, location: str | Path) -> Source:
     folder = saved_folder(location)
-    model_type = read_config_fields(folder, name).get("model_type")
-    if model_type != PoaConfig.model_type and model_type not in ELASTIC_TYPES:
-        raise ValueError(_unsupported(name, model_type))
+    fields = read_config_fields(folder, name)
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type not in {PoaConfig.model_type, *elastic_types()}:
+        raise ValueError(unsupported(name, fields))
     config = load_saved_config(folder, name)
     if isinstance(config, PoaConfig):
         return Source(name, "run", folder, config.backbone_config, config)
     return Source(name, "stock", folder, config)
-
-
-def _unsupported(name: str, model_type: str | None) -> str:
-    if model_type == "dinov2_with_registers":
-        return (
-            f"{name} has register tokens, which the elastic ViT and stock dinov2 lack: start from the same model "
-            "without registers, such as facebook/dinov2-large."
-        )
-    problem = f"is a {model_type!r} model" if model_type else f"has no model_type in its {CONFIG}"
-    stock = ", ".join(_STOCK_TYPES)
-    return f"{name} {problem}: an elastic model can start from {stock}, a run, or a file of the authors'."
