@@ -126,7 +126,8 @@ def check_fields(arguments: Any) -> None:
     """Raise a ValueError unless the fields of a dataclass are of their types and in the ranges that they declare."""
     for field in dataclasses.fields(arguments):
         value, kind = getattr(arguments, field.name), str(field.type)
-        if value is None and "None" not in kind:
+        # HfArgumentParser takes "| None" out of the types of fields
+        if value is None and "None" not in kind and field.default is not None:
             raise ValueError(f"{field.name} is None: give it a value, or leave it out for the default.")
         if kind == "bool" and not isinstance(value, bool):
             raise ValueError(f"{field.name} is {value!r}: give true or false.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +107,8 @@ def _recipe_saver(recipe: Recipe) -> TrainerCallback:
             self, args: PoaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
         ) -> None:
             if state.is_world_process_zero:
-                write_text(RunFolder(Path(args.output_dir)).recipe, recipe.to_yaml())
+                # the trainer's arguments, as it may have measured the statistics of channels
+                resolved = dataclasses.replace(recipe, training=args)
+                write_text(RunFolder(Path(args.output_dir)).recipe, resolved.to_yaml())
 
     return SaveRecipe()

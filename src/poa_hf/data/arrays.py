@@ -13,12 +13,16 @@ An array does not say what its numbers mean, so its type and its largest value d
 | int32 of 2**24 and more | 0 to 2**31 - 1 |
 | uint32, int64 and uint64 of 2**24 up to 2**32 | 0 to 2**32 - 1 |
 
+A range that is given (`value_range`) comes before these rules, for all types but bool and uint8: values outside it are
+clipped. Measured values need one, such as reflectances up to 10,000 in uint16, which would all be nearly black.
+
 Resampling overshoots: values beyond black and white by up to a quarter of the range are clipped. What has no rule is
 refused, such as -1 of images in -1..1, or images with mean 0 and standard deviation 1. NaN and infinities are black.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,13 +38,16 @@ _SMALLEST_WHITE = 8  # an image in 0..255 that has no larger value would be blac
 _SMALLEST_32_BIT = 2**24  # an image in 0..2**32 that has no larger value would be black
 
 
-def image_from_array(array: np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def image_from_array(
+    array: np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS, value_range: Sequence[float] | None = None
+) -> Image.Image:
     """Make a Pillow image of mode L, LA, RGB or RGBA from an array.
 
     Args:
         array: (height, width), (height, width, channels) or (channels, height, width), with 1 to 4 channels: grey,
             grey and opacity, colour, colour and opacity. The channels are the last dimension if both could be.
         max_pixels: The largest width times height.
+        value_range: The values that are black and white; by default, the rules above say.
 
     Raises:
         UndecodableImage: For other shapes, types or values, or too many pixels.
@@ -51,12 +58,46 @@ def image_from_array(array: np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS) -> I
     """
     if array.ndim == 3 and array.shape[-1] not in CHANNELS and array.shape[0] in CHANNELS:
         array = array.transpose(1, 2, 0)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in CHANNELS) or array.size == 0:
+    if array.ndim not in (2, 3) or array.size == 0:
         raise UndecodableImage(f"an array of shape {array.shape} is not an image")
+    if array.ndim == 3 and array.shape[-1] not in CHANNELS:
+        raise UndecodableImage(
+            f"an array of shape {array.shape} is not an image of 1 to 4 channels: give the model the num_channels of "
+            "the images if it is meant"
+        )
     check_size(array.shape[1], array.shape[0], max_pixels)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    return Image.fromarray(np.ascontiguousarray(to_8_bits(array)))
+    return Image.fromarray(np.ascontiguousarray(to_8_bits(array, value_range)))
+
+
+def channels_of_array(
+    array: np.ndarray,
+    num_channels: int,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    value_range: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Return the channels of an image as they are, in 8 bits: uint8 (height, width, channels).
+
+    Args:
+        array: (height, width, channels), or else (channels, height, width).
+        num_channels: The number of channels that is wanted.
+        max_pixels: The largest width times height.
+        value_range: The values that are black and white; by default, the rules above say.
+
+    Raises:
+        UndecodableImage: For other shapes, types or values, or too many pixels.
+
+    Example:
+        >>> channels_of_array(np.zeros((5, 12, 16), np.uint16), 5).shape
+        (12, 16, 5)
+    """
+    if array.ndim == 3 and array.shape[-1] != num_channels and array.shape[0] == num_channels:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[-1] != num_channels or array.size == 0:
+        raise UndecodableImage(f"an array of shape {array.shape} is not an image of {num_channels} channels")
+    check_size(array.shape[1], array.shape[0], max_pixels)
+    return np.ascontiguousarray(to_8_bits(array, value_range))
 
 
 def array_of(value: Any) -> np.ndarray:
@@ -67,8 +108,12 @@ def array_of(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def to_8_bits(array: np.ndarray) -> np.ndarray:
+def to_8_bits(array: np.ndarray, value_range: Sequence[float] | None = None) -> np.ndarray:
     """Scale an array's values to 0..255 by the rules above: uint8 of the same shape.
+
+    Args:
+        array: The values.
+        value_range: The values that are black and white, except in bool and uint8.
 
     Raises:
         UndecodableImage: For a type that is no number, or values that no rule covers.
@@ -81,13 +126,19 @@ def to_8_bits(array: np.ndarray) -> np.ndarray:
         raise UndecodableImage(f"an array of type {array.dtype} is not an image")
     if array.dtype.kind == "f":
         array = np.where(np.isfinite(array), array, array.dtype.type(0))
+    if value_range is not None:
+        return _scaled(array, *value_range)
     white = _white(array)
     if int(array.min()) < -OVERSHOOT * white:
         raise UndecodableImage(
             f"its values reach from {array.min():.6g} to {array.max():.6g}: scale them to 0..1 (floats) or 0..255"
         )
+    return _scaled(array, 0, white)
+
+
+def _scaled(array: np.ndarray, black: float, white: float) -> np.ndarray:
     # float64 is exact for all integers up to 2**32
-    scaled = np.clip(array.astype(np.float64), 0, white) * (255 / white)
+    scaled = (np.clip(array.astype(np.float64), black, white) - black) * (255 / (white - black))
     return np.rint(scaled).astype(np.uint8)
 
 

@@ -74,10 +74,11 @@ class BatchBuilder:
     def __init__(self, plan: BatchPlan, batch: int):
         self.plan, self.batch = plan, batch
         args, size = plan.args, plan.batch_size
-        global_shape = (2, size, 3, args.global_crop_size, args.global_crop_size)
-        local_shape = (args.num_local_crops, size, 3, args.local_crop_size, args.local_crop_size)
-        self.global_crops = np.empty(global_shape, dtype=np.uint8)  # (2, B, 3, g, g)
-        self.local_crops = np.empty(local_shape, dtype=np.uint8)  # (V, B, 3, l, l)
+        channels = args.num_channels
+        global_shape = (2, size, channels, args.global_crop_size, args.global_crop_size)
+        local_shape = (args.num_local_crops, size, channels, args.local_crop_size, args.local_crop_size)
+        self.global_crops = np.empty(global_shape, dtype=np.uint8)  # (2, B, C, g, g)
+        self.local_crops = np.empty(local_shape, dtype=np.uint8)  # (V, B, C, l, l)
         self.augmentation: list[dict[str, np.ndarray]] = [{}] * size
         self.image_ids = [""] * size
         self.good: Row | None = None
@@ -120,8 +121,9 @@ class BatchBuilder:
 
     def _crop(self, position: int, row: Row) -> None:
         rng = np.random.default_rng([self.plan.seed, self.batch, position])
-        image = open_lazily(row.image, self.plan.args.max_image_pixels)
-        global_crops, local_crops, augmentation = multi_crop(image, rng, self.plan.args)
+        args = self.plan.args
+        image = open_lazily(row.image, args.max_image_pixels, args.num_channels, args.image_range)
+        global_crops, local_crops, augmentation = multi_crop(image, rng, args)
         place = position - self.plan.positions[0]
         self.global_crops[:, place], self.local_crops[:, place] = global_crops, local_crops
         self.augmentation[place], self.image_ids[place] = augmentation, row.name
@@ -132,8 +134,8 @@ class BatchBuilder:
         # small arrays of a batch would exceed the usual limit of 1024 with 16 workers.
         stacked = {name: np.stack([a[name] for a in self.augmentation], axis=1) for name in self.augmentation[0]}
         return {
-            "global_crops": torch.from_numpy(self.global_crops).flatten(0, 1),  # (2B, 3, g, g)
-            "local_crops": torch.from_numpy(self.local_crops).flatten(0, 1),  # (V * B, 3, l, l)
+            "global_crops": torch.from_numpy(self.global_crops).flatten(0, 1),  # (2B, C, g, g)
+            "local_crops": torch.from_numpy(self.local_crops).flatten(0, 1),  # (V * B, C, l, l)
             "masks": self._masks(),
             "global_augmentation": {n: a[:2].reshape(-1, *a.shape[2:]) for n, a in stacked.items()},
             "local_augmentation": {n: a[2:].reshape(-1, *a.shape[2:]) for n, a in stacked.items()},

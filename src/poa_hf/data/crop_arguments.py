@@ -9,6 +9,18 @@ from ..ranges import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, Range,
 
 MAX_IMAGE_PIXELS = 2**27  # 134 million: about 400 MB as RGB
 
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+GREY_MEAN, GREY_STD = 0.449, 0.226  # their means over the three channels
+
+
+def usual_statistics(num_channels: int) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of images about which nothing is known, for each channel.
+
+    They are ImageNet's for RGB and grey images; for any other channels 0 and 1, which leave pixels in 0..1.
+    """
+    known = {1: ([GREY_MEAN], [GREY_STD]), 3: (list(RGB_MEAN), list(RGB_STD))}
+    return known.get(num_channels, ([0.0] * num_channels, [1.0] * num_channels))
+
 
 @dataclass
 class CropArguments:
@@ -38,6 +50,7 @@ class CropArguments:
         "flip_probability": SHARE,
         "mask_ratio": SHARE,
         "mask_probability": SHARE,
+        "image_range": FINITE,
         "image_mean": FINITE,
         "image_std": POSITIVE,
     }
@@ -59,6 +72,13 @@ class CropArguments:
     max_image_pixels: int = field(
         default=MAX_IMAGE_PIXELS,
         metadata={"help": "Largest width times height of an image that is decoded; larger ones are left out."},
+    )
+    image_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Values that are black and white in arrays and files of more than 8 bits per channel, such as 0 "
+            "10000; by default, their type and largest value say."
+        },
     )
 
     # Colours
@@ -88,12 +108,16 @@ class CropArguments:
 
     # Normalisation
     image_mean: list[float] = field(
-        default_factory=lambda: [0.485, 0.456, 0.406],
-        metadata={"help": "Mean of red, green and blue in 0..1, subtracted from the pixels (ImageNet's)."},
+        default_factory=lambda: list(RGB_MEAN),
+        metadata={
+            "help": "Mean of each channel in 0..1, subtracted from the pixels; as many numbers as num_channels "
+            "(default: "
+            "ImageNet's for 3 and 1 channels, else measured)."
+        },
     )
     image_std: list[float] = field(
-        default_factory=lambda: [0.229, 0.224, 0.225],
-        metadata={"help": "Standard deviation of red, green and blue in 0..1 (ImageNet's)."},
+        default_factory=lambda: list(RGB_STD),
+        metadata={"help": "Standard deviation of each channel in 0..1 (default: likewise)."},
     )
 
     def __post_init__(self) -> None:
@@ -107,8 +131,25 @@ class CropArguments:
         self._check_count("color_jitter", 4, "brightness, contrast, saturation, hue")
         if self.color_jitter[3] > 0.5:
             raise ValueError(f"color_jitter is {self.color_jitter}: give a hue of at most 0.5, the last number.")
-        self._check_count("image_mean", 3, "red, green, blue")
-        self._check_count("image_std", 3, "red, green, blue")
+        if not self.image_mean or len(self.image_mean) != len(self.image_std):
+            raise ValueError(
+                f"image_mean has {len(self.image_mean)} numbers and image_std {len(self.image_std)}: give both one for "
+                "each channel."
+            )
+        if self.image_range is not None:
+            self._check_count("image_range", 2, "black, white")
+            if self.image_range[0] >= self.image_range[1]:
+                raise ValueError(f"image_range is {self.image_range}: give the smaller value first.")
+
+    @property
+    def num_channels(self) -> int:
+        """The number of channels of the crops."""
+        return len(self.image_mean)
+
+    @property
+    def has_default_statistics(self) -> bool:
+        """Whether mean and standard deviation are the defaults, which are meant for RGB."""
+        return ([*self.image_mean], [*self.image_std]) == usual_statistics(3)
 
     def _check_count(self, name: str, count: int, meaning: str) -> None:
         if len(getattr(self, name)) != count:

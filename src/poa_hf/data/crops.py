@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .crop_arguments import CropArguments
-from .decoding import as_rgb, oriented_size, shrink_while_decoding
+from .decoding import Pixels, as_pixels, oriented_size, shrink_while_decoding
 from .metadata import MIRRORED_COLUMNS, MIRRORED_ROWS, orientation
 
 ASPECT_RATIO = (3 / 4, 4 / 3)  # width over height of a crop's box
@@ -101,7 +101,7 @@ def draw_augmentation(rng: np.random.Generator, args: CropArguments) -> dict[str
 
 
 def multi_crop(
-    image: Image.Image, rng: np.random.Generator, args: CropArguments
+    image: Pixels, rng: np.random.Generator, args: CropArguments
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Cut the crops of an image, and draw the parameters of their augmentation.
 
@@ -109,12 +109,13 @@ def multi_crop(
     size, as long as it stays four times as fine as every crop.
 
     Args:
-        image: The image; its pixels need not have been read yet.
+        image: What `open_lazily` returns; its pixels need not have been read yet.
         rng: The image's generator.
         args: Sizes, numbers and scales of the crops.
 
     Returns:
-        Global crops, uint8 (2, 3, g, g); local crops, uint8 (V, 3, l, l); and what `draw_augmentation` returns.
+        Global crops, uint8 (2, C, g, g); local crops, uint8 (V, C, l, l), with one channel for each number of
+        `args.image_mean`; and what `draw_augmentation` returns.
 
     Raises:
         UndecodableImage: If the pixels cannot be read.
@@ -133,13 +134,14 @@ def multi_crop(
     boxes = draw_boxes(rng, width, height, scales[:, 0], scales[:, 1])
 
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    turned = orientation(image)
+    turned = 1 if isinstance(image, np.ndarray) else orientation(image)
     factor = shrink_while_decoding(image, needed=SHRINK_MARGIN * float(np.max(sizes / sides)))
-    image = as_rgb(image, args.max_image_pixels)
-    global_crops = np.empty((2, 3, args.global_crop_size, args.global_crop_size), dtype=np.uint8)
-    local_crops = np.empty((args.num_local_crops, 3, args.local_crop_size, args.local_crop_size), dtype=np.uint8)
+    image = as_pixels(image, args.max_image_pixels, args.num_channels, args.image_range)
+    g, l, channels = args.global_crop_size, args.local_crop_size, args.num_channels  # noqa: E741 (as in the docstring)
+    global_crops = np.empty((2, channels, g, g), dtype=np.uint8)
+    local_crops = np.empty((args.num_local_crops, channels, l, l), dtype=np.uint8)
     crops = [*global_crops, *local_crops]
-    if factor == 1:
+    if factor == 1 or isinstance(image, np.ndarray):
         _cut_whole(image, boxes, crops)
     else:
         _cut_shrunk(image, shrunk_boxes(boxes, (width, height), image.size, factor, turned), crops)
@@ -172,8 +174,8 @@ def shrunk_boxes(
     return np.clip(boxes / factor + np.tile(offset, 2), 0, np.tile(shrunk_size, 2))
 
 
-def _cut_whole(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) -> None:
-    """Resize boxes of whole pixels into `crops`, each (3, side, side), as `image.crop(box).resize` does.
+def _cut_whole(image: Pixels, boxes: np.ndarray, crops: list[np.ndarray]) -> None:
+    """Resize boxes of whole pixels into `crops`, each (C, side, side), as `image.crop(box).resize` does.
 
     PyTorch computes what Pillow does (bicubic, antialiased; rounding may differ by 1 or 2 of 255) with vector
     instructions, in a fraction of the time.
@@ -181,8 +183,9 @@ def _cut_whole(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) -
     import torch
     from torch.nn.functional import interpolate
 
-    # (1, 3, height, width), with the channels innermost in memory
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    array = np.array(image)
+    # (1, C, height, width), with the channels innermost in memory; an image of mode L has no axis for its channel
+    pixels = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)[None]
     for (left, top, right, bottom), crop in zip(boxes.tolist(), crops, strict=True):
         box = pixels[:, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
         torch.from_numpy(crop).copy_(interpolate(box, crop.shape[1:], mode="bicubic", antialias=True)[0])
@@ -195,4 +198,5 @@ def _cut_shrunk(image: Image.Image, boxes: np.ndarray, crops: list[np.ndarray]) 
         # cut first: `resize` would mix in what lies outside the box, along its edges
         part = image.crop((*corner.astype(int).tolist(), *np.ceil(box[2:]).astype(int).tolist()))
         within = tuple((box - np.tile(corner, 2)).tolist())
-        crop[:] = np.asarray(part.resize(crop.shape[1:], Image.Resampling.BICUBIC, box=within)).transpose(2, 0, 1)
+        resized = np.asarray(part.resize(crop.shape[1:], Image.Resampling.BICUBIC, box=within))
+        crop[:] = np.moveaxis(resized.reshape(*resized.shape[:2], -1), -1, 0)

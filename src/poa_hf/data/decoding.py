@@ -1,8 +1,11 @@
-"""Decoding: from what a row holds (bytes, path, array, Pillow image) to an RGB Pillow image, or one kind of exception.
+"""Decoding: from what a row holds (bytes, path, array, Pillow image) to pixels, or one kind of exception.
+
+A model of 3 channels takes Pillow images in RGB, and one of 1 channel grey ones; whatever an image is, it is converted.
+A model of any other number takes an image's channels as they are, as an array: an image with others is refused.
 
 Transparent pixels are laid on white: the colour that a transparent pixel stores is arbitrary, and seldom meant to be
 seen. The EXIF orientation is applied, as `datasets` does. Images of more than 8 bits, and floats, are scaled by the
-rules of `arrays`.
+rules of `arrays`. TIFF files that Pillow does not read are read by `tiff`.
 
 Follows `rows`, which reads the values; `formats` opens files and `metadata` reads their orientation; `crops` cuts the
 images.
@@ -12,42 +15,70 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
-from .arrays import array_of, image_from_array
+from .arrays import array_of, channels_of_array, image_from_array
 from .crop_arguments import MAX_IMAGE_PIXELS
-from .formats import UndecodableImage, check_size, open_header, pillow_limit, reason
+from .formats import UndecodableImage, UnknownFormat, check_size, open_header, pillow_limit, reason
 from .metadata import QUARTER_TURNS, hide_metadata, orientation, turn_upright, without_metadata
+from .tiff import is_tiff, read_tiff
 
-__all__ = ["UndecodableImage", "as_rgb", "open_image", "open_lazily", "oriented_size", "shrink_while_decoding"]
+__all__ = ["UndecodableImage", "as_pixels", "as_rgb", "open_image", "open_lazily", "oriented_size"]
+__all__ += ["shrink_while_decoding"]
+
+Pixels: TypeAlias = Image.Image | np.ndarray  # an array is uint8 (height, width, channels)
+
+CONVERTED = (1, 3)  # numbers of channels to which any image is converted: grey and RGB
+_PLAIN_MODES = ("LA", "RGB", "RGBA")  # whose channels are values of pixels, side by side
 
 _WIDE_MODES = ("I", "F")  # and I;16 in its byte orders: more than 8 bits per pixel
 _EVEN_SAMPLINGS = (0, 2)  # of colours in JPEG files: 4:4:4 and 4:2:0
 
 
-def open_image(value: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Decode a row's value to an upright RGB image.
+def open_image(
+    value: Any,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    num_channels: int = 3,
+    value_range: Sequence[float] | None = None,
+) -> Pixels:
+    """Decode a row's value to an upright image with 8 bits per channel.
 
     Args:
         value: What `open_lazily` takes.
         max_pixels: The largest width times height that is decoded.
+        num_channels: The channels that the model takes.
+        value_range: The values that are black and white in arrays and files of more than 8 bits per channel; by
+            default, `arrays` says.
+
+    Returns:
+        A Pillow image of mode RGB for 3 channels and L for 1; for other numbers an array, uint8 (height, width,
+        channels).
 
     Raises:
-        UndecodableImage: If the value is not an image, or broken, or too large.
+        UndecodableImage: If the value is not an image, or broken, or too large, or has other channels.
 
     Example:
         >>> image = open_image(np.zeros((4, 6), dtype=np.uint8))
         >>> image.mode, image.size
         ('RGB', (6, 4))
+        >>> open_image(np.zeros((4, 6, 12), dtype=np.uint16), num_channels=12, value_range=(0, 10_000)).shape
+        (4, 6, 12)
     """
-    return as_rgb(open_lazily(value, max_pixels), max_pixels)
+    image = open_lazily(value, max_pixels, num_channels, value_range)
+    return as_pixels(image, max_pixels, num_channels, value_range)
 
 
-def open_lazily(value: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def open_lazily(
+    value: Any,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    num_channels: int = 3,
+    value_range: Sequence[float] | None = None,
+) -> Pixels:
     """Open a row's value, reading no more than the header if the format allows it.
 
     Args:
@@ -55,6 +86,8 @@ def open_lazily(value: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
             image; an array, tensor or nested list of numbers (see `arrays` for their shapes and values); or an
             `UndecodableImage`, which is raised.
         max_pixels: The largest width times height that is decoded.
+        num_channels: As for `open_image`.
+        value_range: As for `open_image`.
 
     Raises:
         UndecodableImage: If the value is not an image, or too large.
@@ -73,9 +106,14 @@ def open_lazily(value: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
         if isinstance(value, str | os.PathLike):
             value = _read_file(os.fspath(value))
         if isinstance(value, bytes | bytearray | memoryview):
-            return _open_bytes(bytes(value), max_pixels)
+            value = _open_bytes(bytes(value), max_pixels, num_channels)
+            if isinstance(value, Image.Image):
+                return value
         if hasattr(value, "__array__") or isinstance(value, list):
-            return image_from_array(array_of(value), max_pixels)
+            array = array_of(value)
+            if num_channels in CONVERTED:
+                return image_from_array(array, max_pixels, value_range)
+            return channels_of_array(array, num_channels, max_pixels, value_range)
     except (UndecodableImage, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and more
@@ -83,31 +121,66 @@ def open_lazily(value: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     raise UndecodableImage(f"a value of type {type(value).__name__} is not an image")
 
 
-def as_rgb(image: Image.Image, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def as_pixels(
+    image: Pixels,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    num_channels: int = 3,
+    value_range: Sequence[float] | None = None,
+) -> Pixels:
+    """Read the pixels of what `open_lazily` returned, and return them as `open_image` does.
+
+    Raises:
+        UndecodableImage: If the pixels cannot be read, or have other channels.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    if num_channels in CONVERTED:
+        image = as_rgb(image, max_pixels, value_range)
+        return image if num_channels == 3 else image.convert("L")
+    image = _read(image, max_pixels)
+    if image.mode == "P":
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    held = len(image.getbands())
+    if held != num_channels or image.mode not in _PLAIN_MODES:
+        raise UndecodableImage(f"it holds {held} channels ({image.mode}), where the model takes {num_channels}")
+    return np.asarray(image)
+
+
+def as_rgb(
+    image: Image.Image, max_pixels: int = MAX_IMAGE_PIXELS, value_range: Sequence[float] | None = None
+) -> Image.Image:
     """Read an image's pixels, and return it upright, in mode RGB with 8 bits per channel.
 
     Raises:
         UndecodableImage: If the pixels cannot be read.
     """
+    return _read(image, max_pixels, lambda image: _to_rgb(image, value_range))
+
+
+def _read(
+    image: Image.Image, max_pixels: int, convert: Callable[[Image.Image], Image.Image] = lambda image: image
+) -> Image.Image:
+    """Read an image's pixels, turn it upright and convert it, with one kind of exception for all that may fail."""
     turned = orientation(image)
     try:
         with pillow_limit(max_pixels):
-            image = _loaded(image)
-            return _to_rgb(turn_upright(image, turned))
+            return convert(turn_upright(_loaded(image), turned))
     except (UndecodableImage, MemoryError):
         raise
     except Exception as error:
         raise UndecodableImage(reason(error)) from error
 
 
-def oriented_size(image: Image.Image) -> tuple[int, int]:
+def oriented_size(image: Pixels) -> tuple[int, int]:
     """Return width and height of the upright image, from its header."""
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[0]
     width, height = image.size
     # Pillow has swapped the sides of a TIFF image already
     return (height, width) if orientation(image) in QUARTER_TURNS and image.format != "TIFF" else (width, height)
 
 
-def shrink_while_decoding(image: Image.Image, needed: float) -> int:
+def shrink_while_decoding(image: Pixels, needed: float) -> int:
     """Let a JPEG that has not been read yet be decoded at 1/2 or 1/4 of its size, but not below `needed` of it.
 
     Not at 1/8, which saves no more time and puts the edges of boxes into pixels that are eight wide. Nor where colours
@@ -117,9 +190,9 @@ def shrink_while_decoding(image: Image.Image, needed: float) -> int:
         The factor by which the sides are divided, 1, 2 or 4; the last row and column may be a part of a pixel.
     """
     factor = next((factor for factor in (4, 2) if needed * factor <= 1), 1)
-    width, height = image.size
-    if factor == 1 or not isinstance(image, JpegImageFile) or min(width, height) < factor:
+    if factor == 1 or not isinstance(image, JpegImageFile) or min(image.size) < factor:
         return 1
+    width, height = image.size
     if image.mode != "L" and get_sampling(image) not in _EVEN_SAMPLINGS:
         return 1
     drafted = image.draft(None, (width // factor, height // factor))
@@ -136,11 +209,18 @@ def _read_file(path: str) -> bytes:
         return bytes(file.read())
 
 
-def _open_bytes(data: bytes, max_pixels: int) -> Image.Image:
+def _open_bytes(data: bytes, max_pixels: int, num_channels: int) -> Pixels:
+    """Open a file's content: as an image, or of a TIFF file that needs it as an array of the type that it stores."""
+    if num_channels not in CONVERTED and is_tiff(data):
+        return read_tiff(data, [num_channels], max_pixels)
     try:
         return open_header(data, max_pixels)
     except MemoryError:
         raise
+    except UnknownFormat:
+        if not is_tiff(data):
+            raise
+        return read_tiff(data, CONVERTED, max_pixels)
     except Exception:
         if (slim := without_metadata(data)) is None:
             raise
@@ -162,12 +242,12 @@ def _loaded(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, value_range: Sequence[float] | None = None) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode in _WIDE_MODES:
         # Pillow's own conversion clips at 255 instead of scaling
-        return image_from_array(np.asarray(image), image.width * image.height).convert("RGB")
+        return image_from_array(np.asarray(image), image.width * image.height, value_range).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))

@@ -54,6 +54,10 @@ class UndecodableImage(Exception):
     """A row holds no image that can be read. The message is the reason, without the row's name."""
 
 
+class UnknownFormat(UndecodableImage):
+    """The bytes of a file are in no format that is read."""
+
+
 class RestOfShard(UndecodableImage):
     """Stands for the rows of a damaged file that cannot be read."""
 
@@ -68,7 +72,8 @@ def open_header(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
         max_pixels: The largest width times height that is decoded.
 
     Raises:
-        UndecodableImage: If the format is not among `RASTER_FORMATS`, or the image is too large.
+        UnknownFormat: If the format is not among `RASTER_FORMATS`.
+        UndecodableImage: If the image is too large.
         Exception: Whatever Pillow's readers raise for a broken header.
     """
     Image.init()
@@ -77,7 +82,7 @@ def open_header(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
         with pillow_limit(max_pixels):
             image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
-        raise UndecodableImage(_describe(data)) from error
+        raise UnknownFormat(_describe(data)) from error
     check_size(*image.size, max_pixels)
     return image
 

@@ -35,8 +35,8 @@ WORKERS_PER_READER = 2
 class PretrainingLoader:
     """Yields this process's share of one global batch after another, without end, as a dict:
 
-    - `global_crops`: uint8 (2B, 3, g, g), the first views of the B images, then the second ones;
-    - `local_crops`: uint8 (V * B, 3, l, l), likewise view by view;
+    - `global_crops`: uint8 (2B, C, g, g), the first views of the B images, then the second ones;
+    - `local_crops`: uint8 (V * B, C, l, l), likewise view by view;
     - `masks`: bool (2B, height * width of `mask_grid`), True where a patch is masked;
     - `global_augmentation`, `local_augmentation`: the parameters of `augment`, one row per crop;
     - `image_ids`: B strings, each a path, an index or "shard:row";
@@ -107,7 +107,7 @@ class PretrainingLoader:
         height, width = mask_grid
         if _is_stream(dataset):
             refuse_split_stream(dataset, world_size)
-            stream = StreamedImages(dataset, image_column, args.max_image_pixels)
+            stream = StreamedImages(dataset, image_column, args)
             plan = BatchPlan(stream, args, batch_size, (height, width), rank, world_size, seed)
             self._plan = _with_lanes(plan, stream, num_slots, num_lanes, block_size)
         else:

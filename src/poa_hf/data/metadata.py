@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import warnings
 
+import numpy as np
 from PIL import Image
 
 EXIF_ORIENTATION = 0x0112
@@ -59,6 +60,15 @@ def hide_metadata(image: Image.Image) -> None:
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
     """Turn and mirror an image as its EXIF orientation says; its metadata are not touched."""
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+
+
+def turned_array(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror an array (height, width, channels) as an EXIF orientation says."""
+    if orientation in QUARTER_TURNS:
+        array = array.swapaxes(0, 1)
+    if orientation in MIRRORED_ROWS:
+        array = array[::-1]
+    return array[:, ::-1] if orientation in MIRRORED_COLUMNS else array
 
 
 def without_metadata(data: bytes) -> bytes | None:

@@ -1,16 +1,25 @@
-"""The image processor for which pre-trained features are meant."""
+"""The image processor for which pre-trained features are meant, and how it is given images of any channels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
 from transformers import BitImageProcessorPil
+from transformers.image_processing_utils import BaseImageProcessor
 
-from .crop_arguments import CropArguments
+from .crop_arguments import usual_statistics
+from .decoding import Pixels
 
 
 def evaluation_processor(
-    image_size: int, image_mean: Sequence[float] | None = None, image_std: Sequence[float] | None = None
+    image_size: int,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    image_range: Sequence[float] | None = None,
 ) -> BitImageProcessorPil:
     """Make the image processor of evaluations: resize, crop the centre, normalise.
 
@@ -20,14 +29,64 @@ def evaluation_processor(
 
     Args:
         image_size: Side of the centre crop in pixels.
-        image_mean: Mean of red, green and blue in 0..1; that of training by default (`CropArguments`).
-        image_std: Standard deviation of red, green and blue in 0..1; likewise.
+        image_mean: Mean of each channel in 0..1; ImageNet's by default.
+        image_std: Standard deviation of each channel in 0..1; likewise.
+        image_range: The values that are black and white (`CropArguments`); saved with the processor for
+            `prepared_images`, and not used by transformers.
     """
-    defaults = CropArguments()
+    usual = usual_statistics(3)
+    mean, std = list(image_mean or usual[0]), list(image_std or usual[1])
+    of_channels: dict[str, Any] = {} if len(mean) == 3 else {"do_convert_rgb": False}
+    if image_range is not None:
+        of_channels["image_range"] = list(image_range)
     return BitImageProcessorPil(
         size={"shortest_edge": round(image_size * 8 / 7)},
         crop_size={"height": image_size, "width": image_size},
         resample=3,
-        image_mean=list(image_mean or defaults.image_mean),
-        image_std=list(image_std or defaults.image_std),
+        image_mean=mean,
+        image_std=std,
+        **of_channels,
     )
+
+
+def usual_processor(config: Any) -> BitImageProcessorPil:
+    """Make the image processor of a model that was saved without one, from its `image_size` and `num_channels`."""
+    return evaluation_processor(config.image_size, *usual_statistics(config.num_channels))
+
+
+def decoding_of(processor: BaseImageProcessor) -> dict[str, Any]:
+    """Return the arguments of `open_image` that make the images which a processor takes.
+
+    The channels are as many as its means: three if it has no list of them.
+    """
+    mean = getattr(processor, "image_mean", None)
+    num_channels = len(mean) if isinstance(mean, list | tuple) else 3
+    return {"num_channels": num_channels, "value_range": getattr(processor, "image_range", None)}
+
+
+def prepared_images(processor: Any, images: Sequence[Pixels], **options: Any) -> Tensor:
+    """Return the images (B, C, H, W) as a model takes them.
+
+    Stock processors resize with Pillow, which has no images of 5 channels and more. Those are given to the processor
+    one channel after the other, each with its own mean and standard deviation.
+
+    Args:
+        processor: An image processor of transformers.
+        images: What `open_image` returns, decoded as `decoding_of` says.
+        **options: Further arguments of the processor, such as `size`.
+
+    Raises:
+        ValueError: From the processor, for example if it leaves the images in different sizes.
+    """
+    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    if not arrays:
+        values: Tensor = processor(list(images), return_tensors="pt", **options).pixel_values
+        return values
+    channels = []
+    for index, (mean, std) in enumerate(zip(processor.image_mean, processor.image_std, strict=True)):
+        options |= {"image_mean": [mean], "image_std": [std], "do_convert_rgb": False}
+        grey = [np.ascontiguousarray(array[None, ..., index]) for array in arrays]
+        channels.append(
+            processor(grey, return_tensors="pt", input_data_format="channels_first", **options).pixel_values
+        )
+    return torch.cat(channels, dim=1)

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from .crop_arguments import MAX_IMAGE_PIXELS
+from .crop_arguments import CropArguments
 from .decoding import UndecodableImage, open_image
 from .errors import UnreadableData as UnreadableData
 from .errors import reading_error
@@ -133,14 +133,14 @@ class StreamedImages:
     Args:
         dataset: The stream; see `shards.Shards`.
         column: The column with the images; found by its type or name if not given.
-        max_pixels: The largest width times height that is decoded.
+        args: How images are decoded; only their channels and the largest size matter here.
 
     Raises:
         ValueError: For a dataset without files, or an image column that is missing or ambiguous.
     """
 
-    def __init__(self, dataset: Any, column: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS):
-        self.column, self.max_pixels = find_image_column(unformatted(dataset), column), max_pixels
+    def __init__(self, dataset: Any, column: str | None = None, args: CropArguments | None = None):
+        self.column, self.args = find_image_column(unformatted(dataset), column), args or CropArguments()
         self.shards = Shards(undecoded(dataset, [self.column]))
         self.num_shards = self.shards.count
         if self.num_shards == 0:
@@ -160,16 +160,16 @@ class StreamedImages:
         """
         for row in self.shards.rows(shard, start, state):
             image = row.get(self.column)
-            yield _without_file(image, self.max_pixels) if isinstance(image, Image.Image) else image
+            yield _without_file(image, self.args) if isinstance(image, Image.Image) else image
 
     def state(self, shard: Any) -> dict | None:
         """Return the state of a shard that is being read; None if it must be read from its start when resuming."""
         return self.shards.state(shard)
 
 
-def _without_file(image: Image.Image, max_pixels: int) -> Image.Image | UndecodableImage:
-    """Return a Pillow image that can be sent to another process: upright, in RGB, independent of its file."""
+def _without_file(image: Image.Image, args: CropArguments) -> Any:
+    """Return a Pillow image that can be sent to another process: upright, decoded, independent of its file."""
     try:
-        return open_image(image, max_pixels)
+        return open_image(image, args.max_image_pixels, args.num_channels, args.image_range)
     except UndecodableImage as error:
         return error

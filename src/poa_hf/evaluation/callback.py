@@ -99,7 +99,7 @@ class KnnEvaluationCallback(TrainerCallback):
         from .sources import training_source
         from .subject import Subject
 
-        processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std)
+        processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std, args.image_range)
         run = RunFolder(Path(args.output_dir))
         subject = Subject(
             Path(args.output_dir).name, model.teacher, processor, state.global_step, trained_on=training_source(run)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.decoding import UndecodableImage, open_image
+from ..data.processor import decoding_of, prepared_images
 from ..data.shards import refuse_split_stream
 from ..data.workers import batch_loader, worker_share
 from ..formatting import one_line
@@ -57,7 +58,7 @@ def class_features(model: PreTrainedModel, pixel_values: Iterable[Tensor]) -> Te
 
     Args:
         model: Any vision model of transformers, whole or extracted.
-        pixel_values: Normalised batches (B, 3, H, W) of any sizes. They are read once, so a generator is enough.
+        pixel_values: Normalised batches (B, C, H, W) of any sizes. They are read once, so a generator is enough.
 
     Raises:
         ValueError: If there is no batch, or the model's output has no image features.
@@ -126,9 +127,9 @@ def image_features(
     that cannot be decoded are left out, with their labels, and named in a warning.
 
     Args:
-        models: By name, functions from `pixel_values` (B, 3, H, W) to a model's output.
+        models: By name, functions from `pixel_values` (B, C, H, W) to a model's output.
         images: The split.
-        processor: The image processor that makes `pixel_values` of RGB images.
+        processor: The image processor that makes `pixel_values` of the images.
         owners: By model, the rank of the process that gets its features.
         processes: The processes that share the work.
         batch_size: Images at a time, per process.
@@ -227,7 +228,7 @@ def _features_of_share(
 def _outputs(
     models: Mapping[str, Callable[..., Any]], pixel_values: Tensor, device: torch.device, bf16: bool
 ) -> Iterator[tuple[str, Tensor]]:
-    pixel_values = pixel_values.to(device, non_blocking=True)  # (B, 3, H, W)
+    pixel_values = pixel_values.to(device, non_blocking=True)  # (B, C, H, W)
     for name, model in models.items():
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             features = pooled_features(model(pixel_values=pixel_values))  # (B, D)
@@ -242,7 +243,7 @@ class _PreparedBatch:
         key: The batch's place in the split.
         labels: The labels of the B images that could be decoded.
         ids: What these images are known by.
-        pixel_values: (B, 3, H, W); None if no image could be decoded.
+        pixel_values: (B, C, H, W); None if no image could be decoded.
         bad_rows: The names of the other rows, with the reason.
         error: What went wrong, if anything. The data loader would put the worker's traceback before the sentence of an
             exception.
@@ -276,16 +277,17 @@ class _PreparedBatches(IterableDataset[_PreparedBatch]):
 
     def _prepare(self, key: BatchKey, rows: list[LabelledRow]) -> _PreparedBatch:
         batch, decoded = _PreparedBatch(key), []
+        decoding = decoding_of(self.processor)
         for row in rows:
             try:
-                decoded.append(open_image(row.image, self.images.max_image_pixels))
+                decoded.append(open_image(row.image, self.images.max_image_pixels, **decoding))
                 batch.labels.append(row.label)
                 batch.ids.append(identify(row.image, row.name, decoded[-1]))
             except UndecodableImage as error:
                 batch.bad_rows.append((row.name, str(error)))
         if decoded:
             try:
-                batch.pixel_values = self.processor(decoded, return_tensors="pt").pixel_values
+                batch.pixel_values = prepared_images(self.processor, decoded)
             except ValueError as error:
                 raise ValueError(
                     f"The image processor cannot make a batch of the images ({one_line(error)}): use one that crops or "

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 from transformers import AutoModel, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data.processor import evaluation_processor
+from ..data.decoding import open_image
+from ..data.processor import decoding_of, prepared_images, usual_processor
 from ..elastic import SubNetwork
 from ..formatting import one_line
 from ..locations import looks_local
@@ -86,7 +87,9 @@ class Subject:
         Raises:
             ValueError: If the model gives no features of what its image processor makes.
         """
-        pixel_values = self.processor([Image.new("RGB", (64, 64))], return_tensors="pt").pixel_values.to(device)
+        decoding = decoding_of(self.processor)
+        black = np.zeros((64, 64, decoding["num_channels"]), dtype=np.uint8)
+        pixel_values = prepared_images(self.processor, [open_image(black, **decoding)]).to(device)
         try:
             with torch.no_grad():
                 return {
@@ -119,7 +122,7 @@ def load_subject(source: str | Path) -> Subject:
     model = load_run(path).teacher
     processor = run_processor(path)
     if processor is None:
-        processor = evaluation_processor(model.config.image_size)
+        processor = usual_processor(model.config)
     if on_hub:
         return Subject(str(source), model, processor, model_step(folder), None, training_source(RunFolder(folder)))
     run = RunFolder.containing(path)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.augmentation import augment
-from ..data.crops import CropArguments
+from ..data.crop_arguments import usual_statistics
 from .blank import blank_figure
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def attention_figure(
     where the attention goes, not how uneven it is.
 
     Args:
-        pixel_values: Normalised images (B, 3, H, W).
+        pixel_values: Normalised images (B, C, H, W), RGB if C is 3.
         maps: (B, heads, h, w) of `attention_maps`, by name, for example of the size. To show a single head, give
             `maps[:, [head]]`.
-        image_mean: The mean with which the images were normalised, ImageNet's by default.
-        image_std: The standard deviation with which they were normalised, ImageNet's by default.
+        image_mean: The mean with which the images were normalised, by default the usual one of such images.
+        image_std: The standard deviation with which they were normalised, by default the usual one of such images.
 
     Raises:
         ValueError: For no maps, or maps of other images.
@@ -72,10 +72,10 @@ def pca_figure(
     """Draw images on the left, and beside each the components of its patches, one column per entry of `colours`.
 
     Args:
-        pixel_values: Normalised images (B, 3, H, W).
+        pixel_values: Normalised images (B, C, H, W), RGB if C is 3.
         colours: (B, h, w, 3) in 0..1 of `patch_pca`, by name, for example of the size.
-        image_mean: The mean with which the images were normalised, ImageNet's by default.
-        image_std: The standard deviation with which they were normalised, ImageNet's by default.
+        image_mean: The mean with which the images were normalised, by default the usual one of such images.
+        image_std: The standard deviation with which they were normalised, by default the usual one of such images.
 
     Raises:
         ValueError: For no colours, or colours of other images.
@@ -98,11 +98,11 @@ def crops_figure(
 
     Args:
         batch: A batch of `PretrainingLoader`, whose uint8 crops are augmented as in training; or `global_crops`
-            (2B, 3, g, g), view by view, `local_crops` (V * B, 3, l, l) and `masks` (2B, patches), as
+            (2B, C, g, g), view by view, `local_crops` (V * B, C, l, l) and `masks` (2B, patches), as
             `PoaForPreTraining` takes them. `local_crops` and `masks` may be missing.
         num_images: The number of images that are drawn.
-        image_mean: The mean with which the crops were normalised, ImageNet's by default.
-        image_std: The standard deviation with which they were normalised, ImageNet's by default.
+        image_mean: The mean with which the crops were normalised, by default the usual one of such images.
+        image_std: The standard deviation with which they were normalised, by default the usual one of such images.
 
     Raises:
         ValueError: For crops or masks that do not belong together.
@@ -166,7 +166,8 @@ def _crops(
     augmentation = batch.get(f"{kind}_augmentation")
     if crops.dtype == torch.uint8 and augmentation is not None and len(crops):
         parameters = {name: torch.as_tensor(values) for name, values in augmentation.items()}
-        crops = augment(crops, parameters, (0, 0, 0), (1, 1, 1)).mul(255).round().to(torch.uint8)
+        neutral = [0.0] * crops.shape[1], [1.0] * crops.shape[1]  # nothing is normalised
+        crops = augment(crops, parameters, *neutral).mul(255).round().to(torch.uint8)
     return _as_pixels(crops, mean, std)
 
 
@@ -189,15 +190,23 @@ def _place(canvas: np.ndarray, pixels: np.ndarray, top: int, left: int) -> None:
 
 
 def _as_pixels(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> np.ndarray:
-    """Convert images (B, 3, H, W), normalised or uint8, to float32 (B, H, W, 3) in 0..1."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"Images have shape {tuple(images.shape)}: give (B, 3, H, W).")
-    defaults = CropArguments()
-    pixels = images.detach().cpu().permute(0, 2, 3, 1)  # (B, H, W, 3)
-    if pixels.dtype == torch.uint8:
-        return pixels.float().div(255).numpy()
-    shift, scale = torch.tensor(mean or defaults.image_mean), torch.tensor(std or defaults.image_std)
-    return (pixels.float() * scale + shift).clamp(0, 1).numpy()
+    """Convert images (B, C, H, W), normalised or uint8, to float32 (B, H, W, 3) in 0..1.
+
+    One channel is shown grey, two by their mean; of more than three, the first three are shown as red, green and blue.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"Images have shape {tuple(images.shape)}: give (B, channels, H, W).")
+    channels = images.shape[1]
+    pixels = images.detach().cpu().permute(0, 2, 3, 1).float()  # (B, H, W, C)
+    if images.dtype == torch.uint8:
+        pixels = pixels.div(255)
+    else:
+        usual = usual_statistics(channels)
+        shift, scale = (torch.tensor(list(given or known)) for given, known in zip((mean, std), usual, strict=True))
+        if not len(shift) == len(scale) == channels:
+            raise ValueError(f"Images have {channels} channels: give as many numbers as image_mean and image_std.")
+        pixels = (pixels * scale + shift).clamp(0, 1)
+    return (pixels[..., :3] if channels > 2 else pixels.mean(-1, keepdim=True).expand(-1, -1, -1, 3)).numpy()
 
 
 def _checked(values: Mapping[str, Tensor], pixel_values: Tensor, shape: str) -> Mapping[str, Tensor]:

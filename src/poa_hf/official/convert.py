@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.processor import evaluation_processor
+from ..data.processor import usual_processor
 from ..models.configuration_poa import PoaConfig
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import write_json, written_folder
@@ -177,5 +177,5 @@ def _is_sound(tensor: Tensor) -> bool:
 def _write(model: PoaForPreTraining, record: dict[str, Any], output: Path) -> None:
     with written_folder(output.absolute()) as folder:
         model.save_pretrained(folder)
-        evaluation_processor(model.config.backbone_config.image_size).save_pretrained(folder)
+        usual_processor(model.config.backbone_config).save_pretrained(folder)
         write_json(folder / CONVERSION, record)

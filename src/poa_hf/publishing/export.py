@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import BitImageProcessorPil as ImageProcessor
 
-from ..data.processor import evaluation_processor
+from ..data.processor import usual_processor
 from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import written_folder
@@ -59,7 +59,7 @@ def extract_all(
     facts = facts or CardFacts.read(model)
     for output in outputs:
         check_output(output, overwrite, facts.run.model)
-    processor = processor or evaluation_processor(model.config.backbone_config.image_size)
+    processor = processor or usual_processor(model.config.backbone_config)
     # One thread that only writes: making models in several would upset how transformers switches initialisation off.
     # For the same reason the costs, which the cards need, are counted before it starts.
     _ = facts.costs

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import BitImageProcessorPil as ImageProcessor
 
-from ..data.processor import evaluation_processor
+from ..data.processor import usual_processor
 from ..elastic import SubNetwork
 from ..locations import leads_outside
 from ..models.modeling_poa_pretraining import PoaForPreTraining
@@ -116,7 +116,7 @@ class Release:
             run=folder,
             facts=replace(facts, run=replace(facts.run, evaluations=evaluations)),
             format=find_format(config.stock_config_class.model_type, format),
-            processor=run_processor(folder) or evaluation_processor(config.image_size),
+            processor=run_processor(folder) or usual_processor(config),
             ids=ids,
             supernet=supernet_id if supernet else None,
         )

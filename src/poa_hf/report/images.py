@@ -12,9 +12,10 @@ import numpy as np
 from torch import Tensor
 from transformers import BitImageProcessorPil as ImageProcessor
 
-from ..data.crop_arguments import CropArguments
+from ..data.crop_arguments import CropArguments, usual_statistics
 from ..data.decoding import UndecodableImage, open_image
 from ..data.loader import PretrainingLoader
+from ..data.processor import decoding_of, prepared_images
 from ..data.rows import IndexedImages, StreamedImages
 from ..data.sources import TEXTURES, open_dataset
 from ..data.textures import TextureDataset
@@ -61,7 +62,7 @@ def evaluation_images(
         count: The number of images; fewer are returned if fewer can be decoded.
 
     Returns:
-        The images (N, 3, H, W) and their name.
+        The images (N, C, H, W) and their name.
 
     Raises:
         ValueError: If the images cannot be opened, or none can be decoded.
@@ -71,10 +72,10 @@ def evaluation_images(
     scale = min(4, max(1, -(-_FEATURE_MAP * facts.backbone.crop_multiple // side)))
     # textures do not grow with the image: a larger one holds more of them
     dataset, name = _open(facts, dataset_name, texture_size=40 * scale)
-    decoded, max_pixels = [], _crop_arguments(facts).max_image_pixels
-    for value in _spread_images(dataset, _image_column(facts, dataset_name), count):
+    decoded, args = [], _crop_arguments(facts)
+    for value in _spread_images(dataset, _image_column(facts, dataset_name), count, args):
         try:
-            decoded.append(open_image(value, max_pixels))
+            decoded.append(open_image(value, args.max_image_pixels, **decoding_of(processor)))
         except UndecodableImage:
             continue
         if len(decoded) == count:
@@ -83,7 +84,7 @@ def evaluation_images(
         raise ValueError(f"{name} has no image that can be decoded: name other images.")
     size = {"shortest_edge": round(processor.size["shortest_edge"] * scale)}
     crop_size = {"height": side * scale, "width": side * scale}
-    return processor(decoded, return_tensors="pt", size=size, crop_size=crop_size).pixel_values, name
+    return prepared_images(processor, decoded, size=size, crop_size=crop_size), name
 
 
 def _crop_arguments(facts: RunFacts) -> CropArguments:
@@ -94,7 +95,9 @@ def _crop_arguments(facts: RunFacts) -> CropArguments:
         return CropArguments(**known)
     # the usual 96 of 224 pixels, in whole patches
     side, patch = image_shape(facts.backbone)[1], facts.backbone.patch_grid
-    return CropArguments(global_crop_size=side, local_crop_size=max(patch, round(side * 96 / 224 / patch) * patch))
+    mean, std = usual_statistics(facts.backbone.num_channels)
+    local = max(patch, round(side * 96 / 224 / patch) * patch)
+    return CropArguments(global_crop_size=side, local_crop_size=local, image_mean=mean, image_std=std)
 
 
 def _image_column(facts: RunFacts, dataset_name: str | None) -> str | None:
@@ -116,7 +119,7 @@ def _open(facts: RunFacts, dataset_name: str | None, texture_size: int | None = 
     ), shown
 
 
-def _spread_images(dataset: Any, column: str | None, count: int) -> Iterator[Any]:
+def _spread_images(dataset: Any, column: str | None, count: int, args: CropArguments) -> Iterator[Any]:
     """Iterate over undecoded images from all over a dataset, because neighbours may be of one class.
 
     There are more than `count`, because some may not be decodable.
@@ -129,6 +132,6 @@ def _spread_images(dataset: Any, column: str | None, count: int) -> Iterator[Any
         chosen = np.random.default_rng(0).integers(len(indexed), size=4 * count)
         yield from (indexed[int(index)] for index in dict.fromkeys(chosen))
     else:
-        streamed = StreamedImages(dataset, column)
+        streamed = StreamedImages(dataset, column, args)
         shards = [streamed.rows(streamed.open_shard(index)) for index in range(min(streamed.num_shards, count))]
         yield from itertools.islice((next(rows, None) for rows in itertools.cycle(shards)), 8 * count)

@@ -236,7 +236,8 @@ class Checkpointer:
         args, state_dict = self.args, engines.whole_state_dict(self.model)
         if self.is_main:
             self.model.save_pretrained(folder, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
-            evaluation_processor(args.global_crop_size, args.image_mean, args.image_std).save_pretrained(folder)
+            statistics = args.image_mean, args.image_std, args.image_range
+            evaluation_processor(args.global_crop_size, *statistics).save_pretrained(folder)
             self.training_time.write(folder, self.state.global_step)
 
     def _read_model(self, folder: Path) -> None:

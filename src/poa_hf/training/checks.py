@@ -21,9 +21,9 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
     """Refuse what cannot work before data is opened and a model is made.
 
     Raises:
-        ValueError: For crops that do not fit the patches, an output folder that cannot be used, a checkpoint of another
-            architecture, trackers that are not installed, or an attention that the model or the machine does not
-            support.
+        ValueError: For crops that do not fit the patches or the channels, an output folder that cannot be used, a
+            checkpoint of another architecture, trackers that are not installed, or an attention that the model or the
+            machine does not support.
     """
     _check_crops(config, args)
     _check_attention(config, args)
@@ -50,8 +50,12 @@ def _check_crops(config: PoaConfig, args: PoaTrainingArguments) -> None:
             f"global_crop_size {args.global_crop_size} is too small for this model: use at least "
             f"{backbone.min_crop_size} (Swin: or a smaller window_size, which must fit the last feature map)."
         )
-    if backbone.num_channels != 3:
-        raise ValueError(f"num_channels is {backbone.num_channels}, but the crops are RGB: use 3.")
+    channels = backbone.num_channels
+    if args.num_channels != channels and not args.has_default_statistics:
+        raise ValueError(
+            f"image_mean and image_std have {args.num_channels} numbers each, and num_channels is {channels}: give one "
+            "for each channel, or leave both out for the defaults."
+        )
 
 
 def _check_attention(config: PoaConfig, args: PoaTrainingArguments) -> None:

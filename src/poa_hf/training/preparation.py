@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,24 +13,60 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.augmentation import augment
+from ..data.crop_arguments import usual_statistics
 from ..data.loader import PretrainingLoader
+from ..data.statistics import measure_statistics
 from ..models.activation_checkpointing import enable_activation_checkpointing
 from ..models.configuration_poa import PoaConfig
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from .arguments import PoaTrainingArguments
+from .checkpointing import on_main
 from .checks import warn_of_resized_embeddings
+
+logger = logging.getLogger(__name__)
 
 
 def configure(model: PoaForPreTraining, args: PoaTrainingArguments, is_main: bool) -> None:
     """Prepare the model for training as the arguments say; the main process warns of what may be a mistake."""
     if is_main:
         warn_of_resized_embeddings(model.config, args)
+        if args.num_channels != 3:
+            logger.info(
+                "The images have %d channel%s: saturation, hue, grey and solarisation are left out, as they are "
+                "defined for RGB; brightness, contrast, blur and flips stay.",
+                args.num_channels,
+                "s" * (args.num_channels > 1),
+            )
     if args.attn_implementation:
         for backbone in (model.student, model.teacher):  # sub-networks take the student's
             backbone.set_attn_implementation(args.attn_implementation)
     if args.gradient_checkpointing:
         enable_activation_checkpointing(model.student)
     model.train()
+
+
+def with_statistics(
+    args: PoaTrainingArguments, config: PoaConfig, dataset: Any, accelerator: Accelerator
+) -> PoaTrainingArguments:
+    """Return the arguments with a mean and standard deviation for each of the model's channels.
+
+    What is given stays. By default they are ImageNet's for RGB and grey images; for any other number of channels the
+    main process measures them on images of the dataset.
+
+    Raises:
+        ValueError: On all processes, if they cannot be measured.
+    """
+    channels = config.backbone_config.num_channels
+    if channels == args.num_channels:
+        return args
+    if channels == 1:
+        mean, std = usual_statistics(1)
+    else:
+        mean, std = on_main(accelerator, lambda: measure_statistics(dataset, channels, args, args.image_column))
+        if accelerator.is_main_process:
+            texts = [" ".join(map(str, values)) for values in (mean, std)]
+            logger.info("Measured on the images: --image_mean %s --image_std %s.", *texts)
+    return dataclasses.replace(args, image_mean=mean, image_std=std)
 
 
 def training_loader(
@@ -74,7 +112,7 @@ def coloured_crops(
     """
     crops = {}
     for kind in ("global", "local"):
-        pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)  # uint8 (2B, 3, g, g) or (V * B, 3, l, l)
+        pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)  # uint8 (2B, C, g, g) or (V * B, C, l, l)
         # the parameters stay on the CPU, where they say which crops an operation is for
         crops[kind] = augment(pixels, batch[f"{kind}_augmentation"], args.image_mean, args.image_std, colour_all)
     return crops

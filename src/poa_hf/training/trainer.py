@@ -34,7 +34,7 @@ from .checks import check_run
 from .compilation import block_compiler, compiled_colours
 from .monitoring import LogWindow, NonfiniteSteps
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
-from .preparation import coloured_crops, configure, seed_step, training_loader
+from .preparation import coloured_crops, configure, seed_step, training_loader, with_statistics
 from .profiling import StepProfiler
 from .run_log import RunLog, progress_bar, show_progress
 from .skipped_images import SkippedImages
@@ -90,10 +90,10 @@ class PoaTrainer:
         train_dataset: Any,
         callbacks: Sequence[TrainerCallback] = (),
     ):
-        self.args = args
         self.output_dir = Path(args.output_dir)
         check_run(model.config, args)
         self.accelerator = engines.new_accelerator(args)
+        self.args = args = with_statistics(args, model.config, train_dataset, self.accelerator)
         self.is_main = self.accelerator.is_main_process
         self.rank = self.accelerator.process_index
         num_processes = self.accelerator.num_processes

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BitImageProcessorPil, PreTrainedModel
 
-from ...data.processor import evaluation_processor
+from ...data.processor import usual_processor
 from ...models.modeling_gn_resnet import GnResNetModel
 
 # Fields that `model_args` cannot change in timm's `resnet50_gn`.
@@ -68,7 +68,7 @@ def as_timm(
         "model_args": model_args,
         "pretrained_cfg": {
             "custom_load": False,
-            **_data_config(processor or evaluation_processor(config.image_size), config.num_channels),
+            **_data_config(processor or usual_processor(config), config.num_channels),
             "fixed_input_size": False,
             "num_classes": 0,
             "first_conv": "conv1",
