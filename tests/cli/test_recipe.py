@@ -144,14 +144,14 @@ def test_every_configuration_file_is_a_recipe(path, tmp_path):
         )
         argv += ["--init_from", str(tmp_path / "dinov2-large")]
     recipe = parse_recipe(argv)
-    sizes = {"vit_large": 143, "swin_base": 39, "resnet152": 465}
+    sizes = {"vit_large": 143, "dinov2_registers_large": 143, "swin_base": 39, "resnet152": 465}
     family = next((name for name in sizes if path.stem.startswith(name)), None)
     if family:
         args = recipe.training
         assert len(recipe.model.backbone_config.space) == sizes[family]
         # as published: 32 processes, and one that accumulates, see the same images
         per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        published = {"vit_large": 1600, "swin_base": 2048, "resnet152": 1280}[family]
+        published = {"swin_base": 2048, "resnet152": 1280}.get(family, 1600)
         assert per_step == {"": published // 32, "_single_gpu": published}.get(path.stem.removeprefix(family), 64)
         assert args.output_dir == f"runs/{path.stem}"
     if recipe.init_from:

@@ -50,7 +50,7 @@ def test_reference_names_everything(site):
     arguments = text_of(site, "reference/arguments.html")
     missing += [field.name for field in dataclasses.fields(PoaTrainingArguments) if field.name not in arguments]
     configuration = text_of(site, "reference/configuration.html")
-    for name in ("PoaConfig", "PoaViTConfig", "PoaSwinConfig", "PoaResNetConfig", "GnResNetConfig"):
+    for name in (name for name in poa_hf.__all__ if name.endswith("Config")):
         own = vars(getattr(poa_hf, name)).get("__annotations__", {})
         missing += [field for field in own if not field.startswith("_") and field not in configuration]
     commands = text_of(site, "reference/commands.html")

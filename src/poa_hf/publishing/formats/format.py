@@ -16,6 +16,13 @@ from .snippets import onnx_snippet, timm_snippet, transformers_snippet
 from .timm import as_timm, save_as_timm
 from .vit import as_vit
 
+# What cards call the models of families that have one stock format; others are called by their type.
+_KINDS = {
+    "dinov2_with_registers": "DINOv2-style ViT with registers",
+    "dinov3_vit": "DINOv3-style ViT",
+    "swin": "Swin Transformer",
+}
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -99,7 +106,7 @@ def _formats(stock_type: str, onnx_batch: int | None) -> list[Format]:
             Format("timm", kind, "timm", _as_timm, timm_snippet, "`timm` loads it; poa_hf is not needed."),
         ]
     else:
-        kind = {"swin": "Swin Transformer"}.get(stock_type, stock_type)
+        kind = _KINDS.get(stock_type, stock_type)
         formats = [Format(stock_type, kind, "transformers", _as_stock)]
     return [*formats, _onnx_format(kind, onnx_batch)]
 
