@@ -35,7 +35,7 @@ def refusal(source, **fields) -> str:
         ("DINOv3ConvNextConfig", "docs/new_family.md"),
         ("ResNetConfig", "has batch normalisation, while the elastic ResNet (gn_resnet) has group normalisation"),
         ("HieraConfig", "pools its queries between stages"),
-        ("BertConfig", "is a 'bert' model: an elastic model can start from dinov2, "),
+        ("BertConfig", "is a 'bert' model: an elastic model can start from deit, dinov2, "),
     ],
     ids=str,
 )

@@ -5,9 +5,19 @@ import copy
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    DeiTModel,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     Dinov2Backbone,
     Dinov2Config,
     Dinov2Model,
+    Dinov2WithRegistersBackbone,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    Dinov2WithRegistersModel,
     SwinConfig,
     SwinForMaskedImageModeling,
     SwinModel,
@@ -27,6 +37,19 @@ VIT = dict(**SIZE, intermediate_size=64, image_size=32, patch_size=8)
 DINOV2 = dict(**SIZE, image_size=56, patch_size=14, layerscale_value=0.1)
 SWIN = dict(embed_dim=16, depths=[2, 2], num_heads=[2, 4], image_size=32, window_size=2, patch_size=4)
 MAE = dict(**VIT, mask_ratio=0.0, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2)
+DEPTH = dict(reassemble_factors=[1, 1], neck_hidden_sizes=[8, 8], fusion_hidden_size=8, head_hidden_size=8,
+             reassemble_hidden_size=32, patch_size=14)  # fmt: skip
+
+
+def registers(**fields):
+    return Dinov2WithRegistersConfig(**{**DINOV2, "num_register_tokens": 3, **fields})
+
+
+def depth_anything():
+    backbone = Dinov2Config(**DINOV2, out_indices=[1, 2], reshape_hidden_states=False)
+    return DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=backbone, **DEPTH))
+
+
 # What was saved, and the stock encoder in it.
 SOURCES = {
     "dinov2 backbone": (lambda: Dinov2Backbone(Dinov2Config(**DINOV2)), Dinov2Model),
@@ -34,6 +57,13 @@ SOURCES = {
     "vit_mae pre-training": (lambda: ViTMAEForPreTraining(ViTMAEConfig(**MAE)), ViTMAEModel),
     "vit_msn": (lambda: ViTMSNModel(ViTMSNConfig(**VIT)), ViTMSNModel),
     "vit_msn classifier": (lambda: ViTMSNForImageClassification(ViTMSNConfig(**VIT, qkv_bias=False)), ViTMSNModel),
+    "registers": (lambda: Dinov2WithRegistersModel(registers()), Dinov2WithRegistersModel),
+    "registers classifier": (
+        lambda: Dinov2WithRegistersForImageClassification(registers(use_swiglu_ffn=True, qkv_bias=False)),
+        Dinov2WithRegistersModel,
+    ),
+    "registers backbone": (lambda: Dinov2WithRegistersBackbone(registers(mlp_ratio=2)), Dinov2WithRegistersModel),
+    "depth_anything": (depth_anything, Dinov2Model),
     "swin masked": (lambda: SwinForMaskedImageModeling(SwinConfig(**SWIN, encoder_stride=8)), SwinModel),
 }  # fmt: skip
 
@@ -52,6 +82,14 @@ def started(folder, **fields):
     return model, init_from(model, folder)
 
 
+def encoder_of(folder, encoder):
+    """The stock encoder in a checkpoint, in float32."""
+    config, options = AutoConfig.from_pretrained(folder), {}
+    if config.model_type == "depth_anything":
+        config, options = config.backbone_config, {"key_mapping": {"^backbone.": ""}}
+    return encoder.from_pretrained(folder, config=config, dtype=torch.float32, **options).eval()
+
+
 @torch.no_grad()
 def tokens(stock, images: torch.Tensor, resizes: bool = True) -> torch.Tensor:
     """The stock model's tokens; those of MAE in their order, as it shuffles its patches without noise."""
@@ -59,7 +97,7 @@ def tokens(stock, images: torch.Tensor, resizes: bool = True) -> torch.Tensor:
     if isinstance(stock, ViTMAEModel):
         patches = (images.shape[2] // stock.config.patch_size) * (images.shape[3] // stock.config.patch_size)
         options["noise"] = torch.arange(patches).expand(len(images), -1)
-    if resizes and not isinstance(stock, Dinov2Model):
+    if resizes and not isinstance(stock, Dinov2Model | Dinov2WithRegistersModel):
         options["interpolate_pos_encoding"] = True
     return copy.deepcopy(stock)(images, **options).last_hidden_state
 
@@ -73,7 +111,7 @@ def ours(model, images: torch.Tensor) -> torch.Tensor:
 def test_the_encoder_in_a_checkpoint_of_any_class_is_the_full_size(tmp_path, name):
     make, encoder = SOURCES[name]
     with_own_weights(make()).save_pretrained(tmp_path)
-    stock = encoder.from_pretrained(tmp_path).eval()
+    stock = encoder_of(tmp_path, encoder)
     model, start = started(tmp_path)
     assert start.model_type == stock.config.model_type and start.resized is None
     side = stock.config.image_size
@@ -87,13 +125,13 @@ def test_the_encoder_in_a_checkpoint_of_any_class_is_the_full_size(tmp_path, nam
     assert torch.equal(ours(model, images), tokens(stock, images))
 
 
-@pytest.mark.parametrize("name", ["dinov2 backbone", "vit_mae pre-training", "swin masked"])
+@pytest.mark.parametrize("name", ["dinov2 backbone", "registers classifier", "vit_mae pre-training", "swin masked"])
 def test_half_precision_and_several_files_give_the_same_weights_in_float32(tmp_path, name):
     make, encoder = SOURCES[name]
     for dtype in (torch.bfloat16, torch.float16):
         with_own_weights(make()).to(dtype).save_pretrained(tmp_path / str(dtype), max_shard_size="20KB")
         assert len(list((tmp_path / str(dtype)).glob("model-*.safetensors"))) > 1
-        stock = encoder.from_pretrained(tmp_path / str(dtype), dtype=torch.float32).eval()
+        stock = encoder_of(tmp_path / str(dtype), encoder)
         model, _ = started(tmp_path / str(dtype))
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
         images = torch.randn(1, 3, stock.config.image_size, stock.config.image_size)
@@ -117,3 +155,21 @@ def test_dropout_and_stochastic_depth_are_those_of_the_run(tmp_path):
     own.save_pretrained(tmp_path / "elastic")  # as the backbone of a run: it goes on as it was
     again = warm_start_config(tmp_path / "elastic")
     assert again.to_diff_dict() == own.to_diff_dict()
+
+
+@pytest.mark.parametrize("make", [DeiTModel, DeiTForImageClassificationWithTeacher])
+def test_the_distillation_token_of_a_deit_becomes_a_register(tmp_path, make):
+    with_own_weights(make(DeiTConfig(**VIT))).save_pretrained(tmp_path)
+    stock = DeiTModel.from_pretrained(tmp_path).eval()
+    images = torch.randn(2, 3, 32, 32)
+    model, start = started(tmp_path)
+    assert model.config.backbone_config.model_type == "poa_dinov2_with_registers" and start.resized is None
+    assert torch.equal(ours(model, images), tokens(stock, images))
+    images = torch.randn(2, 3, 48, 48)
+    model, start = started(tmp_path, image_size=48)
+    assert start.resized == (4, 6)
+    assert torch.equal(ours(model, images), tokens(stock, images))
+    with_own_weights(DeiTModel(DeiTConfig(**{**VIT, "image_size": [32, 48]}))).save_pretrained(tmp_path / "wide")
+    stock, images = DeiTModel.from_pretrained(tmp_path / "wide").eval(), torch.randn(1, 3, 32, 48)
+    expected = tokens(stock, images, resizes=False)
+    assert (ours(started(tmp_path / "wide")[0], images) - expected).norm() < 2e-6 * expected.norm()

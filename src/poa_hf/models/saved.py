@@ -28,21 +28,26 @@ _LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 _NEW_PARAMETERS = 1 << 20  # that a model may have besides those of its file, such as a pooler
 
 
-def load_saved_config(location: str | Path, name: str | None = None) -> PreTrainedConfig:
+def load_saved_config(location: str | Path, name: str | None = None, part: str | None = None) -> PreTrainedConfig:
     """Load the configuration of a saved model.
 
     Args:
         location: A folder, or a repository on the Hub.
         name: What errors call it; the location by default.
+        part: The part of the model whose configuration to return, such as `backbone`; None for the whole.
 
     Raises:
         ValueError: If there is none, it cannot be read, or the model needs code that is not part of transformers.
     """
-    return _config(saved_folder(location), name or location)
+    return _part_of(_config(saved_folder(location), name or location), part)
 
 
 def load_saved_model(
-    model_class: type[PreTrainedModel] | type[AutoModel], location: str | Path, name: str | None = None, **options: Any
+    model_class: type[PreTrainedModel] | type[AutoModel],
+    location: str | Path,
+    name: str | None = None,
+    part: str | None = None,
+    **options: Any,
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
     """Load a model in float32, without transformers' report on missing weights.
 
@@ -50,6 +55,7 @@ def load_saved_model(
         model_class: A model class, or `AutoModel`.
         location: A folder, or a repository on the Hub.
         name: What errors call it; the location by default.
+        part: The part of the saved model to load, such as `backbone`; None for the whole.
         options: Further arguments of the model's constructor.
 
     Returns:
@@ -61,7 +67,9 @@ def load_saved_model(
     """
     folder = saved_folder(location)
     shown = name or location
-    config = _config(folder, shown)
+    config = _part_of(_config(folder, shown), part)
+    if part is not None:
+        options["key_mapping"] = {rf"^{part}\.": ""}
     files = check_weight_files(folder, shown)
     _check_memory(model_class, config, files, shown)
     with _one_sentence(f"The weights of {shown} cannot be loaded"), _without_report():
@@ -124,6 +132,11 @@ def _config(folder: Path, name: str | Path) -> PreTrainedConfig:
         if isinstance(backbone, ElasticConfigMixin):
             len(backbone.space)  # reports fields that make no space, or one that nobody could list
         return config
+
+
+def _part_of(config: PreTrainedConfig, part: str | None) -> PreTrainedConfig:
+    inner: PreTrainedConfig = config if part is None else getattr(config, f"{part}_config")
+    return inner
 
 
 def _needs_code(name: str | Path, part: str) -> str:

@@ -139,7 +139,7 @@ def _load(source: Source, model_class: Any, **options: Any) -> tuple[Any, list[s
         ValueError: If it cannot be loaded, or lacks parameters, which transformers would initialise at random.
     """
     model: Any  # of the class that was asked for
-    model, missing, unexpected = load_saved_model(model_class, source.location, source.name, **options)
+    model, missing, unexpected = load_saved_model(model_class, source.location, source.name, source.part, **options)
     initialised = [name for name in missing if name.rpartition(".")[2] != "mask_token"]
     if initialised:
         count = f"{len(initialised)} parameter{'s' if len(initialised) > 1 else ''}"

@@ -100,8 +100,8 @@ def _square_grid(grid: Tensor, side: int, antialias: bool) -> Tensor:
     square = interpolate(grid, size=(side, side), **options)
     # Interpolation is linear along each axis; the least change of the square that gives back the grid exactly.
     rest = grid - interpolate(square, size=(rows, columns), **options)
-    unit = torch.eye(side, dtype=grid.dtype, device=grid.device)[None, :, :, None]  # (1, side, side, 1)
-    down = [interpolate(unit, size=(length, 1), **options)[0, :, :, 0].T for length in (rows, columns)]
+    unit = torch.eye(side, dtype=grid.dtype, device=grid.device)[None, None]  # (1, 1, side, side)
+    down = [interpolate(unit, size=(length, side), **options)[0, 0] for length in (rows, columns)]
     square = square + torch.linalg.pinv(down[0]) @ rest @ torch.linalg.pinv(down[1]).T
     return square.float()
 

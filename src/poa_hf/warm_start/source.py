@@ -18,6 +18,8 @@ from ..runs.load import resolve_run
 from .refusals import unsupported
 from .stock import elastic_types
 
+# The part of models for dense prediction that is a model of another type: their weights and, with _config, fields.
+_BACKBONE = "backbone"
 _WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -32,6 +34,7 @@ class Source:
         location: Folder, file or Hub id.
         config: Configuration of the stock model or of the run's backbone; None for a file, which has none.
         run_config: Configuration of the whole run, if it is one.
+        part: The part of the saved model that it is, such as `backbone` of a model for depth; None for all of it.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Source:
     location: str | Path
     config: PreTrainedConfig | None = None
     run_config: PoaConfig | None = None
+    part: str | None = None
 
     @property
     def backbone_config(self) -> PreTrainedConfig:
@@ -73,9 +77,12 @@ def find_source(source: str | Path) -> Source:
 def _read_config(name: str, location: str | Path) -> Source:
     folder = saved_folder(location)
     fields = read_config_fields(folder, name)
-    model_type = fields.get("model_type")
-    if not isinstance(model_type, str) or model_type not in {PoaConfig.model_type, *elastic_types()}:
-        raise ValueError(unsupported(name, fields))
+    types = [PoaConfig.model_type, *elastic_types()]
+    if (model_type := fields.get("model_type")) not in types:
+        inner = fields.get(f"{_BACKBONE}_config")
+        if not model_type or not isinstance(inner, dict) or inner.get("model_type") not in types:
+            raise ValueError(unsupported(name, fields))
+        return Source(name, "stock", folder, load_saved_config(folder, name, _BACKBONE), part=_BACKBONE)
     config = load_saved_config(folder, name)
     if isinstance(config, PoaConfig):
         return Source(name, "run", folder, config.backbone_config, config)

@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..models.elastic_config import ElasticConfigMixin
 from ..models.vit_names import dinov2_name
 
-# Types whose blocks are those of `vit`, which are DINOv2's without LayerScale.
-_WITH_VIT_BLOCKS = {"vit": "poa_vit", "vit_mae": "poa_vit", "vit_msn": "poa_vit"}
+# Types whose blocks are those of `vit`, which are DINOv2's without LayerScale. DeiT's distillation token is a register.
+_WITH_VIT_BLOCKS = {
+    "vit": "poa_vit",
+    "vit_mae": "poa_vit",
+    "vit_msn": "poa_vit",
+    "deit": "poa_dinov2_with_registers",
+}
 # Options that load a stock model with its mask token, and without a pooler that its checkpoint may lack.
 LOADING_OPTIONS: dict[str, dict[str, bool]] = {
     "vit": {"add_pooling_layer": False, "use_mask_token": True},
     "vit_msn": {"use_mask_token": True},
+    "deit": {"add_pooling_layer": False, "use_mask_token": True},
     "swin": {"use_mask_token": True},
 }
 # Fields that a run may change, as they only matter in training, or not for the features of a model.
@@ -87,6 +94,8 @@ def fields_in_family(config: PreTrainedConfig, name: str) -> dict[str, Any]:
                 f"{width}: the elastic ViT needs one, as its stock class dinov2 does."
             )
         fields |= {"mlp_ratio": ratio, "use_swiglu_ffn": False, "layerscale_value": 1.0}
+        if config.model_type == "deit":
+            fields["num_register_tokens"] = 1
     return fields
 
 
@@ -99,4 +108,10 @@ def tensors_in_family(tensors: Mapping[str, Tensor], config: PreTrainedConfig) -
     """
     if config.model_type not in _WITH_VIT_BLOCKS:
         return dict(tensors)
-    return {dinov2_name(name): tensor for name, tensor in tensors.items()}
+    ours = {dinov2_name(name): tensor for name, tensor in tensors.items()}
+    if config.model_type == "deit":
+        # its second token has a position embedding, which a register has not: it becomes part of the token
+        positions = ours["embeddings.position_embeddings"]
+        ours["embeddings.register_tokens"] = ours.pop("embeddings.distillation_token") + positions[:, 1:2]
+        ours["embeddings.position_embeddings"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
+    return ours
