@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,12 +28,15 @@ def pretrain(argv: list[str]) -> None:
 def run_recipe(recipe: Recipe) -> None:
     """Train as a recipe says, from its start or from a checkpoint."""
     quiet_libraries()
+    if recipe.training.log_level is None:
+        logging.getLogger("poa_hf").setLevel(logging.WARNING if recipe.training.quiet else logging.INFO)
     from transformers import set_seed
 
     from ..data.sources import open_dataset
     from ..models.modeling_poa_pretraining import PoaForPreTraining
     from ..runs.checkpoints import find_checkpoint, is_finished, step_of
     from ..training.checks import check_run
+    from ..training.console import ConsoleCallback
     from ..training.stopping import TrainingInterrupted
     from ..training.trainer import PoaTrainer
 
@@ -49,6 +53,9 @@ def run_recipe(recipe: Recipe) -> None:
         return
     dataset = open_dataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.streaming)
     callbacks = [_recipe_saver(recipe), *_evaluation(recipe)]
+    if not training.quiet:
+        named = [data.dataset_name, data.dataset_config_name, f"({data.dataset_split})"]
+        callbacks.append(ConsoleCallback(" ".join(name for name in named if name)))
     set_seed(training.seed)
     model = PoaForPreTraining(recipe.model)
     if recipe.init_from:
@@ -57,12 +64,10 @@ def run_recipe(recipe: Recipe) -> None:
         start_run(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
     trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks)
     try:
-        state = trainer.train()
+        trainer.train()
     except TrainingInterrupted:
         trainer.accelerator.state.destroy_process_group()
         raise
-    if trainer.accelerator.is_main_process:
-        print(f"Step {state.global_step} written to {training.output_dir}\nnext: poa report {training.output_dir}")
     trainer.accelerator.state.destroy_process_group()
 
 

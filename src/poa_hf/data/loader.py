@@ -44,6 +44,10 @@ class PretrainingLoader:
     - `bad_rows`: ids and reasons of the images that could not be decoded;
     - `damaged_shards`: ids among them that stand for the rest of a damaged file.
 
+    Attributes:
+        num_images: Images of the dataset; None for a stream.
+        num_files: Files, or parts that count as such, of a stream; None otherwise.
+
     Args:
         dataset: A `datasets.IterableDataset`, of which exactly the rows are read that iterating it gives, or anything
             with a length and items.
@@ -103,11 +107,14 @@ class PretrainingLoader:
                 "world size."
             )
         self._num_workers, self._prefetch_factor, self._start_method = num_workers, prefetch_factor, start_method
+        self.batch_size, self.world_size = batch_size, world_size
         self.num_images: int | None = None
+        self.num_files: int | None = None
         height, width = mask_grid
         if _is_stream(dataset):
             refuse_split_stream(dataset, world_size)
             stream = StreamedImages(dataset, image_column, args)
+            self.num_files = stream.num_shards
             plan = BatchPlan(stream, args, batch_size, (height, width), rank, world_size, seed)
             self._plan = _with_lanes(plan, stream, num_slots, num_lanes, block_size)
         else:

@@ -170,6 +170,11 @@ class PoaForPreTraining(PreTrainedModel):
         """
         self._compiler = compiler
 
+    @property
+    def compiles_blocks(self) -> bool:
+        """Whether losses are computed with compiled blocks."""
+        return self._compiler is not None
+
     def forward(
         self,
         global_crops: Tensor,

@@ -158,7 +158,13 @@ class PoaTrainingArguments(CropArguments):
         several=True,
     )
     log_image_ids: bool = _argument(False, "Whether to write the ids of each step's images to image_ids-PROCESS.jsonl.")
-    disable_tqdm: bool = _argument(False, "Whether to hide the progress bar.")
+    disable_tqdm: bool = _argument(False, "Whether to hide the progress bar, which is shown on terminals only.")
+    quiet: bool = _argument(False, "Whether to print nothing but warnings: no facts, no lines of the log, no bar.")
+    log_level: str | None = _argument(
+        None,
+        "Least level of the messages of this library that are shown: debug, info, warning or error. If not given, as "
+        "the program has set it; info for `poa pretrain`, warning with quiet.",
+    )
     measure_peak: bool = _argument(
         False,
         "Whether to measure the device's rate of matrix products at the start, which `mfu` in the log then refers to, "
@@ -180,6 +186,8 @@ class PoaTrainingArguments(CropArguments):
         self.output_dir = str(Path(self.output_dir).expanduser())
         if self.compile not in COMPILE:
             raise ValueError(f"compile is {self.compile!r}: choose one of {', '.join(COMPILE)}.")
+        if self.log_level is not None and self.log_level not in LOG_LEVELS:
+            raise ValueError(f"log_level is {self.log_level!r}: choose one of {', '.join(LOG_LEVELS)}.")
         if self.torch_compile:
             warnings.warn("torch_compile is deprecated: use compile='blocks'.", DeprecationWarning, stacklevel=3)
             self.compile = "blocks"
@@ -202,3 +210,4 @@ class PoaTrainingArguments(CropArguments):
 
 
 COMPILE = ("auto", "blocks", "off")
+LOG_LEVELS = ("debug", "info", "warning", "error")

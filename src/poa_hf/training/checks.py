@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import psutil
 from accelerate.tracking import get_available_trackers
 from transformers import AutoModel
 
@@ -86,6 +87,44 @@ def _check_trackers(names: list[str]) -> None:
             raise ValueError(
                 f"report_to {name!r} is not a tracker or not installed; available: {', '.join(available) or 'none'}."
             )
+
+
+def warn_of_few_images(num_images: int | None, global_batch_size: int) -> None:
+    """Warn if a step takes more images than there are, so that it meets some of them twice."""
+    if num_images is not None and num_images < global_batch_size:
+        logger.warning(
+            "The data has %d images, but a step takes %d, so that it meets images more than once: lower "
+            "per_device_train_batch_size, or check that these are all images.",
+            num_images,
+            global_batch_size,
+        )
+
+
+def warn_of_missing_processes(num_processes: int) -> None:
+    """Warn if `accelerate launch --num_processes N` started fewer processes, as it does on CPUs without saying so."""
+    try:
+        # the launcher runs the script in a child, or in its own process
+        launchers = [process.cmdline() for process in (psutil.Process(), *psutil.Process().parents()[:2])]
+    except psutil.Error:
+        return
+    asked = max((_processes_asked_for(command) for command in launchers), default=1)
+    if asked > num_processes == 1:
+        logger.warning(
+            "accelerate was asked for %d processes and started one: on CPUs use torchrun --nproc_per_node %d -m "
+            "poa_hf.cli pretrain ... instead.",
+            asked,
+            asked,
+        )
+
+
+def _processes_asked_for(command: list[str]) -> int:
+    """Return the number that a command line of `accelerate launch` gives as `--num_processes`; 1 for others."""
+    if not any(Path(word).name in ("accelerate", "accelerate-launch", "launch.py") for word in command[:3]):
+        return 1
+    pairs = zip(command, [*command[1:], ""], strict=True)
+    values = [name.partition("=")[2] or value for name, value in pairs
+              if name.partition("=")[0] in ("--num_processes", "--num-processes")]  # fmt: skip
+    return int(values[0]) if values and values[0].isdigit() else 1
 
 
 def warn_of_resized_embeddings(config: PoaConfig, args: PoaTrainingArguments) -> None:

@@ -73,6 +73,11 @@ class StepHyperparameters:
     freeze_backbone: bool
 
 
+def peak_learning_rate(args: PoaTrainingArguments, global_batch_size: int) -> float:
+    """Return the learning rate after the warm-up, which grows with the square root of the images per step."""
+    return args.learning_rate * math.sqrt(global_batch_size / 1024)
+
+
 def hyperparameters_at(step: int, args: PoaTrainingArguments, global_batch_size: int) -> StepHyperparameters:
     """Return the values of all schedules at a step.
 
@@ -86,7 +91,7 @@ def hyperparameters_at(step: int, args: PoaTrainingArguments, global_batch_size:
         global_batch_size: Images per step, of all processes.
     """
     total = int(args.max_steps / args.schedule_stretch)
-    peak = args.learning_rate * math.sqrt(global_batch_size / 1024)
+    peak = peak_learning_rate(args, global_batch_size)
     learning_rate = cosine_schedule(step, peak, args.min_learning_rate, total, args.warmup_steps)
     since_frozen = step - args.freeze_backbone_steps
     thawed = 1.0

@@ -65,8 +65,8 @@ class RunLog:
 
 
 def progress_bar(args: PoaTrainingArguments, state: TrainerState) -> tqdm:
-    """Return the bar of the run's steps, which the main process shows."""
-    disabled = args.disable_tqdm or not state.is_world_process_zero
+    """Return the bar of the run's steps, which the main process shows on a terminal."""
+    disabled = True if args.disable_tqdm or args.quiet or not state.is_world_process_zero else None
     return tqdm(total=args.max_steps, initial=state.global_step, unit="step", disable=disabled)
 
 

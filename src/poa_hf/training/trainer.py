@@ -9,9 +9,11 @@ saved, `monitoring` and `run_log` for what is logged, `stopping` for early ends,
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,8 +32,9 @@ from . import engines
 from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
 from .checkpointing import Checkpointer, run_locked
-from .checks import check_run
+from .checks import check_run, warn_of_few_images, warn_of_missing_processes
 from .compilation import block_compiler, compiled_colours
+from .console import ConsoleCallback
 from .monitoring import LogWindow, NonfiniteSteps
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
 from .preparation import coloured_crops, configure, seed_step, training_loader, with_statistics
@@ -56,7 +59,8 @@ class PoaTrainer:
         args: The arguments of the run.
         train_dataset: A `datasets.Dataset` or `IterableDataset` with an image column, or any indexable collection of
             images. Labels are not read.
-        callbacks: Stock `transformers.TrainerCallback`s.
+        callbacks: Stock `transformers.TrainerCallback`s. A `ConsoleCallback` is added if there is none, unless the
+            arguments say `quiet`.
 
     Raises:
         ValueError: For arguments that do not fit the model, the data or the output folder, before any work.
@@ -75,7 +79,7 @@ class PoaTrainer:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     args = PoaTrainingArguments(
         ...         output_dir=folder, max_steps=2, per_device_train_batch_size=4, global_crop_size=32,
-        ...         local_crop_size=16, num_local_crops=2, dataloader_num_workers=0, disable_tqdm=True,
+        ...         local_crop_size=16, num_local_crops=2, dataloader_num_workers=0, quiet=True,
         ...     )
         ...     trainer = PoaTrainer(PoaForPreTraining(config), args, train_dataset=open_dataset("textures"))
         ...     state = trainer.train()
@@ -91,6 +95,8 @@ class PoaTrainer:
         callbacks: Sequence[TrainerCallback] = (),
     ):
         self.output_dir = Path(args.output_dir)
+        if args.log_level is not None:
+            logging.getLogger("poa_hf").setLevel(args.log_level.upper())
         check_run(model.config, args)
         self.accelerator = engines.new_accelerator(args)
         self.args = args = with_statistics(args, model.config, train_dataset, self.accelerator)
@@ -99,6 +105,9 @@ class PoaTrainer:
         num_processes = self.accelerator.num_processes
         self.global_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * num_processes
         self.loader = training_loader(train_dataset, model.config, args, self.accelerator)
+        if self.is_main:
+            warn_of_few_images(self.loader.num_images, self.global_batch_size)
+            warn_of_missing_processes(num_processes)
         configure(model, args, self.is_main)
         self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
@@ -109,6 +118,8 @@ class PoaTrainer:
         self.state = TrainerState(max_steps=args.max_steps, is_world_process_zero=self.is_main)
         self.state.is_local_process_zero = self.accelerator.is_local_main_process
         self.control = TrainerControl()
+        if not args.quiet and not any(isinstance(callback, ConsoleCallback) for callback in callbacks):
+            callbacks = [*callbacks, ConsoleCallback()]
         self.callbacks = CallbackList(
             callbacks, model=self.model, optimizer=self.optimizer, train_dataloader=self.loader
         )
@@ -303,9 +314,17 @@ class PoaTrainer:
     def _call(self, event: str, **values: Any) -> None:
         self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)
 
+    def _position(self) -> dict[str, Any]:
+        """Return the epoch, if the size of the data is known, and the time, for a line of the log."""
+        epoch = {}
+        if self.loader.num_images is not None:
+            self.state.epoch = self.state.global_step * self.global_batch_size / self.loader.num_images
+            epoch = {"epoch": self.state.epoch}
+        return epoch | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+
     def _log(self, window: LogWindow, progress: tqdm) -> None:
         """Write a line of the log, with what the callbacks add to it."""
-        logs: dict[str, Any] = {"step": self.state.global_step, **window.summary()}
+        logs: dict[str, Any] = {"step": self.state.global_step, **self._position(), **window.summary()}
         logs |= self.skipped_images.report()
         self.nonfinite.settle()
         logs["nonfinite_steps"] = self.nonfinite.count
