@@ -51,6 +51,11 @@ def run_recipe(recipe: Recipe) -> None:
             step = step_of(checkpoint)
             print(f"{training.output_dir} is already at step {step} of {training.max_steps}: raise --max_steps.")
         return
+    teacher = None
+    if recipe.foreign_teacher is not None:
+        from ..warm_start.foreign_teacher import load_foreign_teacher
+
+        teacher = load_foreign_teacher(recipe.foreign_teacher, training.foreign_teacher_size)
     dataset = open_dataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.streaming)
     callbacks = [_recipe_saver(recipe), *_evaluation(recipe)]
     if not training.quiet:
@@ -62,7 +67,7 @@ def run_recipe(recipe: Recipe) -> None:
         from ..warm_start.defaults import start_run
 
         start_run(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
-    trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks)
+    trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks, foreign_teacher=teacher)
     try:
         trainer.train()
     except TrainingInterrupted:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ModelArguments:
-    """What the model starts from."""
+    """What the model starts and learns from."""
 
     # Start
     init_from: str | None = field(
@@ -31,6 +31,13 @@ class ModelArguments:
         metadata={
             "help": "Start from a pre-trained model: folder or Hub id of a dinov2, vit, swin or gn_resnet checkpoint, "
             "a run, or a file of the authors'. Its architecture is the full size."
+        },
+    )
+    foreign_teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Learn from this frozen model instead of the moving average of the student: folder or Hub id of "
+            "any model with features of images, or a run."
         },
     )
 
@@ -98,6 +105,7 @@ class Recipe:
         evaluation: Evaluation during training.
         init_from: Folder, file or Hub id of the model to start from.
         checkpoint: The checkpoint that a run with `init_from` resumes from; then `init_from` is not read.
+        foreign_teacher: Folder or Hub id of the frozen model to learn from.
     """
 
     model: PoaConfig
@@ -106,6 +114,7 @@ class Recipe:
     evaluation: EvaluationArguments
     init_from: str | None = None
     checkpoint: Path | None = None
+    foreign_teacher: str | None = None
 
     def to_yaml(self) -> str:
         """Return the resolved recipe as a file that `--config` reads back."""
@@ -122,7 +131,7 @@ class Recipe:
             flat["dataset_name"] = f"./{name}"  # from elsewhere it would look like a dataset of the Hub
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
-        start = {"init_from": self.init_from} if self.init_from else {}
+        start = {name: getattr(self, name) for name in ("init_from", "foreign_teacher") if getattr(self, name)}
         return yaml_text({**flat, **start, "model": model})
 
 
@@ -173,7 +182,7 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     from ..models.from_fields import model_config
 
     if start.init_from is None:
-        return Recipe(model_config(model), data, training, evaluation)
+        return Recipe(model_config(model), data, training, evaluation, foreign_teacher=start.foreign_teacher)
     from ..runs.checkpoints import find_checkpoint
     from ..warm_start.defaults import changed_arguments, recorded_name, with_source
     from ..warm_start.source import find_source
@@ -185,7 +194,7 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     config.warm_started_from = recorded_name(start.init_from, source, checkpoint)
     changed = changed_arguments(config, source, training, explicit={*options, *content})
     training = dataclasses.replace(training, **changed)
-    return Recipe(config, data, training, evaluation, start.init_from, checkpoint)
+    return Recipe(config, data, training, evaluation, start.init_from, checkpoint, start.foreign_teacher)
 
 
 def recipe_parser(prog: str = "poa pretrain", of_run: bool = False) -> CommandParser:

@@ -30,6 +30,8 @@ class PoaConfig(PreTrainedConfig):
         student_temperature: Softmax temperature of both students.
         initializer_range: Standard deviation of the initial weights of the heads' MLPs.
         warm_started_from: Name of the pre-trained model that training began with; set by `init_from`.
+        distillation: The frozen teacher that the students learn from, and how: the fields of
+            `objective.distillation.DistillationSpec`. Set by `PoaTrainer` for a `foreign_teacher`.
 
     Raises:
         ValueError: If the backbone is not elastic or has no mask token, there is no head, or a number is out of range.
@@ -63,6 +65,7 @@ class PoaConfig(PreTrainedConfig):
     student_temperature: float | int = 0.1
     initializer_range: float = 0.02
     warm_started_from: str | None = None
+    distillation: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):
@@ -79,8 +82,9 @@ class PoaConfig(PreTrainedConfig):
             raise ValueError("use_mask_token is off in backbone_config, but masked prediction needs the mask token.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary; `warm_started_from` is left out if it is None."""
+        """Return the fields as a dictionary, without those of how the model was made that are None."""
         fields = super().to_dict()
-        if fields.get("warm_started_from") is None:
-            fields.pop("warm_started_from", None)
+        for name in ("warm_started_from", "distillation"):
+            if fields.get(name) is None:
+                fields.pop(name, None)
         return fields

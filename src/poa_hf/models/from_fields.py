@@ -15,8 +15,8 @@ from ..yaml_files import located, read_mapping
 from .configuration_poa import PoaConfig
 from .declared_types import as_declared
 
-# Fields that concern the library rather than the model, and the one that a warm start sets.
-_LIBRARY_FIELDS = {"transformers_version", "architectures", "dtype", "warm_started_from"}
+# Fields that concern the library rather than the model, and those that training sets.
+_LIBRARY_FIELDS = {"transformers_version", "architectures", "dtype", "warm_started_from", "distillation"}
 
 
 def read_model_section(path: str | Path) -> dict[str, Any]:

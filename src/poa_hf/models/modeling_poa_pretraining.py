@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +19,9 @@ from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
+from ..objective.distillation import Distillation, DistillationSpec, distillation
 from ..objective.early_gradients import GradientSums, differentiated
+from ..objective.feature_matching import FeatureProjections, TeacherFeatures
 from ..objective.heads import ProjectionHeads, Prototypes, autocast_dtype
 from ..objective.objective import Batch, Branch, LossWeights, StepDetails, poa_loss
 from .compiled_blocks import BlockCompiler
@@ -61,6 +64,8 @@ class PoaForPreTraining(PreTrainedModel):
         teacher: The moving average of the student, which is evaluated and published.
         student_head: The students' projection heads.
         teacher_head: The teacher's projection heads.
+        distillation: What learns beside the students while they learn from a model of another's (`distil_from`); None
+            while they learn from the teacher.
 
     Example:
         >>> from transformers import set_seed
@@ -83,6 +88,7 @@ class PoaForPreTraining(PreTrainedModel):
     teacher: ElasticModelMixin
     student_head: ProjectionHeads
     teacher_head: ProjectionHeads
+    distillation: Distillation | None
     base_model_prefix = "student"
     main_input_name = "global_crops"
     input_modalities = ("image",)  # type: ignore[assignment]  # a tuple, as in models of transformers
@@ -100,21 +106,48 @@ class PoaForPreTraining(PreTrainedModel):
             teacher = AutoModel.from_config(config.backbone_config, trust_remote_code=False)
             self.register_module("teacher", None)  # keeps its place among the parameters
             self.student_head, teacher_head = self._new_heads(), self._new_heads()
+            self.distillation = None
+            if config.distillation is not None:
+                self.distillation = self._new_distillation(DistillationSpec.read(config.distillation))
         self.post_init()
         self.teacher, self.teacher_head = teacher, teacher_head
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher_head.load_state_dict(self.student_head.state_dict())
+        if self.distillation is not None:
+            self.distillation.start_averages()
         self.train(self.training)
 
-    def _new_heads(self) -> ProjectionHeads:
+    @property
+    def _head_sizes(self) -> tuple[int, int, int, list[int]]:
         config = self.config
-        return ProjectionHeads(
-            config.backbone_config.hidden_size,
-            config.head_num_layers,
-            config.head_hidden_size,
-            config.head_bottleneck_size,
-            config.num_prototypes,
-        )
+        return config.head_num_layers, config.head_hidden_size, config.head_bottleneck_size, config.num_prototypes
+
+    def _new_heads(self) -> ProjectionHeads:
+        return ProjectionHeads(self.config.backbone_config.hidden_size, *self._head_sizes)
+
+    def _new_distillation(self, spec: DistillationSpec) -> Distillation:
+        return distillation(spec, self.config.backbone_config.hidden_size, self._head_sizes)
+
+    def distil_from(self, spec: DistillationSpec | None) -> None:
+        """Let the students learn from a frozen model of another's, whose features are then given to `forward`.
+
+        The student's moving average stays what is evaluated and published.
+
+        Args:
+            spec: The features of that model, and how they are matched; None to learn from the moving average again.
+        """
+        fields = None if spec is None else dataclasses.asdict(spec)
+        if fields == self.config.distillation:
+            return
+        self.config.distillation = fields
+        self.student_head.requires_grad_(True)
+        self.distillation = None
+        if spec is not None:
+            self.distillation = self._new_distillation(spec)
+            self.distillation.apply(self._init_weights)
+            self.distillation.start_averages()
+            self.distillation.to(self.device)
+        self.train(self.training)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -131,9 +164,22 @@ class PoaForPreTraining(PreTrainedModel):
         super().train(mode)
         self.teacher.eval()
         # set here and not only once, as loading a checkpoint replaces the parameters
-        self.teacher.requires_grad_(False)
-        self.teacher_head.requires_grad_(False)
+        for average, _ in self._averaged():
+            average.requires_grad_(False)
+        if self._student_heads is not self.student_head:  # it has no part in the loss
+            self.student_head.requires_grad_(False)
         return self
+
+    @property
+    def _student_heads(self) -> ProjectionHeads | FeatureProjections:
+        return self.student_head if self.distillation is None else self.distillation.student_heads(self.student_head)
+
+    def _averaged(self, heads_only: bool = False) -> list[tuple[nn.Module, nn.Module]]:
+        """Return the pairs of modules of which the first is a moving average of the second."""
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.teacher_head, self.student_head)]
+        if not heads_only:
+            pairs.append((self.teacher, self.student))
+        return pairs if self.distillation is None else [*pairs, *self.distillation.averaged()]
 
     @torch.no_grad()
     def update_teacher(self, momentum: float, skip: Tensor | None = None, heads_only: bool = False) -> None:
@@ -144,11 +190,9 @@ class PoaForPreTraining(PreTrainedModel):
             skip: A bool scalar on the device; if it is true, nothing changes. The host does not wait for it.
             heads_only: Whether to leave the backbone as it is.
         """
-        teacher = _local(self.teacher_head)
-        student = _local(self.student_head)
-        if not heads_only:
-            teacher += _local(self.teacher)
-            student += _local(self.student)
+        pairs = self._averaged(heads_only)
+        teacher = [tensor for average, _ in pairs for tensor in _local(average)]
+        student = [tensor for _, followed in pairs for tensor in _local(followed)]
         if skip is None:
             # torch's optimisers use it; there is no public function for lists of tensors
             torch._foreach_lerp_(teacher, student, 1 - momentum)
@@ -186,6 +230,7 @@ class PoaForPreTraining(PreTrainedModel):
         return_statistics: bool = False,
         masked_patches: Tensor | None = None,
         freeze_backbone: bool = False,
+        teacher_features: TeacherFeatures | None = None,
     ) -> PoaForPreTrainingOutput:
         """Return the loss of one batch of B images.
 
@@ -202,6 +247,8 @@ class PoaForPreTraining(PreTrainedModel):
             masked_patches: `masks.flatten().nonzero().squeeze(1)`. Pass it if the masks were made on the host, as
                 computing it on a GPU makes the host wait.
             freeze_backbone: Whether only the heads learn; the backbone's gradients are then 0.
+            teacher_features: What the model that the students are distilled from computes of the global crops; None
+                without `distillation`.
 
         Returns:
             The loss, its parts by name, and the teacher's features of the global crops.
@@ -211,33 +258,49 @@ class PoaForPreTraining(PreTrainedModel):
         if not predict_masked_patches:
             # empty masks instead of none: every parameter then takes part in every step, as DDP requires
             masks, masked_patches = torch.zeros_like(masks), masked_patches[:0]
-        config = self.config
+        if (teacher_features is None) != (self.distillation is None):
+            raise ValueError("teacher_features are given if, and only if, the model learns from another (distil_from).")
+        config, student_heads = self.config, self._student_heads
         # The weights of each branch are rounded once for all its passes; autocast would do so in every layer and pass.
         dtype = autocast_dtype(global_crops.device)
 
         def loss(gradients: GradientSums, global_crops: Tensor, local_crops: Tensor) -> tuple[Tensor, StepDetails]:
             def student(size: SubNetwork | None) -> Branch:
                 backbone = gradients.on_leaves(self.student.sliced(size, dtype, self._compiler))
-                heads = self.student_head.sliced(self.student.feature_size(size), dtype)
+                heads = student_heads.sliced(self.student.feature_size(size), dtype)
                 heads = [gradients.on_leaves(head) for head in heads]
                 return Branch(self._features_of(backbone, freeze_backbone), heads, self.student_head.prototypes)
 
+            batch = Batch(global_crops, local_crops, masks, masked_patches)
+            students = student(None), functools.partial(student, sub_network) if config.intact_weight < 1 else None
+            weights = LossWeights(config.intact_weight, config.koleo_weight, config.student_temperature)
+            if self.distillation is not None and teacher_features is not None:
+                return self.distillation.loss(
+                    batch,
+                    teacher_features,
+                    *students,
+                    weights,
+                    teacher_temperature,
+                    gradients,
+                    return_statistics,
+                    dtype,
+                )
             teacher = self.teacher.sliced(None, dtype, self._compiler)
             teacher_heads = self.teacher_head.sliced(self.teacher_head.in_features, dtype)
-            return poa_loss(
-                Batch(global_crops, local_crops, masks, masked_patches),
-                Branch(self._features_of(teacher), teacher_heads, self.teacher_head.prototypes),
-                student(None),
-                functools.partial(student, sub_network) if config.intact_weight < 1 else None,
-                LossWeights(config.intact_weight, config.koleo_weight, config.student_temperature),
-                teacher_temperature,
-                gradients,
-                return_statistics,
-            )
+            own_teacher = Branch(self._features_of(teacher), teacher_heads, self.teacher_head.prototypes)
+            return poa_loss(batch, own_teacher, *students, weights, teacher_temperature, gradients, return_statistics)
 
-        parameters = [*self.student.parameters(), *self.student_head.parameters()]
+        parameters = [parameter for module in self.learning for parameter in module.parameters()]
         total, details = differentiated(loss, [global_crops, local_crops], parameters)
         return PoaForPreTrainingOutput(total, details.terms, details.teacher_features, details.statistics)
+
+    @property
+    def learning(self) -> list[nn.Module]:
+        """The modules that are trained: the student, its heads, and what learns beside them."""
+        modules = [self.student, self.student_head, self.distillation]
+        return [
+            module for module in modules if module is not None and any(p.requires_grad for p in module.parameters())
+        ]
 
     def _features_of(
         self, backbone: Callable[..., Any], frozen: bool = False

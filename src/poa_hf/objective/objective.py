@@ -135,6 +135,7 @@ def poa_loss(
     teacher_temperature: float,
     gradients: GradientSums,
     with_statistics: bool = False,
+    learning_heads: Branch | None = None,
 ) -> tuple[Tensor, StepDetails]:
     """Return the loss of a step, and add its gradients up on the way.
 
@@ -151,6 +152,8 @@ def poa_loss(
         teacher_temperature: Softmax temperature of the teacher's targets.
         gradients: Receives the gradients of the students' and heads' parameters and of the crops.
         with_statistics: Whether to compute the teacher's statistics.
+        learning_heads: Heads that learn on the features of a teacher that is frozen, whose own heads are their moving
+            average; None for a teacher that follows the intact student.
 
     Returns:
         The loss, a scalar, and further values of the step.
@@ -169,6 +172,17 @@ def poa_loss(
             for head, prototypes in zip(teacher.heads, teacher.prototypes, strict=True)
         ]
     statistics = _by_head([target.statistics() for target in targets] if with_statistics else [])
+
+    on_teacher = None
+    if learning_heads is not None:
+        # Its heads learn as a student of its own features does: each crop predicts what they say of the other one.
+        with student_prototypes(learning_heads.prototypes, targets[0].dtype, gradients) as shared:
+            on_teacher = head_losses(
+                learning_heads.heads, shared, 1.0, weights.student_temperature, gradients, teacher_tokens, images,
+                global_shares,
+                image_targets=[target.other_view for target in targets],
+                patch_targets=[target.patches for target in targets],
+            )  # fmt: skip
 
     students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
     if elastic is not None:
@@ -210,8 +224,10 @@ def poa_loss(
                     )
             losses.append(StudentLosses(on_global, on_local, spread))
         del targets, tokens  # their memory is needed for the gradients of the prototypes
-    total = functools.reduce(torch.add, (each.total for each in losses))
-    return total, StepDetails(_terms(losses), teacher_tokens[:images], statistics)
+    total, terms = functools.reduce(torch.add, (each.total for each in losses)), _terms(losses)
+    if on_teacher is not None:
+        total, terms["teacher_head_loss"] = total + on_teacher.total, on_teacher.total
+    return total, StepDetails(terms, teacher_tokens[:images], statistics)
 
 
 def _terms(losses: Sequence[StudentLosses]) -> dict[str, Tensor]:

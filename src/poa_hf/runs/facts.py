@@ -141,6 +141,12 @@ class RunFacts:
         return self.config.warm_started_from if isinstance(self.config, PoaConfig) else None
 
     @property
+    def distilled_from(self) -> str | None:
+        """The Hub id or name of the foreign teacher that the run learnt from, if it did."""
+        fields = self.config.distillation if isinstance(self.config, PoaConfig) else None
+        return None if fields is None else fields.get("teacher")
+
+    @property
     def images_seen(self) -> int | None:
         """How many images the model has been trained on, each counted as often as it was used."""
         return None if self.steps is None or self.batch_size is None else self.steps * self.batch_size

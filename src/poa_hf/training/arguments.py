@@ -48,6 +48,7 @@ class PoaTrainingArguments(CropArguments):
         "save_steps": COUNT,
         "max_nonfinite_steps": COUNT,
         "save_total_limit": COUNT,
+        "foreign_teacher_size": COUNT,
         "learning_rate": POSITIVE,
         "teacher_temperature": POSITIVE,
         "final_teacher_temperature": POSITIVE,
@@ -142,6 +143,22 @@ class PoaTrainingArguments(CropArguments):
         24_000, "First step in which patches are masked and predicted (epoch 30)."
     )
 
+    # Foreign teacher
+    foreign_teacher_loss: str = _argument(
+        "features",
+        "How the students learn from a foreign teacher: `features` matches its features through a linear projection, "
+        "`prototypes` its assignments to the prototypes of heads that are trained on its features.",
+    )
+    foreign_teacher_metric: str = _argument(
+        "cosine", "How features are compared with a foreign teacher's: `cosine` or `smooth_l1`."
+    )
+    foreign_teacher_patches: bool = _argument(
+        True, "Whether the foreign teacher's features of patches are matched, and not only those of images."
+    )
+    foreign_teacher_size: int | None = _argument(
+        None, "Side in pixels of the images that the foreign teacher sees; what it was made for if not given."
+    )
+
     # Data
     image_column: str | None = _argument(None, "Column with the images; found by its type or name if not given.")
     dataloader_num_workers: int = _argument(4, "Worker processes that decode and crop, per training process.")
@@ -184,10 +201,9 @@ class PoaTrainingArguments(CropArguments):
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder for the run.")
         self.output_dir = str(Path(self.output_dir).expanduser())
-        if self.compile not in COMPILE:
-            raise ValueError(f"compile is {self.compile!r}: choose one of {', '.join(COMPILE)}.")
-        if self.log_level is not None and self.log_level not in LOG_LEVELS:
-            raise ValueError(f"log_level is {self.log_level!r}: choose one of {', '.join(LOG_LEVELS)}.")
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) is not None and value not in choices:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
         if self.torch_compile:
             warnings.warn("torch_compile is deprecated: use compile='blocks'.", DeprecationWarning, stacklevel=3)
             self.compile = "blocks"
@@ -209,5 +225,9 @@ class PoaTrainingArguments(CropArguments):
         return steps if steps else None
 
 
-COMPILE = ("auto", "blocks", "off")
-LOG_LEVELS = ("debug", "info", "warning", "error")
+CHOICES = {
+    "compile": ("auto", "blocks", "off"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "foreign_teacher_loss": ("features", "prototypes"),
+    "foreign_teacher_metric": ("cosine", "smooth_l1"),
+}

@@ -33,7 +33,14 @@ from ..data.processor import evaluation_processor
 from ..formatting import one_line
 from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
 from ..runs.atomic import unfinished_folder, written_folder
-from ..runs.checkpoints import MAX_SHARD_SIZE, check_architecture, find_checkpoint, prune, replace_model
+from ..runs.checkpoints import (
+    MAX_SHARD_SIZE,
+    check_architecture,
+    check_same_teacher,
+    find_checkpoint,
+    prune,
+    replace_model,
+)
 from ..runs.checksums import write_checksums
 from ..runs.json_files import read_object
 from ..runs.layout import COUNTS, OPTIMIZER_STATE, TRAINER_STATE, RunFolder, data_state, data_states
@@ -168,10 +175,11 @@ class Checkpointer:
         """Restore the run from a checkpoint.
 
         Raises:
-            ValueError: If the checkpoint has another architecture, or does not fit the run's batch size, `max_steps`,
-                data or engine.
+            ValueError: If the checkpoint has another architecture or foreign teacher, or does not fit the run's batch
+                size, `max_steps`, data or engine.
         """
         check_architecture(self.model.config, checkpoint)
+        check_same_teacher(self.model.config, checkpoint)
         counts = read_counts(checkpoint)
         if counts["global_batch_size"] != self.global_batch_size:
             before, now = len(data_states(checkpoint)), self.accelerator.num_processes

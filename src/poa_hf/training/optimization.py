@@ -146,8 +146,10 @@ def parameter_multipliers(
             rate *= patch_embed_lr_mult
         decayed = parameter.ndim > 1 or bool(student.decayed_vectors and re.search(student.decayed_vectors, name))
         multipliers[f"student.{name}"] = Multipliers(rate, float(decayed), False)
-    for name, parameter in model.student_head.named_parameters():
-        multipliers[f"student_head.{name}"] = Multipliers(1.0, float(parameter.ndim > 1), "prototypes" in name)
+    for name, parameter in model.named_parameters():
+        # what else is trained: the student's heads, or what learns in their place or beside them from another model
+        if parameter.requires_grad and not name.startswith("student."):
+            multipliers[name] = Multipliers(1.0, float(parameter.ndim > 1), "prototypes" in name)
     return multipliers
 
 

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from ..elastic import SubNetwork
+from ..models.foreign_teacher import ForeignTeacher
 from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
 from ..runs.checkpoints import start_folder
 from ..runs.json_lines import JsonLines
@@ -35,6 +36,7 @@ from .checkpointing import Checkpointer, run_locked
 from .checks import check_run, warn_of_few_images, warn_of_missing_processes
 from .compilation import block_compiler, compiled_colours
 from .console import ConsoleCallback
+from .distillation import teacher_features
 from .monitoring import LogWindow, NonfiniteSteps
 from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
 from .preparation import coloured_crops, configure, seed_step, training_loader, with_statistics
@@ -61,6 +63,9 @@ class PoaTrainer:
             images. Labels are not read.
         callbacks: Stock `transformers.TrainerCallback`s. A `ConsoleCallback` is added if there is none, unless the
             arguments say `quiet`.
+        foreign_teacher: A model that the students learn from in place of their moving average, which is frozen: any
+            model with features of images. `ForeignTeacher` says what it takes as input, where no image processor was
+            saved beside it.
 
     Raises:
         ValueError: For arguments that do not fit the model, the data or the output folder, before any work.
@@ -93,6 +98,7 @@ class PoaTrainer:
         args: PoaTrainingArguments,
         train_dataset: Any,
         callbacks: Sequence[TrainerCallback] = (),
+        foreign_teacher: ForeignTeacher | PreTrainedModel | None = None,
     ):
         self.output_dir = Path(args.output_dir)
         if args.log_level is not None:
@@ -108,6 +114,7 @@ class PoaTrainer:
         if self.is_main:
             warn_of_few_images(self.loader.num_images, self.global_batch_size)
             warn_of_missing_processes(num_processes)
+        self.teacher_features = teacher_features(model, args, foreign_teacher, self.accelerator)
         configure(model, args, self.is_main)
         self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
@@ -234,9 +241,7 @@ class PoaTrainer:
         window.sub_network, window.hyperparameters = sub_network, values
         will_log = (step + 1) % args.logging_steps == 0 or step + 1 == args.max_steps
         losses, output = self._accumulate_gradients(batches, values, sub_network, window, will_log)
-        losses["grad_norm"] = engines.clip_grad_norm(
-            self.accelerator, (self.model.student, self.model.student_head), args.max_grad_norm
-        )
+        losses["grad_norm"] = engines.clip_grad_norm(self.accelerator, self.model.learning, args.max_grad_norm)
         if values.freeze_backbone:
             # AdamW must not see gradients of 0: its count of steps would run ahead of its moments
             self.model.student.zero_grad()
@@ -309,6 +314,7 @@ class PoaTrainer:
                 return_statistics=return_statistics,
                 masked_patches=masked_patches.to(device, non_blocking=True),
                 freeze_backbone=values.freeze_backbone,
+                teacher_features=self.teacher_features(batch, crops["global"]),
             )
 
     def _call(self, event: str, **values: Any) -> None:

@@ -11,6 +11,7 @@ from ...data.sources import TEXTURES
 from ...elastic import SubNetwork
 from ...formatting import capitalised, format_duration, format_quantity
 from ...locations import is_repo_id
+from ...models.configuration_poa import PoaConfig
 from ...models.elastic_config import image_shape
 from ...runs.comparison import Comparison
 from ...runs.training_time import ComputePart
@@ -63,6 +64,7 @@ def run_values(facts: CardFacts) -> dict[str, Any]:
         "training_start": f"The model {how}",
         "dataset": dataset_name(facts),
         "is_warm_started": facts.run.started_from is not None,
+        "foreign_teacher": "" if facts.run.distilled_from is None else _model_name(facts.run.distilled_from),
         "settings": settings(facts),
         "licence": licence(facts),
         "contact": escape(facts.owner.contact or ""),
@@ -71,13 +73,20 @@ def run_values(facts: CardFacts) -> dict[str, Any]:
 
 
 def how_trained(facts: CardFacts) -> str:
-    """Return the predicate of "The model ...": pre-trained from scratch, or from another model."""
-    source = facts.run.started_from
-    if source is None:
+    """Return the predicate of "The model ...": pre-trained from scratch, from another model, or distilled from one."""
+    source, teacher = facts.run.started_from, facts.run.distilled_from
+    if source is None and teacher is None:
         return "was pre-trained without labels"
-    name = link(source, f"{HUB}/{source}") if is_repo_id(source) else escape(source)
     # the training of the other model may have used labels
-    return f"was initialised from {name} and pre-trained further without labels"
+    if source is None:
+        return f"was distilled from {_model_name(teacher or '')} without labels"
+    further = "pre-trained further" if teacher is None else f"distilled from {_model_name(teacher)}"
+    return f"was initialised from {_model_name(source)} and {further} without labels"
+
+
+def _model_name(name: str) -> str:
+    """Return the name of another model, with a link if it is on the Hub."""
+    return link(name, f"{HUB}/{name}") if is_repo_id(name) else escape(name)
 
 
 def dataset_name(facts: CardFacts) -> str:
@@ -111,12 +120,22 @@ def settings(facts: CardFacts) -> dict[str, str]:
         "images per step": _count(run.batch_size),
         "images seen": _count(run.images_seen),
         **dict(_training_arguments(run.arguments, run.peak_learning_rate)),
-        "prototypes": " + ".join(f"{number:,}" for number in config.num_prototypes),
+        **_what_is_matched(config),
         "loss weight of the full-size student": f"{config.intact_weight:g}",
         "loss weight of KoLeo": f"{config.koleo_weight:g}",
         "training time": training_time(run.compute),
     }
     return {setting: value for setting, value in rows.items() if value}
+
+
+def _what_is_matched(config: PoaConfig) -> dict[str, str]:
+    """Return what the students learn from the teacher: prototypes, or the features of a foreign one."""
+    fields = config.distillation or {}
+    features = "image and patch features" if fields.get("patch_features") else "image features"
+    if fields.get("loss") == "features":
+        return {"learnt from the teacher": escape(f"{features}, {fields.get('metric')}")}
+    prototypes = {"prototypes": " + ".join(f"{number:,}" for number in config.num_prototypes)}
+    return {"learnt from the teacher": f"prototypes of {features}", **prototypes} if fields else prototypes
 
 
 def _training_arguments(arguments: Mapping[str, Any], peak_learning_rate: float | None) -> Iterator[tuple[str, str]]:

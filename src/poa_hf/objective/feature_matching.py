@@ -1,0 +1,160 @@
+"""Matching a frozen teacher's features: linear projections of the students' features, and the losses on them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..slicing import SlicedModel, slice_plan, without_storage
+from .early_gradients import GradientSums
+from .losses import koleo
+from .objective import Batch, Branch, LossWeights, StepDetails
+
+METRICS = ("cosine", "smooth_l1")
+
+
+@dataclass(frozen=True)
+class TeacherFeatures:
+    """What a frozen teacher computes from the global crops of B images.
+
+    Attributes:
+        images: Features of the images (2B, D_t), those of the first views first.
+        patches: Features of the patches (2B, tokens, D_p), on the grid of the students' masks; None without them.
+    """
+
+    images: Tensor
+    patches: Tensor | None = None
+
+
+class FeatureProjections(nn.Module):
+    """Linear layers from a student's features to the teacher's, which all sizes share as slices.
+
+    Args:
+        in_features: Size D of the features of the full-size student.
+        image_features: Size of the teacher's image features.
+        patch_features: Size of its patch features; 0 to match images only.
+    """
+
+    def __init__(self, in_features: int, image_features: int, patch_features: int = 0):
+        super().__init__()
+        self.in_features = in_features
+        self._sizes = (image_features, patch_features)
+        self.images = nn.Linear(in_features, image_features)
+        self.patches = nn.Linear(in_features, patch_features) if patch_features else None
+
+    def sliced(self, in_features: int, dtype: torch.dtype | None = None) -> list[SlicedModel]:
+        """Return the projections for features of a size, cut by the rule that cuts the backbone.
+
+        Args:
+            in_features: Size D of the features.
+            dtype: What the weights are rounded to, once for all calls; see `ElasticModelMixin.sliced`.
+        """
+        with without_storage():
+            plain = FeatureProjections(in_features, *self._sizes)
+        pairs = ((self.images, plain.images), (self.patches, plain.patches))
+        return [
+            SlicedModel(small, full, slice_plan(full, small), dtype)
+            for full, small in pairs
+            if full is not None and small is not None
+        ]
+
+
+def matching_loss(features: Tensor, targets: Tensor, metric: str) -> Tensor:
+    """Return how far features are from their targets, in float32.
+
+    Args:
+        features: Projected features of a student (..., D).
+        targets: The teacher's features (..., D).
+        metric: `cosine` for 1 minus the cosine; `smooth_l1` for the mean over the channels of the smooth L1 distance to
+            the target with mean 0 and variance 1 over its channels, as in data2vec (arXiv 2202.03555), so that it does
+            not depend on the scale of the teacher's features.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        features, targets = features.float(), targets.float()
+        if metric == "cosine":
+            return 1 - F.cosine_similarity(features, targets, dim=-1)
+        targets = F.layer_norm(targets, targets.shape[-1:])
+        return F.smooth_l1_loss(features, targets, reduction="none").mean(dim=-1)
+
+
+def feature_matching_loss(
+    batch: Batch,
+    teacher: TeacherFeatures,
+    intact: Branch,
+    elastic: Callable[[], Branch] | None,
+    weights: LossWeights,
+    metric: str,
+    gradients: GradientSums,
+) -> tuple[Tensor, StepDetails]:
+    """Return the loss of a step that matches the students' features with a frozen teacher's.
+
+    A global crop is compared with the teacher's features of the same crop, images and patches; a local crop, which the
+    teacher does not see, with its image features of both global crops. Crops count as in `poa_loss`: each local crop
+    twice, as it has two targets, and each global crop once, times two. Nothing is masked.
+
+    Args:
+        batch: Crops of B images; their masks are not used.
+        teacher: The teacher's features of the global crops.
+        intact: The full-size student; its heads are `FeatureProjections.sliced`.
+        elastic: Makes the sub-network of this step; None to train the intact student alone.
+        weights: Weights of the losses.
+        metric: One of `METRICS`.
+        gradients: Receives the gradients of the students' and projections' parameters and of the crops.
+
+    Returns:
+        The loss, a scalar, and further values of the step: `feature_image_loss` and `feature_patch_loss`, which mix
+        both students by lambda, and half of the KoLeo regulariser as `koleo_loss`.
+    """
+    students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
+    if elastic is not None:
+        students.append((elastic, 1 - weights.intact))
+    losses = [
+        _student_losses(batch, teacher, make_student(), weight, weights.koleo / len(students), metric, gradients)
+        for make_student, weight in students
+    ]
+    terms = {name: functools.reduce(torch.add, (each[name] for each in losses)) for name in losses[0]}
+    total = functools.reduce(torch.add, terms.values())
+    if "koleo_loss" in terms:
+        terms["koleo_loss"] = terms["koleo_loss"] / 2
+    return total, StepDetails(terms, teacher.images, {})
+
+
+def _student_losses(
+    batch: Batch,
+    teacher: TeacherFeatures,
+    student: Branch,
+    weight: float,
+    koleo_weight: float,
+    metric: str,
+    gradients: GradientSums,
+) -> dict[str, Tensor]:
+    """Return the weighted parts of one student's loss by name, detached, and add their gradients up."""
+    project_images, *project_patches = student.heads
+    global_share = 1 / (1 + batch.num_local_views)
+
+    images, patches = student.features(batch.global_crops, None)  # (2B, D), (2B, tokens, D)
+    distances = matching_loss(project_images(images), teacher.images, metric)  # (2B,)
+    parts = {"feature_image_loss": weight * global_share * distances.mean()}
+    if teacher.patches is not None:
+        distances = matching_loss(project_patches[0](patches), teacher.patches, metric)  # (2B, tokens)
+        parts["feature_patch_loss"] = weight * distances.mean()
+    if koleo_weight:
+        parts["koleo_loss"] = koleo_weight * functools.reduce(torch.add, map(koleo, images.chunk(2)))
+    gradients.add(functools.reduce(torch.add, parts.values()))
+    del images, patches, distances  # the activations of the next pass take their memory
+
+    if len(batch.local_crops):
+        images, _ = student.features(batch.local_crops, None)  # (V * B, D)
+        projected = project_images(images)
+        # row v * B + b is a crop of image b
+        targets = [target.repeat(batch.num_local_views, 1) for target in teacher.images.chunk(2)]
+        distances = torch.stack([matching_loss(projected, target, metric) for target in targets])  # (2, V * B)
+        on_local = weight * (1 - global_share) * distances.mean()
+        gradients.add(on_local)
+        parts["feature_image_loss"] = parts["feature_image_loss"].detach() + on_local.detach()
+    return {name: part.detach() for name, part in parts.items()}
