@@ -65,7 +65,7 @@ def test_repositories_of_the_hub(tmp_path, folder, hub, poa):
     assert told.startswith("poa: me/nothing is neither a folder nor a model of the Hub")
     hub.add_repo("me/gated", files={})
     hub.inject("GET", "me/gated", status=403, headers={"X-Error-Code": "GatedRepo"})
-    assert "me/gated is gated: accept its conditions" in poa(*pretrain(tmp_path, "me/gated"), status=2)
+    assert "me/gated is gated on the Hub: accept its conditions" in poa(*pretrain(tmp_path, "me/gated"), status=2)
 
 
 def _without(name: str):

@@ -58,11 +58,11 @@ class ForeignTeacher:
         has_pooler: bool = True,
     ):
         self.name = name or _name_of(model)
-        processor = _Processor.beside(model.name_or_path or "")
         self.model = _image_model(model, self.name).eval().requires_grad_(False)
+        self.num_channels = int(getattr(self.model.config, "num_channels", 3))
+        processor = _Processor.beside(model.name_or_path or "", self.num_channels)
         self.image_size = image_size or processor.image_size or _side(getattr(self.model.config, "image_size", None))
         self.image_mean, self.image_std = image_mean or processor.mean, image_std or processor.std
-        self.num_channels = int(getattr(self.model.config, "num_channels", 3))
         self.image_features = self.patch_features = 0
         self.fingerprint = _fingerprint(self.model)
         self._has_pooler = has_pooler
@@ -253,7 +253,7 @@ class _Processor:
     std: list[float] | None = None
 
     @classmethod
-    def beside(cls, location: str | Path) -> _Processor:
+    def beside(cls, location: str | Path, num_channels: int) -> _Processor:
         """Read the processor that was saved beside a model; one without values if there is none."""
         values = cls()
         try:
@@ -272,7 +272,7 @@ class _Processor:
         factor = 255 * (processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0)
         mean, std = processor.image_mean, processor.image_std
         if not getattr(processor, "do_normalize", True) or mean is None or std is None:
-            mean, std = [0.0] * 3, [1.0] * 3
+            mean, std = [0.0] * num_channels, [1.0] * num_channels
         values.mean = [value / factor for value in mean]
         values.std = [value / factor for value in std]
         return values
