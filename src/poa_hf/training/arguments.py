@@ -147,10 +147,10 @@ class PoaTrainingArguments(CropArguments):
     foreign_teacher_loss: str = _argument(
         "features",
         "How the students learn from a foreign teacher: `features` matches its features through a linear projection, "
-        "`prototypes` its assignments to the prototypes of heads that are trained on its features.",
+        "`prototypes` the assignments to prototypes of heads on its features.",
     )
     foreign_teacher_metric: str = _argument(
-        "cosine", "How features are compared with a foreign teacher's: `cosine` or `smooth_l1`."
+        "cosine", "How features are compared with a foreign teacher's: `cosine`, or `smooth_l1` on standardised ones."
     )
     foreign_teacher_patches: bool = _argument(
         True, "Whether the foreign teacher's features of patches are matched, and not only those of images."
