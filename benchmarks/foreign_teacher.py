@@ -2,15 +2,15 @@
 
     python benchmarks/foreign_teacher.py --steps 300 --seeds 0 1       # an hour of one core
 
-A larger ViT (`--teacher_size`) is trained alone on the built-in textures, and extracted as a stock model, or `--teacher`
-is one. For each seed and way, the family of the quickstart (32x2 to 64x4) is then trained for as many steps:
+A larger ViT (`--teacher_size`) is trained alone on the built-in textures, and extracted as a stock model into `--folder`,
+where it is found again; or `--teacher` is one. For each seed and way, the family of the quickstart (32x2 to 64x4) is then trained for as many steps:
   alone        without a foreign teacher,
   features     matching the teacher's image and patch features by cosine,
   smooth_l1    the same by smooth L1,
   images       matching image features only,
   prototypes   predicting the assignments of heads on the teacher's features.
-All see the same images, crops and sizes at each step. The last line is one JSON object: k-NN accuracies (k = 20) and CPU
-seconds by way, size and seed.
+All see the same images, crops and sizes at each step. The last line is one JSON object: k-NN accuracies (k = 20) and
+CPU seconds by way, size and seed.
 """
 
 import argparse
@@ -45,16 +45,18 @@ def main() -> None:
     parser.add_argument(
         "--koleo_weight", type=float, help="of the families with a teacher, instead of the quickstart's"
     )
+    parser.add_argument("--folder", type=Path, help="where runs and the teacher are kept; nowhere if not given")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        teacher = options.teacher or str(train_teacher(Path(folder), options.teacher_size, options.teacher_steps))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch)
+        teacher = options.teacher or str(train_teacher(folder, options.teacher_size, options.teacher_steps))
         results = {"teacher": {"full": [accuracy(teacher)]}}
         print(json.dumps(results), flush=True)
         seconds: dict[str, list[float]] = {}
         for seed in options.seeds:
             for way in options.ways:
-                run, start = Path(folder) / f"{way}-{seed}", time.process_time()
+                run, start = folder / f"{way}-{options.steps}-{seed}", time.process_time()
                 foreign = [] if way == "alone" else ["--foreign_teacher", teacher]
                 if foreign and options.koleo_weight is not None:
                     foreign += ["--model.koleo_weight", str(options.koleo_weight)]
@@ -74,6 +76,8 @@ def pretrain(run: Path, seed: int, steps: int, *options: str) -> None:
 
 def train_teacher(folder: Path, size: str, steps: int) -> Path:
     """A single size by the method, as in DINOv2, extracted as a stock model."""
+    if (folder / "teacher").is_dir():
+        return folder / "teacher"
     width, depth = size.split("x")
     fields = {"hidden_size": width, "min_hidden_size": width, "num_attention_heads": str(int(width) // 16)}
     fields |= {"num_hidden_layers": depth, "min_num_hidden_layers": depth}
@@ -109,7 +113,7 @@ def report(results: dict, seconds: dict[str, list[float]], options: argparse.Nam
     print(f"| way | {' | '.join(SIZES)} | CPU seconds of training |\n| --- | {'--- | ' * len(SIZES)}--- |")
     for way, used in seconds.items():
         print(f"| {way} | {' | '.join(cell(results[way][size]) for size in SIZES)} | {sum(used) / len(used):.0f} |")
-    print(json.dumps({"knn": results, "cpu_seconds": seconds, "options": vars(options), **versions()}))
+    print(json.dumps({"knn": results, "cpu_seconds": seconds, "options": vars(options), **versions()}, default=str))
 
 
 if __name__ == "__main__":
