@@ -2,8 +2,9 @@
 
     python benchmarks/foreign_teacher.py --steps 300 --seeds 0 1       # an hour of one core
 
-A larger ViT (`--teacher_size`) is trained alone on the built-in textures, and extracted as a stock model into `--folder`,
-where it is found again; or `--teacher` is one. For each seed and way, the family of the quickstart (32x2 to 64x4) is then trained for as many steps:
+A larger ViT (`--teacher_size`) is trained alone on the built-in textures, and extracted as a stock model into
+`--folder`, where it is found again; or `--teacher` is one. For each seed and way, the family of the quickstart (32x2 to
+64x4) is then trained for as many steps:
   alone        without a foreign teacher,
   features     matching the teacher's image and patch features by cosine,
   smooth_l1    the same by smooth L1,
