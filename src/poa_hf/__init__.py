@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .training.trainer import PoaTrainer
     from .warm_start.config import warm_start_config
     from .warm_start.load import init_from
+    from .warm_start.ordering.unit_order import UnitOrder, order_units
 
 __version__ = "0.1.0"
 
@@ -71,6 +72,7 @@ __all__ = [
     "Release",
     "SubNetwork",
     "TextureDataset",
+    "UnitOrder",
     "WarmStartGuard",
     "class_features",
     "costs",
@@ -82,6 +84,7 @@ __all__ = [
     "load_subject",
     "open_dataset",
     "open_splits",
+    "order_units",
     "push",
     "select",
     "warm_start_config",
@@ -114,6 +117,7 @@ _MODULES = {
     "Release": "publishing.release",
     "SubNetwork": "elastic",
     "TextureDataset": "data.textures",
+    "UnitOrder": "warm_start.ordering.unit_order",
     "WarmStartGuard": "evaluation.callback",
     "class_features": "evaluation.features",
     "costs": "selection.costs",
@@ -125,6 +129,7 @@ _MODULES = {
     "load_subject": "evaluation.subject",
     "open_dataset": "data.sources",
     "open_splits": "evaluation.splits",
+    "order_units": "warm_start.ordering.unit_order",
     "push": "publishing.push",
     "select": "selection.select",
     "warm_start_config": "warm_start.config",

@@ -30,6 +30,8 @@ class PoaConfig(PreTrainedConfig):
         student_temperature: Softmax temperature of both students.
         initializer_range: Standard deviation of the initial weights of the heads' MLPs.
         warm_started_from: Name of the pre-trained model that training began with; set by `init_from`.
+        units_ordered_on: Number of images by whose features the units were put in order of importance; set by
+            `order_units`.
         distillation: The frozen teacher that the students learn from, and how: the fields of
             `objective.distillation.DistillationSpec`. Set by `PoaTrainer` for a `foreign_teacher`.
 
@@ -65,6 +67,7 @@ class PoaConfig(PreTrainedConfig):
     student_temperature: float | int = 0.1
     initializer_range: float = 0.02
     warm_started_from: str | None = None
+    units_ordered_on: int | None = None
     distillation: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -84,7 +87,7 @@ class PoaConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary, without those of how the model was made that are None."""
         fields = super().to_dict()
-        for name in ("warm_started_from", "distillation"):
+        for name in ("warm_started_from", "units_ordered_on", "distillation"):
             if fields.get(name) is None:
                 fields.pop(name, None)
         return fields

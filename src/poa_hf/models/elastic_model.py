@@ -23,6 +23,7 @@ from ..slicing import (
 from .activation_checkpointing import is_activation_checkpointing
 from .compiled_blocks import BlockCompiler, block_kind
 from .elastic_config import ElasticConfigMixin
+from .unit_groups import UnitGroup
 
 # Building a plain model takes 50 ms and keeping one 1 MB, so a model keeps those of all sizes of a published space.
 PLAIN_MODELS_KEPT = 512
@@ -126,6 +127,13 @@ class ElasticModelMixin(_Model):
             The images' features (B, D), and one token for each square of the masks' grid (B, squares, D).
         """
         raise NotImplementedError
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """Return the units that can change places without changing the function, for `order_units`.
+
+        Together they cover every axis that slicing cuts. A family that does not say what its units are has none.
+        """
+        return []
 
     def _plan_for(self, plain: nn.Module, sub_network: SubNetwork) -> dict[str, Slice]:
         return slice_plan(self, plain, self.slice_rules, self.config.space.full.depths, sub_network.depths)

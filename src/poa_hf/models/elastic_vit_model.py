@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -11,6 +12,8 @@ from ..elastic import SubNetwork
 from .elastic_model import ElasticModelMixin
 from .elastic_vit_config import ElasticViTConfigMixin
 from .stochastic_depth import add_residual
+from .transformer_units import block_units, channel_axes, norms
+from .unit_groups import UnitAxis, UnitGroup
 
 if TYPE_CHECKING:
     from transformers.modeling_layers import GradientCheckpointingLayer as _Layer
@@ -83,6 +86,22 @@ class ElasticViTModelMixin(ElasticModelMixin):
         if bool_masked_pos is not None:
             bool_masked_pos = bool_masked_pos.bool()  # stock models differ in the types that they take
         return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """Return the channels of all blocks as one group, and the heads and hidden units of each block."""
+        blocks = re.escape(self.slice_rules.blocks).replace(r"\{block\}", r"\d+")
+        (last_norm,) = (name for name, _ in self.named_children() if name in ("layernorm", "norm"))
+        axes = (
+            UnitAxis(r"embeddings\.(cls_token|mask_token|register_tokens|position_embeddings)", -1),
+            UnitAxis(r"embeddings\.patch_embeddings\.(projection\.)?(weight|bias)", 0),
+            *channel_axes(blocks),
+            UnitAxis(rf"{last_norm}\.(weight|bias)", 0),
+        )
+        read = (*norms(self, blocks), last_norm)
+        groups = [UnitGroup("channels", self.config.hidden_size, axes, outputs_of=read, are_features=True)]
+        for block in self.slice_rules.block_names(self):
+            groups += block_units(self, block, self.config.num_attention_heads)
+        return groups
 
     def image_tokens(self, output: BaseModelOutputWithPooling) -> tuple[Tensor, Tensor]:
         """Return what the projection heads read: the images' features (B, D) and their patches' (B, patches, D)."""

@@ -16,7 +16,9 @@ from .configuration_poa import PoaConfig
 from .declared_types import as_declared
 
 # Fields that concern the library rather than the model, and those that training sets.
-_LIBRARY_FIELDS = {"transformers_version", "architectures", "dtype", "warm_started_from", "distillation"}
+_LIBRARY_FIELDS = {
+    *("transformers_version", "architectures", "dtype", "warm_started_from", "units_ordered_on", "distillation")
+}
 
 
 def read_model_section(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .configuration_poa_resnet import PoaResNetConfig
 from .elastic_model import ElasticModelMixin
 from .modeling_gn_resnet import GnResNetModel
 from .token_grids import mask_of_grid, upsampled_tokens
+from .unit_groups import UnitAxis, UnitGroup
 
 
 class PoaResNetModel(ElasticModelMixin, GnResNetModel):
@@ -69,6 +71,32 @@ class PoaResNetModel(ElasticModelMixin, GnResNetModel):
             mask = mask_of_grid(bool_masked_pos, height, width, self.config.patch_grid // 4)
             embeddings = torch.where(mask[:, None], self.mask_token.to(embeddings.dtype), embeddings)
         return self.encode(embeddings, output_hidden_states)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """Return the middle channels of each block, behind its first and behind its second convolution.
+
+        Channels that GroupNorm normalises together stay together. The stem and the blocks' outputs have one size only.
+        """
+        groups = []
+        for block in self.slice_rules.block_names(self):
+            width = self.config.middle_widths[int(block.split(".")[2])]
+            for made, read in ((0, 1), (1, 2)):
+                maker, reader = (f"{block}.layer.{place}" for place in (made, read))
+                axes = (
+                    UnitAxis(rf"{re.escape(maker)}\.convolution\.weight", 0),
+                    UnitAxis(rf"{re.escape(maker)}\.normalization\.(weight|bias)", 0),
+                    UnitAxis(rf"{re.escape(reader)}\.convolution\.weight", 1),
+                )
+                groups.append(
+                    UnitGroup(
+                        f"{maker}.channels",
+                        width,
+                        axes,
+                        inputs_of=(f"{reader}.convolution",),
+                        together=width // self.config.num_groups,
+                    )
+                )
+        return groups
 
     def image_tokens(self, output: BaseModelOutputWithPoolingAndNoAttention) -> tuple[Tensor, Tensor]:
         """Return what the projection heads read.

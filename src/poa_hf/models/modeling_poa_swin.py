@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from .configuration_poa_swin import PoaSwinConfig
 from .elastic_model import ElasticModelMixin
 from .stochastic_depth import add_residual
 from .token_grids import mask_of_grid, upsampled_tokens
+from .transformer_units import block_units, channel_axes, norms
+from .unit_groups import UnitAxis, UnitGroup
 
 
 class PoaSwinLayer(SwinLayer):
@@ -182,6 +185,43 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
         if self.config.use_absolute_embeddings:
             kwargs.setdefault("interpolate_pos_encoding", True)  # stock Swin only takes images of one size
         return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """Return the channels of each stage, and the heads and hidden units of each block."""
+        groups: list[UnitGroup] = []
+        for stage in range(self.num_layers):
+            groups.append(self._channels(stage))
+            for index in range(self.config.depths[stage]):
+                block = f"encoder.layers.{stage}.blocks.{index}"
+                table = rf"{re.escape(block)}\.attention\.relative_position_bias\.relative_position_bias_table"
+                groups += block_units(self, block, self.config.num_heads[stage], UnitAxis(table, 1, entries=1))
+        return groups
+
+    def _channels(self, stage: int) -> UnitGroup:
+        """The channels of a stage: made by the embeddings or the patch merging before it, read by the one after it."""
+        blocks, is_last = rf"encoder\.layers\.{stage}\.blocks\.\d+", stage == self.num_layers - 1
+        merging = f"encoder.layers.{stage}.downsample"
+        if stage == 0:
+            made_by = (
+                UnitAxis(r"embeddings\.(mask_token|position_embeddings)", -1),
+                UnitAxis(r"embeddings\.(patch_embeddings\.projection|norm)\.(weight|bias)", 0),
+            )
+        else:
+            made_by = (UnitAxis(rf"encoder\.layers\.{stage - 1}\.downsample\.reduction\.weight", 0),)
+        if is_last:
+            read_by = (UnitAxis(r"layernorm\.(weight|bias)", 0),)
+        else:
+            read_by = (
+                UnitAxis(rf"{re.escape(merging)}\.norm\.(weight|bias)", 0, copies=4),
+                UnitAxis(rf"{re.escape(merging)}\.reduction\.weight", 1, copies=4),
+            )
+        return UnitGroup(
+            f"encoder.layers.{stage}.channels",
+            self.config.embed_dim * 2**stage,
+            (*made_by, *channel_axes(blocks), *read_by),
+            outputs_of=(*norms(self, blocks), "layernorm" if is_last else f"{merging}.norm"),
+            are_features=is_last,
+        )
 
     def image_tokens(self, output: SwinModelOutput) -> tuple[Tensor, Tensor]:
         """Return what the projection heads read of square images.

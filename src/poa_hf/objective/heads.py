@@ -103,6 +103,18 @@ class ProjectionHeads(nn.ModuleList):
         """The prototypes of each head."""
         return [head.prototypes for head in self.full]
 
+    @torch.no_grad()
+    def permute_inputs(self, order: Tensor) -> None:
+        """Let the heads read features whose channels were put into another order, in place.
+
+        Args:
+            order: The channels (D,) in their new order.
+        """
+        for head in self.full:
+            first = head.mlp[0].weight
+            assert isinstance(first, Tensor)  # of a linear layer
+            first.copy_(first.index_select(1, order.to(first.device)))
+
     def sliced(self, in_features: int, dtype: torch.dtype | None = None) -> list[Head]:
         """Return the heads for features of a size, as callables on these weights as they are now.
 

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 MAX_SHARD_SIZE = "5GB"  # of one file of weights; larger models are written as several files with an index
 # Fields that may change when a run is resumed; all others decide which parameters exist and what they compute.
 _NOT_ARCHITECTURE = {
-    *("transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "warm_started_from"),
+    *("transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"),
+    *("warm_started_from", "units_ordered_on"),
     "distillation",  # see check_same_teacher
     *("koleo_weight", "intact_weight", "student_temperature", "drop_path_rate", "hidden_dropout_prob"),
     *("attention_probs_dropout_prob", "sampling_bias", "initializer_range", "layerscale_value"),

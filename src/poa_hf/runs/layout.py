@@ -31,6 +31,7 @@ SKIPPED_IMAGES = "skipped_images.jsonl"
 TRAINING_TIME = "compute.json"
 EVALUATIONS = "evaluations.json"
 CONVERSION = "conversion.json"
+UNIT_ORDER = "unit_order.json"
 OWNER = "card.yaml"
 SIZES = "sizes.json"
 PROFILE = "profile"
@@ -81,6 +82,7 @@ ENTRIES = (
     Entry("latency-*.json", "measured latencies of sizes on one device", "poa select"),
     Entry(PROFILE, "a folder with a trace of some steps and a table of their kernels", "training with profile_steps"),
     Entry(REPORT, "a folder with the report's page and its pictures", "poa report"),
+    Entry(UNIT_ORDER, "the order of units before the first step", "poa pretrain with order_units, poa order"),
     Entry(CONVERSION, "where converted weights came from", "poa convert"),
     Entry(SIZES, "the costs, quality and repository of each size", "poa push", published=True),
     Entry(
@@ -180,6 +182,10 @@ class RunFolder:
     @property
     def conversion(self) -> Path:
         return self.path / CONVERSION
+
+    @property
+    def unit_order(self) -> Path:
+        return self.path / UNIT_ORDER
 
     @property
     def owner(self) -> Path:

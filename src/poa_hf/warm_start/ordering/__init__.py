@@ -1,0 +1,1 @@
+"""Units in order of importance, so that slices keep what matters most."""

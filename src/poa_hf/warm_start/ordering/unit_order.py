@@ -1,0 +1,149 @@
+"""Put the units of a model in order of importance, and remember the order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...data.crop_arguments import CropArguments
+from ...models.modeling_poa_pretraining import PoaForPreTraining
+from ...models.unit_groups import permute_units
+from ...runs.atomic import write_json
+from ...runs.json_files import read_object
+from .images import pixel_batches
+from .importance import unit_importance
+
+CRITERION = "change of the features"
+
+
+@dataclass(frozen=True)
+class UnitOrder:
+    """The order in which the units of a model were put; its text is one sentence about it.
+
+    Attributes:
+        orders: By the name of each group of units, the places that they had before, in their new order.
+        num_images: Images by which importance was estimated.
+        seed: Seed of the sample of images and of the random directions.
+    """
+
+    orders: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    num_images: int = 0
+    seed: int = 0
+
+    def __str__(self) -> str:
+        units = sum(map(len, self.orders.values()))
+        return (
+            f"{units:,} units in {len(self.orders)} groups ordered by their importance for the features of "
+            f"{self.num_images:,} images; the full size computes what it did."
+        )
+
+    def apply(self, model: PoaForPreTraining) -> None:
+        """Put the units of student and teacher, and what the heads read of them, into this order, in place.
+
+        Raises:
+            ValueError: If the order is that of another architecture. The model is unchanged then.
+        """
+        groups = model.student.unit_groups()
+        if {group.name for group in groups} != self.orders.keys():
+            raise ValueError("The order has other groups of units than the model: it is that of another architecture.")
+        for group in groups:
+            group.check_order(self.orders[group.name])
+        for backbone, heads in ((model.student, model.student_head), (model.teacher, model.teacher_head)):
+            permute_units(backbone, groups, self.orders)
+            for group in groups:
+                if group.are_features:
+                    heads.permute_inputs(torch.tensor(self.orders[group.name]))
+
+    def save(self, path: str | Path) -> None:
+        """Write the order to a JSON file."""
+        groups = {name: list(order) for name, order in self.orders.items()}
+        content = {"criterion": CRITERION, "num_images": self.num_images, "seed": self.seed, "orders": groups}
+        write_json(Path(path), content, indent=None)
+
+    @classmethod
+    def load(cls, path: str | Path) -> UnitOrder:
+        """Read the order in a JSON file.
+
+        Raises:
+            ValueError: If it holds no order.
+        """
+        content = read_object(Path(path))
+        try:
+            orders = {str(name): tuple(map(int, order)) for name, order in content["orders"].items()}
+            return cls(orders, int(content["num_images"]), int(content["seed"]))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ValueError(f"{path} holds no order of units: give a file that UnitOrder.save wrote.") from None
+
+
+def order_units(
+    model: PoaForPreTraining,
+    images: Any,
+    num_images: int = 2048,
+    *,
+    crops: CropArguments | None = None,
+    image_column: str | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    seed: int = 0,
+) -> UnitOrder:
+    """Put the most important units first, in student, teacher and heads, in place: slices then keep what matters most.
+
+    The full size computes what it did. Units are the channels, heads and hidden units that slicing cuts; their
+    importance is how much the teacher's features of images change without them, to the order that one backward pass
+    gives (`importance`). It takes one pass over the images, which need no labels.
+
+    Args:
+        model: The model to order. A run that was trained elastically is in the order that training gave it: order before
+            training, not after it.
+        images: A dataset as `PoaTrainer` takes it (of `datasets`, streamed or not, or any collection of images), of
+            which `seed` draws a sample; an iterable of Pillow images; or normalised pixels (N, C, H, W), as a tensor
+            or in batches, as a DataLoader gives them.
+        num_images: Images at most. A few hundred are nearly as good as thousands.
+        crops: Size of the crops and normalisation; the model's image size and ImageNet's by default. Not for tensors.
+        image_column: Name of the column with the images; found by its type or name if not given.
+        batch_size: Images of one pass.
+        num_workers: Processes that decode images.
+        seed: Seed of the sample and of the random directions.
+
+    Returns:
+        The order. It is the identity for a model of which nothing can be ordered.
+
+    Raises:
+        ValueError: If there are no images, or they or the model's features of them cannot be used. The model is
+            unchanged then.
+
+    Example:
+        >>> from poa_hf import PoaConfig, PoaViTConfig, TextureDataset
+        >>> backbone = PoaViTConfig(
+        ...     hidden_size=32, num_hidden_layers=1, num_attention_heads=4, min_hidden_size=16, image_size=32,
+        ...     patch_size=8,
+        ... )
+        >>> model = PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[16], head_hidden_size=16))
+        >>> order = order_units(model, TextureDataset(), num_images=8)
+        >>> print(order)
+        164 units in 3 groups ordered by their importance for the features of 8 images; the full size computes what it did.
+    """
+    if num_images < 1 or batch_size < 1:
+        raise ValueError(f"num_images {num_images} and batch_size {batch_size} must be at least 1.")
+    if not model.teacher.unit_groups():
+        return UnitOrder(seed=seed)
+    device = next(model.teacher.parameters()).device
+    count = 0
+
+    def batches() -> Any:
+        nonlocal count
+        config = model.config.backbone_config
+        for pixels in pixel_batches(images, config, num_images, crops, batch_size, image_column, num_workers, seed):
+            count += len(pixels)
+            yield pixels.to(device)
+
+    importance = unit_importance(model.teacher, batches(), seed)
+    orders = {group.name: tuple(group.order_by(importance[group.name])) for group in model.teacher.unit_groups()}
+    order = UnitOrder(orders, count, seed)
+    order.apply(model)
+    model.config.units_ordered_on = count
+    return order
