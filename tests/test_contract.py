@@ -17,6 +17,7 @@ from poa_hf import (
     PoaTrainingArguments,
     PoaViTConfig,
     SubNetwork,
+    UnitOrder,
 )
 from poa_hf.cli.main import main
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
@@ -362,3 +363,76 @@ def test_pretrain_resume_and_extract(family, tmp_path, capsys):
     with torch.no_grad():
         expected = resumed.eval().teacher(pixels, sub_network=size).pooler_output
         assert torch.equal(AutoModel.from_pretrained(output)(pixels).pooler_output, expected)
+
+
+def test_units_cover_what_slicing_cuts(family):
+    model = tiny(family).teacher
+    parameters = dict(model.named_parameters())
+    claimed = [
+        (name, axis.axis % parameters[name].dim())
+        for group in model.unit_groups()
+        for name, axis in group.parameters(parameters)
+    ]
+    narrowest = model.extract(model.config.space.smallest)
+    cut = {
+        (name, axis)
+        for name, tensor in narrowest.named_parameters()
+        for axis, (full, small) in enumerate(zip(parameters[name].shape, tensor.shape, strict=True))
+        if full != small
+    }
+    kept = dict(narrowest.named_parameters())
+    assert len(claimed) == len(set(claimed))
+    assert {(name, axis) for name, axis in claimed if name in kept} == cut
+
+
+@torch.no_grad()
+def with_random_weights(model: PoaForPreTraining) -> PoaForPreTraining:
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def test_ordered_units_compute_the_same_and_learn_alike(family):
+    model = with_random_weights(tiny(family)).double()
+    model.config.intact_weight = 1  # smaller students are other slices
+    ordered = copy.deepcopy(model)
+    groups = model.student.unit_groups()
+    order = UnitOrder({group.name: tuple(group.order_by(torch.rand(group.count))) for group in groups})
+    order.apply(ordered)
+    batch = {name: value if name == "masks" else value.double() for name, value in batch_for(model).items()}
+    size = model.config.backbone_config.space.full
+    outputs = [each(**batch, sub_network=size, teacher_temperature=0.07) for each in (model, ordered)]
+    torch.testing.assert_close(outputs[1].losses, outputs[0].losses)
+    for output in outputs:
+        output.loss.backward()
+    expected = copy.deepcopy(model)  # holds gradients in place of weights
+    with torch.no_grad():
+        for name, parameter in expected.named_parameters():
+            gradient = model.get_parameter(name).grad
+            parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
+    order.apply(expected)
+    for name, parameter in ordered.student.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected.student.get_parameter(name).data, msg=name)
+    for name, parameter in ordered.student_head.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected.student_head.get_parameter(name).data, msg=name)
+
+
+@torch.no_grad()
+def test_features_of_ordered_units_are_the_same_features_in_another_order(family):
+    model = with_random_weights(tiny(family)).eval()
+    ordered = copy.deepcopy(model)
+    groups = model.student.unit_groups()
+    order = UnitOrder({group.name: tuple(group.order_by(torch.rand(group.count))) for group in groups})
+    order.apply(ordered)
+    places = [list(order.orders[group.name]) for group in groups if group.are_features]
+    pixels = batch_for(model)["global_crops"]
+    for branch in ("student", "teacher"):
+        before, after = (getattr(each, branch) for each in (model, ordered))
+        for ours, theirs in zip(before.image_tokens(before(pixels)), after.image_tokens(after(pixels)), strict=True):
+            ours = ours[..., places[0]] if places else ours
+            torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    for head, permuted in zip(model.teacher_head, ordered.teacher_head, strict=True):
+        torch.testing.assert_close(
+            permuted(ordered.teacher.image_tokens(ordered.teacher(pixels))[0]),
+            head(model.teacher.image_tokens(model.teacher(pixels))[0]),
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,8 +69,11 @@ def pixel_batches(
     Raises:
         ValueError: For what holds no images.
     """
+    if isinstance(images, str | Path):
+        raise ValueError(f"images is the name {str(images)!r}: open it by open_dataset.")
     if isinstance(images, Tensor):
-        yield from _checked(images, config)[:num_images].split(batch_size)
+        if len(images):
+            yield from _checked(images, config)[:num_images].split(batch_size)
         return
     if _is_iterator(images):
         first = next(iterator := iter(images), None)
@@ -101,7 +105,7 @@ def _is_iterator(images: Any) -> bool:
     """Whether images can only be iterated, unlike a dataset that is indexed or a stream of `datasets`."""
     import datasets
 
-    if isinstance(images, datasets.IterableDataset) or isinstance(images, str | bytes | dict):
+    if isinstance(images, datasets.IterableDataset) or isinstance(images, dict):
         return False
     return isinstance(images, Iterable) and not (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
 
@@ -117,9 +121,9 @@ def _tensor_batches(first: Any, rest: Iterator[Any], config: ElasticConfigMixin,
     left, item = num_images, first
     while item is not None and left > 0:
         pixels = _tensor_of(item)
-        pixels = _checked(pixels if not isinstance(pixels, Tensor) or pixels.dim() == 4 else pixels[None], config)[
-            :left
-        ]
+        if isinstance(pixels, Tensor) and pixels.dim() == 3:  # one image
+            pixels = pixels[None]
+        pixels = _checked(pixels, config)[:left]
         yield pixels
         left -= len(pixels)
         item = next(rest, None)

@@ -97,7 +97,7 @@ def order_units(
     gives (`importance`). It takes one pass over the images, which need no labels.
 
     Args:
-        model: The model to order. A run that was trained elastically is in the order that training gave it: order before
+        model: The model to order. What was trained elastically is in the order that training gave it: order before
             training, not after it.
         images: A dataset as `PoaTrainer` takes it (of `datasets`, streamed or not, or any collection of images), of
             which `seed` draws a sample; an iterable of Pillow images; or normalised pixels (N, C, H, W), as a tensor
@@ -124,8 +124,8 @@ def order_units(
         ... )
         >>> model = PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[16], head_hidden_size=16))
         >>> order = order_units(model, TextureDataset(), num_images=8)
-        >>> print(order)
-        164 units in 3 groups ordered by their importance for the features of 8 images; the full size computes what it did.
+        >>> order.num_images, {name: len(units) for name, units in order.orders.items()}
+        (8, {'channels': 32, 'encoder.layer.0.heads': 4, 'encoder.layer.0.hidden': 128})
     """
     if num_images < 1 or batch_size < 1:
         raise ValueError(f"num_images {num_images} and batch_size {batch_size} must be at least 1.")
