@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel
 from poa_hf import (
     PoaConfig,
     PoaDinov2RegistersConfig,
+    PoaDinov3ViTConfig,
     PoaForPreTraining,
     PoaResNetConfig,
     PoaSwinConfig,
@@ -29,6 +30,7 @@ VIT_SPACE = (143, 573, "384x12", "1024x24", {"small": "384x12", "base": "768x12"
 PUBLISHED = {
     "vit": (PoaViTConfig, *VIT_SPACE),
     "dinov2_registers": (PoaDinov2RegistersConfig, *VIT_SPACE),
+    "dinov3_vit": (PoaDinov3ViTConfig, *VIT_SPACE),
     "swin": (
         *(PoaSwinConfig, 39, 89, "96x2-2-6-2", "128x2-2-18-2"),
         {"tiny": "96x2-2-6-2", "small": "96x2-2-18-2", "base": "128x2-2-18-2"},
@@ -44,6 +46,7 @@ SMALL_VIT = dict(hidden_size=64, num_attention_heads=16, image_size=32, patch_si
 SMALL = {
     "vit": SMALL_VIT,
     "dinov2_registers": SMALL_VIT | dict(num_register_tokens=3),
+    "dinov3_vit": SMALL_VIT | dict(use_gated_mlp=True, hidden_act="silu"),
     "swin": dict(embed_dim=32, num_heads=[8, 16, 32, 64], image_size=64, patch_size=2, window_size=2, min_embed_dim=24),
     "resnet": dict(
         embedding_size=8, hidden_sizes=[32, 64, 128, 256], base_width=16, num_groups=4, depths=[1, 2, 3, 1],

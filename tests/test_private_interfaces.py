@@ -181,6 +181,8 @@ def test_elastic_models_have_all_that_their_parents_make():
     from poa_hf import (
         PoaDinov2RegistersConfig,
         PoaDinov2RegistersModel,
+        PoaDinov3ViTConfig,
+        PoaDinov3ViTModel,
         PoaSwinConfig,
         PoaSwinModel,
         PoaViTConfig,
@@ -191,6 +193,7 @@ def test_elastic_models_have_all_that_their_parents_make():
     for model_class, config in (
         (PoaViTModel, PoaViTConfig(**fields)),
         (PoaDinov2RegistersModel, PoaDinov2RegistersConfig(**fields)),
+        (PoaDinov3ViTModel, PoaDinov3ViTConfig(**fields)),
         (PoaSwinModel, PoaSwinConfig(embed_dim=16, depths=[2, 2], image_size=32, window_size=4)),
     ):
         ours = dict(model_class(config).named_modules())
@@ -206,6 +209,29 @@ def test_elastic_models_have_all_that_their_parents_make():
         assert not missing, (
             f"{model_class.stock_class.__name__}'s constructor makes {', '.join(sorted(missing))}, which "
             f"{model_class.__name__}'s does not: mend models/{model_class.__module__.rpartition('.')[2]}.py"
+        )
+
+
+def test_conversions_of_a_module_go_through_apply():
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTRopePositionEmbedding
+
+    from poa_hf import PoaDinov3ViTConfig, PoaDinov3ViTModel
+
+    fields = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32)
+    config = PoaDinov3ViTConfig(**fields, pos_embed_shift=0.5, pos_embed_jitter=2.0)
+    model = PoaDinov3ViTModel(config)
+    for converted in (model.half(), model.to(torch.float64), model.bfloat16()):
+        assert converted.rope_embeddings.inv_freq.dtype == torch.float32, (
+            "torch converts modules otherwise than by _apply: mend models/modeling_poa_dinov3_vit.py"
+        )
+    ours, stock = model.float().rope_embeddings, DINOv3ViTRopePositionEmbedding(config)
+    for training in (False, True):
+        found = []
+        for module in (ours, stock):
+            torch.manual_seed(0)
+            found.append(torch.cat(module.train(training)(torch.zeros(1, 3, 32, 48))))
+        assert torch.equal(*found), (
+            "transformers computes DINOv3's rotary positions otherwise: mend models/modeling_poa_dinov3_vit.py"
         )
 
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from .models.configuration_gn_resnet import GnResNetConfig
     from .models.configuration_poa import PoaConfig
     from .models.configuration_poa_dinov2_registers import PoaDinov2RegistersConfig
+    from .models.configuration_poa_dinov3_vit import PoaDinov3ViTConfig
     from .models.configuration_poa_resnet import PoaResNetConfig
     from .models.configuration_poa_swin import PoaSwinConfig
     from .models.configuration_poa_vit import PoaViTConfig
     from .models.modeling_gn_resnet import GnResNetBackbone, GnResNetForImageClassification, GnResNetModel
     from .models.modeling_poa_dinov2_registers import PoaDinov2RegistersModel
+    from .models.modeling_poa_dinov3_vit import PoaDinov3ViTModel
     from .models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
     from .models.modeling_poa_resnet import PoaResNetModel
     from .models.modeling_poa_swin import PoaSwinModel
@@ -58,6 +60,8 @@ __all__ = [
     "PoaConfig",
     "PoaDinov2RegistersConfig",
     "PoaDinov2RegistersModel",
+    "PoaDinov3ViTConfig",
+    "PoaDinov3ViTModel",
     "PoaForPreTraining",
     "PoaForPreTrainingOutput",
     "PoaResNetConfig",
@@ -103,6 +107,8 @@ _MODULES = {
     "PoaConfig": "models.configuration_poa",
     "PoaDinov2RegistersConfig": "models.configuration_poa_dinov2_registers",
     "PoaDinov2RegistersModel": "models.modeling_poa_dinov2_registers",
+    "PoaDinov3ViTConfig": "models.configuration_poa_dinov3_vit",
+    "PoaDinov3ViTModel": "models.modeling_poa_dinov3_vit",
     "PoaForPreTraining": "models.modeling_poa_pretraining",
     "PoaForPreTrainingOutput": "models.modeling_poa_pretraining",
     "PoaResNetConfig": "models.configuration_poa_resnet",

@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, Dinov2Config
 
-from poa_hf import PoaConfig, PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
+from poa_hf import PoaConfig, PoaDinov3ViTConfig, PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
 from poa_hf.models.elastic_config import elastic_config, image_shape
 from poa_hf.selection.costs import costs, count_costs
 
@@ -17,6 +17,9 @@ TINY = {
     "vit": lambda: tiny_backbone(num_hidden_layers=5),
     "vit, SwiGLU, steps of 2": lambda: tiny_backbone(
         num_hidden_layers=5, num_hidden_layers_step=2, use_swiglu_ffn=True, hidden_size_step=16,
+    ),
+    "dinov3, gated": lambda: PoaDinov3ViTConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=24, patch_size=8, use_gated_mlp=True,
     ),
     "swin": lambda: PoaSwinConfig(
         image_size=32, patch_size=2, window_size=4, embed_dim=16, num_heads=[2, 4], depths=[1, 5], min_embed_dim=8,

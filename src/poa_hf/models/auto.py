@@ -13,11 +13,13 @@ from transformers import (
 from .configuration_gn_resnet import GnResNetConfig
 from .configuration_poa import PoaConfig
 from .configuration_poa_dinov2_registers import PoaDinov2RegistersConfig
+from .configuration_poa_dinov3_vit import PoaDinov3ViTConfig
 from .configuration_poa_resnet import PoaResNetConfig
 from .configuration_poa_swin import PoaSwinConfig
 from .configuration_poa_vit import PoaViTConfig
 from .modeling_gn_resnet import GnResNetBackbone, GnResNetForImageClassification, GnResNetModel
 from .modeling_poa_dinov2_registers import PoaDinov2RegistersModel
+from .modeling_poa_dinov3_vit import PoaDinov3ViTModel
 from .modeling_poa_pretraining import PoaForPreTraining
 from .modeling_poa_resnet import PoaResNetModel
 from .modeling_poa_swin import PoaSwinModel
@@ -26,6 +28,7 @@ from .modeling_poa_vit import PoaViTModel
 _MODELS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
     PoaViTConfig: PoaViTModel,
     PoaDinov2RegistersConfig: PoaDinov2RegistersModel,
+    PoaDinov3ViTConfig: PoaDinov3ViTModel,
     PoaSwinConfig: PoaSwinModel,
     PoaResNetConfig: PoaResNetModel,
     GnResNetConfig: GnResNetModel,

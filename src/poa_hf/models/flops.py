@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import MODEL_MAPPING
+from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from ..elastic import ElasticSpace, SubNetwork
@@ -31,13 +31,22 @@ def count_forward_flops(config: ElasticConfigMixin, sub_network: SubNetwork, sid
         sub_network: A size in or outside of its space.
         side: Height and width of the image in pixels, which need not be `image_size`.
     """
-    elastic_class = cast("type[ElasticModelMixin]", MODEL_MAPPING[type(config)])
-    with torch.device("meta"), no_init_weights():  # some models look at values while they are made
-        model = elastic_class(config.plain_config(sub_network)).eval()
+    with torch.device("meta"):  # some models look at values while they are made
+        model = plain_model(config, sub_network)
     # unlike tensors on the meta device, fake ones are on the CPU, so that attention takes a fused kernel
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), torch.no_grad(), flop_counter() as counter:
         model.to_empty(device="cpu")(torch.empty(1, config.num_channels, side, side))
     return counter.get_total_flops()
+
+
+def plain_model(config: ElasticConfigMixin, sub_network: SubNetwork) -> PreTrainedModel:
+    """Return a sub-network as a model of the elastic class, in evaluation mode and with uninitialised parameters.
+
+    Autograd records what it does in training, and neither dropout nor stochastic depth takes part.
+    """
+    elastic_class = cast("type[ElasticModelMixin]", MODEL_MAPPING[type(config)])
+    with no_init_weights():
+        return elastic_class(config.plain_config(sub_network)).eval()
 
 
 def summed_over_stages(

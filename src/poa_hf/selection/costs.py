@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 from ..elastic import SubNetwork
 from ..models.elastic_config import ElasticConfigMixin, elastic_config, image_shape
 from ..models.elastic_model import ElasticModelMixin
-from ..models.flops import flop_counter, summed_over_stages
+from ..models.flops import flop_counter, plain_model, summed_over_stages
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
     """Count the costs of one sub-network, in or outside the space, by a forward pass of tensors without memory.
 
     Unlike tensors on the meta device, fake tensors are on the CPU, so that PyTorch takes the same attention kernel as
-    in real execution.
+    in real execution. A plain model of the elastic class computes what the stock one does, and keeps none of these
+    tensors in a cache of the process, as stock DINOv3 would.
     """
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -90,8 +91,8 @@ def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
 
     counter = flop_counter()
     with torch.device("meta"):  # not yet as fake tensors: some models look at values while they are made
-        # in evaluation mode: autograd records the same, and neither dropout nor stochastic depth takes part
-        model = stock_model(config, sub_network)
+        parameters = stock_model(config, sub_network).num_parameters()
+        model = plain_model(config, sub_network)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), torch.enable_grad():
         model = model.to_empty(device="cpu")
         pixel_values = torch.empty(1, *image_shape(config))  # (1, C, H, W)
@@ -100,6 +101,5 @@ def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
             model(pixel_values)
         for storage in model_storages:
             kept.pop(id(storage), None)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
     activation_bytes = sum(storage.nbytes() for storage in kept.values())
     return Costs(parameters, counter.get_total_flops() // 2, activation_bytes)
