@@ -236,7 +236,23 @@ def test_arguments_that_do_not_fit(options, message):
         CropArguments(**options)
 
 
-def test_columns_of_arrays(tmp_path):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_arrays_have_the_type_of_their_column(streamed):
+    """Dark images of 16 bits hold no value that would tell them from 8 bits."""
+    from poa_hf.evaluation.labelled import LabelledImages
+
+    dark = [RNG.integers(0, 300, (6, 7, 5)).astype(np.uint16) for _ in range(2)]
+    features = datasets.Features(image=datasets.Array3D((6, 7, 5), "uint16"), label=datasets.Value("int64"))
+    dataset = datasets.Dataset.from_dict({"image": dark, "label": [0, 1]}, features=features)
+    dataset = dataset.to_iterable_dataset() if streamed else dataset
+    expected = [in_8_bits(each) for each in dark]
+    rows = [row for _, batch in LabelledImages(dataset).batches(2, 0, 1) for row in batch]
+    assert all(np.array_equal(open_image(row.image, num_channels=5), e) for row, e in zip(rows, expected, strict=True))
+    mean, _ = measure_statistics(dataset, 5)
+    np.testing.assert_allclose(mean, np.stack(expected).mean((0, 1, 2)) / 255, atol=1e-4)
+
+
+def test_columns_of_arrays():
     images = [bands(5, size=(12, 12)) for _ in range(4)]
     features = datasets.Features(bands=datasets.Array3D((12, 12, 5), "uint8"), label=datasets.Value("int64"))
     dataset = datasets.Dataset.from_dict({"bands": images, "label": [0, 1, 2, 3]}, features=features)

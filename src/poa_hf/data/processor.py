@@ -67,8 +67,9 @@ def decoding_of(processor: BaseImageProcessor) -> dict[str, Any]:
 def prepared_images(processor: Any, images: Sequence[Pixels], **options: Any) -> Tensor:
     """Return the images (B, C, H, W) as a model takes them.
 
-    Stock processors resize with Pillow, which has no images of 5 channels and more. Those are given to the processor
-    one channel after the other, each with its own mean and standard deviation.
+    Stock processors resize with Pillow, which takes the last of two or four channels for opacity, and has no images of
+    five channels and more. So arrays are given to the processor one channel after the other, each with its own mean and
+    standard deviation.
 
     Args:
         processor: An image processor of transformers.

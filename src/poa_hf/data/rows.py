@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from .crop_arguments import CropArguments
@@ -49,6 +50,19 @@ def image_name(image: Any, index: int, folder: str | None) -> str:
         # in a table, the path beside the bytes is only what the file was called once
         path = image.get("path") if folder is not None or image.get("bytes") is None else None
     return path_in_folder(os.fspath(path), folder) if isinstance(path, str | os.PathLike) else str(index)
+
+
+def stored_type(dataset: Any, column: str | None) -> np.dtype | None:
+    """Return the type of the numbers in a column of arrays (`Array2D`, `Array3D`); None for any other column."""
+    import datasets
+
+    feature = (getattr(dataset, "features", None) or {}).get(column)
+    return np.dtype(feature.dtype) if isinstance(feature, datasets.Array2D | datasets.Array3D) else None
+
+
+def as_stored(image: Any, dtype: np.dtype | None) -> Any:
+    """Return an image of a column of arrays as an array: rows hold nested lists, which do not say their type."""
+    return np.asarray(image, dtype) if dtype is not None and isinstance(image, list) else image
 
 
 def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
@@ -110,7 +124,7 @@ class IndexedImages:
 
     def __init__(self, dataset: Any, column: str | None = None):
         self.column = find_image_column(dataset, column)
-        self.dataset = undecoded(dataset, [self.column])
+        self.dataset, self.dtype = undecoded(dataset, [self.column]), stored_type(dataset, self.column)
         self.folder = folder_of_images(dataset)
         if len(dataset) == 0:
             raise ValueError("The dataset is empty: give one with at least one image.")
@@ -119,11 +133,11 @@ class IndexedImages:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        return image_of_item(self.dataset[index], self.column)
+        return as_stored(image_of_item(self.dataset[index], self.column), self.dtype)
 
     def row(self, index: int) -> Row:
         """Read one row; a dataset's own failure to decode it becomes the row's image."""
-        image = image_of_item(read_item(self.dataset, index), self.column)
+        image = as_stored(image_of_item(read_item(self.dataset, index), self.column), self.dtype)
         return Row(image_name(image, index, self.folder), image)
 
 
@@ -141,6 +155,7 @@ class StreamedImages:
 
     def __init__(self, dataset: Any, column: str | None = None, args: CropArguments | None = None):
         self.column, self.args = find_image_column(unformatted(dataset), column), args or CropArguments()
+        self.dtype = stored_type(dataset, self.column)
         self.shards = Shards(undecoded(dataset, [self.column]))
         self.num_shards = self.shards.count
         if self.num_shards == 0:
@@ -159,7 +174,7 @@ class StreamedImages:
             state: The shard's `state` at that row, if there is one.
         """
         for row in self.shards.rows(shard, start, state):
-            image = row.get(self.column)
+            image = as_stored(row.get(self.column), self.dtype)
             yield _without_file(image, self.args) if isinstance(image, Image.Image) else image
 
     def state(self, shard: Any) -> dict | None:

@@ -18,7 +18,7 @@ import numpy as np
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.decoding import UndecodableImage
 from ..data.folders import folder_of_images
-from ..data.rows import Row, image_name, read_item, undecoded, unformatted
+from ..data.rows import Row, as_stored, image_name, read_item, stored_type, undecoded, unformatted
 from ..data.shards import Shards
 from ..data.sources import find_image_column, image_of_item
 from .label_column import find_label_column
@@ -93,6 +93,7 @@ class LabelledImages:
         self.label_column = find_label_column(dataset, label_column)
         feature = (getattr(dataset, "features", None) or {}).get(self.label_column)
         self.class_names: list[str] | None = getattr(feature, "names", None)
+        self.dtype = stored_type(dataset, self.image_column)
         self.dataset = dataset = undecoded(dataset, [self.image_column, self.label_column])
         if self.is_stream:
             self.shards = Shards(dataset, enough=0 if limit is None else SPREAD)
@@ -254,7 +255,7 @@ class LabelledImages:
         if isinstance(item, UndecodableImage):
             return LabelledRow(str(index), item, 0)
         value = item[1] if self.label_column is None else item.get(self.label_column)
-        image = image_of_item(item, self.image_column)
+        image = as_stored(image_of_item(item, self.image_column), self.dtype)
         name = image_name(image, index, self.folder)
         return LabelledRow(name, image, self._label(value, name))
 
@@ -267,7 +268,8 @@ class LabelledImages:
             if kept is not None and number not in kept:
                 continue
             name = f"{shard}:{number}"
-            yield LabelledRow(name, row.get(self.image_column), self._label(row.get(self.label_column), name))
+            image = as_stored(row.get(self.image_column), self.dtype)
+            yield LabelledRow(name, image, self._label(row.get(self.label_column), name))
 
     def _spread_rows(self, limit: int) -> Iterator[LabelledRow]:
         """Iterate over `limit` rows that are spread over the stream.

@@ -1,4 +1,4 @@
-from poa_hf.publishing.card.values import training_time
+from poa_hf.publishing.card.values import image_words, training_time
 from poa_hf.runs.training_time import ComputePart
 
 
@@ -11,3 +11,8 @@ def test_times_add_up_by_device():
         "32 s on a CPU, then 10 min on CPUs (2 processes), then 2 h on 8 x NVIDIA A100 (16 device hours)"
     )
     assert training_time([]) == ""
+
+
+def test_images_of_other_channels():
+    assert image_words(3) == "a PIL image" and "grey" in image_words(1)
+    assert "(4, height, width)" in image_words(4) and "torchvision" in image_words(5)

@@ -65,6 +65,7 @@ def write_card(
         one_of_sizes=f"one of {len(space)} sizes" if len(space) > 1 else "the only size",
         supernet=link(supernet, f"{values.HUB}/{supernet}") if is_repo_id(supernet) else "",
         snippet=format.snippet(name),
+        image=values.image_words(stock_config.num_channels),
         num_features=getattr(stock_config, "hidden_size", None) or stock_config.hidden_sizes[-1],
         requirements=format.requirements,
         caption=escape(draw_sizes(folder, facts, sub_network)),

@@ -72,6 +72,20 @@ def run_values(facts: CardFacts) -> dict[str, Any]:
     }
 
 
+def image_words(num_channels: int) -> str:
+    """Say what a model of these channels takes for an image."""
+    if num_channels == 3:
+        return "a PIL image"
+    if num_channels == 1:
+        return 'a grey PIL image (`image.convert("L")`)'
+    # without torchvision, Pillow resizes two and four channels as if the last were opacity, and no others
+    return (
+        f'a uint8 array of shape ({num_channels}, height, width), given with `input_data_format="channels_first"`, '
+        "which `transformers` resizes well where torchvision is installed (0 and 255 are the values of `image_range` "
+        "in `preprocessor_config.json`, if it says any)"
+    )
+
+
 def how_trained(facts: CardFacts) -> str:
     """Return the predicate of "The model ...": pre-trained from scratch, from another model, or distilled from one."""
     source, teacher = facts.run.started_from, facts.run.distilled_from
