@@ -10,7 +10,7 @@ from ..models.saved_files import CONFIG
 from .stock import stock_types
 
 _NO_CLASS_TOKEN = "has no class token, while the patches of every elastic ViT attend to one"
-_PRE_NORM = "normalises its tokens before the first block, which no elastic ViT does"
+_PRE_NORM = "normalises its tokens before the first block, unlike an elastic ViT"
 _CONVOLUTIONS = "is a convolutional network of its own kind, for which docs/new_family.md shows how to write a family"
 # What a type of models computes that no elastic family does.
 _DIFFERENCES = {
@@ -23,7 +23,7 @@ _DIFFERENCES = {
     "clip": _PRE_NORM,
     "clip_vision_model": _PRE_NORM,
     "swinv2": "has cosine attention and a position bias that a network computes, which the elastic Swin lacks",
-    "hiera": "pools its queries between stages, which no elastic family does",
+    "hiera": "pools its queries between stages, unlike the elastic families",
     "convnext": _CONVOLUTIONS,
     "convnextv2": _CONVOLUTIONS,
     "dinov3_convnext": _CONVOLUTIONS,
