@@ -47,8 +47,10 @@ def unsupported(name: str, fields: Mapping[str, Any]) -> str:
             reason = f", as a model of timm ({one_line(architecture, 60)}), whose form for transformers may exist"
         return f"{name} has no model_type in its {CONFIG}{reason}: {advice}"
     difference = _difference_of_beit(fields) if model_type in _BEIT_TYPES else _DIFFERENCES.get(str(model_type))
-    reason = f", which {difference}" if difference else ""
-    return f"{name} is a {one_line(model_type, 60)!r} model{reason}: {advice}"
+    kind = f"{name} is a {one_line(model_type, 60)!r} model"
+    if not difference:
+        return f"{kind}: {advice}"
+    return f"{kind}, which {difference}: it can teach one (--foreign_teacher), and {advice}"
 
 
 def _difference_of_beit(fields: Mapping[str, Any]) -> str:
