@@ -6,7 +6,16 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, SwinConfig, ViTConfig
+from transformers import (
+    BitImageProcessorPil,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
+    SwinConfig,
+    ViTConfig,
+    ViTMAEConfig,
+)
 
 from poa_hf import PoaConfig, PoaForPreTraining
 from poa_hf.cli.main import main
@@ -51,6 +60,9 @@ def test_nothing_but_the_source_is_needed(tmp_path, source):
     for config, crops in (
         (Dinov2Config(image_size=518), (224, 98)),
         (ViTConfig(image_size=384), (224, 96)),
+        (ViTMAEConfig(image_size=[224, 448]), (224, 96)),
+        (Dinov2WithRegistersConfig(image_size=518, patch_size=14), (224, 98)),
+        (DINOv3ViTConfig(image_size=[768, 512]), (224, 96)),
         (SwinConfig(image_size=384, window_size=12), (384, 96)),
     ):
         config.save_pretrained(tmp_path / "other")

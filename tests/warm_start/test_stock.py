@@ -18,6 +18,9 @@ from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersForImageClassification,
     Dinov2WithRegistersModel,
+    DINOv3ViTBackbone,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     SwinConfig,
     SwinForMaskedImageModeling,
     SwinModel,
@@ -45,6 +48,10 @@ def registers(**fields):
     return Dinov2WithRegistersConfig(**{**DINOV2, "num_register_tokens": 3, **fields})
 
 
+def dinov3(**fields):
+    return DINOv3ViTConfig(**SIZE, intermediate_size=85, image_size=[64, 48], num_register_tokens=2, **fields)
+
+
 def depth_anything():
     backbone = Dinov2Config(**DINOV2, out_indices=[1, 2], reshape_hidden_states=False)
     return DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=backbone, **DEPTH))
@@ -63,6 +70,11 @@ SOURCES = {
         Dinov2WithRegistersModel,
     ),
     "registers backbone": (lambda: Dinov2WithRegistersBackbone(registers(mlp_ratio=2)), Dinov2WithRegistersModel),
+    "dinov3_vit": (lambda: DINOv3ViTModel(dinov3(use_gated_mlp=True, hidden_act="silu")), DINOv3ViTModel),
+    "dinov3_vit backbone": (
+        lambda: DINOv3ViTBackbone(dinov3(key_bias=True, mlp_bias=False, patch_size=14, rope_theta=50.0)),
+        DINOv3ViTModel,
+    ),
     "depth_anything": (depth_anything, Dinov2Model),
     "swin masked": (lambda: SwinForMaskedImageModeling(SwinConfig(**SWIN, encoder_stride=8)), SwinModel),
 }  # fmt: skip
@@ -97,7 +109,7 @@ def tokens(stock, images: torch.Tensor, resizes: bool = True) -> torch.Tensor:
     if isinstance(stock, ViTMAEModel):
         patches = (images.shape[2] // stock.config.patch_size) * (images.shape[3] // stock.config.patch_size)
         options["noise"] = torch.arange(patches).expand(len(images), -1)
-    if resizes and not isinstance(stock, Dinov2Model | Dinov2WithRegistersModel):
+    if resizes and not isinstance(stock, Dinov2Model | Dinov2WithRegistersModel | DINOv3ViTModel):
         options["interpolate_pos_encoding"] = True
     return copy.deepcopy(stock)(images, **options).last_hidden_state
 
@@ -114,7 +126,7 @@ def test_the_encoder_in_a_checkpoint_of_any_class_is_the_full_size(tmp_path, nam
     stock = encoder_of(tmp_path, encoder)
     model, start = started(tmp_path)
     assert start.model_type == stock.config.model_type and start.resized is None
-    side = stock.config.image_size
+    side = 4 * model.config.backbone_config.patch_grid
     for size in (side, 2 * side):
         images = torch.randn(2, 3, size, size)
         expected = tokens(stock, images)
@@ -125,7 +137,9 @@ def test_the_encoder_in_a_checkpoint_of_any_class_is_the_full_size(tmp_path, nam
     assert torch.equal(ours(model, images), tokens(stock, images))
 
 
-@pytest.mark.parametrize("name", ["dinov2 backbone", "registers classifier", "vit_mae pre-training", "swin masked"])
+@pytest.mark.parametrize(
+    "name", ["dinov2 backbone", "registers classifier", "dinov3_vit", "vit_mae pre-training", "swin masked"]
+)
 def test_half_precision_and_several_files_give_the_same_weights_in_float32(tmp_path, name):
     make, encoder = SOURCES[name]
     for dtype in (torch.bfloat16, torch.float16):
@@ -134,7 +148,8 @@ def test_half_precision_and_several_files_give_the_same_weights_in_float32(tmp_p
         stock = encoder_of(tmp_path / str(dtype), encoder)
         model, _ = started(tmp_path / str(dtype))
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-        images = torch.randn(1, 3, stock.config.image_size, stock.config.image_size)
+        side = model.config.backbone_config.image_size
+        images = torch.randn(1, 3, side, side)
         assert torch.equal(ours(model, images), tokens(stock, images))
 
 
@@ -173,3 +188,11 @@ def test_the_distillation_token_of_a_deit_becomes_a_register(tmp_path, make):
     stock, images = DeiTModel.from_pretrained(tmp_path / "wide").eval(), torch.randn(1, 3, 32, 48)
     expected = tokens(stock, images, resizes=False)
     assert (ours(started(tmp_path / "wide")[0], images) - expected).norm() < 2e-6 * expected.norm()
+
+
+def test_the_augmentation_of_rotary_positions_is_the_sources_unless_it_is_turned_off(tmp_path):
+    dinov3(pos_embed_jitter=1.5, pos_embed_rescale=3.0).save_pretrained(tmp_path)
+    config = warm_start_config(tmp_path)
+    assert (config.pos_embed_shift, config.pos_embed_jitter, config.pos_embed_rescale) == (None, 1.5, 3.0)
+    assert warm_start_config(tmp_path, pos_embed_rescale=None).pos_embed_rescale is None
+    assert warm_start_config(tmp_path, min_hidden_size=None, image_size=None).image_size == 64

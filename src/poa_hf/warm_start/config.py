@@ -22,6 +22,7 @@ _REASONS = {
     "patch_size": "a patch embedding for other patches would compute something else",
     "window_size": "the relative position bias belongs to its windows",
     "layer_norm_eps": "the model's function depends on it",
+    "rope_theta": "queries and keys would be turned by other angles",
 }
 
 
@@ -60,7 +61,8 @@ def backbone_fields(source: Source, explicit: Mapping[str, Any]) -> dict[str, An
 
     Args:
         source: The model to start from. If it is elastic itself, the smallest size and the steps default to its own.
-        explicit: Fields that the user set. They may not contradict the source; None counts as not set.
+        explicit: Fields that the user set. They may not contradict the source; None counts as not set, except for the
+            augmentation of rotary positions, which it turns off.
 
     Raises:
         ValueError: If an explicit field contradicts the source.
@@ -73,7 +75,8 @@ def backbone_fields(source: Source, explicit: Mapping[str, Any]) -> dict[str, An
     theirs = fields_in_family(config, source.name)
     defaults = {name: _plain(name, theirs[name]) for name in _inherited(family, source) if name in theirs}
     defaults["image_size"] = square_image_size(config, source.name)
-    explicit = {name: value for name, value in explicit.items() if value is not None}
+    # None turns a field of the source off where it can be off, and means "not given" elsewhere
+    explicit = {name: value for name, value in explicit.items() if value is not None or name in _KEPT_OF_STOCK}
     if config.model_type == "swin" and "embed_dim_step" not in explicit:
         # with few heads, the published 3/4 of the width would be the full width again: take one step less
         elastic: Any = family(**defaults, **{n: v for n, v in fixed.items() if n != "model_type"})
