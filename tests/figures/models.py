@@ -2,7 +2,7 @@
 
 import torch
 
-from ..test_contract import TINY, backbone, tiny
+from ..test_contract import TINY, VITS, backbone, tiny
 
 TINY_VIT = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8, intermediate_size=64
@@ -11,7 +11,7 @@ TINY_VIT = dict(
 
 def elastic(family: str):
     """Make an elastic model with weights so large that patches differ and attention is uneven."""
-    fields = TINY[family] | ({"layerscale_value": 1.0} if family == "vit" else {})
+    fields = TINY[family] | ({"layerscale_value": 1.0} if family in VITS else {})
     model = tiny(family).student.__class__(backbone(family, fields))
     return strengthen(model)
 

@@ -25,7 +25,7 @@ from poa_hf.figures.patches import (
     patch_pca,
 )
 
-from ..test_contract import tiny
+from ..test_contract import PUBLISHED, VITS, tiny
 from .models import TINY_VIT, elastic, images, strengthen
 
 
@@ -36,15 +36,16 @@ def eager_attention(model, pixels, **options) -> torch.Tensor:
     return model(pixels, output_attentions=True, **options).attentions[-1]
 
 
+@pytest.mark.parametrize("family", VITS)
 @pytest.mark.parametrize("size", [(32, 32), (64, 48)])
-def test_attention_of_every_size_is_the_extracted_models(size):
-    model = elastic("vit")
+def test_attention_of_every_size_is_the_extracted_models(size, family):
+    model = elastic(family)
     pixels = images(model, size=size)
     grid = size[0] // 8, size[1] // 8
     for sub_network in (None, "64x3", "48x2", model.config.space.smallest):
         maps = attention_maps(model, pixels, sub_network)
         stock = model.extract(sub_network)
-        expected = eager_attention(stock, pixels)[:, :, 0, 1:]
+        expected = eager_attention(stock, pixels)[:, :, 0, model.config.num_prefix_tokens :]
         assert maps.shape == (2, stock.config.num_attention_heads, *grid) and maps.dtype == torch.float32
         torch.testing.assert_close(maps.flatten(2), expected, rtol=1e-5, atol=1e-7)
         assert torch.equal(attention_maps(stock, pixels), maps)
@@ -100,11 +101,12 @@ def test_attention_is_refused_where_it_means_something_else():
             function(vit, images(vit)[0])
 
 
+@pytest.mark.parametrize("family", PUBLISHED)
 @torch.no_grad()
 def test_features_lie_where_their_patches_are(family):
     model = elastic(family)
     side = model.config.image_size
-    step = {"vit": 8, "swin": 16, "resnet": 32}[family]
+    step = {"swin": 16, "resnet": 32}.get(family, 8)
     for size in ((side, side), (2 * side, side), (2 * side, 2 * side)):
         pixels = images(model, size=size)
         for sub_network in (None, model.config.space.smallest):
@@ -114,7 +116,7 @@ def test_features_lie_where_their_patches_are(family):
             if family == "resnet":
                 assert torch.equal(features.permute(0, 3, 1, 2), hidden)
             else:
-                assert torch.equal(features.flatten(1, 2), hidden[:, 1:] if family == "vit" else hidden)
+                assert torch.equal(features.flatten(1, 2), hidden[:, model.config.num_prefix_tokens :])
             if family != "swin" or size == (side, side):  # stock Swin's windows are others on other maps
                 extracted = model.extract(sub_network)
                 assert torch.equal(patch_features(extracted, pixels), features)

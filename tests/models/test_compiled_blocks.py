@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig
+from poa_hf import PoaConfig, PoaDinov2RegistersConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig
 from poa_hf.models import compiled_blocks
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable, check_compiler
@@ -15,13 +15,16 @@ HEADS = dict(num_prototypes=[16], head_hidden_size=16, head_bottleneck_size=8)
 BACKBONES = {
     "vit": PoaViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, min_hidden_size=16,
                         min_num_hidden_layers=1, image_size=32, patch_size=16, drop_path_rate=0.3),
+    "dinov2_registers": PoaDinov2RegistersConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+                                                 min_hidden_size=16, min_num_hidden_layers=1, image_size=32,
+                                                 patch_size=16, drop_path_rate=0.3, use_swiglu_ffn=True),
     "swin": PoaSwinConfig(image_size=32, embed_dim=16, depths=[2, 1], num_heads=[2, 4], min_embed_dim=8,
                           min_depths=[1, 1], window_size=2, drop_path_rate=0.3),
     "resnet": PoaResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], base_width=8, num_groups=4,
                               min_base_width=4, min_depths=[1, 1]),
 }  # fmt: skip
 families = pytest.mark.parametrize(
-    "family", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin", "resnet"))]
+    "family", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES if name != "vit")]
 )
 
 

@@ -18,15 +18,17 @@ from poa_hf.publishing.release import Release
 
 from ..conftest import golden_model, run_python, save_run
 from ..loopback_hub import LoopbackHub
+from ..test_contract import tiny
 
 SUPERNET = "me/poa-vit-l-supernet"
-SIZES = {"vit": "small,24x2,large", "swin": "tiny", "resnet": "8x1-1-2-1"}
+SIZES = {"vit": "small,24x2,large", "swin": "tiny", "resnet": "8x1-1-2-1", "dinov2_registers": "base"}
 
 
 @pytest.fixture(scope="module")
 def runs(vit_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
     others = {family: save_run(golden_model(family), folder / family) for family in ("swin", "resnet")}
+    others["dinov2_registers"] = save_run(tiny("dinov2_registers", hidden_size_step=20), folder / "dinov2_registers")
     return {"vit": vit_run, **others}
 
 
@@ -68,7 +70,7 @@ def test_transformers_alone_loads_every_family(published, runs, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 170, 3), np.uint8)).save(tmp_path / "image.png")
     families = {family: Release.from_run(run, SIZES[family], "me") for family, run in runs.items()}
     ids = {repo_id: (family, size) for family, of in families.items() for size, repo_id in of.ids.items()}
-    assert len(ids) == 5 and {"configuration_gn_resnet.py", "modeling_gn_resnet.py"} <= {
+    assert len(ids) == 6 and {"configuration_gn_resnet.py", "modeling_gn_resnet.py"} <= {
         path for (_, repo_id), repo in published.repos.items() if "resnet" in repo_id for path in repo.files()
     }
     run_python("-c", WITHOUT_POA_HF, str(tmp_path), *ids, env=published.env(tmp_path / "home"))

@@ -13,9 +13,12 @@ from poa_hf.data.processor import evaluation_processor
 from poa_hf.publishing.export import extract_to
 
 from ...conftest import golden_model, run_python, tiny_backbone, tiny_config
+from ...test_contract import tiny
 
 
 def small_model(family: str) -> PoaForPreTraining:
+    if family == "dinov2_registers":
+        return tiny(family)
     if family != "swin":
         return golden_model(family)
     # with shifted windows, but fewer blocks than the golden one, which takes long to export
@@ -47,9 +50,10 @@ def dimensions(values) -> dict[str, list]:
     }
 
 
-@pytest.mark.parametrize(
-    "family", ["vit", "swin", "resnet", pytest.param("swin of four stages", marks=pytest.mark.slow)]
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dinov2_registers", "swin of four stages")]
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "resnet", *SLOW])
 def test_onnx_runtime_gives_the_features_for_batches_of_any_size(family, tmp_path):
     model = golden_model("swin") if "stages" in family else small_model(family)
     size, pixels = model.config.backbone_config.space.smallest, model.config.backbone_config.image_size

@@ -11,6 +11,7 @@ from poa_hf.publishing.export import extract_to
 from poa_hf.publishing.formats.format import find_format
 
 from ...conftest import golden_config, run_python
+from ...test_contract import tiny
 from ..card.helpers import blocks, facts_of, loaded, written
 
 RUN = """
@@ -32,9 +33,11 @@ def test_the_code_of_a_card_loads_the_model_without_poa_hf(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8))
     image.save(tmp_path / "image.png")
     expected = {}
-    for family, formats in {"vit": ("dinov2", "vit"), "swin": ("swin",), "resnet": ("gn_resnet",)}.items():
+    formats_of = {"vit": ("dinov2", "vit"), "swin": ("swin",), "resnet": ("gn_resnet",)}
+    for family, formats in (formats_of | {"dinov2_registers": ("dinov2_with_registers",)}).items():
         torch.manual_seed(0)
-        model = PoaForPreTraining(golden_config(family)).eval()
+        config = tiny(family, hidden_size_step=20).config if family not in formats_of else golden_config(family)
+        model = PoaForPreTraining(config).eval()
         size = model.config.backbone_config.space.spread[1]
         for format in formats:
             folder = tmp_path / f"poa small é {format}"
