@@ -145,6 +145,7 @@ def test_every_configuration_file_is_a_recipe(path, tmp_path):
         argv += ["--init_from", str(tmp_path / "dinov2-large")]
     recipe = parse_recipe(argv)
     sizes = {"vit_large": 143, "dinov2_registers_large": 143, "swin_base": 39, "resnet152": 465}
+    sizes |= {"dinov3_large": 143, "dinov3_base": 49, "dinov3_small": 28, "dinov3_huge_plus": 48}
     family = next((name for name in sizes if path.stem.startswith(name)), None)
     if family:
         args = recipe.training
@@ -152,7 +153,9 @@ def test_every_configuration_file_is_a_recipe(path, tmp_path):
         # as published: 32 processes, and one that accumulates, see the same images
         per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
         published = {"swin_base": 2048, "resnet152": 1280}.get(family, 1600)
-        assert per_step == {"": published // 32, "_single_gpu": published}.get(path.stem.removeprefix(family), 64)
+        processes = {"dinov3_small": 8, "dinov3_base": 16, "dinov3_huge_plus": 64}.get(family, 32)
+        expected = {"_single_gpu": published, "_small_batch": 64}
+        assert per_step == expected.get(path.stem.removeprefix(family), published // processes)
         assert args.output_dir == f"runs/{path.stem}"
     if recipe.init_from:
         assert len(recipe.model.backbone_config.space) == 143 and recipe.training.freeze_backbone_steps == 800

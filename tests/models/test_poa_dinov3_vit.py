@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from poa_hf import PoaDinov3ViTConfig, PoaDinov3ViTModel, PoaForPreTraining, SubNetwork, costs, extract_to
+from poa_hf.cli.recipe import parse_recipe
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.models.compiled_blocks import BlockCompiler
 
@@ -296,6 +297,25 @@ def test_a_saved_run_is_loaded_with_its_positions(tmp_path):
 def test_configurations_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         PoaDinov3ViTConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "full", "parameters", "smaller"),
+    [  # as published: 21, 29, 86, 300 and 840 million (arXiv 2508.10104)
+        ("dinov3_small", "384x12", 21.6, {"192x6": 2.8}),
+        ("dinov3_small_plus", "384x12", 28.7, {"192x6": 3.7}),
+        ("dinov3_base", "768x12", 85.7, {"384x12": 21.6}),
+        ("dinov3_large", "1024x24", 303.1, {"384x12": 21.6, "768x12": 85.7}),
+        ("dinov3_huge_plus", "1280x32", 840.6, {"384x12": 28.7}),
+    ],
+)
+def test_recipes_hold_the_published_sizes(recipe, full, parameters, smaller):
+    config = parse_recipe(["--config", recipe]).model.backbone_config
+    assert str(config.space.full) == full
+    for size, millions in {full: parameters, **smaller}.items():
+        with torch.device("meta"):
+            model = DINOv3ViTModel(config.stock_config(config.space.resolve(size)))
+        assert round(model.num_parameters() / 1e6, 1) == millions
 
 
 def test_configurations_of_sizes_are_stock_ones():
