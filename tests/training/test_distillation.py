@@ -2,13 +2,18 @@
 
 import json
 
+import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import ConvNextConfig, ConvNextModel, Dinov2Config, Dinov2Model, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments
 
+from ..conftest import tiny_config
+from .processes import in_processes
 from .test_trainer import arguments, images, metrics, new_model
 
 FORMS = {
@@ -101,3 +106,72 @@ def test_options_of_a_teacher_need_one(tmp_path):
         PoaTrainer(new_model(), arguments(tmp_path, foreign_teacher_size=32), images())
     with pytest.raises(ValueError, match="foreign_teacher_loss is 'both': choose one of features, prototypes"):
         PoaTrainingArguments(foreign_teacher_loss="both")
+
+
+@pytest.mark.parametrize("form", ["features", "prototypes"])
+def test_cached_features_are_those_of_whole_images_and_serve_a_resumed_run(tmp_path, form):
+    options = dict(max_steps=3, save_steps=1, cache_teacher=True, foreign_teacher_patches=False)
+    options |= dict(foreign_teacher_loss=form)
+    calls = []
+
+    def train(folder, *resume):
+        frozen = teacher()
+        frozen.register_forward_pre_hook(lambda *_: calls.append(folder.name))
+        dataset = [*images(), b"not an image"]
+        trainer = PoaTrainer(new_model(), arguments(folder, **options), dataset, foreign_teacher=frozen)
+        trainer.train(*resume)
+        return trainer
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trainer = train(whole)
+    # 16 of 17 images, resized as Pillow does, normalised as the crops are
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (trainer.args.image_mean, trainer.args.image_std))
+    pixels = [np.asarray(image.resize((28, 28), Image.Resampling.BICUBIC)) for image in images()]
+    pixels = torch.stack([(torch.tensor(each).permute(2, 0, 1) / 255 - mean) / std for each in pixels])
+    expected = teacher().eval()(pixels).pooler_output
+    given = trainer.teacher_features({"image_ids": [str(index) for index in range(16)]}, None).images
+    torch.testing.assert_close(given, expected.repeat(2, 1), rtol=0.03, atol=0.03)  # both round to 8 bits
+    train(parts)
+    calls.clear()
+    train(parts, str(parts / "checkpoint-2"))
+    assert len(calls) == 2  # to find out what it computes; the features are read
+    a, b = states(whole, parts)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_what_cannot_be_cached_is_refused(tmp_path):
+    options = dict(cache_teacher=True, foreign_teacher_patches=False)
+    stream = datasets.Dataset.from_dict({"picture": images(4)}).to_iterable_dataset()
+    with pytest.raises(ValueError, match="the dataset is a stream: add --streaming false"):
+        PoaTrainer(new_model(), arguments(tmp_path, **options), stream, foreign_teacher=teacher())
+    with pytest.raises(ValueError, match="keeps features of whole images.*add --foreign_teacher_patches false"):
+        PoaTrainer(new_model(), arguments(tmp_path, cache_teacher=True), images(), foreign_teacher=teacher())
+    with pytest.raises(ValueError, match="cache_teacher is given, but no teacher"):
+        PoaTrainer(new_model(), arguments(tmp_path, cache_teacher=True), images())
+
+
+def distil(folder: str, options: dict) -> None:
+    """A run of a process of several, or of the only one."""
+    torch.manual_seed(0)
+    model = PoaForPreTraining(tiny_config(koleo_weight=0))  # KoLeo is of each process's images
+    PoaTrainer(model, arguments(folder, **options), images(24), foreign_teacher=teacher()).train()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        dict(),
+        pytest.param(dict(foreign_teacher_loss="prototypes"), marks=pytest.mark.slow),
+        pytest.param(dict(cache_teacher=True, foreign_teacher_patches=False), marks=pytest.mark.slow),
+    ],
+    ids=["features", "prototypes", "cached"],
+)
+def test_two_processes_are_one_run(tmp_path, form):
+    options = dict(max_steps=3, same_sub_network=True, **form)
+    distil(str(tmp_path / "one"), {**options, "per_device_train_batch_size": 8})
+    in_processes(2, distil, str(tmp_path / "two"), options)
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    names = [name for name in one[0] if "loss" in name and "ibot" not in name]  # patches are weighed by process
+    assert names and len(one) == len(two) == 3
+    for a, b in zip(one, two, strict=True):
+        assert {name: b[name] for name in names} == pytest.approx({name: a[name] for name in names}, rel=2e-4)

@@ -35,6 +35,7 @@ class DistillationSpec:
         metric: One of `METRICS`, for the loss `features`.
         image_features: Size of its image features.
         patch_features: Size of its patch features; 0 if patches are not matched.
+        whole_images: Whether its features are of whole images, and not of each global crop.
         fingerprint: A checksum of its weights, so that a run is resumed with the same ones.
 
     Raises:
@@ -46,6 +47,7 @@ class DistillationSpec:
     metric: str
     image_features: int
     patch_features: int
+    whole_images: bool = False
     fingerprint: str = ""
 
     def __post_init__(self) -> None:

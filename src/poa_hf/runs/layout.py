@@ -28,6 +28,7 @@ RECIPE = "config.yaml"
 TRAINING_ARGUMENTS = "training_args.json"
 METRICS = "metrics.jsonl"
 SKIPPED_IMAGES = "skipped_images.jsonl"
+TEACHER_FEATURES = "teacher_features.safetensors"
 TRAINING_TIME = "compute.json"
 EVALUATIONS = "evaluations.json"
 CONVERSION = "conversion.json"
@@ -76,6 +77,7 @@ ENTRIES = (
     Entry(TRAINING_TIME, "devices and wall-clock seconds of each part of the run", "training", published=True),
     Entry("image_ids-*.jsonl", "the images of each step, one file per process", "training with log_image_ids"),
     Entry(SKIPPED_IMAGES, "the images that could not be decoded, with the reasons", "training"),
+    Entry(TEACHER_FEATURES, "a foreign teacher's features of all images", "training with cache_teacher"),
     Entry(CHECKPOINT + "*", "a checkpoint", "training"),
     Entry(ABANDONED + CHECKPOINT + "*", "a checkpoint after the one that a run went back to", "training"),
     Entry(EVALUATIONS, "one record per evaluation", "poa evaluate, training with eval_steps", published=True),
@@ -170,6 +172,10 @@ class RunFolder:
     @property
     def skipped_images(self) -> Path:
         return self.path / SKIPPED_IMAGES
+
+    @property
+    def teacher_features(self) -> Path:
+        return self.path / TEACHER_FEATURES
 
     @property
     def training_time(self) -> Path:

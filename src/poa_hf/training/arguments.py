@@ -155,6 +155,11 @@ class PoaTrainingArguments(CropArguments):
     foreign_teacher_patches: bool = _argument(
         True, "Whether the foreign teacher's features of patches are matched, and not only those of images."
     )
+    cache_teacher: bool = _argument(
+        False,
+        "Whether the foreign teacher sees each image once, before training, whole and as it is; its image features "
+        "are kept in the run's folder.",
+    )
     foreign_teacher_size: int | None = _argument(
         None, "Side in pixels of the images that the foreign teacher sees; what it was made for if not given."
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # A PoaTrainer passes its PoaTrainingArguments, where transformers' callbacks declare TrainingArguments.
 Arguments = Any
 # What the terms of the loss are called in a line: the mean over the heads of those whose names start with a key.
-_TERMS = {"dino": "dino_", "ibot": "ibot_", "distill": "distill_", "koleo": "koleo_"}
+_TERMS = {"dino": "dino_", "ibot": "ibot_", "distill": "distill_", "koleo": "koleo_", "features": "feature_"}
 _KNN = "knn_"
 _BYTES_PER_WEIGHT = 16  # weight, gradient and AdamW's two averages, in float32
 
@@ -111,6 +111,7 @@ def start_facts(
     return {
         "model": f"{backbone.model_type}, {len(space)} sizes from {space.smallest} to {space.full}; student "
         f"{student:,} parameters, its heads {heads:,}",
+        **_foreign_teacher(model.config.distillation),
         "images": f"{data}: {images}" if data else images,
         "crops": crops,
         "device": f"{device_name(model.device)}, {processes} process{'es' * (processes > 1)}, "
@@ -123,6 +124,15 @@ def start_facts(
         f"{args.save_steps:,}",
         "start": start,
     }
+
+
+def _foreign_teacher(distillation: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return which frozen model the students learn from, and how, if there is one."""
+    if distillation is None:
+        return {}
+    what = "image and patch features" if distillation["patch_features"] else "image features"
+    of = ", each image once and whole" if distillation["whole_images"] else ""
+    return {"teacher": f"{distillation['teacher']}, frozen; {distillation['loss']} from its {what}{of}"}
 
 
 def log_line(logs: Mapping[str, Any], max_steps: int, seconds_left: float, memory: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,23 +15,54 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..objective.distillation import DistillationSpec
 from ..objective.feature_matching import TeacherFeatures
 from .arguments import PoaTrainingArguments
+from .teacher_cache import CachedTeacher
 
-# Returns the teacher's features of a batch of the loader and its global crops (2B, C, H, W); None without a teacher.
-FeaturesOfBatch = Callable[[dict[str, Any], Tensor], TeacherFeatures | None]
+
+class NoForeignTeacher:
+    """Stands for the teacher of a run whose students learn from their own moving average."""
+
+    def start(self) -> None:
+        """Prepare nothing."""
+
+    def __call__(self, batch: dict[str, Any], crops: Tensor) -> TeacherFeatures | None:
+        """Return None."""
+        return None
+
+
+@dataclasses.dataclass
+class TeacherOfCrops:
+    """A foreign teacher that sees the global crops of each batch.
+
+    Args:
+        teacher: The teacher, prepared.
+        grid: Height and width of the students' grid of patches; None to match images only.
+    """
+
+    teacher: ForeignTeacher
+    grid: tuple[int, int] | None
+
+    def start(self) -> None:
+        """Prepare nothing."""
+
+    def __call__(self, batch: dict[str, Any], crops: Tensor) -> TeacherFeatures:
+        """Return the features of the global crops (2B, C, H, W)."""
+        return self.teacher(crops, self.grid)
 
 
 def teacher_features(
     model: PoaForPreTraining,
     args: PoaTrainingArguments,
     teacher: ForeignTeacher | PreTrainedModel | None,
+    dataset: Any,
     accelerator: Accelerator,
-) -> FeaturesOfBatch:
-    """Make a model learn from a frozen teacher, or from its own, and return what computes the former's features.
+) -> NoForeignTeacher | TeacherOfCrops | CachedTeacher:
+    """Make a model learn from a frozen teacher, or from its own, and return what gives the former's features.
 
     Args:
         model: The model that is trained.
         args: The arguments of the run.
         teacher: The frozen teacher; None to learn from the moving average of the student.
+        dataset: The images of the run.
         accelerator: The accelerator of the run.
 
     Raises:
@@ -41,9 +71,14 @@ def teacher_features(
     if teacher is None:
         _refuse_arguments(args)
         model.distil_from(None)
-        return lambda batch, crops: None
+        return NoForeignTeacher()
     if not isinstance(teacher, ForeignTeacher):
         teacher = ForeignTeacher(teacher, image_size=args.foreign_teacher_size)
+    if args.cache_teacher and args.foreign_teacher_patches:
+        raise ValueError(
+            "cache_teacher keeps features of whole images, and patches of crops have none there: add "
+            "--foreign_teacher_patches false."
+        )
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
     teacher.prepare(args.global_crop_size, args.image_mean, args.image_std, accelerator.device, dtype)
     if args.foreign_teacher_patches and not teacher.patch_features:
@@ -57,18 +92,21 @@ def teacher_features(
         metric=args.foreign_teacher_metric,
         image_features=teacher.image_features,
         patch_features=teacher.patch_features if args.foreign_teacher_patches else 0,
+        whole_images=args.cache_teacher,
         fingerprint=teacher.fingerprint,
     )
     with torch.random.fork_rng(devices=[]):  # what is new starts from values that follow from the seed alone
         torch.manual_seed(args.seed)
         model.distil_from(spec)
+    if args.cache_teacher:
+        return CachedTeacher(teacher, dataset, args, accelerator)
     side = args.global_crop_size // model.config.backbone_config.patch_grid
-    grid = (side, side) if args.foreign_teacher_patches else None
-    return lambda batch, crops: teacher(crops, grid)
+    return TeacherOfCrops(teacher, (side, side) if args.foreign_teacher_patches else None)
 
 
 def _refuse_arguments(args: PoaTrainingArguments) -> None:
     """Raise a ValueError for arguments that only a foreign teacher gives a meaning."""
     for field in dataclasses.fields(args):
-        if field.name.startswith("foreign_teacher_") and getattr(args, field.name) != field.default:
+        is_of_teacher = field.name.startswith("foreign_teacher_") or field.name == "cache_teacher"
+        if is_of_teacher and getattr(args, field.name) != field.default:
             raise ValueError(f"{field.name} is given, but no teacher: add --foreign_teacher, or leave it out.")

@@ -114,7 +114,7 @@ class PoaTrainer:
         if self.is_main:
             warn_of_few_images(self.loader.num_images, self.global_batch_size)
             warn_of_missing_processes(num_processes)
-        self.teacher_features = teacher_features(model, args, foreign_teacher, self.accelerator)
+        self.teacher_features = teacher_features(model, args, foreign_teacher, train_dataset, self.accelerator)
         configure(model, args, self.is_main)
         self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
@@ -224,6 +224,7 @@ class PoaTrainer:
         if self.is_main:
             start_folder(self.output_dir, checkpoint, args.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
+        self.teacher_features.start()
         self.log = RunLog(args, self.accelerator, self.state.global_step)
         run = RunFolder(self.output_dir)
         self.skipped_images = SkippedImages(self.accelerator, run.skipped_images, self.state.global_step)

@@ -1,0 +1,124 @@
+"""A foreign teacher's features of all images, computed once and kept in the folder of the run.
+
+They are features of the whole images, without augmentation, so that one per image is enough: both students learn to
+compute it from every crop. The file belongs to the teacher's weights, its image size, and the images of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+
+from ..data.rows import IndexedImages
+from ..data.whole_images import WholeImages
+from ..models.foreign_teacher import ForeignTeacher
+from ..objective.feature_matching import TeacherFeatures
+from ..runs.atomic import write_bytes
+from ..runs.layout import RunFolder
+from .arguments import PoaTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+class CachedTeacher:
+    """A teacher's image features, looked up by the ids of images.
+
+    Args:
+        teacher: The teacher, prepared; it is not needed any more once `start` has returned.
+        dataset: The images of the run, which can be read by index.
+        args: The arguments of the run.
+        accelerator: The accelerator of the run.
+
+    Raises:
+        ValueError: If the images are a stream.
+    """
+
+    def __init__(self, teacher: ForeignTeacher, dataset: Any, args: PoaTrainingArguments, accelerator: Accelerator):
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise ValueError(
+                "cache_teacher needs images that are read by index, and the dataset is a stream: add --streaming "
+                "false, or leave it out."
+            )
+        self._teacher: ForeignTeacher | None = teacher
+        self._images = WholeImages(IndexedImages(dataset, args.image_column), args, teacher.image_size or 1)
+        self.args, self.accelerator = args, accelerator
+        self.path = RunFolder(Path(args.output_dir)).teacher_features
+        self._features, self._rows = torch.empty(0), dict[str, int]()
+
+    def start(self) -> None:
+        """Read the features of an earlier part of the run, or compute and write them. All processes call this."""
+        teacher = self._teacher
+        if teacher is None:
+            return
+        key = json.dumps([teacher.fingerprint, teacher.image_size, len(self._images)])
+        found = _read(self.path, key)
+        everywhere = self.accelerator.reduce(torch.tensor(float(found is not None), device=self.accelerator.device))
+        if found is None or int(everywhere) < self.accelerator.num_processes:
+            found = self._compute(teacher)
+            if self.accelerator.is_main_process:
+                names, features = found
+                metadata = {"key": key, "image_ids": json.dumps(names)}
+                write_bytes(self.path, save({"features": features}, metadata))
+            self.accelerator.wait_for_everyone()
+        names, features = found
+        self._rows = {name: row for row, name in enumerate(names)}
+        self._features = features.to(self.accelerator.device)
+        self._teacher = None  # its memory is free
+
+    def __call__(self, batch: dict[str, Any], crops: Tensor) -> TeacherFeatures:
+        """Return the features of a batch's images (2B, D), the same for both global crops of an image."""
+        rows = torch.tensor([self._rows[name] for name in batch["image_ids"]])
+        return TeacherFeatures(self._features[rows.to(self._features.device)].repeat(2, 1))
+
+    def _compute(self, teacher: ForeignTeacher) -> tuple[list[str], Tensor]:
+        """Return the ids of the images that can be decoded, and their features on the CPU, in the order of the data."""
+        accelerator, args = self.accelerator, self.args
+        share = range(accelerator.process_index, len(self._images), accelerator.num_processes)
+        loader = DataLoader(
+            Subset(self._images, share),
+            batch_size=2 * args.per_device_train_batch_size,
+            num_workers=args.dataloader_num_workers,
+            collate_fn=list,
+        )
+        if accelerator.is_main_process:
+            logger.info("Computing the features of %d images by %s, once.", len(self._images), teacher.name)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (args.image_mean, args.image_std))
+        found: list[tuple[int, str, Tensor]] = []
+        read = 0
+        for rows in tqdm(loader, disable=args.disable_tqdm or not accelerator.is_main_process, desc="teacher"):
+            good = [(place, name, pixels) for place, (name, pixels) in enumerate(rows, read) if pixels is not None]
+            read += len(rows)
+            if not good:
+                continue
+            pixels = torch.stack([each for *_, each in good]).float().div(255).sub(mean).div(std)
+            with accelerator.autocast():
+                features = teacher(pixels.to(accelerator.device), None).images.cpu()
+            found += [(share[place], name, feature) for (place, name, _), feature in zip(good, features, strict=True)]
+        if accelerator.num_processes > 1:
+            found = sorted(gather_object(found), key=lambda each: each[0])
+        if not found:
+            raise ValueError("None of the images can be decoded: check that the image column holds images.")
+        return [name for _, name, _ in found], torch.stack([feature for *_, feature in found])
+
+
+def _read(path: Path, key: str) -> tuple[list[str], Tensor] | None:
+    """Return the ids and features in a file; None if there is none, or it belongs to other images or weights."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
+                return None
+            return json.loads(metadata["image_ids"]), file.get_tensor("features")
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
