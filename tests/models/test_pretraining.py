@@ -23,7 +23,12 @@ def test_total_from_the_equations(tiny_model):
     def features(backbone, heads, hide):
         glob = backbone(batch["global_crops"], bool_masked_pos=masks if hide else None).last_hidden_state
         loc = backbone(batch["local_crops"]).last_hidden_state[:, 0]
-        return [(h(glob[:, 0]), h(loc), h(glob[:, 1:][masks])) for h in heads], glob[:, 0]
+        kinds = [logits_of(kind, heads) for kind in (glob[:, 0], loc, glob[:, 1:][masks])]
+        return list(zip(*kinds, strict=True)), glob[:, 0]
+
+    def logits_of(features, heads):
+        prototypes = (tiny_model.teacher_head if heads is tiny_model.teacher_head else tiny_model.student_head).prototypes
+        return [head @ each.weight.T for head, each in zip(heads(features), prototypes, strict=True)]
 
     def sinkhorn(logits):
         q = (logits / tau).exp().T

@@ -42,20 +42,25 @@ def plain_loss(model, batch, dtype):
     batch_size, lam, tau = len(masks) // 2, config.intact_weight, config.student_temperature
     views = len(batch["local_crops"]) // batch_size
 
-    def tokens(backbone, heads, hide):
+    def tokens(backbone, heads, prototypes, hide):
         glob = backbone(batch["global_crops"], bool_masked_pos=masks if hide else None).last_hidden_state
         kinds = [glob[:, 0], glob[:0, 0], glob[:, 1:][masks]]
         if views:
             kinds[1] = backbone(batch["local_crops"]).last_hidden_state[:, 0]
-        return [[head(kind).to(dtype) for kind in kinds] for head in heads]
+        logits = [
+            [(rows @ each.weight.T).to(dtype) for rows, each in zip(heads(kind), prototypes, strict=True)]
+            for kind in kinds
+        ]
+        return list(zip(*logits, strict=True))
 
     def cross_entropy(targets, logits):
         return -(targets * log_softmax(logits / tau, dim=-1)).sum(dim=-1)
 
     with torch.no_grad():
-        teacher = tokens(model.teacher, model.teacher_head, hide=False)
-    intact = tokens(model.student, model.student_head, hide=True)
-    elastic = tokens(model.student.sliced(SIZE), model.student_head.sliced(SIZE.width), hide=True)
+        teacher = tokens(model.teacher, model.teacher_head, model.teacher_head.prototypes, hide=False)
+    prototypes = model.student_head.prototypes
+    intact = tokens(model.student, model.student_head, prototypes, hide=True)
+    elastic = tokens(model.student.sliced(SIZE), model.student_head.sliced(SIZE.width), prototypes, hide=True)
     weights = (masks / masks.sum(dim=1, keepdim=True).clamp(min=1))[masks].to(dtype)
     total = 0
     for h in range(len(teacher)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..objective.distillation import Distillation, DistillationSpec, distillatio
 from ..objective.early_gradients import GradientSums, differentiated
 from ..objective.feature_matching import FeatureProjections, TeacherFeatures
 from ..objective.heads import ProjectionHeads, Prototypes, autocast_dtype
-from ..objective.objective import Batch, Branch, LossWeights, StepDetails, poa_loss
+from ..objective.objective import Batch, Branch, ImageTokens, LossWeights, StepDetails, poa_loss
 from .compiled_blocks import BlockCompiler
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin
@@ -231,6 +231,7 @@ class PoaForPreTraining(PreTrainedModel):
         masked_patches: Tensor | None = None,
         freeze_backbone: bool = False,
         teacher_features: TeacherFeatures | None = None,
+        pack_crops: bool = False,
     ) -> PoaForPreTrainingOutput:
         """Return the loss of one batch of B images.
 
@@ -249,6 +250,8 @@ class PoaForPreTraining(PreTrainedModel):
             freeze_backbone: Whether only the heads learn; the backbone's gradients are then 0.
             teacher_features: What the model that the students are distilled from computes of the global crops; None
                 without `distillation`.
+            pack_crops: Whether a student computes its global and local crops in one pass, which launches about half
+                as many kernels and holds the activations of both. Takes a backbone whose configuration `packs_crops`.
 
         Returns:
             The loss, its parts by name, and the teacher's features of the global crops.
@@ -267,9 +270,11 @@ class PoaForPreTraining(PreTrainedModel):
         def loss(gradients: GradientSums, global_crops: Tensor, local_crops: Tensor) -> tuple[Tensor, StepDetails]:
             def student(size: SubNetwork | None) -> Branch:
                 backbone = gradients.on_leaves(self.student.sliced(size, dtype, self._compiler))
-                heads = student_heads.sliced(self.student.feature_size(size), dtype)
-                heads = [gradients.on_leaves(head) for head in heads]
-                return Branch(self._features_of(backbone, freeze_backbone), heads, self.student_head.prototypes)
+                heads = gradients.on_leaves(student_heads.sliced(self.student.feature_size(size), dtype))
+                packed = self._packed_features_of(backbone, freeze_backbone) if pack_crops else None
+                return Branch(
+                    self._features_of(backbone, freeze_backbone), heads, self.student_head.prototypes, packed
+                )
 
             batch = Batch(global_crops, local_crops, masks, masked_patches)
             students = student(None), functools.partial(student, sub_network) if config.intact_weight < 1 else None
@@ -304,12 +309,23 @@ class PoaForPreTraining(PreTrainedModel):
 
     def _features_of(
         self, backbone: Callable[..., Any], frozen: bool = False
-    ) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    ) -> Callable[[Tensor, Tensor | None], ImageTokens]:
         """Return what a branch of the objective computes with a whole or sliced backbone."""
 
-        def features(crops: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        def features(crops: Tensor, masks: Tensor | None) -> ImageTokens:
             with torch.no_grad() if frozen else nullcontext():
                 return self.student.image_tokens(backbone(crops, bool_masked_pos=masks))
+
+        return features
+
+    def _packed_features_of(
+        self, backbone: Callable[..., Any], frozen: bool = False
+    ) -> Callable[[Sequence[Tensor], Sequence[Tensor | None]], list[ImageTokens]]:
+        """Return what a branch computes of crops of several resolutions in one pass."""
+
+        def features(crops: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[ImageTokens]:
+            with torch.no_grad() if frozen else nullcontext():
+                return [self.student.image_tokens(output) for output in backbone(crops, bool_masked_pos=masks)]
 
         return features
 

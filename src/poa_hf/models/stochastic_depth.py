@@ -20,5 +20,6 @@ def add_residual(hidden_states: Tensor, branch: Callable[[Tensor, Tensor], Tenso
     batch_size = hidden_states.shape[0]
     kept = max(1, int(batch_size * (1 - drop_rate)))
     index = torch.randperm(batch_size, device=hidden_states.device)[:kept]  # (kept,)
-    residual = branch(hidden_states[index], index)  # (kept, ...)
+    # not `hidden_states[index]`, whose gradient sorts the indices on a GPU, as they might repeat
+    residual = branch(hidden_states.index_select(0, index), index)  # (kept, ...)
     return hidden_states.index_add(0, index, residual.to(hidden_states.dtype), alpha=batch_size / kept)

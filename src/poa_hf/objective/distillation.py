@@ -167,8 +167,7 @@ class PrototypeDistillation(nn.Module):
             return teacher.images, patches
 
         def branch(heads: ProjectionHeads) -> Branch:
-            sliced = [gradients.on_leaves(head) for head in heads.sliced(heads.in_features, dtype)]
-            return Branch(features, sliced, heads.prototypes)
+            return Branch(features, gradients.on_leaves(heads.sliced(heads.in_features, dtype)), heads.prototypes)
 
         return poa_loss(
             batch,
@@ -201,5 +200,9 @@ def distillation(spec: DistillationSpec, in_features: int, head_sizes: Sequence[
 
 def _unmasked(student: Branch) -> Branch:
     """Return a student that sees all patches, as in the distillation of DINOv3."""
-    see = student.features
-    return dataclasses.replace(student, features=lambda crops, masks: see(crops, None))
+    see, see_packed = student.features, student.packed
+    return dataclasses.replace(
+        student,
+        features=lambda crops, masks: see(crops, None),
+        packed=see_packed and (lambda crops, masks: see_packed(crops, [None] * len(crops))),
+    )

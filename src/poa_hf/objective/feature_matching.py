@@ -47,7 +47,13 @@ class FeatureProjections(nn.Module):
         self.images = nn.Linear(in_features, image_features)
         self.patches = nn.Linear(in_features, patch_features) if patch_features else None
 
-    def sliced(self, in_features: int, dtype: torch.dtype | None = None) -> list[SlicedModel]:
+    def forward(self, features: Tensor, of_patches: bool = False) -> Tensor:
+        """Return projected features of images, or of patches (..., D)."""
+        projection = self.patches if of_patches else self.images
+        assert projection is not None
+        return projection(features)
+
+    def sliced(self, in_features: int, dtype: torch.dtype | None = None) -> SlicedModel:
         """Return the projections for features of a size, cut by the rule that cuts the backbone.
 
         Args:
@@ -56,12 +62,7 @@ class FeatureProjections(nn.Module):
         """
         with without_storage():
             plain = FeatureProjections(in_features, *self._sizes)
-        pairs = ((self.images, plain.images), (self.patches, plain.patches))
-        return [
-            SlicedModel(small, full, slice_plan(full, small), dtype)
-            for full, small in pairs
-            if full is not None and small is not None
-        ]
+        return SlicedModel(plain, self, slice_plan(self, plain), dtype)
 
 
 def matching_loss(features: Tensor, targets: Tensor, metric: str) -> Tensor:
@@ -134,14 +135,14 @@ def _student_losses(
     gradients: GradientSums,
 ) -> dict[str, Tensor]:
     """Return the weighted parts of one student's loss by name, detached, and add their gradients up."""
-    project_images, *project_patches = student.heads
+    project = student.heads
     global_share = 1 / (1 + batch.num_local_views)
 
     images, patches = student.features(batch.global_crops, None)  # (2B, D), (2B, tokens, D)
-    distances = matching_loss(project_images(images), teacher.images, metric)  # (2B,)
+    distances = matching_loss(project(images), teacher.images, metric)  # (2B,)
     parts = {"feature_image_loss": weight * global_share * distances.mean()}
     if teacher.patches is not None:
-        distances = matching_loss(project_patches[0](patches), teacher.patches, metric)  # (2B, tokens)
+        distances = matching_loss(project(patches, of_patches=True), teacher.patches, metric)  # (2B, tokens)
         parts["feature_patch_loss"] = weight * distances.mean()
     if koleo_weight:
         parts["koleo_loss"] = koleo_weight * functools.reduce(torch.add, map(koleo, images.chunk(2)))
@@ -150,7 +151,7 @@ def _student_losses(
 
     if len(batch.local_crops):
         images, _ = student.features(batch.local_crops, None)  # (V * B, D)
-        projected = project_images(images)
+        projected = project(images)
         # row v * B + b is a crop of image b
         targets = [target.repeat(batch.num_local_views, 1) for target in teacher.images.chunk(2)]
         distances = torch.stack([matching_loss(projected, target, metric) for target in targets])  # (2, V * B)

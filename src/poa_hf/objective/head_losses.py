@@ -8,7 +8,7 @@ chunk of rows at a time: nothing but the loss comes after them, so their gradien
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .early_gradients import GradientSums
-from .heads import Head, Prototypes, autocast_dtype
+from .heads import Heads, Prototypes, autocast_dtype
 from .losses import RowTargets, SinkhornKnopp, prototype_losses
 
 # Returns the targets of images or patches, made when they are needed.
@@ -29,16 +29,15 @@ class TeacherTargets:
     They are made from the teacher's projected features whenever they are needed, as (N, K) is too large to be kept.
 
     Args:
-        head: A head of the teacher.
         prototypes: The head's prototypes.
-        tokens: The teacher's features of the global crops, followed by those of the masked patches (2B + M, D).
+        projected: The teacher's projected features of the global crops, followed by those of the masked patches
+            (2B + M, bottleneck).
         num_images: Number of global crops, 2B.
         temperature: Softmax temperature.
     """
 
     @torch.no_grad()
-    def __init__(self, head: Head, prototypes: Prototypes, tokens: Tensor, num_images: int, temperature: float):
-        projected = head(tokens, project=False)  # (2B + M, bottleneck)
+    def __init__(self, prototypes: Prototypes, projected: Tensor, num_images: int, temperature: float):
         device = projected.device.type
         # Under autocast, logits are in its precision; everything after them is in float32.
         self.dtype = autocast_dtype(projected.device) or projected.dtype
@@ -118,40 +117,47 @@ def student_prototypes(
             gradients.add(weight, gradient.to(weight.dtype))
 
 
-@dataclass
-class HeadLosses:
-    """The losses of a student's features of one kind of crops, detached.
+@dataclass(frozen=True)
+class Part:
+    """What the heads compare features of one kind with: those of global crops, of masked patches or of local crops.
 
     Attributes:
-        total: Their weighted sum, this pass's part of the step's loss, a scalar.
-        cross_view: By head, the cross-view loss, times the student's weight.
-        masked: By head, the masked patches' loss, times the student's weight; empty without masked patches.
-        same_view: By head, the same-view loss; empty for the student that comes first.
-        projected: By head, the images' projected features (n, bottleneck), the same-view targets of the next student.
+        weights: Weight of each row's cross-entropy in a head's loss (n,).
+        targets: By head, the teacher's targets, for the cross-view or the masked patches' loss.
+        same_view: By head, the other student's projected features (H, n, bottleneck), for the same-view loss; None if
+            the part has none.
     """
 
-    total: Tensor
-    cross_view: list[Tensor] = field(default_factory=list)
-    masked: list[Tensor] = field(default_factory=list)
+    weights: Tensor
+    targets: Sequence[MakeTargets]
+    same_view: Tensor | None = None
+
+
+@dataclass
+class PartLosses:
+    """The losses of a student's features of one kind, detached.
+
+    Attributes:
+        projected: By head, the projected features (H, n, bottleneck), the same-view targets of the next student.
+        against_teacher: By head, the loss against the teacher's targets, times the student's weight.
+        same_view: By head, the same-view loss; empty if the part has none.
+    """
+
+    projected: Tensor
+    against_teacher: list[Tensor] = field(default_factory=list)
     same_view: list[Tensor] = field(default_factory=list)
-    projected: list[Tensor] = field(default_factory=list)
 
 
 def head_losses(
-    heads: Sequence[Head],
+    heads: Heads,
     prototypes: Sequence[StudentPrototypes],
     weight: float,
     temperature: float,
     gradients: GradientSums,
     tokens: Tensor,
-    num_images: int,
-    shares: Tensor,
-    *,
-    image_targets: Sequence[MakeTargets],
-    patch_targets: Sequence[MakeTargets] | None = None,
-    same_view: Sequence[Tensor] | None = None,
-) -> HeadLosses:
-    """Return the losses of all heads on a student's features of one kind of crops, and add their gradients up.
+    parts: Mapping[str, Part],
+) -> tuple[Tensor, dict[str, PartLosses]]:
+    """Return the losses of all heads on a student's features, and add their gradients up.
 
     Args:
         heads: The student's heads.
@@ -159,79 +165,62 @@ def head_losses(
         weight: The student's share of the loss.
         temperature: Softmax temperature of the student.
         gradients: Receives the gradients of the tokens and of the heads' parameters.
-        tokens: Features of n images, followed by those of M masked patches if there are `patch_targets` (N, D).
-        num_images: Number of images, n.
-        shares: Weight of each row's cross-entropy in a head's loss (N,).
-        image_targets: By head, the teacher's targets of the images, for the cross-view loss.
-        patch_targets: By head, the teacher's targets of the masked patches.
-        same_view: By head, the other student's projected features of the same images (n, bottleneck), for the same-view
-            loss.
-    """
-    losses, scale = HeadLosses(shares.new_zeros(())), weight / len(heads)
-    same_view_shares = shares.new_full((num_images,), 1 / max(1, num_images))
-    for index, (head, shared) in enumerate(zip(heads, prototypes, strict=True)):
-        rows, same_view_rows, projected = _cross_entropies(
-            head,
-            shared,
-            tokens,
-            num_images,
-            scale * shares,
-            temperature,
-            gradients,
-            image_targets[index],
-            None if patch_targets is None else patch_targets[index],
-            None if same_view is None else (same_view[index], scale * same_view_shares),
-        )
-        rows = weight * shares * rows  # (N,)
-        losses.total += rows.sum() / len(heads)
-        losses.cross_view.append(rows[:num_images].sum())
-        losses.projected.append(projected)
-        if patch_targets is not None:
-            losses.masked.append(rows[num_images:].sum())
-        if same_view_rows is not None:
-            losses.same_view.append((same_view_shares * same_view_rows).sum())
-            losses.total += scale * losses.same_view[-1]
-    return losses
-
-
-def _cross_entropies(
-    head: Head,
-    shared: StudentPrototypes,
-    tokens: Tensor,
-    num_images: int,
-    weights: Tensor,
-    temperature: float,
-    gradients: GradientSums,
-    image_targets: MakeTargets,
-    patch_targets: MakeTargets | None,
-    same_view: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return one head's cross-entropies, and add the gradients of their weighted sum up.
+        tokens: Features of all parts, one part after the other (N, D).
+        parts: By name, what they are compared with.
 
     Returns:
-        The cross-entropies of all rows against the teacher (N,), those of the images against the other student (n,) or
-        None, and the images' projected features (n, bottleneck).
+        The weighted sum of the losses, this pass's part of the step's loss, a scalar; and the losses of each part.
     """
     # a view, as hooks on a module's inputs, such as a FLOP counter's, may not sit on leaves of autograd.grad
-    root = head(tokens.view_as(tokens), project=False)  # (N, bottleneck)
+    root = heads(tokens.view_as(tokens))  # (H, N, bottleneck)
+    counts = [len(part.weights) for part in parts.values()]
     with torch.no_grad(), torch.autocast(root.device.type, enabled=False):
-        projected = root.to(shared.weight.dtype)
-        slopes = None if shared.gradient is None else torch.zeros_like(projected, dtype=torch.float32)
-
-        def losses(
-            rows: slice, targets: RowTargets, same_view: tuple[Tensor, Tensor] | None = None
-        ) -> tuple[Tensor, Tensor | None]:
-            sums = None if slopes is None or shared.gradient is None else (slopes[rows], shared.gradient)
-            return prototype_losses(
-                projected[rows], shared.weight, targets, temperature, weights[rows], same_view, sums
-            )
-
-        rows, same_view_rows = losses(slice(num_images), image_targets(), same_view)
-        if patch_targets is not None:
-            rows = torch.cat([rows, losses(slice(num_images, None), patch_targets())[0]])  # (N,)
+        projected = root.to(prototypes[0].weight.dtype)
+        slopes = torch.zeros_like(projected, dtype=torch.float32) if root.requires_grad else None
+        features = projected.split(counts, dim=1)
+        slopes_of_parts = [None] * len(parts) if slopes is None else slopes.split(counts, dim=1)
+        losses, total = {}, projected.new_zeros((), dtype=torch.float32)
+        for (name, part), rows, sums in zip(parts.items(), features, slopes_of_parts, strict=True):
+            of_part = losses[name] = _part_losses(part, rows, prototypes, weight, temperature, sums)
+            total += torch.stack(of_part.against_teacher).sum() / len(prototypes)
+            if of_part.same_view:
+                total += torch.stack(of_part.same_view).sum() * weight / len(prototypes)
     if slopes is not None:
         gradients.add(root, slopes.to(root.dtype))
-    return rows, same_view_rows, projected[:num_images].clone()
+    return total, losses
+
+
+def _part_losses(
+    part: Part,
+    features: Tensor,
+    prototypes: Sequence[StudentPrototypes],
+    weight: float,
+    temperature: float,
+    slopes: Tensor | None,
+) -> PartLosses:
+    """Return the losses of one part, and add their gradients up.
+
+    Args:
+        part: What the features are compared with.
+        features: The projected features (H, n, bottleneck).
+        prototypes: The prototypes of each head.
+        weight: The student's share of the loss.
+        temperature: Softmax temperature of the student.
+        slopes: The gradients of the features, to which those of the losses are added; None if none are wanted.
+    """
+    losses, scale = PartLosses(features.clone()), weight / len(prototypes)
+    same_view_weights = part.weights.new_full(part.weights.shape, 1 / max(1, len(part.weights)))
+    weights, scaled_same_view = scale * part.weights, scale * same_view_weights
+    for index, (shared, targets) in enumerate(zip(prototypes, part.targets, strict=True)):
+        same_view = None if part.same_view is None else (part.same_view[index], scaled_same_view)
+        sums = None if slopes is None or shared.gradient is None else (slopes[index], shared.gradient)
+        rows, same_view_rows = prototype_losses(
+            features[index], shared.weight, targets(), temperature, weights, same_view, sums
+        )
+        losses.against_teacher.append(weight * torch.dot(part.weights, rows))
+        if same_view_rows is not None:
+            losses.same_view.append(torch.dot(same_view_weights, same_view_rows))
+    return losses
 
 
 def assignment_statistics(assignments: Tensor) -> dict[str, Tensor]:

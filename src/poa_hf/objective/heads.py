@@ -66,10 +66,7 @@ class ProjectionHead(nn.Module):
             features: (N, D).
             project: If False, return what is multiplied with the prototypes instead (N, bottleneck).
         """
-        features = self.mlp(features)  # (N, bottleneck)
-        # 1e-6 keeps half precision from dividing by zero, as in DINO's head
-        eps = 1e-6 if features.dtype == torch.float16 else 1e-12
-        features = F.normalize(features, dim=-1, eps=eps)
+        features = _normalized(self.mlp(features))  # (N, bottleneck)
         return self.prototypes(features) if project else features
 
 
@@ -93,6 +90,25 @@ class ProjectionHeads(nn.ModuleList):
         self.in_features = in_features
         self._sizes = (num_layers, hidden_size, bottleneck_size, tuple(num_prototypes))
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Return what each head multiplies with its prototypes (H, N, bottleneck), of features (N, D).
+
+        It is `head(features, project=False)` of each head, but each layer of all heads is one product.
+        """
+        for index, layer in enumerate(self.full[0].mlp):
+            if not isinstance(layer, nn.Linear):
+                features = layer(features)
+                continue
+            layers = [cast(nn.Linear, head.mlp[index]) for head in self.full]
+            weight = torch.stack([each.weight for each in layers])  # (H, out, in)
+            bias = torch.stack([each.bias for each in layers])  # (H, out)
+            if index == 0:  # all heads read the same features
+                features = F.linear(features, weight.flatten(0, 1), bias.flatten())  # (N, H * out)
+                features = features.unflatten(-1, bias.shape).transpose(0, 1)  # (H, N, out)
+            else:
+                features = torch.baddbmm(bias[:, None], features, weight.mT)
+        return _normalized(features)
+
     @property
     def full(self) -> list[ProjectionHead]:
         """The heads for features of the full-size backbone."""
@@ -115,8 +131,8 @@ class ProjectionHeads(nn.ModuleList):
             assert isinstance(first, Tensor)  # of a linear layer
             first.copy_(first.index_select(1, order.to(first.device)))
 
-    def sliced(self, in_features: int, dtype: torch.dtype | None = None) -> list[Head]:
-        """Return the heads for features of a size, as callables on these weights as they are now.
+    def sliced(self, in_features: int, dtype: torch.dtype | None = None) -> ProjectionHeads | SlicedModel:
+        """Return the heads for features of a size, which compute with these weights as they are now.
 
         The first layer of a head that reads a narrower sub-network is cut by the rule that cuts the backbone.
 
@@ -125,16 +141,19 @@ class ProjectionHeads(nn.ModuleList):
             dtype: What the weights of the MLPs are rounded to, once for all calls; see `ElasticModelMixin.sliced`.
         """
         if in_features == self.in_features and dtype is None:
-            return [*self.full]
+            return self
         with without_storage():
             plain = ProjectionHeads(in_features, *self._sizes)
-        return [
-            SlicedModel(small, head, slice_plan(head, small), dtype) for head, small in zip(self, plain, strict=True)
-        ]
+        return SlicedModel(plain, self, slice_plan(self, plain), dtype)
 
 
-# A projection head, or the slices of one that reads narrower features.
-Head = ProjectionHead | SlicedModel
+# Projection heads, or their slices that read narrower features.
+Heads = ProjectionHeads | SlicedModel
+
+
+def _normalized(features: Tensor) -> Tensor:
+    # 1e-6 keeps half precision from dividing by zero, as in DINO's head
+    return F.normalize(features, dim=-1, eps=1e-6 if features.dtype == torch.float16 else 1e-12)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .early_gradients import GradientSums
-from .head_losses import HeadLosses, TeacherTargets, head_losses, student_prototypes
-from .heads import Head, Prototypes
+from .head_losses import Part, PartLosses, TeacherTargets, head_losses, student_prototypes
+from .heads import Heads, Prototypes
 from .losses import koleo
 
 
@@ -43,20 +43,26 @@ class Batch:
         return (1 / counts)[self.masked_patches // self.masks.shape[1]].float()
 
 
+# The images' features (N, D) of crops, and one token for each entry of their masks (N, tokens, D).
+ImageTokens = tuple[Tensor, Tensor]
+
+
 @dataclass(frozen=True)
 class Branch:
     """The teacher, the intact student or the elastic student.
 
     Attributes:
-        features: Computes, from crops (N, 3, H, W) and masks (N, tokens) or None, the images' features (N, D) and one
-            token for each entry of the masks (N, tokens, D).
+        features: Computes the features of crops (N, 3, H, W) with masks (N, tokens) or None.
         heads: The projection heads for features of width D.
         prototypes: The heads' prototypes. Both students have those of the intact student.
+        packed: Computes, in one pass, the features of crops of several resolutions with masks or None for each of them;
+            None if each resolution is a pass.
     """
 
-    features: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
-    heads: Sequence[Head]
+    features: Callable[[Tensor, Tensor | None], ImageTokens]
+    heads: Heads
     prototypes: Sequence[Prototypes]
+    packed: Callable[[Sequence[Tensor], Sequence[Tensor | None]], Sequence[ImageTokens]] | None = None
 
     def global_tokens(self, batch: Batch, masks: Tensor | None) -> Tensor:
         """Return the global crops' features, followed by the tokens of the masked patches (2B + M, D).
@@ -66,13 +72,24 @@ class Branch:
             masks: bool (2B, tokens), the patches that this branch does not see; None if it sees all.
         """
         images, tokens = self.features(batch.global_crops, masks)  # (2B, D), (2B, tokens, D)
-        image, token = batch.masked_patches // tokens.shape[1], batch.masked_patches % tokens.shape[1]
-        return torch.cat([images, tokens[image, token]])
+        return torch.cat([images, _masked(tokens, batch)])
 
     def local_tokens(self, batch: Batch) -> Tensor:
         """Return the local crops' features (V * B, D)."""
         images, _ = self.features(batch.local_crops, None)
         return images
+
+    def all_tokens(self, batch: Batch) -> Tensor:
+        """Return the global and the local tokens (2B + M + V * B, D), computed in one pass."""
+        assert self.packed is not None
+        crops, masks = [batch.global_crops, batch.local_crops], [batch.masks, None]
+        (images, tokens), (local_images, _) = self.packed(crops, masks)
+        return torch.cat([images, _masked(tokens, batch), local_images])
+
+
+def _masked(tokens: Tensor, batch: Batch) -> Tensor:
+    """Return the tokens (M, D) of the masked patches, of those of all patches (2B, tokens, D)."""
+    return tokens.flatten(0, 1).index_select(0, batch.masked_patches)
 
 
 @dataclass(frozen=True)
@@ -95,20 +112,14 @@ class StudentLosses:
     """The losses of one student, detached.
 
     Attributes:
-        on_global: Losses of its global crops and of their masked patches.
-        on_local: Losses of its local crops; None if there are no local crops.
+        parts: Those of its global crops, of their masked patches and of its local crops, if there are any.
         koleo: The weighted KoLeo regulariser of its global crops; None if it is left out.
+        total: The student's part of the step's loss, a scalar.
     """
 
-    on_global: HeadLosses
-    on_local: HeadLosses | None
+    parts: dict[str, PartLosses]
     koleo: Tensor | None
-
-    @property
-    def total(self) -> Tensor:
-        """The student's part of the step's loss, a scalar."""
-        parts = (self.on_global.total, self.koleo, None if self.on_local is None else self.on_local.total)
-        return functools.reduce(torch.add, (part for part in parts if part is not None))
+    total: Tensor
 
 
 @dataclass
@@ -159,30 +170,33 @@ def poa_loss(
         The loss, a scalar, and further values of the step.
     """
     images = len(batch.global_crops)  # 2B
-    # An image has 2 + 2V cross-view terms: two per local crop, and one per global crop, which counts twice.
-    share = 2 / ((2 + 2 * batch.num_local_views) * images)
-    local_shares = batch.patch_weights.new_full((len(batch.local_crops),), share)  # (V * B,)
-    global_shares = torch.cat([local_shares.new_full((images,), share), batch.patch_weights / images])  # (2B + M,)
-
     # The teacher sees the global crops without masks; its targets, by Sinkhorn-Knopp, are the same for both students.
     with torch.no_grad():
         teacher_tokens = teacher.global_tokens(batch, masks=None)  # (2B + M, D)
         targets = [
-            TeacherTargets(head, prototypes, teacher_tokens, images, teacher_temperature)
-            for head, prototypes in zip(teacher.heads, teacher.prototypes, strict=True)
+            TeacherTargets(prototypes, projected, images, teacher_temperature)
+            for prototypes, projected in zip(teacher.prototypes, teacher.heads(teacher_tokens), strict=True)
         ]
     statistics = _by_head([target.statistics() for target in targets] if with_statistics else [])
+
+    # An image has 2 + 2V cross-view terms: two per local crop, and one per global crop, which counts twice.
+    patch_weights = batch.patch_weights  # (M,)
+    share = patch_weights.new_full((), 2 / ((2 + 2 * batch.num_local_views) * images))
+    parts = {
+        "global": Part(share.expand(images), [target.other_view for target in targets]),
+        "patches": Part(patch_weights / images, [target.patches for target in targets]),
+        "local": Part(share.expand(len(batch.local_crops)), [target.both_views for target in targets]),
+    }
 
     on_teacher = None
     if learning_heads is not None:
         # Its heads learn as a student of its own features does: each crop predicts what they say of the other one.
         with student_prototypes(learning_heads.prototypes, targets[0].dtype, gradients) as shared:
-            on_teacher = head_losses(
-                learning_heads.heads, shared, 1.0, weights.student_temperature, gradients, teacher_tokens, images,
-                global_shares,
-                image_targets=[target.other_view for target in targets],
-                patch_targets=[target.patches for target in targets],
+            on_teacher, _ = head_losses(
+                learning_heads.heads, shared, 1.0, weights.student_temperature, gradients, teacher_tokens,
+                {name: parts[name] for name in ("global", "patches")},
             )  # fmt: skip
+
 
     students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
     if elastic is not None:
@@ -191,43 +205,44 @@ def poa_loss(
     with student_prototypes(intact.prototypes, targets[0].dtype, gradients) as shared:
         for make_student, weight in students:
             student = make_student()
-            losses_of = functools.partial(
-                head_losses, student.heads, shared, weight, weights.student_temperature, gradients
-            )
-            # The intact student comes first; the elastic student learns to agree with it on the same views.
-            leader = losses[0] if losses else None
-            on_local, spread = None, None
-
-            # Global crops, masked: features -> heads -> cross-view, masked-patch and same-view losses; KoLeo.
-            with gradients.cut(student.global_tokens(batch, batch.masks)) as tokens:  # (2B + M, D)
-                on_global = losses_of(
-                    tokens,
-                    images,
-                    global_shares,
-                    image_targets=[target.other_view for target in targets],
-                    patch_targets=[target.patches for target in targets],
-                    same_view=None if leader is None else leader.on_global.projected,
-                )
-                if weights.koleo:
-                    both_views = functools.reduce(torch.add, map(koleo, tokens[:images].chunk(2)))
-                    spread = gradients.add(weights.koleo / len(students) * both_views)
-
-            # Local crops: features -> heads -> cross-view and same-view losses.
-            if len(batch.local_crops):
-                with gradients.cut(student.local_tokens(batch)) as tokens:  # (V * B, D)
-                    on_local = losses_of(
-                        tokens,
-                        len(tokens),
-                        local_shares,
-                        image_targets=[target.both_views for target in targets],
-                        same_view=None if leader is None or leader.on_local is None else leader.on_local.projected,
+            found: dict[str, PartLosses] = {}
+            totals, spread = [], None
+            # Crops, the global ones masked: features -> heads -> cross-view, masked-patch and same-view losses; KoLeo.
+            for names in _passes(student, batch):
+                with gradients.cut(_tokens(student, batch, names)) as tokens:  # (N, D), one part after the other
+                    compared = {name: parts[name] for name in names}
+                    total, of_parts = head_losses(
+                        student.heads, shared, weight, weights.student_temperature, gradients, tokens, compared
                     )
-            losses.append(StudentLosses(on_global, on_local, spread))
-        del targets, tokens  # their memory is needed for the gradients of the prototypes
+                    totals.append(total)
+                    found |= of_parts
+                    if weights.koleo and "global" in names:
+                        both_views = functools.reduce(torch.add, map(koleo, tokens[:images].chunk(2)))
+                        spread = gradients.add(weights.koleo / len(students) * both_views)
+                        totals.append(spread)
+            losses.append(StudentLosses(found, spread, functools.reduce(torch.add, totals)))
+            # The intact student comes first; the elastic student learns to agree with it on the same views.
+            for name in found.keys() - {"patches"}:
+                parts[name] = replace(parts[name], same_view=found[name].projected)
+        del targets, parts, compared, tokens  # their memory is needed for the gradients of the prototypes
     total, terms = functools.reduce(torch.add, (each.total for each in losses)), _terms(losses)
     if on_teacher is not None:
-        total, terms["teacher_head_loss"] = total + on_teacher.total, on_teacher.total
+        total, terms["teacher_head_loss"] = total + on_teacher, on_teacher
     return total, StepDetails(terms, teacher_tokens[:images], statistics)
+
+
+def _passes(student: Branch, batch: Batch) -> list[list[str]]:
+    """Return which parts each pass of a student is over."""
+    if not len(batch.local_crops):
+        return [["global", "patches"]]
+    return [["global", "patches"], ["local"]] if student.packed is None else [["global", "patches", "local"]]
+
+
+def _tokens(student: Branch, batch: Batch, names: Sequence[str]) -> Tensor:
+    """Return a student's features of some parts, one part after the other, all of them from one pass."""
+    if "local" not in names:
+        return student.global_tokens(batch, batch.masks)
+    return student.local_tokens(batch) if len(names) == 1 else student.all_tokens(batch)
 
 
 def _terms(losses: Sequence[StudentLosses]) -> dict[str, Tensor]:
@@ -237,16 +252,18 @@ def _terms(losses: Sequence[StudentLosses]) -> dict[str, Tensor]:
     def mixed(parts: Iterable[Tensor]) -> Tensor:
         return functools.reduce(torch.add, parts, zero)
 
-    on_global = [each.on_global for each in losses]
-    on_local = [each.on_local for each in losses if each.on_local is not None]
+    def of(part: str, students: Sequence[StudentLosses]) -> list[PartLosses]:
+        return [each.parts[part] for each in students if part in each.parts]
+
     terms = {}
-    for index in range(len(on_global[0].cross_view)):
-        terms[f"dino_local_crops_loss_{index}"] = mixed(each.cross_view[index] for each in on_local)
-        terms[f"dino_global_crops_loss_{index}"] = mixed(each.cross_view[index] for each in on_global)
-        terms[f"ibot_loss_{index}"] = mixed(each.masked[index] / 2 for each in on_global)
+    for index in range(len(losses[0].parts["global"].against_teacher)):
+        for name, part in (("dino_local_crops", "local"), ("dino_global_crops", "global")):
+            terms[f"{name}_loss_{index}"] = mixed(each.against_teacher[index] for each in of(part, losses))
+        terms[f"ibot_loss_{index}"] = mixed(each.against_teacher[index] / 2 for each in of("patches", losses))
         if len(losses) > 1:
-            terms[f"distill_local_crops_loss_{index}"] = mixed(each.same_view[index] for each in on_local[1:])
-            terms[f"distill_global_crops_loss_{index}"] = mixed(each.same_view[index] for each in on_global[1:])
+            for part in ("local", "global"):
+                same_view = (each.same_view[index] for each in of(part, losses[1:]))
+                terms[f"distill_{part}_crops_loss_{index}"] = mixed(same_view)
     if losses[0].koleo is not None:
         terms["koleo_loss"] = mixed(each.koleo / 2 for each in losses if each.koleo is not None)
     return terms
