@@ -26,11 +26,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images")
     parser.add_argument("--operations", type=int, default=12, help="rows of the table of operations")
     parser.add_argument("--float32", action="store_true", help="without autocast to bfloat16")
+    parser.add_argument("--pack_crops", action="store_true", help="global and local crops in one pass")
     options = parser.parse_args()
     preset = PRESETS[options.preset]
     config = PoaConfig(backbone_config=PoaViTConfig(drop_path_rate=0.2, **preset["backbone"]), **preset["heads"])
     size = config.backbone_config.space.resolve(options.size or preset["size"])
-    args = PoaTrainingArguments(per_device_train_batch_size=options.batch or preset["batch"], **preset["crops"])
+    args = PoaTrainingArguments(
+        per_device_train_batch_size=options.batch or preset["batch"], pack_crops=options.pack_crops, **preset["crops"]
+    )
     parts = count_step(config, size, args, bf16=not options.float32)
 
     print(table_head(device_name()))

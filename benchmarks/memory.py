@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--drop_path_rate", type=float, help="stochastic depth, if not the published one")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--pack_crops", action="store_true", help="global and local crops in one pass")
     parser.add_argument("--repeats", type=int, default=5, help="pairs that are timed; 0: memory only")
     parser.add_argument("--parts", nargs="+", choices=["heads", "step"], default=["heads", "step"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -175,8 +176,9 @@ class Step:
                 if part == "step" and variant == "ours":
                     global_crops, local_crops, masks, masked_patches = self.inputs
                     loss = self.model(
-                        global_crops, local_crops, masks, self.size, 0.07, masked_patches=masked_patches
-                    ).loss
+                        global_crops, local_crops, masks, self.size, 0.07,
+                        masked_patches=masked_patches, pack_crops=self.options.pack_crops,
+                    ).loss  # fmt: skip
                 else:
                     tokens = self.features if part == "heads" else self.tokens()
                     loss = VARIANTS[variant](self.model, *tokens, self.patch_weights, 0.07)

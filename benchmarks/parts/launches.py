@@ -100,7 +100,10 @@ def count_step(config: PoaConfig, size: SubNetwork, args: PoaTrainingArguments, 
         on_gpu = patch.object(losses, "CHUNK_LOGITS", losses.CHUNK_LOGITS_ON_GPU)
         with on_gpu, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             with step_parts(model, counted), Launches() as whole:
-                output = model(global_crops, local_crops, masks, size, 0.07, masked_patches=masked_patches)
+                output = model(
+                    global_crops, local_crops, masks, size, 0.07,
+                    masked_patches=masked_patches, pack_crops=args.pack_crops,
+                )  # fmt: skip
         counted_parts = Counter[str]()
         for name in ("teacher", "intact", "elastic", "heads and losses"):
             counted_parts += parts[name]

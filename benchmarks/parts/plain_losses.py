@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from poa_hf.objective.early_gradients import differentiated
+from poa_hf.objective.heads import Heads
 from poa_hf.objective.losses import koleo
 from poa_hf.objective.objective import LossWeights, poa_loss
 
@@ -30,9 +31,9 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
 
     def loss(gradients, *features):
         def branch(tokens, heads, full):
-            return GivenFeatures(Tokens(*tokens), list(heads), full.prototypes)
+            return GivenFeatures(Tokens(*tokens), heads, full.prototypes)
 
-        heads = [gradients.on_leaves(head) for head in model.student_head.sliced(elastic.global_.shape[-1])]
+        heads = gradients.on_leaves(model.student_head.sliced(elastic.global_.shape[-1]))
         weights = LossWeights(model.config.intact_weight, model.config.koleo_weight, model.config.student_temperature)
         return poa_loss(
             GivenBatch(torch.empty(counts[0], 0), torch.empty(counts[1], 0), patch_weights),
@@ -65,8 +66,9 @@ class GivenFeatures(NamedTuple):
     """A branch whose features were computed before."""
 
     tokens: Tokens
-    heads: list
+    heads: Heads
     prototypes: list
+    packed: None = None
 
     def global_tokens(self, batch, masks):
         return torch.cat([self.tokens.global_, self.tokens.masked])
@@ -99,14 +101,13 @@ def log_softmax_cross_entropy(targets, logits, temperature):
 def all_heads_at_once(model, teacher, intact, elastic, patch_weights, temperature):
     """Compute the loss as the authors do: all logits, then float32 targets and log-softmaxes, then the losses."""
     with torch.no_grad():
-        teacher_logits = [split(head(teacher.joined()), teacher) for head in model.teacher_head]
         targets = [
             [sinkhorn(class_tokens, temperature), sinkhorn(masked, temperature)]
-            for class_tokens, _, masked in teacher_logits
+            for class_tokens, _, masked in all_logits(model.teacher_head, model.teacher_head, teacher)
         ]
     elastic_heads = model.student_head.sliced(elastic.global_.shape[-1])
-    intact_logits = [split(head(intact.joined()), intact) for head in model.student_head]
-    elastic_logits = [split(head(elastic.joined()), elastic) for head in elastic_heads]
+    intact_logits = all_logits(model.student_head, model.student_head, intact)
+    elastic_logits = all_logits(elastic_heads, model.student_head, elastic)
     losses = [
         head_loss(model.config, *logits, patch_weights, log_softmax_cross_entropy)
         for logits in zip(targets, intact_logits, elastic_logits, strict=True)
@@ -118,17 +119,21 @@ def head_by_head(model, teacher, intact, elastic, patch_weights, temperature):
     """Compute the loss head by head, without log-softmaxes; autograd keeps the logits until the backward pass."""
     losses = []
     elastic_heads = model.student_head.sliced(elastic.global_.shape[-1])
-    for teacher_head, student_head, elastic_head in zip(
-        model.teacher_head, model.student_head, elastic_heads, strict=True
-    ):
+    with torch.no_grad():
+        teacher_logits = list(all_logits(model.teacher_head, model.teacher_head, teacher))
+    intact_logits = all_logits(model.student_head, model.student_head, intact)
+    elastic_logits = all_logits(elastic_heads, model.student_head, elastic)
+    for (class_tokens, _, masked), *students in zip(teacher_logits, intact_logits, elastic_logits, strict=True):
         with torch.no_grad():
-            class_tokens, _, masked = split(teacher_head(teacher.joined()), teacher)
             targets = [sinkhorn(class_tokens, temperature), sinkhorn(masked, temperature)]
-        students = [
-            split(head(tokens.joined()), tokens) for head, tokens in ((student_head, intact), (elastic_head, elastic))
-        ]
         losses.append(head_loss(model.config, targets, *students, patch_weights, cross_entropy))
     return sum(losses) / len(losses) + koleo_loss(model.config, intact, elastic)
+
+
+def all_logits(heads, full, tokens):
+    """Yield the logits of each head, of the tokens of each kind."""
+    for projected, prototypes in zip(heads(tokens.joined()), full.prototypes, strict=True):
+        yield split(prototypes(projected), tokens)
 
 
 def head_loss(config, targets, intact, elastic, patch_weights, cross_entropy):

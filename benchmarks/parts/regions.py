@@ -28,9 +28,12 @@ def step_parts(model: PoaForPreTraining, wrap: Callable[[Callable, str], Callabl
     def of_branch(function: Callable) -> Callable:
         return lambda *args, **kwargs: wrap(function, branch[0])(*args, **kwargs)
 
-    def global_tokens(*args: Any, **kwargs: Any) -> Any:
-        branch[0] = next(branches)
-        return of_branch(branch_global_tokens)(*args, **kwargs)
+    def first_tokens(function: Callable) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            branch[0] = next(branches)
+            return of_branch(function)(*args, **kwargs)
+
+        return call
 
     @contextmanager
     def wrapped_end(context: Any, part: str | None = None) -> Iterator[Any]:
@@ -41,12 +44,13 @@ def step_parts(model: PoaForPreTraining, wrap: Callable[[Callable, str], Callabl
             del value
             wrap(stack.close, part or branch[0])()
 
-    branch_global_tokens, cut, prototypes = Branch.global_tokens, GradientSums.cut, objective.student_prototypes
+    cut, prototypes = GradientSums.cut, objective.student_prototypes
     sliced = model.student.sliced
     heads = "heads and losses"
     replaced = [
-        (Branch, "global_tokens", global_tokens),
+        (Branch, "global_tokens", first_tokens(Branch.global_tokens)),
         (Branch, "local_tokens", of_branch(Branch.local_tokens)),
+        (Branch, "all_tokens", first_tokens(Branch.all_tokens)),
         (model.student, "sliced", lambda size, *args: wrap(sliced, "elastic" if size else "intact")(size, *args)),
         (model.teacher, "sliced", wrap(model.teacher.sliced, "teacher")),
         (GradientSums, "cut", lambda *args: wrapped_end(cut(*args))),

@@ -27,7 +27,9 @@ def test_total_from_the_equations(tiny_model):
         return list(zip(*kinds, strict=True)), glob[:, 0]
 
     def logits_of(features, heads):
-        prototypes = (tiny_model.teacher_head if heads is tiny_model.teacher_head else tiny_model.student_head).prototypes
+        prototypes = (
+            tiny_model.teacher_head if heads is tiny_model.teacher_head else tiny_model.student_head
+        ).prototypes
         return [head @ each.weight.T for head, each in zip(heads(features), prototypes, strict=True)]
 
     def sinkhorn(logits):

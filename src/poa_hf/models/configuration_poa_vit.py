@@ -21,6 +21,7 @@ class ElasticDinov2ConfigMixin(ElasticViTConfigMixin):
     """What the elastic DINOv2 has in common with the one with registers."""
 
     shared_fields = DINOV2_FIELDS
+    packs_crops = True
     pretraining_fields = ("drop_path_rate",)
     ranges = {
         **VIT_RANGES,

@@ -66,6 +66,7 @@ class ElasticConfigMixin(_Configuration):
         has_class_token: Whether the tokens begin with a class token that attends to all patches.
         family: What reports call the family, such as "ViT"; its `model_type` if it is empty.
         has_attention: Whether the model has attention, whose implementation can be chosen.
+        packs_crops: Whether the model computes crops of several resolutions in one pass.
     """
 
     stock_config_class: ClassVar[type[PreTrainedConfig]] = PreTrainedConfig
@@ -75,6 +76,7 @@ class ElasticConfigMixin(_Configuration):
     has_class_token: ClassVar[bool] = False
     family: ClassVar[str] = ""
     has_attention: ClassVar[bool] = True
+    packs_crops: ClassVar[bool] = False
 
     @property
     def space(self) -> ElasticSpace:

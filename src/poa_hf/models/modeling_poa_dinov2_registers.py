@@ -13,10 +13,11 @@ from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers im
 from ..slicing import SliceRules
 from .configuration_poa_dinov2_registers import PoaDinov2RegistersConfig
 from .elastic_vit_model import ElasticViTModelMixin, SubsetDepthMixin
+from .packed_crops import PackedLayerMixin, PackedModelMixin
 
 
-class PoaDinov2RegistersLayer(SubsetDepthMixin, Dinov2WithRegistersLayer):
-    """A DINOv2 block whose stochastic depth does not compute the images that it drops."""
+class PoaDinov2RegistersLayer(PackedLayerMixin, SubsetDepthMixin, Dinov2WithRegistersLayer):
+    """A DINOv2 block for crops of one resolution or several, which computes no image that stochastic depth drops."""
 
 
 class PoaDinov2RegistersEncoder(Dinov2WithRegistersEncoder):
@@ -29,7 +30,7 @@ class PoaDinov2RegistersEncoder(Dinov2WithRegistersEncoder):
         self.post_init()
 
 
-class PoaDinov2RegistersModel(ElasticViTModelMixin, Dinov2WithRegistersModel):
+class PoaDinov2RegistersModel(PackedModelMixin, ElasticViTModelMixin, Dinov2WithRegistersModel):
     """An elastic DINOv2 with registers: the full size and, by `sub_network`, every smaller one inside it."""
 
     config_class = PoaDinov2RegistersConfig

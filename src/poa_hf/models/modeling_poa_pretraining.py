@@ -272,9 +272,7 @@ class PoaForPreTraining(PreTrainedModel):
                 backbone = gradients.on_leaves(self.student.sliced(size, dtype, self._compiler))
                 heads = gradients.on_leaves(student_heads.sliced(self.student.feature_size(size), dtype))
                 packed = self._packed_features_of(backbone, freeze_backbone) if pack_crops else None
-                return Branch(
-                    self._features_of(backbone, freeze_backbone), heads, self.student_head.prototypes, packed
-                )
+                return Branch(self._features_of(backbone, freeze_backbone), heads, self.student_head.prototypes, packed)
 
             batch = Batch(global_crops, local_crops, masks, masked_patches)
             students = student(None), functools.partial(student, sub_network) if config.intact_weight < 1 else None

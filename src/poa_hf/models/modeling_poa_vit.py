@@ -9,10 +9,11 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2E
 from ..slicing import SliceRules
 from .configuration_poa_vit import PoaViTConfig
 from .elastic_vit_model import ElasticViTModelMixin, SubsetDepthMixin
+from .packed_crops import PackedLayerMixin, PackedModelMixin
 
 
-class PoaViTLayer(SubsetDepthMixin, Dinov2Layer):
-    """A DINOv2 block whose stochastic depth does not compute the images that it drops."""
+class PoaViTLayer(PackedLayerMixin, SubsetDepthMixin, Dinov2Layer):
+    """A DINOv2 block for crops of one resolution or several, which computes no image that stochastic depth drops."""
 
 
 class PoaViTEncoder(Dinov2Encoder):
@@ -25,7 +26,7 @@ class PoaViTEncoder(Dinov2Encoder):
         self.post_init()
 
 
-class PoaViTModel(ElasticViTModelMixin, Dinov2Model):
+class PoaViTModel(PackedModelMixin, ElasticViTModelMixin, Dinov2Model):
     """An elastic ViT: the full size and, by `sub_network`, every smaller one inside it.
 
     Example:

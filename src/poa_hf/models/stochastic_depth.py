@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def num_kept(batch_size: int, drop_rate: float) -> int:
+    """Return how many images of a batch a branch computes."""
+    return max(1, int(batch_size * (1 - drop_rate)))
+
+
 def add_residual(hidden_states: Tensor, branch: Callable[[Tensor, Tensor], Tensor], drop_rate: float) -> Tensor:
     """Return the hidden states plus a residual branch that is computed for a random subset of the batch, and rescaled.
 
@@ -18,7 +23,7 @@ def add_residual(hidden_states: Tensor, branch: Callable[[Tensor, Tensor], Tenso
         drop_rate: Share of images that skip the branch.
     """
     batch_size = hidden_states.shape[0]
-    kept = max(1, int(batch_size * (1 - drop_rate)))
+    kept = num_kept(batch_size, drop_rate)
     index = torch.randperm(batch_size, device=hidden_states.device)[:kept]  # (kept,)
     # not `hidden_states[index]`, whose gradient sorts the indices on a GPU, as they might repeat
     residual = branch(hidden_states.index_select(0, index), index)  # (kept, ...)

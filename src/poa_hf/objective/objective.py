@@ -197,7 +197,6 @@ def poa_loss(
                 {name: parts[name] for name in ("global", "patches")},
             )  # fmt: skip
 
-
     students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
     if elastic is not None:
         students.append((elastic, 1 - weights.intact))

@@ -92,6 +92,11 @@ class PoaTrainingArguments(CropArguments):
         "Whether the blocks of teacher and students are compiled, each kind of block once for all sizes: `blocks`, "
         "`off`, or `auto`, which compiles them on CUDA devices that can.",
     )
+    pack_crops: bool = _argument(
+        False,
+        "Whether a student computes its global and local crops in one pass, which launches fewer kernels and takes "
+        "more memory; for ViTs with learned positions.",
+    )
     torch_compile: bool = _argument(False, "Deprecated: use compile.")
     attn_implementation: str | None = _argument(
         None,

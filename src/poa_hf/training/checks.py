@@ -23,11 +23,16 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
 
     Raises:
         ValueError: For crops that do not fit the patches or the channels, an output folder that cannot be used, a
-            checkpoint of another architecture, trackers that are not installed, or an attention that the model or the
-            machine does not support.
+            checkpoint of another architecture, trackers that are not installed, or an attention or packed crops that
+            the model or the machine does not support.
     """
     _check_crops(config, args)
     _check_attention(config, args)
+    if args.pack_crops and not config.backbone_config.packs_crops:
+        raise ValueError(
+            f"A {config.backbone_config.model_type} computes global and local crops in passes of their own: leave "
+            "pack_crops out."
+        )
     _check_trackers(args.trackers)
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
     if checkpoint is not None:

@@ -316,6 +316,7 @@ class PoaTrainer:
                 masked_patches=masked_patches.to(device, non_blocking=True),
                 freeze_backbone=values.freeze_backbone,
                 teacher_features=self.teacher_features(batch, crops["global"]),
+                pack_crops=self.args.pack_crops,
             )
 
     def _call(self, event: str, **values: Any) -> None:
