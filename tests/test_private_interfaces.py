@@ -315,3 +315,16 @@ def test_copies_of_a_function_are_compiled_by_themselves():
     assert (compiler.compilations, compiler.recompilations) == (len(sizes), 0), (
         "torch keeps compiled code or finds compilers in another way: mend models/compiled_blocks.py, _new_function"
     )
+
+
+def test_dinov2_attention_is_projections_around_an_attention_function():
+    """What packed crops take apart."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    from poa_hf.models.packed_crops import Crops, packed_attention
+
+    model = Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).eval()
+    attention, tokens = model.encoder.layer[0].attention, torch.randn(3, 5, 16)
+    rows = packed_attention(attention, tokens.flatten(0, 1), [Crops(3, 5)])
+    torch.testing.assert_close(rows.unflatten(0, (3, 5)), attention(tokens)[0])
+    assert isinstance(model.layernorm, torch.nn.LayerNorm) and callable(model.embeddings)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from poa_hf import PoaTrainer
+from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainer
 
 from .test_trainer import arguments, images, new_model
 
@@ -16,6 +16,17 @@ def test_crops_that_the_patch_does_not_divide_are_refused(tmp_path):
     with pytest.raises(ValueError, match="local_crop_size 20 is not a multiple of 8 .pixels .*: use 16 or 24"):
         PoaTrainer(new_model(), arguments(tmp_path, local_crop_size=20), images())
     assert not list(tmp_path.iterdir())
+
+
+def test_families_that_do_not_pack_crops_refuse_to(tmp_path):
+    from ..conftest import GOLDEN_BACKBONES
+
+    for family in ("swin", "resnet"):
+        model = PoaForPreTraining(PoaConfig(backbone_config=GOLDEN_BACKBONES[family], num_prototypes=[8]))
+        with pytest.raises(
+            ValueError, match=f"A poa_{family} computes .* in passes of their own: leave pack_crops out"
+        ):
+            PoaTrainer(model, arguments(tmp_path, pack_crops=True, global_crop_size=128, local_crop_size=64), images())
 
 
 @pytest.mark.parametrize(("grid", "warned"), [(64, True), (32, False)])

@@ -56,4 +56,5 @@ def expected_compilations(model: PoaForPreTraining, args: PoaTrainingArguments) 
     """Return how many kinds of blocks and inputs a run needs: students see all crops, the teacher the global ones."""
     names = model.teacher.slice_rules.block_names(model.teacher)
     of_teacher = {block_kind(model.teacher.get_submodule(name)) for name in names}
-    return model.student.num_block_kinds() * (2 if args.num_local_crops else 1) + len(of_teacher)
+    inputs = 2 if args.num_local_crops and not args.pack_crops else 1
+    return model.student.num_block_kinds() * inputs + len(of_teacher)
