@@ -92,7 +92,7 @@ def accuracies(model: str | Path, *sizes: str) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "evaluations.json"
         command = ["evaluate", str(model), "--tasks", "knn", "--k", "20", "--dataset_name", "textures"]
-        command += ["--max_train_images", "3000", "--max_test_images", "2000", "--num_workers", "0"]
+        command += ["--max_train_images", "2000", "--max_test_images", "1500", "--num_workers", "0"]
         check(poa([*command, "--output", str(output), *(["--sizes", ",".join(sizes)] if sizes else [])]))
         records = json.loads(output.read_text())
     records = records["evaluations"] if isinstance(records, dict) else records

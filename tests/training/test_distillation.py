@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import ConvNextConfig, ConvNextModel, Dinov2Config, Dinov2Model, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments
+from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments, TextureDataset
 
 from ..conftest import tiny_config
 from .processes import in_processes
@@ -144,6 +144,8 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
     stream = datasets.Dataset.from_dict({"picture": images(4)}).to_iterable_dataset()
     with pytest.raises(ValueError, match="the dataset is a stream: add --streaming false"):
         PoaTrainer(new_model(), arguments(tmp_path, **options), stream, foreign_teacher=teacher())
+    with pytest.raises(ValueError, match="206 GB of features of 2,147,483,648 images.*leave it out"):
+        PoaTrainer(new_model(), arguments(tmp_path, **options), TextureDataset(), foreign_teacher=teacher())
     with pytest.raises(ValueError, match="keeps features of whole images.*add --foreign_teacher_patches false"):
         PoaTrainer(new_model(), arguments(tmp_path, cache_teacher=True), images(), foreign_teacher=teacher())
     with pytest.raises(ValueError, match="cache_teacher is given, but no teacher"):

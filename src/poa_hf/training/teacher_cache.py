@@ -22,11 +22,14 @@ from tqdm.auto import tqdm
 
 from ..data.rows import IndexedImages
 from ..data.whole_images import WholeImages
+from ..formatting import format_bytes
 from ..models.foreign_teacher import ForeignTeacher
 from ..objective.feature_matching import TeacherFeatures
 from ..runs.atomic import write_bytes
 from ..runs.layout import RunFolder
 from .arguments import PoaTrainingArguments
+
+_MOST_BYTES = 16 * 10**9
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class CachedTeacher:
         accelerator: The accelerator of the run.
 
     Raises:
-        ValueError: If the images are a stream.
+        ValueError: If the images are a stream, or too many.
     """
 
     def __init__(self, teacher: ForeignTeacher, dataset: Any, args: PoaTrainingArguments, accelerator: Accelerator):
@@ -49,6 +52,11 @@ class CachedTeacher:
             raise ValueError(
                 "cache_teacher needs images that are read by index, and the dataset is a stream: add --streaming "
                 "false, or leave it out."
+            )
+        if (size := 4 * len(dataset) * teacher.image_features) > _MOST_BYTES:
+            raise ValueError(
+                f"cache_teacher would keep {format_bytes(size)} of features of {len(dataset):,} images in memory, and "
+                f"is made for {format_bytes(_MOST_BYTES)} at most: leave it out."
             )
         self._teacher: ForeignTeacher | None = teacher
         self._images = WholeImages(IndexedImages(dataset, args.image_column), args, teacher.image_size or 1)
