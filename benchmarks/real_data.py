@@ -29,7 +29,7 @@ from transformers import TrainerCallback
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainer, PoaTrainingArguments, PoaViTConfig
 from poa_hf.data.textures import TextureDataset
-from poa_hf.training import trainer as trainer_module
+from poa_hf.training import step as step_module
 from poa_hf.training.preparation import coloured_crops
 
 PRESETS = {
@@ -116,7 +116,7 @@ def colour_seconds(trainer: ResidentTrainer, device: torch.device) -> float:
     for _ in range(7):
         synchronize(device)
         started = time.perf_counter()
-        coloured_crops(trainer.one_batch, trainer.args, device, trainer.colour_all)
+        coloured_crops(trainer.one_batch, trainer.args, device, trainer.optimizer_step.colour_all)
         synchronize(device)
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
@@ -151,7 +151,7 @@ def main() -> None:
         phases = Phases(options.warm_up, options.steps, device)
         trainer = ResidentTrainer(model, args, train_dataset=stream, callbacks=[phases])
         trainer.phases = phases
-        with mock.patch.object(trainer_module, "coloured_crops", phases.crops):
+        with mock.patch.object(step_module, "coloured_crops", phases.crops):
             state = trainer.train()
         colour = colour_seconds(trainer, device)
     shown, resident = phases.seconds()

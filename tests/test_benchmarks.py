@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from poa_hf import PoaForPreTraining, PoaTrainer
+from poa_hf import PoaForPreTraining
+from poa_hf.training.step import OptimizerStep
 
 from .conftest import ROOT, run_python
 
@@ -69,17 +70,17 @@ def test_what_makes_the_host_wait_is_counted(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from parts.step_waits import step_waits
 
-    forward, step = PoaForPreTraining.forward, PoaTrainer._step
+    forward, step = PoaForPreTraining.forward, OptimizerStep.__call__
 
     def asking(self, *args, masked_patches=None, **kwargs):
         return forward(self, *args, **kwargs)
 
-    def reading(self, batches, window):
-        step(self, batches, window)
+    def reading(self, batches, number, window):
+        step(self, batches, number, window)
         assert window.sums["loss"] > 0
 
     monkeypatch.setattr(PoaForPreTraining, "forward", asking)
-    monkeypatch.setattr(PoaTrainer, "_step", reading)
+    monkeypatch.setattr(OptimizerStep, "__call__", reading)
     found = step_waits(torch.device("cpu"))
     assert {what.partition(" (")[0]: count for what, count in found.items()} == {"a value is read": 1, "nonzero": 1}
 

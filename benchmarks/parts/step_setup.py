@@ -30,7 +30,7 @@ PRESETS = {
 DROP_RATE = 0.2
 MASK_RATIO = (0.1, 0.5)
 BF16_TOLERANCE = 0.2
-RESIDUAL = "poa_hf.models.modeling_poa_vit.add_residual"
+RESIDUAL = "poa_hf.models.elastic_vit_model.add_residual"
 
 
 class StepSetup:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from unittest.mock import Mock, patch
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -63,7 +63,6 @@ def step_waits(device: torch.device) -> dict[str, int]:
             local_crop_size=16, dataloader_num_workers=0, masked_prediction_start_step=0, bf16=device.type == "cuda",
         )  # fmt: skip
         trainer = PoaTrainer(PoaForPreTraining(config), args, TextureDataset(size=36))
-        trainer.skipped_images = Mock()  # made when training starts
         return on_cuda(trainer) if device.type == "cuda" else on_meta(trainer)
 
 
@@ -71,10 +70,9 @@ def on_cuda(trainer: PoaTrainer) -> dict[str, int]:
     trainer.model.train()
     batches, window, found = iter(trainer.loader), LogWindow(), {}
     for step in range(4):  # the first steps set libraries up
-        trainer.state.global_step = step
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) if step == 3 else nullcontext() as run:
             with record_function("step"):
-                trainer._step(batches, window)
+                trainer.optimizer_step(batches, step, window)
     events = trace(run)
     step = next(event for event in events if event["name"] == "step" and event["cat"] == "user_annotation")
     for event in events:
@@ -87,8 +85,7 @@ def on_cuda(trainer: PoaTrainer) -> dict[str, int]:
 def on_meta(trainer: PoaTrainer) -> dict[str, int]:
     meta = torch.device("meta")
     trainer.model.to(meta).train()
-    trainer.optimizer = build_optimizer(trainer.model, trainer.args)
-    trainer.state.global_step = 3
+    trainer.optimizer_step.optimizer = build_optimizer(trainer.model, trainer.args)
     batches, window = iter([next(iter(trainer.loader))]), LogWindow()  # made before, not profiled
     with ExitStack() as stack:
         stack.enter_context(patch.object(type(trainer.accelerator), "device", meta))
@@ -97,7 +94,7 @@ def on_meta(trainer: PoaTrainer) -> dict[str, int]:
         stand_in_for_a_gpu(stack, lambda: waits("a tensor of Python numbers"))
         run = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
         with Waits():
-            trainer._step(batches, window)
+            trainer.optimizer_step(batches, 3, window)
     return dict(Counter(e["name"].removeprefix(WAIT) for e in trace(run) if e["name"].startswith(WAIT)))
 
 

@@ -83,11 +83,11 @@ def test_a_signal_saves_the_step_and_the_resumed_run_is_the_same(tmp_path, whole
 
 def test_a_signal_during_accumulation_ends_after_the_whole_step(tmp_path):
     class InTheFirstPart(PoaTrainer):
-        def _forward(self, *args):
+        def compute_loss(self, *args, **kwargs):
             if self.state.global_step == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the second part's does not count
-            return super()._forward(*args)
+            return super().compute_loss(*args, **kwargs)
 
     args = arguments(tmp_path, gradient_accumulation_steps=2)
     with pytest.raises(TrainingInterrupted, match="after step 2 of 4"):
@@ -144,11 +144,9 @@ class NotFinite(PoaTrainer):
 
     since = 4
 
-    def _forward(self, *args):
-        output = super()._forward(*args)
-        if self.state.global_step + 1 >= self.since:
-            output.loss = output.loss * torch.nan
-        return output
+    def compute_loss(self, *args, **kwargs):
+        loss, output = super().compute_loss(*args, **kwargs)
+        return (loss * torch.nan if self.state.global_step + 1 >= self.since else loss), output
 
 
 def test_a_diverged_run_keeps_the_checkpoint_from_before(tmp_path, caplog):

@@ -9,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from poa_hf import PoaTrainer
 from poa_hf.training.monitoring import LogWindow, NonfiniteSteps
 from poa_hf.training.optimization import build_optimizer, step_unless
-from poa_hf.training.skipped_images import SkippedImages
 
 from ..conftest import ROOT
 from .test_trainer import arguments, images, new_model
@@ -63,17 +62,15 @@ def test_a_step_waits_for_nothing_on_the_device(tmp_path, monkeypatch, meta_devi
     cannot be read."""
     args = arguments(tmp_path, max_steps=9, logging_steps=9, **options)
     trainer = PoaTrainer(new_model(drop_path_rate=0.3), args, images())
-    trainer.skipped_images = SkippedImages(trainer.accelerator, tmp_path / "skipped_images.jsonl", 0)
     trainer.model.to(meta_device).train()
-    trainer.optimizer = build_optimizer(trainer.model, args)
+    trainer.optimizer_step.optimizer = build_optimizer(trainer.model, args)
     monkeypatch.setattr(type(trainer.accelerator), "device", meta_device)
     flags = []
     monkeypatch.setattr(trainer.nonfinite, "add", lambda step, flag: flags.append(flag))  # a copy to the host
-    trainer.state.global_step = step
     window = LogWindow()
     batches = iter(trainer.loader)
     with Queue():
-        trainer._step(batches, window)
+        trainer.optimizer_step(batches, step, window)
     assert flags[0].device == meta_device and all(total.device == meta_device for total in window.sums.values())
     assert "ibot_loss_1" in window.sums
 
@@ -83,15 +80,13 @@ def test_a_step_waits_for_nothing_on_the_device(tmp_path, monkeypatch, meta_devi
 def test_a_step_waits_for_nothing_on_a_gpu(tmp_path):
     args = arguments(tmp_path, max_steps=9, logging_steps=9, bf16=True)
     trainer = PoaTrainer(new_model(drop_path_rate=0.3), args, images())
-    trainer.skipped_images = SkippedImages(trainer.accelerator, tmp_path / "skipped_images.jsonl", 0)
     batches, window = iter(trainer.loader), LogWindow()
     for step in range(4):  # the first steps set libraries up
-        trainer.state.global_step = step
         if step == 2:
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")
         try:
-            trainer._step(batches, window)
+            trainer.optimizer_step(batches, step, window)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     trainer.nonfinite.settle()

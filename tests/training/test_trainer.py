@@ -77,12 +77,10 @@ def test_accumulated_gradients_are_the_mean_of_their_parts(tmp_path):
     gradients = {}
 
     class Recorder(PoaTrainer):
-        def _forward(self, batch, *rest):
-            output = super()._forward(batch, *rest)
-            gradients.setdefault("parts", []).append(
-                torch.autograd.grad(output.loss, self.parameter, retain_graph=True)
-            )
-            return output
+        def compute_loss(self, model, inputs, return_outputs=False):
+            loss, output = super().compute_loss(model, inputs, return_outputs=True)
+            gradients.setdefault("parts", []).append(torch.autograd.grad(loss, self.parameter, retain_graph=True))
+            return loss, output
 
     model = new_model()
     trainer = Recorder(

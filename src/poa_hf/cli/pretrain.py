@@ -78,7 +78,8 @@ def run_recipe(recipe: Recipe) -> None:
 
 def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
     options, data = recipe.evaluation, recipe.data
-    if options.eval_steps is None:
+    strategy = recipe.training.eval_strategy
+    if strategy == "no" or (strategy == "steps" and options.eval_steps is None):
         return []
     from ..evaluation.callback import KnnEvaluationCallback, WarmStartGuard
     from ..evaluation.splits import open_splits
@@ -101,7 +102,7 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
         # by the names that the options have here
         raise ValueError(re.sub(r"--(test_split|holdout|max_\w+_images)\b", r"--eval_\1", str(error))) from error
     callback = WarmStartGuard if recipe.init_from else KnnEvaluationCallback
-    return [callback(splits, options.eval_steps, options.eval_sizes, options.eval_k)]
+    return [callback(splits, options.eval_steps if strategy == "steps" else None, options.eval_sizes, options.eval_k)]
 
 
 def _recipe_saver(recipe: Recipe) -> TrainerCallback:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState
 
 from ..data.processor import evaluation_processor
 from ..elastic import SubNetwork
+from ..training.callbacks import EvaluationCallback
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..models.modeling_poa_pretraining import PoaForPreTraining
     from .splits import EvaluationData
 
@@ -22,7 +25,7 @@ logger = logging.getLogger(__name__)
 Arguments = Any
 
 
-class KnnEvaluationCallback(TrainerCallback):
+class KnnEvaluationCallback(EvaluationCallback):
     """Evaluates sizes of the teacher by weighted k-NN, every `every_steps` steps and at the end of training.
 
     Accuracies (0 to 1) go to the log as `knn_384x12` and so on, their mean as `knn_mean`, and the records to
@@ -32,7 +35,7 @@ class KnnEvaluationCallback(TrainerCallback):
 
     Args:
         data: Labelled splits, from `open_splits`.
-        every_steps: The number of steps between evaluations.
+        every_steps: The number of steps between evaluations; None leaves it to the trainer's `eval_strategy`.
         sizes: Sizes or their names; by default the smallest, a middle and the full size.
         k: The number of neighbours that vote.
         batch_size: Images at a time, per process.
@@ -53,21 +56,25 @@ class KnnEvaluationCallback(TrainerCallback):
     def __init__(
         self,
         data: EvaluationData,
-        every_steps: int,
+        every_steps: int | None,
         sizes: Sequence[str | SubNetwork] | None = None,
         k: int = 20,
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
-        if every_steps < 1:
+        if every_steps is not None and every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}: give at least 1.")
         self.data, self.every_steps, self.sizes = data, every_steps, sizes
         self.k = k
+        self.size_names: list[str] = []
         self.batch_size, self.num_workers = batch_size, num_workers
-        self._new_values: dict[str, float] = {}  # values to add to the next line of the log
         self._has_measured = False
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._prepare(kwargs["model"])
+
+    def _prepare(self, model: PoaForPreTraining) -> None:
+        """Check what is to be measured, once the model is known."""
         # imported here, as it takes half a second that only an evaluation should cost
         from .tasks import TaskOptions, check_tasks
 
@@ -75,20 +82,19 @@ class KnnEvaluationCallback(TrainerCallback):
             raise ValueError("k-NN evaluation needs a train split: open the data with one.")
         self.options = TaskOptions(k=(self.k,))
         check_tasks(["knn"], self.options, len(self.data.train))
-        model: PoaForPreTraining = kwargs["model"]
         space = model.config.backbone_config.space
         self.size_names = list(dict.fromkeys(str(space.resolve(size)) for size in self.sizes or space.spread))
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step % self.every_steps and state.global_step != state.max_steps:
-            return
-        accuracies = self._measure(args, state, kwargs["model"])
-        mean = sum(accuracies.values()) / len(accuracies)
-        self._new_values = accuracies | {"knn_mean": mean}
-        if state.best_metric is None or mean > state.best_metric:
-            state.best_metric, state.best_global_step = mean, state.global_step
-            control.should_save = True
-        control.should_log = True
+        if self.every_steps is not None and state.global_step % self.every_steps == 0:
+            control.should_evaluate = True
+
+    def evaluate(self, args: Arguments, state: TrainerState, model: PreTrainedModel) -> dict[str, float]:
+        elastic = cast("PoaForPreTraining", model)
+        if not self.size_names:  # before the training
+            self._prepare(elastic)
+        accuracies = self._measure(args, state, elastic)
+        return accuracies | {"knn_mean": sum(accuracies.values()) / len(accuracies)}
 
     def _measure(self, args: Arguments, state: TrainerState, model: PoaForPreTraining) -> dict[str, float]:
         """Save records of the current teacher in the run's folder, and return accuracies by their names in the log."""
@@ -117,14 +123,10 @@ class KnnEvaluationCallback(TrainerCallback):
                 quiet=self._has_measured,
             )
         self._has_measured = True
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and Path(args.output_dir).is_dir():
             save_evaluations(run.evaluations, records)
         self.num_test_images = records[0].test_images
         return {f"knn_{record.size}": record.value for record in records}
-
-    def on_log(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        kwargs["logs"].update(self._new_values)
-        self._new_values = {}
 
 
 class WarmStartGuard(KnnEvaluationCallback):
@@ -146,7 +148,7 @@ class WarmStartGuard(KnnEvaluationCallback):
     def __init__(
         self,
         data: EvaluationData,
-        every_steps: int,
+        every_steps: int | None,
         sizes: Sequence[str | SubNetwork] | None = None,
         k: int = 20,
         batch_size: int = 64,
@@ -180,12 +182,11 @@ class WarmStartGuard(KnnEvaluationCallback):
                 "The run was not evaluated at its start, so a loss of accuracy of its full size will not be noticed."
             )
 
-    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        super().on_step_end(args, state, control, **kwargs)
-        if not self._new_values or self.start is None:
-            return
-        now = self._new_values[self.full]
-        self._new_values["knn_start"] = self.start
+    def evaluate(self, args: Arguments, state: TrainerState, model: PreTrainedModel) -> dict[str, float]:
+        values = super().evaluate(args, state, model)
+        if self.start is None:
+            return values
+        now = values[self.full]
         falling = self._has_fallen(self.start, now)
         if falling and not self.falling and state.is_world_process_zero:
             logger.warning(
@@ -199,6 +200,7 @@ class WarmStartGuard(KnnEvaluationCallback):
                 100 * self._standard_error(self.start, now),
             )
         self.falling = falling
+        return values | {"knn_start": self.start}
 
     def _has_fallen(self, start: float, now: float) -> bool:
         return start - now > self.margin + 2 * self._standard_error(start, now)

@@ -202,14 +202,14 @@ class PoaSwinModel(ElasticModelMixin, SwinModel):
         blocks, is_last = rf"encoder\.layers\.{stage}\.blocks\.\d+", stage == self.num_layers - 1
         merging = f"encoder.layers.{stage}.downsample"
         if stage == 0:
-            made_by = (
+            made_by: tuple[UnitAxis, ...] = (
                 UnitAxis(r"embeddings\.(mask_token|position_embeddings)", -1),
                 UnitAxis(r"embeddings\.(patch_embeddings\.projection|norm)\.(weight|bias)", 0),
             )
         else:
             made_by = (UnitAxis(rf"encoder\.layers\.{stage - 1}\.downsample\.reduction\.weight", 0),)
         if is_last:
-            read_by = (UnitAxis(r"layernorm\.(weight|bias)", 0),)
+            read_by: tuple[UnitAxis, ...] = (UnitAxis(r"layernorm\.(weight|bias)", 0),)
         else:
             read_by = (
                 UnitAxis(rf"{re.escape(merging)}\.norm\.(weight|bias)", 0, copies=4),

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..data.crop_arguments import CropArguments
 from ..ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, SHARE_BELOW_1, WHOLE, Range
-
-
-def _argument(default: Any, help: str, **metadata: Any) -> Any:
-    """A field with a help text.
-
-    `several=True` marks a list of names as text, separated by commas; `bare` is the value of an option without one.
-    """
-    return field(default=default, metadata={"help": help, **metadata})
+from .stock_arguments import StockArguments, argument
 
 
 @dataclass
-class PoaTrainingArguments(CropArguments):
+class PoaTrainingArguments(StockArguments, CropArguments):
     """Everything about a run except the model and the dataset.
 
     The defaults are the published recipe for ViT (arXiv 2408.01031), where an epoch has 800 steps of 1600 images.
@@ -41,6 +34,7 @@ class PoaTrainingArguments(CropArguments):
 
     ranges: ClassVar[dict[str, Range]] = {
         **CropArguments.ranges,
+        **StockArguments.ranges,
         "max_steps": COUNT,
         "per_device_train_batch_size": COUNT,
         "gradient_accumulation_steps": COUNT,
@@ -74,135 +68,135 @@ class PoaTrainingArguments(CropArguments):
     }
 
     # Run
-    output_dir: str = _argument("runs/poa", "Folder for checkpoints, logs and the final model.")
-    overwrite_output_dir: bool = _argument(False, "Whether to delete another run in output_dir first.")
-    resume_from_checkpoint: str | None = _argument(
+    output_dir: str = argument("runs/poa", "Folder for checkpoints, logs and the final model.")
+    overwrite_output_dir: bool = argument(False, "Whether to delete another run in output_dir first.")
+    resume_from_checkpoint: str | None = argument(
         None,
         "Checkpoint to resume from: its path, or `true` (or no value) for the last one in output_dir. The run starts "
         "anew if not given.",
         bare="true",
     )
-    seed: int = _argument(0, "Seed of everything random. All that is random in a step follows from it and the step.")
-    bf16: bool = _argument(False, "Whether to compute in bfloat16 by autocast; parameters stay float32.")
-    gradient_checkpointing: bool = _argument(
+    seed: int = argument(0, "Seed of everything random. All that is random in a step follows from it and the step.")
+    bf16: bool = argument(False, "Whether to compute in bfloat16 by autocast; parameters stay float32.")
+    gradient_checkpointing: bool = argument(
         False, "Whether to recompute activations in the backward pass, which saves memory and costs time."
     )
-    compile: str = _argument(
+    compile: str = argument(
         "auto",
         "Whether the blocks of teacher and students are compiled, each kind of block once for all sizes: `blocks`, "
         "`off`, or `auto`, which compiles them on CUDA devices that can.",
     )
-    pack_crops: bool = _argument(
+    pack_crops: bool = argument(
         False,
         "Whether a student computes its global and local crops in one pass, which launches fewer kernels and takes "
         "more memory; for ViTs with learned positions.",
     )
-    torch_compile: bool = _argument(False, "Deprecated: use compile.")
-    attn_implementation: str | None = _argument(
+    torch_compile: bool = argument(False, "Deprecated: use compile.")
+    attn_implementation: str | None = argument(
         None,
         "Attention implementation of transformers, such as sdpa, eager or flash_attention_2, for teacher and students; "
         "sdpa if not given.",
     )
-    same_sub_network: bool = _argument(
+    same_sub_network: bool = argument(
         False, "Whether all processes train the same sub-network at a step, instead of one each."
     )
 
     # Steps
-    max_steps: int = _argument(276_800, "Number of optimizer steps.")
-    per_device_train_batch_size: int = _argument(50, "Images per process and forward pass.")
-    gradient_accumulation_steps: int = _argument(1, "Forward passes per optimizer step, whose gradients are averaged.")
+    max_steps: int = argument(276_800, "Number of optimizer steps.")
+    per_device_train_batch_size: int = argument(50, "Images per process and forward pass.")
+    gradient_accumulation_steps: int = argument(1, "Forward passes per optimizer step, whose gradients are averaged.")
 
     # Optimizer and schedules
-    learning_rate: float = _argument(
+    learning_rate: float = argument(
         4e-3, "Peak learning rate for 1024 images per step; it grows with the square root of their number."
     )
-    min_learning_rate: float = _argument(2e-5, "Learning rate at the end of its cosine.")
-    warmup_steps: int = _argument(8_000, "Steps of the learning rate's linear warm-up (10 epochs).")
-    weight_decay: float = _argument(0.04, "Weight decay at the start of its cosine.")
-    final_weight_decay: float = _argument(0.4, "Weight decay at the end of its cosine.")
-    adam_beta1: float = _argument(0.9, "AdamW's decay rate of the gradients' mean.")
-    adam_beta2: float = _argument(0.999, "AdamW's decay rate of the squared gradients' mean.")
-    adam_epsilon: float = _argument(1e-8, "AdamW's epsilon.")
-    max_grad_norm: float = _argument(
+    min_learning_rate: float = argument(2e-5, "Learning rate at the end of its cosine.")
+    warmup_steps: int = argument(8_000, "Steps of the learning rate's linear warm-up (10 epochs).")
+    weight_decay: float = argument(0.04, "Weight decay at the start of its cosine.")
+    final_weight_decay: float = argument(0.4, "Weight decay at the end of its cosine.")
+    adam_beta1: float = argument(0.9, "AdamW's decay rate of the gradients' mean.")
+    adam_beta2: float = argument(0.999, "AdamW's decay rate of the squared gradients' mean.")
+    adam_epsilon: float = argument(1e-8, "AdamW's epsilon.")
+    max_grad_norm: float = argument(
         1.5, "Norm to which gradients are clipped, those of the backbone and those of the heads each."
     )
-    layerwise_decay: float = _argument(0.9, "Factor of the learning rate for each block below the last.")
-    patch_embed_lr_mult: float = _argument(0.2, "Further factor of the learning rate for the patch embedding.")
-    freeze_last_layer_steps: int = _argument(800, "First steps, in which the prototypes are not trained (1 epoch).")
-    freeze_backbone_steps: int = _argument(
+    layerwise_decay: float = argument(0.9, "Factor of the learning rate for each block below the last.")
+    patch_embed_lr_mult: float = argument(0.2, "Further factor of the learning rate for the patch embedding.")
+    freeze_last_layer_steps: int = argument(800, "First steps, in which the prototypes are not trained (1 epoch).")
+    freeze_backbone_steps: int = argument(
         0,
         "First steps, in which only the heads are trained, for backbones that are pre-trained; the backbone's learning "
         "rate is then warmed up too.",
     )
-    schedule_stretch: float = _argument(
+    schedule_stretch: float = argument(
         0.78, "Part of their cosines that the schedules run through: they are planned for max_steps divided by this."
     )
 
     # Teacher
-    teacher_momentum: float = _argument(0.992, "Momentum of the teacher's moving average at the start of its cosine.")
-    final_teacher_momentum: float = _argument(0.9999, "Momentum of the teacher at the end of its cosine.")
-    teacher_temperature: float = _argument(0.04, "Softmax temperature of the teacher at the start of its warm-up.")
-    final_teacher_temperature: float = _argument(0.07, "Softmax temperature of the teacher after its warm-up.")
-    teacher_temperature_warmup_steps: int = _argument(24_000, "Steps of the temperature's linear warm-up (30 epochs).")
-    masked_prediction_start_step: int = _argument(
+    teacher_momentum: float = argument(0.992, "Momentum of the teacher's moving average at the start of its cosine.")
+    final_teacher_momentum: float = argument(0.9999, "Momentum of the teacher at the end of its cosine.")
+    teacher_temperature: float = argument(0.04, "Softmax temperature of the teacher at the start of its warm-up.")
+    final_teacher_temperature: float = argument(0.07, "Softmax temperature of the teacher after its warm-up.")
+    teacher_temperature_warmup_steps: int = argument(24_000, "Steps of the temperature's linear warm-up (30 epochs).")
+    masked_prediction_start_step: int = argument(
         24_000, "First step in which patches are masked and predicted (epoch 30)."
     )
 
     # Foreign teacher
-    foreign_teacher_loss: str = _argument(
+    foreign_teacher_loss: str = argument(
         "features",
         "How the students learn from a foreign teacher: `features` matches its features through a linear projection, "
         "`prototypes` the assignments to prototypes of heads on its features.",
     )
-    foreign_teacher_metric: str = _argument(
+    foreign_teacher_metric: str = argument(
         "cosine", "How features are compared with a foreign teacher's: `cosine`, or `smooth_l1` on standardised ones."
     )
-    foreign_teacher_patches: bool = _argument(
+    foreign_teacher_patches: bool = argument(
         True, "Whether the foreign teacher's features of patches are matched, and not only those of images."
     )
-    cache_teacher: bool = _argument(
+    cache_teacher: bool = argument(
         False,
         "Whether the foreign teacher sees each image once, before training, whole and as it is; its image features "
         "are kept in the run's folder.",
     )
-    foreign_teacher_size: int | None = _argument(
+    foreign_teacher_size: int | None = argument(
         None, "Side in pixels of the images that the foreign teacher sees; what it was made for if not given."
     )
 
     # Data
-    image_column: str | None = _argument(None, "Column with the images; found by its type or name if not given.")
-    dataloader_num_workers: int = _argument(4, "Worker processes that decode and crop, per training process.")
+    image_column: str | None = argument(None, "Column with the images; found by its type or name if not given.")
+    dataloader_num_workers: int = argument(4, "Worker processes that decode and crop, per training process.")
 
     # Log and checkpoints
-    logging_steps: int = _argument(10, "Steps between lines of metrics.jsonl.")
-    save_steps: int = _argument(1_000, "Steps between checkpoints.")
-    save_total_limit: int | None = _argument(
+    logging_steps: int = argument(10, "Steps between lines of metrics.jsonl.")
+    save_steps: int = argument(1_000, "Steps between checkpoints.")
+    save_total_limit: int | None = argument(
         2, "Number of checkpoints to keep, in addition to that of the best evaluation; null keeps all."
     )
-    report_to: str = _argument(
+    report_to: str = argument(
         "none",
         "Accelerate's trackers, by name and separated by commas, such as tensorboard or wandb; none for none.",
         several=True,
     )
-    log_image_ids: bool = _argument(False, "Whether to write the ids of each step's images to image_ids-PROCESS.jsonl.")
-    disable_tqdm: bool = _argument(False, "Whether to hide the progress bar, which is shown on terminals only.")
-    quiet: bool = _argument(False, "Whether to print nothing but warnings: no facts, no lines of the log, no bar.")
-    log_level: str | None = _argument(
+    log_image_ids: bool = argument(False, "Whether to write the ids of each step's images to image_ids-PROCESS.jsonl.")
+    disable_tqdm: bool = argument(False, "Whether to hide the progress bar, which is shown on terminals only.")
+    quiet: bool = argument(False, "Whether to print nothing but warnings: no facts, no lines of the log, no bar.")
+    log_level: str | None = argument(
         None,
         "Least level of the messages of this library that are shown: debug, info, warning or error. If not given, as "
         "the program has set it; info for `poa pretrain`, warning with quiet.",
     )
-    measure_peak: bool = _argument(
+    measure_peak: bool = argument(
         False,
         "Whether to measure the device's rate of matrix products at the start, which `mfu` in the log then refers to, "
         "instead of taking the maker's.",
     )
-    profile_steps: str | None = _argument(
+    profile_steps: str | None = argument(
         None,
         "Steps to profile, FIRST:LAST, such as 20:25. A trace for chrome://tracing and a table of kernels are written "
         "to the folder `profile` of the run.",
     )
-    max_nonfinite_steps: int = _argument(
+    max_nonfinite_steps: int = argument(
         10, "Steps in a row with a loss or gradient that is not finite after which the run stops."
     )
 
@@ -236,6 +230,9 @@ class PoaTrainingArguments(CropArguments):
 
 
 CHOICES = {
+    "logging_strategy": ("steps", "epoch", "no"),
+    "save_strategy": ("steps", "epoch", "best", "no"),
+    "eval_strategy": ("steps", "epoch", "no"),
     "compile": ("auto", "blocks", "off"),
     "log_level": ("debug", "info", "warning", "error"),
     "foreign_teacher_loss": ("features", "prototypes"),

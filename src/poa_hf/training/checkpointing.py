@@ -201,6 +201,14 @@ class Checkpointer:
             setattr(self.state, name, getattr(saved, name))
         self.nonfinite.count, self.nonfinite.in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
 
+    def load_best(self) -> None:
+        """Put the best evaluation's weights into the model, and those of its optimizer, if it is not the last one."""
+        best, state = self.state.best_model_checkpoint, self.state
+        if best is not None and state.best_global_step != state.global_step:
+            self._load_state(Path(best))
+            if self.is_main:
+                logger.info("The model that is kept is that of step %d, the best.", state.best_global_step)
+
     def save_model(self, folder: Path) -> None:
         """Write the model into a folder, replacing one that is there."""
         wait_for_everyone = self.accelerator.wait_for_everyone

@@ -51,7 +51,7 @@ class ConsoleCallback(TrainerCallback):
         say("\n".join(f"{name:<{width}}  {text}" for name, text in facts.items()) + "\n")
 
     def on_log(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or "images_per_second" not in kwargs["logs"]:
+        if not state.is_world_process_zero:
             return
         logs, step = kwargs["logs"], state.global_step
         seconds = (time.perf_counter() - self._began) / max(1, step - self._first_step)

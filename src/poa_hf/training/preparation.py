@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import TrainerState
 
 from ..data.augmentation import augment
 from ..data.crop_arguments import usual_statistics
@@ -22,6 +24,7 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining
 from .arguments import PoaTrainingArguments
 from .checkpointing import on_main
 from .checks import warn_of_resized_embeddings
+from .flow import FlowCallback
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +91,19 @@ def training_loader(
         seed=args.seed,
         image_column=args.image_column,
         warn_of_bad_rows=False,  # once for all processes (`skipped_images`)
+    )
+
+
+def new_state(args: PoaTrainingArguments, accelerator: Accelerator, flow: FlowCallback) -> TrainerState:
+    """Return the state of a run at step 0, with what transformers' callbacks read in it."""
+    return TrainerState(
+        max_steps=args.max_steps,
+        num_train_epochs=math.ceil(flow.epochs(args.max_steps) or 0),
+        logging_steps=args.logging_steps,
+        save_steps=args.save_steps,
+        train_batch_size=args.per_device_train_batch_size,
+        is_world_process_zero=accelerator.is_main_process,
+        is_local_process_zero=accelerator.is_local_main_process,
     )
 
 

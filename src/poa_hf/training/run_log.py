@@ -39,8 +39,7 @@ class RunLog:
         accelerator.wait_for_everyone()
         self.metrics = JsonLines(run.metrics, first_step, self.is_main)
         if args.trackers:
-            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in vars(args).items()}
-            accelerator.init_trackers("poa_hf", config=plain)
+            accelerator.init_trackers(args.project, args.to_sanitized_dict(), _named(args))
 
     def write(self, logs: dict[str, Any]) -> None:
         """Write a line, and log a warning if it shows that something is wrong."""
@@ -62,6 +61,12 @@ class RunLog:
         for warning in warnings - self.warnings:
             logger.warning(warning)
         self.warnings = warnings
+
+
+def _named(args: PoaTrainingArguments) -> dict[str, dict[str, Any]]:
+    """Return the run's name, as each tracker takes it that has names of runs."""
+    names = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}
+    return {tracker: {names[tracker]: args.name_of_run} for tracker in args.trackers if tracker in names}
 
 
 def progress_bar(args: PoaTrainingArguments, state: TrainerState) -> tqdm:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +21,6 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
-from ..elastic import SubNetwork
 from ..models.foreign_teacher import ForeignTeacher
 from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
 from ..runs.checkpoints import start_folder
@@ -37,13 +34,14 @@ from .checks import check_run, warn_of_few_images, warn_of_missing_processes
 from .compilation import block_compiler, compiled_colours
 from .console import ConsoleCallback
 from .distillation import teacher_features
+from .flow import FlowCallback, check_strategies, keep_best
 from .monitoring import LogWindow, NonfiniteSteps
-from .optimization import StepHyperparameters, hyperparameters_at, set_hyperparameters, step_unless
-from .preparation import coloured_crops, configure, seed_step, training_loader, with_statistics
+from .preparation import configure, new_state, training_loader, with_statistics
 from .profiling import StepProfiler
 from .run_log import RunLog, progress_bar, show_progress
 from .skipped_images import SkippedImages
 from .speed import SpeedLog
+from .step import OptimizerStep
 from .stopping import StopSignals, TrainingDivergedError, TrainingInterrupted, said_how_to_go_on, stop_if_diverged
 
 __all__ = ["PoaTrainer", "TrainingDivergedError", "TrainingInterrupted"]
@@ -111,6 +109,9 @@ class PoaTrainer:
         num_processes = self.accelerator.num_processes
         self.global_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * num_processes
         self.loader = training_loader(train_dataset, model.config, args, self.accelerator)
+        num_images = self.loader.num_images or args.num_train_images
+        self.args = args = args.with_steps(num_images, self.global_batch_size)
+        self.flow = FlowCallback(num_images, self.global_batch_size)
         if self.is_main:
             warn_of_few_images(self.loader.num_images, self.global_batch_size)
             warn_of_missing_processes(num_processes)
@@ -120,18 +121,30 @@ class PoaTrainer:
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
         compiler = block_compiler(self.model, args, self.accelerator.device)
         self.model.compile_blocks(compiler)
-        self.colour_all = compiled_colours(compiler, self.accelerator.device)
         self.speed = SpeedLog(model.config, args, self.accelerator.device, compiler) if self.is_main else None
-        self.state = TrainerState(max_steps=args.max_steps, is_world_process_zero=self.is_main)
-        self.state.is_local_process_zero = self.accelerator.is_local_main_process
+        self.state = new_state(args, self.accelerator, self.flow)
         self.control = TrainerControl()
         if not args.quiet and not any(isinstance(callback, ConsoleCallback) for callback in callbacks):
             callbacks = [*callbacks, ConsoleCallback()]
         self.callbacks = CallbackList(
-            callbacks, model=self.model, optimizer=self.optimizer, train_dataloader=self.loader
+            [self.flow, *callbacks], model=self.model, optimizer=self.optimizer, train_dataloader=self.loader
         )
+        self._measured: dict[str, float] = {}  # by the last evaluation, for the next line of the log
         self.nonfinite = NonfiniteSteps(self.is_main)
         self.stop_signals = StopSignals(self.accelerator)
+        self.optimizer_step = OptimizerStep(
+            args=args,
+            accelerator=self.accelerator,
+            model=self.model,
+            wrapped_model=self.wrapped_model,
+            optimizer=self.optimizer,
+            compute_loss=self.compute_loss,
+            teacher_features=self.teacher_features,
+            colour_all=compiled_colours(compiler, self.accelerator.device),
+            flow=self.flow,
+            nonfinite=self.nonfinite,
+            stop_signals=self.stop_signals,
+        )
         run = (self.model, self.optimizer, self.loader, self.state, self.nonfinite)
         self.checkpointer = Checkpointer(args, self.accelerator, *run, self.global_batch_size)
         self.image_ids = JsonLines(RunFolder(self.output_dir).image_ids(self.rank), 0, enabled=False)
@@ -166,6 +179,7 @@ class PoaTrainer:
         args, state = self.args, self.state
         batches = self._start(args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint)
         self.control.should_training_stop = False
+        check_strategies(args, self.flow.num_images, self.callbacks.are_measuring)
         self._call("on_train_begin")
         self.wrapped_model.train()
         self.checkpointer.training_time.start(state.global_step)
@@ -174,20 +188,23 @@ class PoaTrainer:
         profiler = StepProfiler(profiled, RunFolder(self.output_dir).profile, self.accelerator.device)
         with progress_bar(args, state) as progress, logging_redirect_tqdm():
             while state.global_step < args.max_steps and not self.control.should_training_stop:
-                self.control.should_log = self.control.should_save = self.control.should_evaluate = False
-                self._call("on_step_begin")
+                self._begin_step()
                 profiler.before(state.global_step + 1)
-                self._step(batches, window)
+                self.optimizer_step(batches, state.global_step, window)
                 state.global_step += 1
                 progress.update()
                 self._call("on_step_end")
+                if self.control.should_evaluate and self.callbacks.are_measuring:
+                    self._evaluate()
+                if self.flow.ends_epoch(state.global_step):
+                    self._call("on_epoch_end")
                 is_last = state.global_step == args.max_steps or self.control.should_training_stop
                 stopped = self.stop_signals.agreed() and not is_last
                 profiler.after(state.global_step, is_last or stopped)
-                if state.global_step % args.logging_steps == 0 or is_last or stopped or self.control.should_log:
+                if self.control.should_log or is_last or stopped:
                     self._log(window, progress)
                     window = LogWindow()
-                if state.global_step % args.save_steps == 0 or is_last or stopped or self.control.should_save:
+                if self.control.should_save or is_last or stopped:
                     self.skipped_images.report()  # a run resumed from here does not meet them once more
                     self.checkpointer.save()
                     self.control.should_save = False
@@ -199,6 +216,8 @@ class PoaTrainer:
                     raise self.stop_signals.interruption(self.output_dir, state)
             self.nonfinite.settle()
             stop_if_diverged(self.nonfinite, args, self.accelerator.num_processes)
+        if args.load_best_model_at_end:
+            self.checkpointer.load_best()
         self.save_model()
         self._call("on_train_end")
         self.log.finish()
@@ -211,6 +230,63 @@ class PoaTrainer:
             folder: Where to write; `output_dir` if not given.
         """
         self.checkpointer.save_model(Path(folder or self.output_dir))
+
+    def save_state(self) -> None:
+        """Write a checkpoint of the current step, from which `train` can resume."""
+        self.checkpointer.save()
+
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Add a callback, or a class of one that is made without arguments, behind those that are there."""
+        self.callbacks.add(callback)
+
+    def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Take a callback away, or the first one of a class, such as `ConsoleCallback`."""
+        self.callbacks.remove(callback)
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the teacher as it is, with the callbacks that evaluate, such as `KnnEvaluationCallback`.
+
+        Returns:
+            Values by their names in the log with `eval_` in front, such as `eval_knn_384x12` and `eval_knn_mean`.
+
+        Raises:
+            ValueError: If there is no such callback.
+        """
+        if not self.callbacks.are_measuring:
+            raise ValueError("Nothing says how to evaluate: give the trainer a KnnEvaluationCallback.")
+        values = self.callbacks.evaluate(self.args, self.state)
+        metrics = {f"eval_{name}": value for name, value in values.items()}
+        self._call("on_evaluate", metrics=metrics)
+        return metrics
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False
+    ) -> Tensor | tuple[Tensor, PoaForPreTrainingOutput]:
+        """Return the loss of a batch, a scalar that is differentiated; subclasses may compute another one.
+
+        Args:
+            model: The model, as it is wrapped for several processes.
+            inputs: The arguments of `PoaForPreTraining.forward`, among them `global_crops` (2B, C, H, W),
+                `local_crops` (V * B, C, h, w), `masks` (2B, patches) and `sub_network`.
+            return_outputs: Whether to return the model's output too, whose terms are logged.
+        """
+        output = model(**inputs)
+        # optional in the class, as in every ModelOutput, but always set
+        loss = cast("Tensor", output.loss)
+        return (loss, output) if return_outputs else loss
+
+    def _begin_step(self) -> None:
+        self.control.should_log = self.control.should_save = self.control.should_evaluate = False
+        step = self.state.global_step
+        if step == 0 or self.flow.ends_epoch(step):
+            self._call("on_epoch_begin")
+        self._call("on_step_begin")
+
+    def _evaluate(self) -> None:
+        """Evaluate for the next line of the log, and save a checkpoint if it is the best so far."""
+        self._measured = {name.removeprefix("eval_"): value for name, value in self.evaluate().items()}
+        self.control.should_save |= keep_best(self._measured, self.args, self.state)
+        self.control.should_log = True
 
     def _start(self, resume: bool | str | None) -> Iterator[dict[str, Any]]:
         """Restore the checkpoint to resume from, if any, make the folder ready, and return the batches."""
@@ -229,117 +305,36 @@ class PoaTrainer:
         run = RunFolder(self.output_dir)
         self.skipped_images = SkippedImages(self.accelerator, run.skipped_images, self.state.global_step)
         self.image_ids = JsonLines(run.image_ids(self.rank), self.state.global_step, enabled=args.log_image_ids)
-        return batches
+        return self._noted(batches)
 
-    def _step(self, batches: Iterator[dict[str, Any]], window: LogWindow) -> None:
-        """Make one optimizer step, or none if the loss or the gradient of any process is not finite."""
-        args, step, started = self.args, self.state.global_step, time.perf_counter()
-        values = hyperparameters_at(step, args, self.global_batch_size)
-        set_hyperparameters(self.optimizer, values)
-        seed_step(args.seed, step, self.rank)
-        space = self.model.config.backbone_config.space
-        sub_network = space.sub_network_at(step, args.seed, 0 if args.same_sub_network else self.rank)
-        window.sub_network, window.hyperparameters = sub_network, values
-        will_log = (step + 1) % args.logging_steps == 0 or step + 1 == args.max_steps
-        losses, output = self._accumulate_gradients(batches, values, sub_network, window, will_log)
-        losses["grad_norm"] = engines.clip_grad_norm(self.accelerator, self.model.learning, args.max_grad_norm)
-        if values.freeze_backbone:
-            # AdamW must not see gradients of 0: its count of steps would run ahead of its moments
-            self.model.student.zero_grad()
-        # The flag is the same on all processes, as losses and gradients are reduced. The host does not wait for it.
-        skip = ~torch.isfinite(losses["loss"] + losses["grad_norm"])
-        step_unless(skip, self.optimizer)
-        self.model.update_teacher(values.teacher_momentum, skip, heads_only=values.freeze_backbone)
-        window.add(losses, skip)
-        self.nonfinite.add(step + 1, skip)
-        self.optimizer.zero_grad()
-        window.images += self.global_batch_size
-        if will_log:
-            window.add_statistics(output)
-        window.step_seconds.append(time.perf_counter() - started)
-        window.sizes.append(sub_network)
-
-    def _accumulate_gradients(
-        self,
-        batches: Iterator[dict[str, Any]],
-        values: StepHyperparameters,
-        sub_network: SubNetwork,
-        window: LogWindow,
-        will_log: bool,
-    ) -> tuple[dict[str, Tensor], PoaForPreTrainingOutput]:
-        """Run forward and backward passes of all parts of a step.
-
-        Returns:
-            The losses, means over the parts and the processes, and the output of the last forward pass.
-        """
-        num_parts = self.args.gradient_accumulation_steps
-        losses: dict[str, Tensor] = {}
-        for part in range(num_parts):
-            waiting_since = time.perf_counter()
-            batch = next(batches)
-            window.data_wait += time.perf_counter() - waiting_since
-            self.skipped_images.add(batch, self.state.global_step + 1)
-            self.image_ids.write({"step": self.state.global_step + 1, "image_ids": batch["image_ids"]})
-            is_last = part + 1 == num_parts
-            with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
-                output = self._forward(batch, values, sub_network, will_log and is_last)
-                # optional in the class, as in every ModelOutput, but always set
-                total, terms = cast("Tensor", output.loss), cast("dict[str, Tensor]", output.losses)
-                self.accelerator.backward(total / num_parts)
-            for name, value in {"loss": total.detach(), **terms}.items():
-                losses[name] = losses.get(name, 0.0) + value / num_parts
-        stop = total.new_full((), float(self.stop_signals.received > 0))
-        *means, stop = self.accelerator.reduce(torch.stack([*losses.values(), stop]), "mean")
-        self.stop_signals.share(stop)
-        return dict(zip(losses, means, strict=True)), output
-
-    def _forward(
-        self,
-        batch: dict[str, Any],
-        values: StepHyperparameters,
-        sub_network: SubNetwork,
-        return_statistics: bool,
-    ) -> PoaForPreTrainingOutput:
-        """Colour a batch of the loader on the device, and compute its loss."""
-        device = self.accelerator.device
-        crops = coloured_crops(batch, self.args, device, self.colour_all)
-        masked_patches = batch["masks"].flatten().nonzero().squeeze(1)  # (M,) of 2B * patches
-        with self.accelerator.autocast():
-            return self.wrapped_model(
-                crops["global"],
-                crops["local"],
-                batch["masks"].to(device, non_blocking=True),
-                sub_network,
-                values.teacher_temperature,
-                predict_masked_patches=values.predict_masked_patches,
-                return_statistics=return_statistics,
-                masked_patches=masked_patches.to(device, non_blocking=True),
-                freeze_backbone=values.freeze_backbone,
-                teacher_features=self.teacher_features(batch, crops["global"]),
-                pack_crops=self.args.pack_crops,
-            )
+    def _noted(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield batches, and take note of the ids of their images and of what was skipped."""
+        for batch in batches:
+            step = self.state.global_step + 1
+            self.skipped_images.add(batch, step)
+            self.image_ids.write({"step": step, "image_ids": batch["image_ids"]})
+            yield batch
 
     def _call(self, event: str, **values: Any) -> None:
         self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)
 
-    def _position(self) -> dict[str, Any]:
-        """Return the epoch, if the size of the data is known, and the time, for a line of the log."""
-        epoch = {}
-        if self.loader.num_images is not None:
-            self.state.epoch = self.state.global_step * self.global_batch_size / self.loader.num_images
-            epoch = {"epoch": self.state.epoch}
-        return epoch | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
-
     def _log(self, window: LogWindow, progress: tqdm) -> None:
         """Write a line of the log, with what the callbacks add to it."""
-        logs: dict[str, Any] = {"step": self.state.global_step, **self._position(), **window.summary()}
+        logs: dict[str, Any] = {"step": self.state.global_step}
+        if (epoch := self.flow.epochs(self.state.global_step)) is not None:
+            logs["epoch"] = self.state.epoch = epoch
+        logs |= window.summary() | self._measured
+        self._measured = {}
         logs |= self.skipped_images.report()
         self.nonfinite.settle()
         logs["nonfinite_steps"] = self.nonfinite.count
         if self.speed is not None:
             logs |= self.speed.values(window.step_seconds, window.sizes)
+        # trackers take numbers only
+        texts = {name: logs.pop(name) for name in list(logs) if isinstance(logs[name], str)}
         self.control.should_log = False
         self._call("on_log", logs=logs)
+        logs |= texts | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
         self.log.write(logs)
         self.state.log_history.append(logs)
         show_progress(progress, logs)
