@@ -9,14 +9,18 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 from transformers import BitImageProcessorPil as ImageProcessor
 
+from ..data.crop_arguments import usual_statistics
 from ..models.elastic_config import ElasticConfigMixin
 from ..models.from_fields import field_names
+from .channels import Statistics
 from .positions import square_image_size
 from .source import Source, find_source
 from .stock import decisive_fields, elastic_class, fields_in_family
 
 # Fields of a stock model that are the defaults of a run's, besides those that decide what its parameters compute.
 _KEPT_OF_STOCK = {"layerscale_value", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"}
+# Fields that a run may change, as the source's weights are adapted (`channels`).
+_ADAPTED = {"num_channels"}
 # Why a field must be the source's, where it is not obvious from the shapes of parameters.
 _REASONS = {
     "patch_size": "a patch embedding for other patches would compute something else",
@@ -91,7 +95,7 @@ def _inherited(family: type[ElasticConfigMixin], source: Source) -> set[str]:
         own = {name for name in field_names(family) if name.startswith("min_") or name.endswith("_step")}
         return {*family.shared_fields, *family.pretraining_fields, *own, "sampling_bias"}
     # dropout and stochastic depth of a stock model are those of its last training, not of this one
-    return _KEPT_OF_STOCK & {*family.shared_fields, *family.pretraining_fields}
+    return _ADAPTED | _KEPT_OF_STOCK & {*family.shared_fields, *family.pretraining_fields}
 
 
 def check_architecture(source: Source, fields: Mapping[str, Any]) -> None:
@@ -125,7 +129,7 @@ def _architecture(source: Source) -> dict[str, Any]:
     family = elastic_class(source.backbone_config.model_type)
     theirs = fields_in_family(source.backbone_config, source.name)
     return {"model_type": family.model_type} | {
-        name: _plain(name, theirs.get(name)) for name in decisive_fields(family)
+        name: _plain(name, theirs.get(name)) for name in decisive_fields(family) if name not in _ADAPTED
     }
 
 
@@ -139,15 +143,39 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def normalisation(source: Source) -> dict[str, list[float]]:
-    """Return `image_mean` and `image_std` of the source's image processor; nothing where it does not say."""
+    """Return what the source's image processor says of `image_mean`, `image_std` and `image_range`."""
     if source.kind == "official":
         return {}
     try:
         content, _ = ImageProcessor.get_image_processor_dict(source.location)
     except (OSError, ValueError):
         return {}
+    channels = source.backbone_config.num_channels
     if content.get("do_normalize") is False:
-        return {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    statistics = {name: content.get(name) for name in ("image_mean", "image_std")}
-    lists = {name: values for name, values in statistics.items() if isinstance(values, list) and len(values) == 3}
-    return lists if len(lists) == 2 else {}
+        return {"image_mean": [0.0] * channels, "image_std": [1.0] * channels}
+    lists: dict[str, list[float]] = {}
+    for name, length in {"image_mean": channels, "image_std": channels, "image_range": 2}.items():
+        values = content.get(name)
+        if isinstance(values, list) and len(values) == length:
+            lists[name] = values
+    return lists if "image_mean" in lists and "image_std" in lists else {}
+
+
+def adapted_normalisation(source: Source, num_channels: int) -> dict[str, list[float]]:
+    """Return the default normalisation of a run on images of so many channels that starts from the source.
+
+    Other channels than the source's all get the averages of its mean and standard deviation.
+    """
+    known = normalisation(source)
+    if source.kind == "official" or num_channels == source.backbone_config.num_channels:
+        return known
+    mean, std = source_statistics(source).repeated(num_channels)
+    return {**known, "image_mean": list(mean), "image_std": list(std)}
+
+
+def source_statistics(source: Source) -> Statistics:
+    """Return the statistics of the images that the source takes, or the usual ones if it does not say."""
+    known = normalisation(source)
+    if known:
+        return Statistics(known["image_mean"], known["image_std"])
+    return Statistics(*usual_statistics(source.backbone_config.num_channels))

@@ -13,7 +13,7 @@ from ..models.configuration_poa import PoaConfig
 from ..models.from_fields import own_fields
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..training.arguments import PoaTrainingArguments
-from .config import backbone_fields, normalisation
+from .config import adapted_normalisation, backbone_fields
 from .load import init_from
 from .source import Source
 
@@ -82,7 +82,8 @@ def changed_arguments(
         training: Arguments of the run.
         explicit: Names of the arguments that the user set; they are not changed.
     """
-    defaults = {**_SCHEDULE, **normalisation(source), **_crop_sizes(config, training, explicit)}
+    statistics = adapted_normalisation(source, config.backbone_config.num_channels)
+    defaults = {**_SCHEDULE, **statistics, **_crop_sizes(config, training, explicit)}
     changed = {name: value for name, value in defaults.items() if name not in explicit}
     if "freeze_backbone_steps" not in explicit:
         steps = {"max_steps": training.max_steps, "warmup_steps": training.warmup_steps, **changed}
@@ -122,7 +123,8 @@ def start_run(
         eval_steps: Steps between evaluations; without them, the log recommends some.
     """
     if checkpoint is None:
-        lines = [str(init_from(model, source)), _space(model), _schedule(training, eval_steps)]
+        start = init_from(model, source, training.image_mean, training.image_std)
+        lines = [str(start), _space(model), _schedule(training, eval_steps)]
     else:
         lines = [f"Resuming from {checkpoint}; {source} was not read again."]
     if int(os.environ.get("RANK", 0)) == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from transformers import AutoModel, PreTrainedModel
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..models.saved import load_saved_model
 from ..official.weights import load_official_checkpoint
-from .config import check_architecture
+from .channels import Statistics, adapt_channels
+from .config import check_architecture, source_statistics
 from .positions import Grid, grid_text, resize_positions
 from .source import Source, find_source
 from .stock import LOADING_OPTIONS, tensors_in_family
@@ -32,6 +33,7 @@ class WarmStart:
         resized: Patches per side of the position embeddings, before and after they were resized; None if they fit. Rows
             and columns before, if the source's images are not square.
         heads: Whether the projection heads came from the source, too.
+        channels: The channels of images before and after the first convolution was adapted; None if they fit.
     """
 
     source: str
@@ -40,12 +42,15 @@ class WarmStart:
     new: tuple[str, ...] = ()
     resized: tuple[Grid, Grid] | None = None
     heads: bool = False
+    channels: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         parts = [f"Full-size student and teacher start from {self.source} ({self.model_type})"]
         if self.resized:
             before, after = map(grid_text, self.resized)
             parts.append(f"position embeddings resized from {before} to {after} patches")
+        if self.channels:
+            parts.append("first convolution adapted from {} to {} channels".format(*self.channels))
         if scales := [name for name in self.new if "layer_scale" in name]:
             parts.append(f"LayerScale of 1 in {len(scales) // 2} blocks, which changes nothing")
         if tokens := [name for name in self.new if "layer_scale" not in name]:
@@ -56,18 +61,29 @@ class WarmStart:
         return "; ".join(parts) + "."
 
 
-def init_from(model: PoaForPreTraining, source: str | Path) -> WarmStart:
+def init_from(
+    model: PoaForPreTraining,
+    source: str | Path,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+) -> WarmStart:
     """Give the full-size student and teacher the weights of a pre-trained model, so that both compute what it does.
 
     Full-size features then equal those of the source bit for bit, for images of every size. If `image_size` differs,
     the source's own interpolation resizes its position embeddings once. The projection heads stay as they are unless
     the source has heads of the same shapes. `warm_start_config` makes the configuration that fits.
 
+    If the model takes images of other channels than the source, the first convolution is adapted: grey images keep
+    their features (`channels` has the rule, and what differs in a ResNet).
+
     Args:
         model: The model to initialise, in place.
         source: Folder or Hub id of a stock model that an elastic family holds, with or without the head of a task
             (docs/warm_start.md has the list), or of an elastic backbone; a pre-training run or its supernet, of which
             the teacher is taken; or a file that `load_official_checkpoint` reads.
+        image_mean: The mean with which the model's images are normalised, where their channels are not the source's; by
+            default, the average of the source's for each channel.
+        image_std: Their standard deviation; likewise.
 
     Returns:
         What was taken, what is new and what was left out.
@@ -87,12 +103,15 @@ def init_from(model: PoaForPreTraining, source: str | Path) -> WarmStart:
         Full-size student and teacher start from dinov2-tiny (dinov2); projection heads are new.
     """
     pretrained = find_source(source)
+    if (image_mean is None) != (image_std is None):
+        raise ValueError("image_mean and image_std belong together: give both, or neither.")
+    given = None if image_mean is None or image_std is None else Statistics(image_mean, image_std)
     if pretrained.kind == "official":
         start = _take_official(model, pretrained)
     elif pretrained.kind == "run":
-        start = _take_run(model, pretrained)
+        start = _take_run(model, pretrained, given)
     else:
-        start = _take_stock(model, pretrained)
+        start = _take_stock(model, pretrained, given)
     model.update_teacher(momentum=0.0)
     model.config.warm_started_from = pretrained.name
     return start
@@ -105,12 +124,13 @@ def _take_official(model: PoaForPreTraining, source: Source) -> WarmStart:
     return WarmStart(source.name, "the authors' file", heads=True)
 
 
-def _take_run(model: PoaForPreTraining, source: Source) -> WarmStart:
+def _take_run(model: PoaForPreTraining, source: Source, statistics: Statistics | None) -> WarmStart:
     check_architecture(source, model.config.backbone_config.to_dict())
     run, _ = _load(source, PoaForPreTraining)
     heads = run.teacher_head.state_dict()
     our_shapes = {name: tensor.shape for name, tensor in model.student_head.state_dict().items()}
     same_heads = our_shapes == {name: tensor.shape for name, tensor in heads.items()}
+    channels = _adapt_channels(model, source, run.teacher, statistics)
     new, resized = _take_backbone(model, source, run.teacher)
     if same_heads:
         model.student_head.load_state_dict(heads)
@@ -121,15 +141,17 @@ def _take_run(model: PoaForPreTraining, source: Source) -> WarmStart:
         new=new,
         resized=resized,
         heads=same_heads,
+        channels=channels,
     )
 
 
-def _take_stock(model: PoaForPreTraining, source: Source) -> WarmStart:
+def _take_stock(model: PoaForPreTraining, source: Source, statistics: Statistics | None) -> WarmStart:
     check_architecture(source, model.config.backbone_config.to_dict())
     model_type = source.backbone_config.model_type
     backbone, dropped = _load(source, AutoModel, **LOADING_OPTIONS.get(model_type, {}))
+    channels = _adapt_channels(model, source, backbone, statistics)
     new, resized = _take_backbone(model, source, backbone)
-    return WarmStart(source.name, model_type, tuple(dropped), new, resized)
+    return WarmStart(source.name, model_type, tuple(dropped), new, resized, channels=channels)
 
 
 def _load(source: Source, model_class: Any, **options: Any) -> tuple[Any, list[str]]:
@@ -148,6 +170,23 @@ def _load(source: Source, model_class: Any, **options: Any) -> tuple[Any, list[s
     if "embeddings.mask_token" in missing:
         model.embeddings.mask_token = None  # initialised by transformers; ours keeps its own initial value
     return model.eval(), unexpected
+
+
+def _adapt_channels(
+    model: PoaForPreTraining, source: Source, pretrained: PreTrainedModel, statistics: Statistics | None
+) -> tuple[int, int] | None:
+    """Adapt the source to the model's channels, in place; return the numbers before and after, if they differ."""
+    num_channels = model.config.backbone_config.num_channels
+    if num_channels == source.backbone_config.num_channels:
+        return None
+    before = source_statistics(source)
+    after = statistics or before.repeated(num_channels)
+    if not len(after.mean) == len(after.std) == num_channels:
+        raise ValueError(
+            f"image_mean has {len(after.mean)} numbers and image_std {len(after.std)}, and num_channels is "
+            f"{num_channels}: give one number for each channel."
+        )
+    return adapt_channels(pretrained, before, after)
 
 
 @torch.no_grad()
