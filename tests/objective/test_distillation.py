@@ -132,6 +132,24 @@ def test_students_of_a_distillation_see_all_patches():
     assert seen and all(masks is None for masks in seen)
 
 
+@pytest.mark.parametrize("loss", ["features", "prototypes"])
+def test_packed_crops_give_the_same_loss(loss):
+    model = distilled(loss=loss, patch_features=12)
+    teacher = teacher_of(DistillationSpec.read(model.config.distillation))
+    size = model.config.backbone_config.space.smallest
+    found = []
+    for packed in (False, True):
+        output = model(**random_batch(), sub_network=size, teacher_temperature=0.07, teacher_features=teacher,
+                       pack_crops=packed)  # fmt: skip
+        output.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append({"loss": output.loss.detach(), **output.losses, **gradients})
+        model.zero_grad()
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_a_saved_model_holds_what_learns_beside_the_students(tmp_path):
     for spec in (dict(), dict(loss="prototypes", patch_features=0)):
         model = distilled(**spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..slicing import SlicedModel, slice_plan, without_storage
 from .early_gradients import GradientSums
 from .losses import koleo
-from .objective import Batch, Branch, LossWeights, StepDetails
+from .objective import Batch, Branch, ImageTokens, LossWeights, StepDetails
 
 METRICS = ("cosine", "smooth_l1")
 
@@ -135,27 +135,43 @@ def _student_losses(
     gradients: GradientSums,
 ) -> dict[str, Tensor]:
     """Return the weighted parts of one student's loss by name, detached, and add their gradients up."""
-    project = student.heads
-    global_share = 1 / (1 + batch.num_local_views)
+    project, global_share = student.heads, 1 / (1 + batch.num_local_views)
 
-    images, patches = student.features(batch.global_crops, None)  # (2B, D), (2B, tokens, D)
-    distances = matching_loss(project(images), teacher.images, metric)  # (2B,)
-    parts = {"feature_image_loss": weight * global_share * distances.mean()}
-    if teacher.patches is not None:
-        distances = matching_loss(project(patches, of_patches=True), teacher.patches, metric)  # (2B, tokens)
-        parts["feature_patch_loss"] = weight * distances.mean()
-    if koleo_weight:
-        parts["koleo_loss"] = koleo_weight * functools.reduce(torch.add, map(koleo, images.chunk(2)))
-    gradients.add(functools.reduce(torch.add, parts.values()))
-    del images, patches, distances  # the activations of the next pass take their memory
+    def on_global(images: Tensor, patches: Tensor) -> dict[str, Tensor]:  # (2B, D), (2B, tokens, D)
+        distances = matching_loss(project(images), teacher.images, metric)  # (2B,)
+        parts = {"feature_image_loss": weight * global_share * distances.mean()}
+        if teacher.patches is not None:
+            distances = matching_loss(project(patches, of_patches=True), teacher.patches, metric)  # (2B, tokens)
+            parts["feature_patch_loss"] = weight * distances.mean()
+        if koleo_weight:
+            parts["koleo_loss"] = koleo_weight * functools.reduce(torch.add, map(koleo, images.chunk(2)))
+        return parts
 
-    if len(batch.local_crops):
-        images, _ = student.features(batch.local_crops, None)  # (V * B, D)
+    def on_local(images: Tensor, _: Tensor) -> dict[str, Tensor]:  # (V * B, D)
         projected = project(images)
         # row v * B + b is a crop of image b
         targets = [target.repeat(batch.num_local_views, 1) for target in teacher.images.chunk(2)]
         distances = torch.stack([matching_loss(projected, target, metric) for target in targets])  # (2, V * B)
-        on_local = weight * (1 - global_share) * distances.mean()
-        gradients.add(on_local)
-        parts["feature_image_loss"] = parts["feature_image_loss"].detach() + on_local.detach()
-    return {name: part.detach() for name, part in parts.items()}
+        return {"feature_image_loss": weight * (1 - global_share) * distances.mean()}
+
+    kinds = [(batch.global_crops, on_global), (batch.local_crops, on_local)]
+    kinds = [(crops, losses) for crops, losses in kinds if len(crops)]
+    passes = [kinds] if student.packed is not None else [[kind] for kind in kinds]
+    totals: dict[str, Tensor] = {}
+    for kinds in passes:
+        features = _features(student, [crops for crops, _ in kinds])
+        parts = [part for each, (_, losses) in zip(features, kinds, strict=True) for part in losses(*each).items()]
+        # differentiated at once, so that the activations of one pass are freed before the next
+        gradients.add(functools.reduce(torch.add, [loss for _, loss in parts]))
+        for name, loss in parts:
+            totals[name] = totals.get(name, loss.new_zeros(())) + loss.detach()
+        del features, parts, loss
+    return totals
+
+
+def _features(student: Branch, crops: Sequence[Tensor]) -> Sequence[ImageTokens]:
+    """Return a student's features of the crops of a pass, which may be of several resolutions."""
+    if len(crops) == 1:
+        return [student.features(crops[0], None)]
+    assert student.packed is not None
+    return student.packed(crops, [None] * len(crops))

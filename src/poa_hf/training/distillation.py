@@ -72,8 +72,6 @@ def teacher_features(
         _refuse_arguments(args)
         model.distil_from(None)
         return NoForeignTeacher()
-    if args.pack_crops and args.foreign_teacher_loss == "features":
-        raise ValueError("Features are matched one kind of crops at a time: leave pack_crops out.")
     if not isinstance(teacher, ForeignTeacher):
         teacher = ForeignTeacher(teacher, image_size=args.foreign_teacher_size)
     if args.cache_teacher and args.foreign_teacher_patches:
