@@ -98,22 +98,25 @@ def prototype_losses(
         without their weights.
     """
 
-    def scores(features: Tensor) -> Tensor:
-        return torch.addmm(features.new_zeros(1), features, prototypes.T, beta=0, alpha=1 / temperature)
+    nothing = features.new_zeros(1)
+
+    def product(rows: Tensor, columns: Tensor) -> Tensor:
+        """Return rows @ columns / temperature, as one kernel."""
+        return torch.addmm(nothing, rows, columns, beta=0, alpha=1 / temperature)
 
     losses = weights.new_zeros(len(features))
     same_view_losses = None if same_view is None else weights.new_zeros(len(features))
     for rows in row_chunks(len(features), len(prototypes), features.device):
         chunk = features[rows]  # (n, bottleneck)
-        log_probabilities = scores(chunk).log_softmax(-1, dtype=torch.float32)  # (n, K)
+        log_probabilities = product(chunk, prototypes.T).log_softmax(-1, dtype=torch.float32)  # (n, K)
         target = targets(rows)  # (n, K)
-        losses[rows] = -torch.einsum("nk,nk->n", target, log_probabilities)
+        losses[rows] = torch.einsum("nk,nk->n", target, log_probabilities)
         weight = weights[rows, None]
         masses = weight * target.sum(dim=-1, keepdim=True)
         if same_view is not None and same_view_losses is not None:
-            same_target = scores(same_view[0][rows]).softmax(-1, dtype=torch.float32)  # (n, K)
+            same_target = product(same_view[0][rows], prototypes.T).softmax(-1, dtype=torch.float32)  # (n, K)
             same_weight = same_view[1][rows, None]
-            same_view_losses[rows] = -torch.einsum("nk,nk->n", same_target, log_probabilities)
+            same_view_losses[rows] = torch.einsum("nk,nk->n", same_target, log_probabilities)
             masses = masses + same_weight
         if gradients is None:
             continue
@@ -124,12 +127,12 @@ def prototype_losses(
             del same_target
         del target, log_probabilities
         slopes = slopes.to(chunk.dtype)
-        gradients[0][rows] += slopes @ prototypes / temperature
+        gradients[0][rows] += product(slopes, prototypes)
         if slopes.dtype == gradients[1].dtype:
             gradients[1].addmm_(slopes.T, chunk, alpha=1 / temperature)
         else:
             gradients[1].add_(slopes.T @ chunk, alpha=1 / temperature)
-    return losses, same_view_losses
+    return losses.neg_(), None if same_view_losses is None else same_view_losses.neg_()
 
 
 def koleo(features: Tensor) -> Tensor:
