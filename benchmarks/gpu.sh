@@ -33,10 +33,12 @@ if [ "$preset" = tiny ]; then small="--preset tiny"; else small="--preset small"
 part step_eager 60 $step --compile off
 part step_blocks 100 $step --compile blocks
 part step_blocks_warm 60 $step --compile blocks
+part step_packed 90 $step --compile blocks --pack_crops
 part step_large_batch 60 $step --compile blocks --batch "${LARGE_BATCH:-100}"
 if [ "$preset" = tiny ]; then real="--preset tiny --steps 10 --workers 1"; else real="--preset $preset"; fi
 part real_data 80 benchmarks/real_data.py $real
 part small_eager 40 benchmarks/gpu_step.py $small --compile off
 part small_blocks 60 benchmarks/gpu_step.py $small --compile blocks
 [ "$preset" = tiny ] || part real_data_small 60 benchmarks/real_data.py --preset vit_small
+part small_packed 60 benchmarks/gpu_step.py $small --compile blocks --pack_crops
 part launches 30 benchmarks/launches.py

@@ -69,8 +69,9 @@ class WholeStep:
         """Make one step whose elastic student has a size."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.model(
-                self.global_crops, self.local_crops, self.masks, size, 0.07, masked_patches=self.masked_patches
-            )
+                self.global_crops, self.local_crops, self.masks, size, 0.07,
+                masked_patches=self.masked_patches, pack_crops=self.args.pack_crops,
+            )  # fmt: skip
         output.loss.backward()
         norms = [
             torch.nn.utils.clip_grad_norm_(module.parameters(), self.args.max_grad_norm)
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="vit_large")
     parser.add_argument("--batch", type=int, help="images")
     parser.add_argument("--compile", choices=("blocks", "off"), default="blocks")
+    parser.add_argument("--pack_crops", action="store_true", help="global and local crops in one pass")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of all sizes")
     parser.add_argument("--float32", action="store_true", help="without autocast to bfloat16")
     options = parser.parse_args()
@@ -94,7 +96,7 @@ def main() -> None:
     torch.manual_seed(0)
     batch = options.batch or preset["batch"]
     config = PoaConfig(backbone_config=PoaViTConfig(drop_path_rate=0.2, **preset["backbone"]), **preset["heads"])
-    args = PoaTrainingArguments(per_device_train_batch_size=batch, **preset["crops"])
+    args = PoaTrainingArguments(per_device_train_batch_size=batch, pack_crops=options.pack_crops, **preset["crops"])
     sizes = [config.backbone_config.space.resolve(size) for size in preset["sizes"]]
     rate = matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
 
@@ -144,6 +146,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:<22} {'-' if value is None else format(value, ',.3f')}")
     named = {"preset": options.preset, "batch": batch, "compile": options.compile, "bf16": bf16}
+    named["pack_crops"] = options.pack_crops
     print(json.dumps({**named, **figures, "device": device_name(), **versions()}))
 
 
