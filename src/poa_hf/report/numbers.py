@@ -95,6 +95,8 @@ def loss_section(facts: RunFacts) -> Section:
         "cross-view": _series(log, lambda line: _term(line, ("dino_local_crops_loss", "dino_global_crops_loss"))),
         "same-view": _series(log, lambda line: _term(line, ("distill_local_crops_loss", "distill_global_crops_loss"))),
         "masked patches": _series(log, _masked_patches),
+        "features of images": _series(log, _entry("feature_image_loss")),  # of a foreign teacher
+        "features of patches": _series(log, _entry("feature_patch_loss")),
     }
     lines = {title: points for title, points in lines.items() if points[0]}
     if lines:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoModel
 
-from ..locations import shown_name
+from ..locations import looks_local, shown_name
 from ..models.foreign_teacher import ForeignTeacher
 from ..models.saved import load_saved_model
 from ..runs.layout import CONFIG
@@ -23,8 +23,10 @@ def load_foreign_teacher(location: str | Path, image_size: int | None = None) ->
     Raises:
         ValueError: If there is no such model, it cannot be loaded or lacks weights, or it does not take images.
     """
-    folder = Path(location).expanduser()
-    is_local = bool(str(location)) and folder.is_dir()
+    folder, text = Path(location).expanduser(), str(location).strip()
+    is_local = bool(text) and folder.is_dir()
+    if not text or (looks_local(text) and not is_local):
+        raise ValueError(f"There is nothing at {text!r} to learn from: give a model's folder or Hub id, or a run.")
     name = shown_name(folder) if is_local else str(location)
     if is_local and not (folder / CONFIG).exists():
         folder = resolve_run(folder)
