@@ -94,6 +94,19 @@ def test_a_model_without_trained_pooler_gives_its_class_token():
     assert torch.equal(teacher(crops, None).images, model(crops).last_hidden_state[:, 0])
 
 
+@pytest.mark.parametrize("name", ["dinov2", "clip", "convnext", "swin"])
+def test_bfloat16_is_close(name):
+    model = AutoModel.from_config(MODELS[name][0])
+    crops, found = torch.randn(3, 3, 32, 32), []
+    for dtype in (None, torch.bfloat16):
+        teacher = ForeignTeacher(model)
+        teacher.prepare(32, **OURS, device=torch.device("cpu"), dtype=dtype)
+        found.append(teacher(crops, (2, 2)))
+    assert found[1].images.dtype == torch.float32 and not torch.equal(found[0].images, found[1].images)
+    for one, other in ((found[0].images, found[1].images), (found[0].patches, found[1].patches)):
+        assert F.cosine_similarity(one, other, dim=-1).min() > 0.99
+
+
 def test_the_processor_beside_a_model_says_what_it_takes(tmp_path):
     AutoModel.from_config(ViTConfig(**{**PATCH_8, "image_size": 48})).save_pretrained(tmp_path)
     options = dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])

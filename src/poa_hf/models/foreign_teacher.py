@@ -9,6 +9,7 @@ Any model that `AutoModel` loads will do if it computes features of images. What
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import zlib
@@ -87,7 +88,8 @@ class ForeignTeacher:
             image_mean: Mean that was subtracted from the crops.
             image_std: Standard deviation that the crops were divided by.
             device: Where the model runs.
-            dtype: What autocast computes in; the weights of linear and convolution layers are then rounded to it once.
+            dtype: What the model computes in, by autocast; the weights of linear and convolution layers are rounded to
+                it once. None computes in the type of the weights.
 
         Raises:
             ValueError: If the model cannot take such images, or its features are not a function of them.
@@ -103,22 +105,23 @@ class ForeignTeacher:
         theirs = [torch.tensor(list(values), device=device).view(1, -1, 1, 1) for values in (mean, std)]
         # (crop * our std + our mean - their mean) / their std
         self._scale, self._shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
-        self.model.to(device)
+        self._dtype = dtype
         if dtype is not None:
+            self.model = copy.deepcopy(self.model)  # the caller's keeps its weights
             for module in self.model.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     module.to(dtype)
-        self._probe(crop_size, device, dtype)
+        self.model.to(device)
+        self._probe(crop_size, device)
 
-    def _probe(self, crop_size: int, device: torch.device, dtype: torch.dtype | None) -> None:
+    def _probe(self, crop_size: int, device: torch.device) -> None:
         """Run the model on noise, and take note of the sizes of its features."""
         size = self.image_size
         crops = torch.rand(1, self.num_channels, crop_size, crop_size, generator=torch.Generator().manual_seed(0))
         crops = crops.to(device)
         try:
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                images, patches = self._features(crops)
-                again, _ = self._features(crops)
+            images, patches = self._features(crops)
+            again, _ = self._features(crops)
         except Exception as error:  # a model that was made for something else can fail in any way
             reason = one_line(error, 150)
             raise ValueError(
@@ -157,7 +160,8 @@ class ForeignTeacher:
         size = self.image_size
         if size is not None and pixels.shape[-2:] != (size, size):
             pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
-        output = self.model(pixel_values=pixels.to(self.model.dtype), **self._options())
+        with torch.autocast(pixels.device.type, dtype=self._dtype, enabled=self._dtype is not None):
+            output = self.model(pixel_values=pixels.to(self.model.dtype), **self._options())
         hidden = getattr(output, "last_hidden_state", None)
         patches, class_token = (None, None) if hidden is None else self._split(hidden, pixels.shape[-2:])
         pooled = getattr(output, "pooler_output", None)

@@ -110,8 +110,7 @@ class CachedTeacher:
             if not good:
                 continue
             pixels = torch.stack([each for *_, each in good]).float().div(255).sub(mean).div(std)
-            with accelerator.autocast():
-                features = teacher(pixels.to(accelerator.device), None).images.cpu()
+            features = teacher(pixels.to(accelerator.device), None).images.cpu()
             found += [(share[place], name, feature) for (place, name, _), feature in zip(good, features, strict=True)]
         if accelerator.num_processes > 1:
             found = sorted(gather_object(found), key=lambda each: each[0])
