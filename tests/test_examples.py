@@ -27,3 +27,12 @@ def test_quickstart_on_a_dataset_of_ones_own(tmp_path):
     result = run_python(str(ROOT / "examples" / "quickstart.py"), *options)
     assert "raw pixels" in result.stdout
     check(tmp_path / "run")
+
+
+def test_pretraining_with_the_trainer_of_transformers(tmp_path):
+    program = str(ROOT / "examples" / "pretrain_with_trainer.py")
+    options = "--max_steps 2 --per_device_train_batch_size 4 --report_to none --save_strategy no --logging_steps 1"
+    run_python(program, "--output_dir", str(tmp_path / "run"), *options.split())
+    poa = ("-m", "poa_hf", "extract", str(tmp_path / "run"), "--size", "32x2", "--output", str(tmp_path / "small"))
+    run_python(*poa)
+    assert json.loads((tmp_path / "small" / "config.json").read_text())["hidden_size"] == 32
