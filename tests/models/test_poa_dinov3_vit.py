@@ -327,4 +327,8 @@ def test_configurations_of_sizes_are_stock_ones():
         layerscale_value=1e-5,
     )  # fmt: skip
     assert type(full) is DINOv3ViTConfig and full.to_dict() == published.to_dict()
+    names = ("layerscale_value", "rope_theta", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale")
+    whole = PoaDinov3ViTConfig(**dict.fromkeys(names, 2))  # as YAML gives them
+    for size in (whole.stock_config(whole.space.full), whole.plain_config(whole.space.smallest)):
+        assert [getattr(size, name) for name in names] == [2.0] * 5
     assert [str(config.space.named[name]) for name in ("small", "base", "large")] == ["384x12", "768x12", "1024x24"]

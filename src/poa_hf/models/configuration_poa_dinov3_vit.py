@@ -12,6 +12,8 @@ from .elastic_vit_config import VIT_RANGES, ElasticViTConfigMixin
 
 # what positions are multiplied by in training is drawn from 1 / value to value
 _FACTOR = Range(1, 1000)
+# taken as whole numbers too, but by the stock configuration as float only
+_FLOATS = ("layerscale_value", "rope_theta", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale")
 
 
 @strict
@@ -134,6 +136,12 @@ class PoaDinov3ViTConfig(ElasticViTConfigMixin, DINOv3ViTConfig):
                 f"intermediate_size {self.intermediate_size} leaves the MLPs of min_hidden_size {self.min_hidden_size} "
                 f"no channels, as the ratio to hidden_size {self.hidden_size} is kept: give a larger one."
             )
+
+    def _check_fields(self) -> None:
+        super()._check_fields()
+        for name in _FLOATS:
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, float(value))
 
     @property
     def num_prefix_tokens(self) -> int:
