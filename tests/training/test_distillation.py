@@ -108,7 +108,7 @@ def test_options_of_a_teacher_need_one(tmp_path):
         PoaTrainingArguments(foreign_teacher_loss="both")
 
 
-@pytest.mark.parametrize("form", ["features", "prototypes"])
+@pytest.mark.parametrize("form", ["features", pytest.param("prototypes", marks=pytest.mark.slow)])
 def test_cached_features_are_those_of_whole_images_and_serve_a_resumed_run(tmp_path, form):
     options = dict(max_steps=3, save_steps=1, cache_teacher=True, foreign_teacher_patches=False)
     options |= dict(foreign_teacher_loss=form)
@@ -159,12 +159,13 @@ def distil(folder: str, options: dict) -> None:
     PoaTrainer(model, arguments(folder, **options), images(24), foreign_teacher=teacher()).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
         dict(),
-        pytest.param(dict(foreign_teacher_loss="prototypes"), marks=pytest.mark.slow),
-        pytest.param(dict(cache_teacher=True, foreign_teacher_patches=False), marks=pytest.mark.slow),
+        dict(foreign_teacher_loss="prototypes"),
+        dict(cache_teacher=True, foreign_teacher_patches=False),
     ],
     ids=["features", "prototypes", "cached"],
 )
