@@ -236,3 +236,16 @@ def test_no_logits_outlive_their_chunk(monkeypatch):
     parameters = 4 * prototypes * 9
     assert one - backbones < one_branch
     assert four - one < 3 * 3 * parameters + one_branch / 10  # gradients, a few times over
+
+
+@pytest.mark.parametrize("width", [32, 16])
+def test_heads_together_compute_what_each_does(width):
+    heads = model_with_bent_prototypes().student_head
+    features = torch.randn(5, width, requires_grad=True)
+    scale = heads.in_features / width
+    together = heads.sliced(width)(features)
+    with torch.no_grad():
+        for head in heads:
+            head.mlp[0].weight[:, :width] *= scale
+    padded = torch.nn.functional.pad(features, (0, heads.in_features - width))
+    torch.testing.assert_close(together, torch.stack([head(padded, project=False) for head in heads]))
