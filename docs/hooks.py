@@ -296,7 +296,9 @@ _KINDS = {
     "Training": lambda name: name in ("PoaTrainer", "PoaTrainingArguments") or name.endswith(("Callback", "Guard")),
     "Sizes": lambda name: name in ("SubNetwork", "ElasticSpace"),
     "Data": lambda name: name in ("TextureDataset", "open_dataset", "open_splits", "class_features"),
-    "Starting from other weights": lambda name: name in ("init_from", "warm_start_config", "load_official_checkpoint"),
+    "Starting from other weights": lambda name: (
+        name in ("init_from", "warm_start_config", "load_official_checkpoint", "order_units", "UnitOrder")
+    ),
     "Choosing a size": lambda name: name in ("Budget", "KnnAccuracy", "costs", "evaluate_sizes", "select"),
     "Loading, extracting and publishing": lambda name: (
         name.startswith(("load_", "push", "Push")) or name in ("extract_to", "Release")
