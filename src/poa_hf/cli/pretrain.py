@@ -16,6 +16,8 @@ from .recipe import Recipe, parse_recipe
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from ..warm_start.ordering.unit_order import UnitOrder
+
 
 def pretrain(argv: list[str]) -> None:
     """Run `poa pretrain [--config NAME_OR_FILE] [--key value ...]`."""
@@ -34,7 +36,7 @@ def run_recipe(recipe: Recipe) -> None:
 
     from ..data.sources import open_dataset
     from ..models.modeling_poa_pretraining import PoaForPreTraining
-    from ..runs.checkpoints import find_checkpoint, is_finished, step_of
+    from ..runs.checkpoints import find_checkpoint, is_finished, step_of, units_ordered_on
     from ..training.checks import check_run
     from ..training.console import ConsoleCallback
     from ..training.stopping import TrainingInterrupted
@@ -57,7 +59,7 @@ def run_recipe(recipe: Recipe) -> None:
 
         teacher = load_foreign_teacher(recipe.foreign_teacher, training.foreign_teacher_size)
     dataset = open_dataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.streaming)
-    callbacks = [_recipe_saver(recipe), *_evaluation(recipe)]
+    callbacks = _evaluation(recipe)
     if not training.quiet:
         named = [data.dataset_name, data.dataset_config_name, f"({data.dataset_split})"]
         callbacks.append(ConsoleCallback(" ".join(name for name in named if name)))
@@ -67,6 +69,14 @@ def run_recipe(recipe: Recipe) -> None:
         from ..warm_start.defaults import start_run
 
         start_run(model, recipe.init_from, recipe.checkpoint, training, recipe.evaluation.eval_steps)
+    order = None
+    if checkpoint is not None:
+        recipe.model.units_ordered_on = model.config.units_ordered_on = units_ordered_on(checkpoint)
+    elif recipe.order_units:
+        from ..warm_start.ordering.run import order_before_training
+
+        order = order_before_training(model, dataset, training, recipe.order_images)
+    callbacks.insert(0, _recipe_saver(recipe, order))
     trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks, foreign_teacher=teacher)
     try:
         trainer.train()
@@ -105,8 +115,8 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
     return [callback(splits, options.eval_steps if strategy == "steps" else None, options.eval_sizes, options.eval_k)]
 
 
-def _recipe_saver(recipe: Recipe) -> TrainerCallback:
-    """Return a callback that saves the resolved recipe in the run's folder, once the folder is known to be free."""
+def _recipe_saver(recipe: Recipe, order: UnitOrder | None) -> TrainerCallback:
+    """Return a callback that saves the resolved recipe, and the order of units, once the folder is known to be free."""
     from transformers import TrainerCallback, TrainerControl, TrainerState
 
     from ..runs.atomic import write_text
@@ -120,6 +130,9 @@ def _recipe_saver(recipe: Recipe) -> TrainerCallback:
             if state.is_world_process_zero:
                 # the trainer's arguments, as it may have measured the statistics of channels
                 resolved = dataclasses.replace(recipe, training=args)
-                write_text(RunFolder(Path(args.output_dir)).recipe, resolved.to_yaml())
+                folder = RunFolder(Path(args.output_dir))
+                write_text(folder.recipe, resolved.to_yaml())
+                if order is not None:
+                    order.save(folder.unit_order)
 
     return SaveRecipe()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class ModelArguments:
     """What the model starts and learns from."""
 
+    ranges: ClassVar[dict[str, Range]] = {"order_images": COUNT}
+
     # Start
     init_from: str | None = field(
         default=None,
@@ -33,6 +35,16 @@ class ModelArguments:
             "a run, or a file of the authors'. Its architecture is the full size."
         },
     )
+    order_units: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether to put channels, heads and hidden units in order of importance before the first step, so "
+            "that each size starts with those that matter most. By default, if init_from is a model of one size."
+        },
+    )
+    order_images: int = field(
+        default=2048, metadata={"help": "Training images by whose features importance is estimated."}
+    )
     foreign_teacher: str | None = field(
         default=None,
         metadata={
@@ -40,6 +52,9 @@ class ModelArguments:
             "any model with features of images, or a run."
         },
     )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass
@@ -106,6 +121,8 @@ class Recipe:
         init_from: Folder, file or Hub id of the model to start from.
         checkpoint: The checkpoint that a run with `init_from` resumes from; then `init_from` is not read.
         foreign_teacher: Folder or Hub id of the frozen model to learn from.
+        order_units: Whether units are put in order of importance before the first step.
+        order_images: Images by whose features it is estimated.
     """
 
     model: PoaConfig
@@ -115,6 +132,8 @@ class Recipe:
     init_from: str | None = None
     checkpoint: Path | None = None
     foreign_teacher: str | None = None
+    order_units: bool = False
+    order_images: int = 2048
 
     def to_yaml(self) -> str:
         """Return the resolved recipe as a file that `--config` reads back."""
@@ -132,6 +151,8 @@ class Recipe:
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
         start = {name: getattr(self, name) for name in ("init_from", "foreign_teacher") if getattr(self, name)}
+        if self.init_from or self.order_units:  # from elsewhere, the default might be another
+            start |= {"order_units": self.order_units, "order_images": self.order_images}
         return yaml_text({**flat, **start, "model": model})
 
 
@@ -182,10 +203,11 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     from ..models.from_fields import model_config
 
     if start.init_from is None:
-        return Recipe(model_config(model), data, training, evaluation, foreign_teacher=start.foreign_teacher)
+        ordered = {"order_units": bool(start.order_units), "order_images": start.order_images}
+        return Recipe(model_config(model), data, training, evaluation, foreign_teacher=start.foreign_teacher, **ordered)
     from ..runs.checkpoints import find_checkpoint
     from ..warm_start.defaults import changed_arguments, recorded_name, with_source
-    from ..warm_start.source import find_source
+    from ..warm_start.source import find_source, is_in_order
 
     checkpoint = find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, overwrite=True)
     source = find_source(start.init_from if checkpoint is None else checkpoint)
@@ -194,7 +216,13 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     config.warm_started_from = recorded_name(start.init_from, source, checkpoint)
     changed = changed_arguments(config, source, training, explicit={*options, *content})
     training = dataclasses.replace(training, **changed)
-    return Recipe(config, data, training, evaluation, start.init_from, checkpoint, start.foreign_teacher)
+    order_units = start.order_units
+    if source.run_config is not None:
+        config.units_ordered_on = source.run_config.units_ordered_on
+    if order_units is None:  # a run that resumes has done it, or not
+        order_units = not is_in_order(source) if checkpoint is None else config.units_ordered_on is not None
+    started = (start.init_from, checkpoint, start.foreign_teacher, order_units, start.order_images)
+    return Recipe(config, data, training, evaluation, *started)
 
 
 def recipe_parser(prog: str = "poa pretrain", of_run: bool = False) -> CommandParser:

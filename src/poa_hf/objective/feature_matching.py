@@ -53,6 +53,13 @@ class FeatureProjections(nn.Module):
         assert projection is not None
         return projection(features)
 
+    @torch.no_grad()
+    def permute_inputs(self, order: Tensor) -> None:
+        """Let the layers read features whose channels were put into another order; see `ProjectionHeads`."""
+        for layer in (self.images, self.patches):
+            if layer is not None:
+                layer.weight.copy_(layer.weight.index_select(1, order.to(layer.weight.device)))
+
     def sliced(self, in_features: int, dtype: torch.dtype | None = None) -> SlicedModel:
         """Return the projections for features of a size, cut by the rule that cuts the backbone.
 

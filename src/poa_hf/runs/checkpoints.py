@@ -77,6 +77,12 @@ def prune(output_dir: Path, keep: int | None, best_step: int | None = None) -> N
             delete(path)
 
 
+def units_ordered_on(checkpoint: Path) -> int | None:
+    """The images by whose features the units of a checkpoint's model were put in order; None if they were not."""
+    count = read_object(checkpoint / CONFIG).get("units_ordered_on")
+    return count if isinstance(count, int) else None
+
+
 def is_finished(output_dir: Path, checkpoint: Path, max_steps: int) -> bool:
     """Whether a run has reached its last step and written its model, so that resuming it would change nothing."""
     last = (checkpoint_folders(output_dir) or [checkpoint])[-1]

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..locations import looks_local, shown_name
 from ..models.configuration_poa import PoaConfig
+from ..models.elastic_config import ElasticConfigMixin
 from ..models.saved import load_saved_config
 from ..models.saved_files import read_config_fields, saved_folder
 from ..runs.checkpoints import checkpoints_with_model
@@ -87,3 +88,8 @@ def _read_config(name: str, location: str | Path) -> Source:
     if isinstance(config, PoaConfig):
         return Source(name, "run", folder, config.backbone_config, config)
     return Source(name, "stock", folder, config)
+
+
+def is_in_order(source: Source) -> bool:
+    """Whether the units of a source have an order that matters: that of a model that holds smaller ones already."""
+    return source.kind == "official" or isinstance(source.config, ElasticConfigMixin)

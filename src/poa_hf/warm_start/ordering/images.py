@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ...data.augmentation import augment
-from ...data.crop_arguments import CropArguments
+from ...data.crop_arguments import CropArguments, usual_statistics
 from ...data.loader import PretrainingLoader
-from ...models.elastic_config import ElasticConfigMixin
+from ...models.elastic_config import ElasticConfigMixin, image_shape
 
 # Whole images: the largest centre crop, resized, without augmentation.
 _WHOLE: dict[str, Any] = {
@@ -29,17 +29,21 @@ _WHOLE: dict[str, Any] = {
 }
 
 
-def whole_images(config: ElasticConfigMixin, crops: CropArguments | None = None) -> CropArguments:
-    """Return how images are cut for ordering: whole, in the size of global crops, and not augmented.
+def crops_of(config: ElasticConfigMixin, **fields: Any) -> CropArguments:
+    """Return crops of a model's image size, with the usual normalisation of its channels.
 
     Args:
-        config: Configuration of the backbone, whose image size is taken without `crops`.
-        crops: The size of global crops, the normalisation and the largest image; those of a run, for example.
+        config: Configuration of the backbone.
+        **fields: Fields that replace these.
     """
-    if crops is None:
-        multiple = config.crop_multiple
-        size = max(config.min_crop_size, config.image_size // multiple * multiple)
-        crops = CropArguments(global_crop_size=size)
+    multiple = config.crop_multiple
+    size = max(config.min_crop_size, image_shape(config)[1] // multiple * multiple)
+    mean, std = usual_statistics(config.num_channels)
+    return CropArguments(**{"global_crop_size": size, "image_mean": mean, "image_std": std, **fields})
+
+
+def whole_images(crops: CropArguments) -> CropArguments:
+    """Return how images are cut for ordering: whole, in the size of global crops, and not augmented."""
     names = [field.name for field in dataclasses.fields(CropArguments)]
     return CropArguments(**{name: getattr(crops, name) for name in names} | _WHOLE)
 
@@ -60,7 +64,7 @@ def pixel_batches(
         images: As `order_units` takes them.
         config: Configuration of the backbone.
         num_images: Images at most.
-        crops: The size of global crops, the normalisation and the largest image; see `whole_images`.
+        crops: The size of global crops, the normalisation and how images are decoded; by default `crops_of` the model.
         batch_size: Images of a batch at most.
         image_column: Name of the column with the images; found by its type or name if not given.
         num_workers: Processes that decode images.
@@ -81,7 +85,7 @@ def pixel_batches(
             yield from _tensor_batches(first, iterator, config, num_images)
             return
         images = [] if first is None else [first, *islice(iterator, num_images - 1)]
-    arguments = whole_images(config, crops)
+    arguments = whole_images(crops or crops_of(config))
     size = min(batch_size, num_images, len(images)) if hasattr(images, "__len__") and len(images) else batch_size
     grid = (arguments.global_crop_size // config.patch_grid,) * 2
     loader = PretrainingLoader(

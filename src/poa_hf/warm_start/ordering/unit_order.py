@@ -12,6 +12,8 @@ import torch
 from ...data.crop_arguments import CropArguments
 from ...models.modeling_poa_pretraining import PoaForPreTraining
 from ...models.unit_groups import permute_units
+from ...objective.feature_matching import FeatureProjections
+from ...objective.heads import ProjectionHeads
 from ...runs.atomic import write_json
 from ...runs.json_files import read_object
 from .images import pixel_batches
@@ -52,11 +54,16 @@ class UnitOrder:
             raise ValueError("The order has other groups of units than the model: it is that of another architecture.")
         for group in groups:
             group.check_order(self.orders[group.name])
-        for backbone, heads in ((model.student, model.student_head), (model.teacher, model.teacher_head)):
+        for backbone in (model.student, model.teacher):
             permute_units(backbone, groups, self.orders)
-            for group in groups:
-                if group.are_features:
-                    heads.permute_inputs(torch.tensor(self.orders[group.name]))
+        readers: list[ProjectionHeads | FeatureProjections] = [model.student_head, model.teacher_head]
+        if model.distillation is not None:
+            reader = model.distillation.student_heads(model.student_head)
+            readers += [] if reader is model.student_head else [reader]
+        for group in groups:
+            for reader in readers if group.are_features else ():
+                reader.permute_inputs(torch.tensor(self.orders[group.name]))
+        model.config.units_ordered_on = self.num_images if self.orders else None
 
     def save(self, path: str | Path) -> None:
         """Write the order to a JSON file."""
@@ -127,6 +134,32 @@ def order_units(
         >>> order.num_images, {name: len(units) for name, units in order.orders.items()}
         (8, {'channels': 32, 'encoder.layer.0.heads': 4, 'encoder.layer.0.hidden': 128})
     """
+    order = find_order(
+        model,
+        images,
+        num_images,
+        crops=crops,
+        image_column=image_column,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        seed=seed,
+    )
+    order.apply(model)
+    return order
+
+
+def find_order(
+    model: PoaForPreTraining,
+    images: Any,
+    num_images: int = 2048,
+    *,
+    crops: CropArguments | None = None,
+    image_column: str | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    seed: int = 0,
+) -> UnitOrder:
+    """Return the order that `order_units` would put the units in; the model stays as it is."""
     if num_images < 1 or batch_size < 1:
         raise ValueError(f"num_images {num_images} and batch_size {batch_size} must be at least 1.")
     if not model.teacher.unit_groups():
@@ -143,7 +176,4 @@ def order_units(
 
     importance = unit_importance(model.teacher, batches(), seed)
     orders = {group.name: tuple(group.order_by(importance[group.name])) for group in model.teacher.unit_groups()}
-    order = UnitOrder(orders, count, seed)
-    order.apply(model)
-    model.config.units_ordered_on = count
-    return order
+    return UnitOrder(orders, count, seed)
