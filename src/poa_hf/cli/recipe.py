@@ -203,7 +203,7 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     from ..models.from_fields import model_config
 
     if start.init_from is None:
-        ordered = {"order_units": bool(start.order_units), "order_images": start.order_images}
+        ordered: dict[str, Any] = {"order_units": bool(start.order_units), "order_images": start.order_images}
         return Recipe(model_config(model), data, training, evaluation, foreign_teacher=start.foreign_teacher, **ordered)
     from ..runs.checkpoints import find_checkpoint
     from ..warm_start.defaults import changed_arguments, recorded_name, with_source

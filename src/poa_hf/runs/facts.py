@@ -147,6 +147,16 @@ class RunFacts:
         return None if fields is None else fields.get("teacher")
 
     @property
+    def units_ordered_on(self) -> int | None:
+        """By how many images' features the units were put in order of importance; None if they were not."""
+        return self.config.units_ordered_on if isinstance(self.config, PoaConfig) else None
+
+    @property
+    def is_only_ordered(self) -> bool:
+        """Whether the model is another one with its units in order, and was not trained further (`poa order`)."""
+        return self.units_ordered_on is not None and self.steps is None and not self.arguments
+
+    @property
     def images_seen(self) -> int | None:
         """How many images the model has been trained on, each counted as often as it was used."""
         return None if self.steps is None or self.batch_size is None else self.steps * self.batch_size

@@ -68,8 +68,11 @@ class PoaDataCollator:
             for name in parts[0][2]
         }
         batch: dict[str, Any] = {}
-        for number, (name, views) in enumerate((("global_crops", slice(0, 2)), ("local_crops", slice(2, None)))):
-            pixels = torch.from_numpy(np.stack([part[number] for part in parts], axis=1)).flatten(0, 1)
+        stacked = (np.stack([crops[kind] for *crops, _ in parts], axis=1) for kind in (0, 1))  # (views, B, C, H, W)
+        for name, views, crops in zip(
+            ("global_crops", "local_crops"), (slice(2), slice(2, None)), stacked, strict=True
+        ):
+            pixels = torch.from_numpy(crops).flatten(0, 1)
             of_crops = {n: torch.from_numpy(a[views].reshape(-1, *a.shape[2:])) for n, a in drawn.items()}
             batch[name] = augment(pixels, of_crops, args.image_mean, args.image_std)
         trained = [size for size in self.space.bag if size != self.space.full] or [self.space.full]

@@ -63,6 +63,7 @@ def run_values(facts: CardFacts) -> dict[str, Any]:
         "about": facts.owner.about or "",
         "training_start": f"The model {how}",
         "dataset": dataset_name(facts),
+        "is_only_ordered": facts.run.is_only_ordered,
         "is_warm_started": facts.run.started_from is not None,
         "foreign_teacher": "" if facts.run.distilled_from is None else _model_name(facts.run.distilled_from),
         "settings": settings(facts),
@@ -89,6 +90,10 @@ def image_words(num_channels: int) -> str:
 def how_trained(facts: CardFacts) -> str:
     """Return the predicate of "The model ...": pre-trained from scratch, from another model, or distilled from one."""
     source, teacher = facts.run.started_from, facts.run.distilled_from
+    if source is not None and facts.run.is_only_ordered:
+        return (
+            f"was initialised from {_model_name(source)}, its units put in order of importance, and not trained further"
+        )
     if source is None and teacher is None:
         return "was pre-trained without labels"
     # the training of the other model may have used labels
@@ -129,11 +134,15 @@ def licence(facts: CardFacts) -> str:
 def settings(facts: CardFacts) -> dict[str, str]:
     """Return the settings of the run that are known, in the order in which the card shows them."""
     run, config = facts.run, facts.config
+    ordered = "" if run.units_ordered_on is None else f"by the features of {run.units_ordered_on:,} images"
+    if run.is_only_ordered:
+        return {"units in order of importance": ordered}
     rows = {
         "steps": _count(run.steps),
         "images per step": _count(run.batch_size),
         "images seen": _count(run.images_seen),
         **dict(_training_arguments(run.arguments, run.peak_learning_rate)),
+        "units in order of importance before the first step": ordered,
         **_what_is_matched(config),
         "loss weight of the full-size student": f"{config.intact_weight:g}",
         "loss weight of KoLeo": f"{config.koleo_weight:g}",

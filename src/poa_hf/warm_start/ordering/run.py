@@ -50,7 +50,7 @@ def order_before_training(
 
     def found() -> UnitOrder:
         device = next(model.teacher.parameters()).device
-        model.teacher.to(accelerator.device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
+        model.teacher.to(accelerator.device)
         try:
             return find_order(
                 model,
