@@ -404,7 +404,10 @@ def test_ordered_units_compute_the_same_and_learn_alike(family):
     order.apply(ordered)
     batch = {name: value if name == "masks" else value.double() for name, value in batch_for(model).items()}
     size = model.config.backbone_config.space.full
-    outputs = [each(**batch, sub_network=size, teacher_temperature=0.07) for each in (model, ordered)]
+    outputs = []
+    for each in (model, ordered):
+        torch.manual_seed(0)  # rotary positions are shifted at random
+        outputs.append(each(**batch, sub_network=size, teacher_temperature=0.07))
     torch.testing.assert_close(outputs[1].losses, outputs[0].losses)
     for output in outputs:
         output.loss.backward()

@@ -55,8 +55,13 @@ def listed(values: Iterable[object], at_most: int = 16) -> str:
     return ", ".join(texts) if len(texts) <= at_most else f"{', '.join(texts[:3])}, ..., {texts[-1]}"
 
 
+# names that a sentence may list
+MOST_NAMES = 60
+
+
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Say what to write instead of an unknown name: the nearest known names or, when none is near, all that exist.
+    """Say what to write instead of an unknown name: the nearest known names or, when none is near, all that exist if
+    they are not too many.
 
     The result is the end of a sentence.
 
@@ -74,6 +79,8 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     if near := _near(name, known):
         return f"did you mean {' or '.join(prefix + each for each in near)}?"
     prefix = prefix if prefix.startswith("-") else ""
+    if len(known) > MOST_NAMES:
+        return f"none of the {len(known)} that exist is spelt alike (--help, or the documentation, lists them)."
     return f"choose from {', '.join(prefix + each for each in known)}."
 
 

@@ -79,6 +79,7 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
         "sizes.json",
         "profile",
         "skipped_images.jsonl",
+        "unit_order.json",
         ".*lock",
     }  # and locks for a while
     missing = [e.pattern for e in ENTRIES if e.pattern not in written_by_others and not list(run.glob(e.pattern))]

@@ -6,24 +6,18 @@ _INSTEAD = {
     "data_dir": "dataset_name",
     "dataset_path": "dataset_name",
     "train_dir": "dataset_name",
-    "eval_strategy": "eval_steps",
-    "evaluation_strategy": "eval_steps",
-    "logging_strategy": "logging_steps",
+    "epochs": "num_train_epochs",
+    "evaluation_strategy": "eval_strategy",
     "lr": "learning_rate",
     "model_name_or_path": "init_from",
+    "num_epochs": "num_train_epochs",
     "num_workers": "dataloader_num_workers",
     "resume": "resume_from_checkpoint",
-    "save_strategy": "save_steps",
     "train_batch_size": "per_device_train_batch_size",
     "train_split": "dataset_split",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "warmup_ratio": "warmup_steps",
 }
 _SENTENCES = {
-    **dict.fromkeys(
-        ["num_train_epochs", "epochs", "num_epochs"],
-        "give --max_steps, which is epochs times images over the images of a step",
-    ),
     **dict.fromkeys(["fp16", "mixed_precision"], "give --bf16; other precisions are set by accelerate launch"),
     **dict.fromkeys(["no_cuda", "use_cpu"], "use accelerate launch --cpu"),
     **dict.fromkeys(

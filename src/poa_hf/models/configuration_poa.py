@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from ..ranges import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
+from ..ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from .elastic_config import BLOCKS, SIZE, BackboneField, ElasticConfigMixin
 
 
@@ -48,6 +48,7 @@ class PoaConfig(PreTrainedConfig):
     sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="poa_vit")}
 
     ranges = {
+        "units_ordered_on": COUNT,
         "head_num_layers": BLOCKS,
         **dict.fromkeys(("head_hidden_size", "head_bottleneck_size"), SIZE),
         "num_prototypes": Range(2, 2**24, whole=True),

@@ -7,14 +7,14 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-from accelerate import PartialState
-from transformers.trainer_utils import IntervalStrategy
-from transformers.training_args import ParallelMode
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..ranges import COUNT, POSITIVE, SHARE_BELOW_1, Range
+
+if TYPE_CHECKING:  # importing these takes longer than a command's help may
+    import torch
+    from accelerate import PartialState
+    from transformers.training_args import ParallelMode
 
 _SECRETS = ("hub_token",)
 
@@ -114,27 +114,27 @@ class StockArguments:
     @property
     def do_eval(self) -> bool:
         """Whether the run is evaluated while it trains."""
-        return self.eval_strategy != IntervalStrategy.NO
+        return self.eval_strategy != "no"
 
     @property
     def world_size(self) -> int:
         """The number of processes."""
-        return PartialState().num_processes
+        return _processes().num_processes
 
     @property
     def process_index(self) -> int:
         """The number of this process."""
-        return PartialState().process_index
+        return _processes().process_index
 
     @property
     def local_process_index(self) -> int:
         """The number of this process on its machine."""
-        return PartialState().local_process_index
+        return _processes().local_process_index
 
     @property
     def device(self) -> torch.device:
         """The device of this process."""
-        return PartialState().device
+        return _processes().device
 
     @property
     def n_gpu(self) -> int:
@@ -144,6 +144,8 @@ class StockArguments:
     @property
     def parallel_mode(self) -> ParallelMode:
         """How processes share the work."""
+        from transformers.training_args import ParallelMode
+
         return ParallelMode.DISTRIBUTED if self.world_size > 1 else ParallelMode.NOT_PARALLEL
 
     @property
@@ -169,3 +171,9 @@ class StockArguments:
     def to_sanitized_dict(self) -> dict[str, Any]:
         """Return the fields as numbers and text only, as trackers take hyperparameters."""
         return {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in self.to_dict().items()}
+
+
+def _processes() -> PartialState:
+    from accelerate import PartialState
+
+    return PartialState()

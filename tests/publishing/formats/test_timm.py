@@ -111,7 +111,7 @@ def test_timm_resizes_to_what_the_processor_does():
 def test_images_are_prepared_as_in_the_usual_evaluation_by_default():
     pretrained_cfg = as_timm(small_model(image_size=224, num_channels=1))[1]["pretrained_cfg"]
     assert pretrained_cfg["input_size"] == [1, 224, 224] and pretrained_cfg["crop_pct"] == 0.875
-    assert pretrained_cfg["mean"] == [0.485, 0.456, 0.406] and pretrained_cfg["pool_size"] == [7, 7]
+    assert pretrained_cfg["mean"] == [0.449] and pretrained_cfg["pool_size"] == [7, 7]
 
 
 @pytest.mark.parametrize(
