@@ -109,7 +109,7 @@ def order_units(
         images: A dataset as `PoaTrainer` takes it (of `datasets`, streamed or not, or any collection of images), of
             which `seed` draws a sample; an iterable of Pillow images; or normalised pixels (N, C, H, W), as a tensor
             or in batches, as a DataLoader gives them.
-        num_images: Images at most. A few hundred are nearly as good as thousands.
+        num_images: Images at most.
         crops: Size of the crops and normalisation; the model's image size and ImageNet's by default. Not for tensors.
         image_column: Name of the column with the images; found by its type or name if not given.
         batch_size: Images of one pass.
