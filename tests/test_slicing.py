@@ -115,6 +115,30 @@ def test_sizes_outside_the_space_are_refused():
 
 
 @pytest.mark.slow  # test_contract.py does the same through the configuration's own space
+def test_wrapped_and_quantised_layers_are_refused_in_a_sentence():
+    class Adapter(nn.Module):
+        def __init__(self, base_layer: nn.Linear):
+            super().__init__()
+            self.base_layer, self.lora_A = base_layer, nn.Linear(base_layer.in_features, 2, bias=False)
+
+        def forward(self, x):
+            return self.base_layer(x)
+
+    pixels = torch.randn(1, 3, 32, 32)
+    wrapped = PoaViTModel(tiny_backbone())
+    block = wrapped.encoder.layer[0].mlp
+    block.fc1 = Adapter(block.fc1)
+    quantised = PoaViTModel(tiny_backbone())
+    fc1 = quantised.encoder.layer[0].mlp.fc1
+    fc1.weight = nn.Parameter(torch.zeros_like(fc1.weight, dtype=torch.int8), requires_grad=False)
+    for model in (wrapped, quantised):
+        with pytest.raises(ValueError, match=r"mlp.fc1.weight is not there as a plain weight, .* merge adapters"):
+            model(pixels, sub_network="16x2")
+        with pytest.raises(ValueError, match="plain weight"):
+            model.extract("16x2")
+    assert wrapped(pixels).pooler_output.isfinite().all()  # the full size works
+
+
 def test_every_one_of_143_sizes_extracts_to_the_bit():
     config = tiny_backbone(
         hidden_size=64, num_attention_heads=16, min_hidden_size=24, num_hidden_layers=24, min_num_hidden_layers=12

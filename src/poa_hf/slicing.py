@@ -169,11 +169,19 @@ def slice_plan(
         rules: Where the family keeps its blocks and channel groups.
         full_depths: Blocks of each stage of the full model.
         depths: Blocks of each stage of the sub-network.
+
+    Raises:
+        ValueError: If the full model's layers are wrapped, as LoRA does, or its weights are quantised.
     """
     layers = {name for name, module in plain.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     source, plan = _tensors(full), {}
     for name, target in _tensors(plain).items():
         source_name = rules.source_name(name, full_depths, depths)
+        if source_name not in source or not source[source_name].is_floating_point() == target.is_floating_point():
+            raise ValueError(
+                f"{source_name} is not there as a plain weight, as in a quantised model or behind the adapters of LoRA, and "
+                "cannot be sliced: merge adapters first (merge_and_unload), or extract sizes and adapt those."
+            )
         shape = source[source_name].shape
         module, _, kind = name.rpartition(".")
         scale = shape[1] / target.shape[1] if module in layers and kind == "weight" else 1
