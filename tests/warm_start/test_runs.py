@@ -39,7 +39,7 @@ def source(request, tmp_path):
 
 def test_a_run_starts_from_the_source_and_its_sizes_are_stock_models(tmp_path, source, poa):
     run = str(tmp_path / "run")
-    limits = "--max_steps 2 --warmup_steps 1 --freeze_backbone_steps 2".split()
+    limits = "--max_steps 2 --warmup_steps 1 --freeze_backbone_steps 2 --no_order_units".split()
     poa("pretrain", "--init_from", source, *SMALL, *limits, "--output_dir", run)
     model, stock = PoaForPreTraining.from_pretrained(run).eval(), AutoModel.from_pretrained(source).eval()
     images = torch.randn(2, 3, 64, 96) if stock.config.patch_size == 16 else torch.randn(2, 3, 56, 84)
@@ -53,7 +53,7 @@ def test_a_run_starts_from_the_source_and_its_sizes_are_stock_models(tmp_path, s
 @pytest.mark.slow
 def test_all_sizes_of_a_longer_run_are_extracted_and_published(tmp_path, source, poa, hub):
     run = str(tmp_path / "run")
-    limits = "--max_steps 20 --warmup_steps 4 --masked_prediction_start_step 5 --save_steps 10".split()
+    limits = "--max_steps 20 --warmup_steps 4 --masked_prediction_start_step 5 --order_images 16".split()
     poa("pretrain", "--init_from", source, *SMALL, *limits, "--output_dir", run)
     model = PoaForPreTraining.from_pretrained(run).eval()
     assert model.config.warm_started_from == AutoModel.from_pretrained(source).config.model_type
