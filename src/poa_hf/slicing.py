@@ -179,8 +179,8 @@ def slice_plan(
         source_name = rules.source_name(name, full_depths, depths)
         if source_name not in source or not source[source_name].is_floating_point() == target.is_floating_point():
             raise ValueError(
-                f"{source_name} is not there as a plain weight, as in a quantised model or behind the adapters of LoRA, and "
-                "cannot be sliced: merge adapters first (merge_and_unload), or extract sizes and adapt those."
+                f"{source_name} is not there as a plain weight, as in quantised models or behind LoRA's adapters, "
+                "and cannot be sliced: merge adapters first (merge_and_unload), or extract sizes and adapt those."
             )
         shape = source[source_name].shape
         module, _, kind = name.rpartition(".")
