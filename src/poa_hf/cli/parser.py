@@ -162,7 +162,7 @@ class CommandParser(argparse.ArgumentParser):
                 return spelling
         names = [each[2:] for each, action in self._known_options.items() if action.help is not argparse.SUPPRESS]
         hint = self.instead_of(name[2:]) or suggest(name[2:], names, "--")
-        if hint.startswith("choose from") and len(names) > _MOST_LISTED:
+        if hint.startswith(("choose from", "none of the")) and len(names) > _MOST_LISTED:
             hint = f"see {self.prog} --help."
         raise ValueError(f"{name} is not an option of {self.prog}: {hint}")
 

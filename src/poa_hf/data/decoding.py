@@ -217,11 +217,9 @@ def _open_bytes(data: bytes, max_pixels: int, num_channels: int) -> Pixels:
         return open_header(data, max_pixels)
     except MemoryError:
         raise
-    except UnknownFormat:
-        if not is_tiff(data):
-            raise
-        return read_tiff(data, CONVERTED, max_pixels)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, UnknownFormat) and is_tiff(data):
+            return read_tiff(data, CONVERTED, max_pixels)
         if (slim := without_metadata(data)) is None:
             raise
     return open_header(slim, max_pixels)
