@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..ranges import COUNT, POSITIVE, SEED, WHOLE, Range
@@ -11,40 +14,35 @@ from ..runs.layout import EVALUATIONS
 from .main import quiet_libraries
 from .parser import CommandParser, number_in, numbers_in, words
 
+if TYPE_CHECKING:
+    from ..evaluation.own_data import OwnData
+    from ..evaluation.splits import EvaluationData
+
+logger = logging.getLogger(__name__)
+
 
 def evaluate(argv: list[str]) -> None:
-    """Run `poa evaluate RUN_OR_CHECKPOINT --dataset_name D`."""
+    """Run `poa evaluate RUN_OR_CHECKPOINT [--dataset_name D]`."""
     args = _parser().parse_args(argv)
     quiet_libraries()
     from ..evaluation.evaluator import evaluate_sizes
+    from ..evaluation.own_data import own_data
     from ..evaluation.processes import Processes
-    from ..evaluation.splits import open_splits
     from ..evaluation.subject import load_subject
     from ..evaluation.table import results_table
-    from ..evaluation.tasks import TaskOptions, check_tasks, need_train
+    from ..evaluation.tasks import TaskOptions, check_tasks
     from ..runs.evaluations import save_evaluations
 
     options = TaskOptions(k=args.k, seed=args.seed)
     # a wrong request is reported before the model and the data are opened, which takes a while
     check_tasks(args.tasks, options, None)
+    own = own_data(args.model) if args.dataset_name is None else None
     subject = load_subject(args.model)
     sizes = subject.sizes(",".join(args.sizes) if args.sizes else None)
     output = Path(args.output) if args.output else subject.results or Path(EVALUATIONS)
     _check_output(output)
     processes = Processes()
-    data = open_splits(
-        args.dataset_name,
-        args.dataset_config_name,
-        args.train_split if need_train(args.tasks) or args.holdout is not None else None,
-        args.test_split,
-        args.image_column,
-        args.label_column,
-        args.max_train_images,
-        args.max_test_images,
-        args.seed,
-        args.holdout,
-        args.max_image_pixels,
-    )
+    data = _open_data(args, own, processes.is_main)
     workers = args.num_workers
     if workers is None:
         workers = min(4, (os.cpu_count() or 1) // processes.count)
@@ -56,6 +54,29 @@ def evaluate(argv: list[str]) -> None:
         print(results_table(records))
         print(f"\nWritten to {output}")
     processes.state.destroy_process_group()
+
+
+def _open_data(args: Namespace, own: OwnData | None, is_main: bool) -> EvaluationData:
+    """Open the splits that the options name, or those of the run itself."""
+    from ..evaluation.own_data import open_own_splits
+    from ..evaluation.splits import open_splits
+    from ..evaluation.tasks import need_train
+
+    needs_train = need_train(args.tasks) or args.holdout is not None
+    options = {
+        name: getattr(args, name)
+        for name in (
+            *("test_split", "image_column", "label_column", "max_train_images", "max_test_images"),
+            *("seed", "holdout", "max_image_pixels"),
+        )
+    }
+    if own is None:
+        train_split = (args.train_split or "train") if needs_train else None
+        return open_splits(args.dataset_name, args.dataset_config_name, train_split, **options)
+    data, sentence = open_own_splits(own, needs_train, args.dataset_config_name, args.train_split, **options)
+    if is_main:
+        logger.info("%s", sentence)
+    return data
 
 
 def _parser() -> CommandParser:
@@ -87,14 +108,16 @@ def _parser() -> CommandParser:
 def _add_images(parser: CommandParser) -> None:
     data = parser.add_argument_group("images")
     parser.add_option(
-        "--dataset_name", group=data, required=True, metavar="D", help="a dataset of the Hub, a folder, or textures"
-    )
+        "--dataset_name", group=data, metavar="D",
+        help="a dataset of the Hub, a folder, or textures (default: the labelled images of the run itself)",
+    )  # fmt: skip
     parser.add_option(
         "--dataset_config_name", group=data, metavar="C", help="configuration of the dataset, if it has several"
     )
     parser.add_option(
-        "--train_split", group=data, default="train", metavar="S", help="images that vote or train a probe"
-    )
+        "--train_split", group=data, metavar="S",
+        help="images that vote or train a probe (default: train, or the split that the run is trained on)",
+    )  # fmt: skip
     parser.add_option(
         "--test_split", group=data, metavar="S",
         help="images that are classified (default: test or validation, if labelled)",

@@ -166,7 +166,7 @@ class _Opener:
                 unlabelled = error
         if unlabelled is not None:
             raise unlabelled
-        raise ValueError(
+        raise MissingSplit(
             f"{self.name} has neither a test nor a validation split beside {train_split or 'others'}: pass --holdout "
             "0.2 to hold a fifth of the train split out, or --test_split with another split."
         )
