@@ -13,6 +13,7 @@ ORDER = (
         "formatting",
         "ranges",
         "locations",
+        "hub",
         "yaml_files",
         "elastic",
         "slicing",

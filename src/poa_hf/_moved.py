@@ -23,6 +23,7 @@ else:  # importlib.abc takes longer to import than all the rest
 
 # Old module -> new module; the old path gives the new module itself.
 MODULES = {
+    "cli.hub_timeout": "hub.timeout",
     "command_line": "cli.parser",
     "evaluation.clustering": "evaluation.tasks.clustering",
     "evaluation.command": "cli.evaluate",
@@ -63,8 +64,11 @@ MODULES = {
     "publishing.names": "publishing.hub.names",
     "publishing.onnx_format": "publishing.formats.onnx",
     "publishing.push_command": "cli.push",
-    "publishing.retrying": "publishing.hub.retrying",
+    "publishing.hub.client": "hub.client",
+    "publishing.hub.retrying": "hub.retrying",
+    "publishing.retrying": "hub.retrying",
     "publishing.run_facts": "runs.facts",
+    "publishing.run_files": "runs.publishable",
     "publishing.supernet": "publishing.card.size_table",
     "publishing.timm_format": "publishing.formats.timm",
     "publishing.vit_format": "publishing.formats.vit",
@@ -109,11 +113,11 @@ NAMES: dict[str, dict[str, str]] = {
         "find_format": "publishing.formats.format",
     },
     "publishing.hub": {
-        "Hub": "publishing.hub.client",
-        "HubError": "publishing.hub.client",
+        "Hub": "hub.client",
+        "HubError": "hub.client",
     },
     "publishing.supernet": {
-        "model_files": "publishing.run_files",
+        "model_files": "runs.publishable",
     },
     "slicing": {
         "ElasticModelMixin": "models.elastic_model",

@@ -11,8 +11,8 @@ from poa_hf.publishing.card.markdown import link
 from poa_hf.publishing.card.owner import OwnerFacts
 from poa_hf.publishing.hub.names import repo_name
 from poa_hf.publishing.release import Release
-from poa_hf.publishing.run_files import without_local_paths
 from poa_hf.runs.evaluations import Evaluation, save_evaluations
+from poa_hf.runs.publishable import without_local_paths
 
 from ..conftest import save_run, tiny_backbone, tiny_config
 

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import HfApi
 
 from poa_hf import PoaForPreTraining
-from poa_hf.publishing.hub.client import Hub
+from poa_hf.hub.client import Hub
 from poa_hf.publishing.push import PushOptions, push
 from poa_hf.publishing.release import Release
 

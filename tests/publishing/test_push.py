@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from poa_hf import PoaForPreTraining, SubNetwork
 from poa_hf.evaluation.subject import load_subject
-from poa_hf.publishing.hub.client import Hub
+from poa_hf.hub.client import Hub
 from poa_hf.publishing.push import PushOptions, push
 from poa_hf.publishing.release import Release
 from poa_hf.runs.evaluations import Evaluation, save_evaluations
@@ -55,7 +55,7 @@ def hasten(patch, counted_once, pictures=False):
 def haste(request, monkeypatch, counted_once):
     """Waiting between attempts takes no time, and little is done twice."""
     hasten(monkeypatch, counted_once, "pictures" in request.fixturenames)
-    monkeypatch.setattr("poa_hf.publishing.hub.retrying.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("poa_hf.hub.retrying.time.sleep", lambda seconds: None)
 
 
 def pushed(run):

@@ -34,8 +34,8 @@ def extract(argv: list[str]) -> None:
     quiet_libraries()
     from ..publishing.card.facts import CardFacts
     from ..publishing.export import extract_all
-    from ..publishing.run_files import check_no_links
     from ..runs.load import load_run, resolve_run, run_processor
+    from ..runs.publishable import check_no_links
 
     check_no_links(resolve_run(args.run))  # the model's card says what the run's files hold
     model = load_run(args.run)

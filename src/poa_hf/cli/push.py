@@ -20,10 +20,10 @@ def push(argv: list[str]) -> None:
     quiet_libraries()
     from huggingface_hub.utils import disable_progress_bars
 
+    from ..hub.timeout import hub_timeout
     from ..publishing.push import PushOptions, PushResult, rehearse
     from ..publishing.push import push as push_release
     from ..publishing.release import Release
-    from .hub_timeout import hub_timeout
 
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -16,11 +16,11 @@ from huggingface_hub import Collection, RepoFile
 
 from ..elastic import SubNetwork
 from ..formatting import format_bytes, format_quantity
+from ..hub.client import Hub
 from ..runs.layout import SIZES
 from .card.cards import CARD
 from .card.size_table import published_sizes
 from .card.stamp import is_unedited
-from .hub.client import Hub
 from .hub.names import collection_title
 from .release import Release, RepoFiles
 

@@ -19,6 +19,7 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import write_json
 from ..runs.layout import PROCESSOR, SIZES, RunFolder
 from ..runs.load import load_run, resolve_run, run_processor
+from ..runs.publishable import check_no_links, model_files, without_local_paths, write_run_files
 from .card.cards import CARD, write_card, write_supernet_card
 from .card.facts import CardFacts
 from .card.metadata import card_problems
@@ -26,7 +27,6 @@ from .card.size_table import size_table
 from .card.stamp import add_stamp
 from .formats.format import Format, find_format
 from .hub.names import NAME_TEMPLATE, repo_ids
-from .run_files import check_no_links, model_files, without_local_paths, write_run_files
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from ...formatting import one_line
+from ..formatting import one_line
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")

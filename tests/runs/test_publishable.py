@@ -3,7 +3,7 @@ import json
 import pytest
 import yaml
 
-from poa_hf.publishing.run_files import without_local_paths, write_run_files
+from poa_hf.runs.publishable import without_local_paths, write_run_files
 
 
 def write_run(folder, recipe):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..locations import leads_outside, looks_local
-from ..runs.atomic import write_text
-from ..runs.layout import (
+from ..yaml_files import parse_yaml, yaml_text
+from .atomic import write_text
+from .layout import (
     CONFIG,
     EVALUATIONS,
     OWNER,
@@ -23,7 +24,6 @@ from ..runs.layout import (
     RunFolder,
     published_patterns,
 )
-from ..yaml_files import parse_yaml, yaml_text
 
 _MACHINE_FIELDS = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "report_to"}
 _SOURCE_FIELDS = {"dataset_name", "eval_dataset_name", "init_from", "foreign_teacher"}  # a Hub id or a local path

@@ -2,9 +2,9 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from poa_hf.publishing.hub.retrying import Patience, describe, requested_wait
+from poa_hf.hub.retrying import Patience, describe, requested_wait
 
-from ...loopback_hub import LoopbackHub
+from ..loopback_hub import LoopbackHub
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import httpx2
 import pytest
 from huggingface_hub import HfApi, get_session
 
-from poa_hf.cli.hub_timeout import hub_timeout
-from poa_hf.publishing.hub.retrying import Patience
+from poa_hf.hub.retrying import Patience
+from poa_hf.hub.timeout import hub_timeout
 
 from ..loopback_hub import LoopbackHub
 
