@@ -35,6 +35,11 @@ def _fresh_process_state():
         state._reset_state()
 
 
+def slow_but(kinds, *fast) -> list:
+    """Parameters of a test, of which all but a few are marked as slow."""
+    return [kind if kind in fast else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+
+
 FAMILIES = ["vit", "swin", "resnet"]
 GOLDEN_BACKBONES = {
     "vit": dict(

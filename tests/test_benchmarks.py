@@ -47,6 +47,7 @@ def test_extraction(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_step_parts():
     """The program itself checks that both ways of each part compute the same."""
     found = figures("step_parts.py", "--preset", "tiny", "--repeats", "1", "--threads", "1")

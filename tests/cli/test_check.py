@@ -151,6 +151,7 @@ def test_no_command_uses_a_damaged_model(run, capsys, tmp_path, name, command):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_files_follow_the_umask(tmp_path, monkeypatch):
     """As Path.write_text makes them, whatever a library would give its files."""
     from poa_hf import PoaTrainer

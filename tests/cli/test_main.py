@@ -136,6 +136,7 @@ def test_a_broken_pipe_elsewhere_is_a_mistake(capsys):
     assert run(command, []) == 2 and "Broken pipe" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_script_of_the_examples_is_the_same_job(tmp_path):
     script = str(ROOT / "examples" / "pretrain.py")
     run_python(script, "--config", QUICKSTART, *TINY.split(), "--output_dir", str(tmp_path / "run"))

@@ -15,6 +15,7 @@ from poa_hf import PoaTrainingArguments
 from ..conftest import ROOT
 from .site import command_parser, hooks
 
+pytestmark = pytest.mark.slow  # test_pages.py checks links and names without building
 pytest.importorskip("mkdocs", reason="the tools of the documentation are not installed")
 
 

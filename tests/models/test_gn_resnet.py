@@ -282,6 +282,7 @@ def check_code(folder):
     }
 
 
+@pytest.mark.slow
 def test_loads_and_fine_tunes_without_poa_hf(tmp_path):
     model = randomised(GnResNetModel(tiny()))
     model.save_pretrained(tmp_path / "model")

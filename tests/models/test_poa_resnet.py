@@ -83,6 +83,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_loads_an_extracted_resnet(tmp_path):
     from poa_hf import PoaConfig, PoaForPreTraining

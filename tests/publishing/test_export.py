@@ -43,7 +43,10 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize(("format", "options"), [("dinov2", "{}"), ("vit", "dict(add_pooling_layer=False)")])
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("dinov2", "{}"), pytest.param("vit", "dict(add_pooling_layer=False)", marks=pytest.mark.slow)],
+)
 def test_a_fresh_process_loads_what_poa_extract_wrote(run_folder, tmp_path, format, options, capsys):
     output = tmp_path / "small"
     assert main(["extract", str(run_folder), "--size", "16x2", "--format", format, "--output", str(output)]) == 0

@@ -207,6 +207,7 @@ def test_a_rate_limit_of_an_hour(vit_run, hub, poa, expected):
     assert hub.state() == expected
 
 
+@pytest.mark.slow
 def test_interrupted_after_any_line(vit_run, hub, expected):
     """Ctrl-C between the steps of a push: the next call does the rest, and nothing is sent twice."""
     for lines in range(1, 7):

@@ -23,7 +23,7 @@ from poa_hf.report.page import write_report
 from poa_hf.report.pictures import three_sizes
 from poa_hf.runs.evaluations import Evaluation, save_evaluations
 
-from ..conftest import tiny_config
+from ..conftest import slow_but, tiny_config
 from ..test_contract import tiny
 
 SECTIONS = ["quality", "pareto", "sizes", "loss", "collapse", "crops", "pictures"]
@@ -151,7 +151,7 @@ def test_a_measured_run(trained, tmp_path):
     assert "the 3 sizes whose latency was measured" in page.text
 
 
-@pytest.mark.parametrize("family", ["swin", "resnet", pytest.param("dinov2_registers", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", slow_but(["swin", "resnet", "dinov2_registers"], "resnet"))
 def test_saved_models_of_other_families(family, tmp_path):
     folder, space = saved(family, tmp_path / "run")
     page = check(write_report(folder, dataset_name="textures", num_images=2))
@@ -200,8 +200,10 @@ def test_three_sizes_without_three_names():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [(390, True), (1440, False), *(pytest.param(*way, marks=pytest.mark.slow) for way in [(390, False), (1440, True)])],
+)
 def test_in_a_browser(trained, tmp_path, width, dark):
     """Nothing but the boxes made for it is wider than the page, a click sorts the table, and text and charts are those
     of the reader's colour scheme."""

@@ -114,6 +114,7 @@ def test_damaged_checkpoints(finished_run, tmp_path_factory, data):
     shutil.rmtree(run)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=8, **TIMES)
 def test_runs_with_damaged_checkpoints_go_on_or_say_why(finished_run, tmp_path_factory, data):

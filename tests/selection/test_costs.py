@@ -7,6 +7,8 @@ from poa_hf import PoaConfig, PoaDinov3ViTConfig, PoaResNetConfig, PoaSwinConfig
 from poa_hf.models.elastic_config import elastic_config, image_shape
 from poa_hf.selection.costs import costs, count_costs
 
+from ..conftest import slow_but
+
 
 def tiny_backbone(**overrides) -> PoaViTConfig:
     fields = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, min_hidden_size=16, image_size=32)
@@ -34,7 +36,7 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", slow_but(TINY, "vit", "swin", "resnet"))
 def test_every_size_costs_what_is_counted_on_its_own_model(family):
     config = TINY[family]()
     table = costs(config)
@@ -43,7 +45,7 @@ def test_every_size_costs_what_is_counted_on_its_own_model(family):
         assert size_costs == count_costs(config, size)
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", slow_but(TINY, "vit", "swin", "resnet", "dinov3, gated"))
 def test_counts_are_those_of_a_real_training_step(family):
     config = TINY[family]()
     torch.manual_seed(0)
@@ -86,7 +88,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("config_class", PUBLISHED)
+@pytest.mark.parametrize("config_class", slow_but(PUBLISHED, PoaViTConfig))
 def test_published_sizes_cost_what_is_published(config_class):
     config = config_class()
     count, published = PUBLISHED[config_class]

@@ -12,7 +12,7 @@ from poa_hf.cli.main import main
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.publishing.export import extract_to
 
-from ...conftest import golden_model, run_python, tiny_backbone, tiny_config
+from ...conftest import golden_model, run_python, slow_but, tiny_backbone, tiny_config
 from ...test_contract import tiny
 
 
@@ -50,10 +50,9 @@ def dimensions(values) -> dict[str, list]:
     }
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dinov2_registers", "swin of four stages")]
-
-
-@pytest.mark.parametrize("family", ["vit", "swin", "resnet", *SLOW])
+@pytest.mark.parametrize(
+    "family", slow_but(["vit", "swin", "resnet", "dinov2_registers", "swin of four stages"], "vit")
+)
 def test_onnx_runtime_gives_the_features_for_batches_of_any_size(family, tmp_path):
     model = golden_model("swin") if "stages" in family else small_model(family)
     size, pixels = model.config.backbone_config.space.smallest, model.config.backbone_config.image_size
@@ -88,6 +87,7 @@ def snippet_of(card: str) -> str:
     return card.split("```python\n")[1].split("```")[0]
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_the_card_says(tiny_model, tmp_path, capfd):
     model = tiny_model.eval()
     model.save_pretrained(tmp_path / "run")

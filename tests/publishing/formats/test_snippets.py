@@ -29,6 +29,7 @@ torch.save(found, "found")
 """
 
 
+@pytest.mark.slow
 def test_the_code_of_a_card_loads_the_model_without_poa_hf(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8))
     image.save(tmp_path / "image.png")
