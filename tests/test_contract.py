@@ -24,7 +24,7 @@ from poa_hf.cli.main import main
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.training.checks import check_run
 
-from .conftest import ROOT, run_python
+from .conftest import ROOT, run_python, slow_but
 
 VIT_SPACE = (143, 573, "384x12", "1024x24", {"small": "384x12", "base": "768x12", "large": "1024x24"})
 PUBLISHED = {
@@ -348,7 +348,7 @@ def test_two_processes_train_with_no_unused_parameter(family, tmp_path):
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("family", [*PUBLISHED][1:])
+@pytest.mark.parametrize("family", slow_but([*PUBLISHED][1:], "swin", "dinov3_vit"))
 def test_pretrain_resume_and_extract(family, tmp_path, capsys):
     options = [*run_options(family), "--output_dir", str(tmp_path / "run")]
     assert main(["pretrain", *options, "--save_steps", "2", "--gradient_checkpointing"]) == 0

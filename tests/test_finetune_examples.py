@@ -14,7 +14,7 @@ from transformers import pipeline
 from poa_hf.data.textures import TextureDataset
 from poa_hf.publishing.export import extract_to
 
-from .conftest import FAMILIES, ROOT
+from .conftest import FAMILIES, ROOT, slow_but
 from .test_contract import tiny
 
 OPTIONS = "--disable_tqdm true --max_steps 3 --logging_steps 1 --save_strategy no --per_device_train_batch_size 4"
@@ -81,7 +81,7 @@ def results(folder: Path) -> dict:
     return json.loads((folder / "eval_results.json").read_text())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "vit"))
 def test_classification(family, checkpoints, labelled, tmp_path, capsys):
     output = tmp_path / "out"
     options = ["--model", str(checkpoints[family]), "--dataset_name", labelled, "--output_dir", str(output)]
@@ -156,7 +156,7 @@ def test_layer_wise_rates(family, checkpoints):
         assert found[id(weight)]["weight_decay"] == (0.05 if weight.ndim > 1 else 0), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "swin"))
 def test_segmentation(family, checkpoints, masked, tmp_path):
     output = tmp_path / "out"
     options = ["--model", str(checkpoints[family]), "--dataset_name", masked, "--output_dir", str(output)]
@@ -192,7 +192,7 @@ def test_segmentation_counts_each_pixel_once_and_ignores_what_has_no_class():
     assert loss == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "resnet"))
 def test_detection(family, checkpoints, tmp_path, capsys):
     output = tmp_path / "out"
     options = ["--model", str(checkpoints[family]), "--output_dir", str(output), "--image_size", "64"]
@@ -213,6 +213,7 @@ def test_detection(family, checkpoints, tmp_path, capsys):
     assert max(value for name, value in moved.items() if "embed" in name) > 0
 
 
+@pytest.mark.slow
 def test_detection_on_a_dataset_of_ones_own(checkpoints, tmp_path):
     rows = example("finetune_detection").drawn_images(4).to_list()
     numbers = datasets.List(datasets.Value("int64"))

@@ -176,7 +176,7 @@ def marked(kinds, slow=()) -> list:
 
 HOSTILE = marked(
     [code_of_its_own, pickle_only, run_with_code, stock_with_code, adapter, kernel_from_the_hub, checkpoints_only],
-    slow=[stock_with_code, adapter, checkpoints_only],
+    slow=[run_with_code, stock_with_code, adapter, checkpoints_only],
 )
 
 

@@ -78,6 +78,7 @@ def test_layers_learn_by_their_place(family):
     assert place("mask_token") == 0.5**7
 
 
+@pytest.mark.slow
 def test_trains_and_extracts(family, tmp_path):
     args = PoaTrainingArguments(
         output_dir=str(tmp_path / "run"), max_steps=4, per_device_train_batch_size=4, global_crop_size=32,

@@ -57,7 +57,10 @@ def folders(tmp_path_factory):
         "from transformers import AutoModel; import poa_hf",
         pytest.param("import poa_hf, transformers; AutoModel = transformers.AutoModel", marks=pytest.mark.slow),
         pytest.param("from poa_hf import SubNetwork; from transformers import AutoModel", marks=pytest.mark.slow),
-        "from poa_hf.models.configuration_poa import PoaConfig; from transformers import AutoModel",
+        pytest.param(
+            "from poa_hf.models.configuration_poa import PoaConfig; from transformers import AutoModel",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "from poa_hf.models.modeling_poa_vit import PoaViTModel; from transformers import AutoModel",
             marks=pytest.mark.slow,

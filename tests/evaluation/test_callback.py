@@ -167,6 +167,7 @@ def test_the_start_is_measured_and_a_fall_is_said_once_for_as_long_as_it_lasts(t
     assert all(line["knn_start"] == start["knn_start"] for line in metrics(tmp_path))
 
 
+@pytest.mark.slow
 def test_it_knows_after_a_resume_what_the_start_was_and_that_it_has_warned(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="poa_hf"):
         guarded(tmp_path, Spoiled(textures(), every_steps=1, sizes=["small"], k=5)).train()

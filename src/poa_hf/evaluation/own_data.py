@@ -71,13 +71,12 @@ class OwnData:
         test_split, holdout = text("eval_test_split"), recipe.get("eval_holdout")
         holdout = holdout if isinstance(holdout, float) else None
         if name := text("eval_dataset_name"):
-            train = text("eval_train_split") or "train"
-            return cls(name, text("eval_dataset_config_name"), train, test_split, holdout, None)
+            split = text("eval_train_split") or "train"
+            return cls(name, text("eval_dataset_config_name"), split, test_split, holdout, None)
         if not (name := text("dataset_name")) or any(recipe.get(key) for key in _UNSUPPORTED):
             return None
-        train = text("eval_train_split") if test_split or holdout else text("dataset_split")
-        config, column = text("dataset_config_name"), text("image_column")
-        return cls(name, config, train or "train", test_split, holdout, column)
+        split = text("eval_train_split" if test_split or holdout else "dataset_split") or "train"
+        return cls(name, text("dataset_config_name"), split, test_split, holdout, text("image_column"))
 
     @property
     def shown(self) -> str:
