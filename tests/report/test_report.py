@@ -18,6 +18,7 @@ from poa_hf.cli.main import run
 from poa_hf.cli.report import report
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.data.textures import TextureDataset
+from poa_hf.figures import charts
 from poa_hf.models.configuration_poa_resnet import PoaResNetConfig
 from poa_hf.report.page import write_report
 from poa_hf.report.pictures import three_sizes
@@ -105,7 +106,8 @@ def check(path) -> Page:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             assert image.format == "PNG" and np.asarray(image.convert("RGBA"))[..., 3].any()
-    assert sum(link.startswith("data:image/png") for link in page.loads) == len(pictures)
+    drawn = re.findall(r'data-chart="([^"]+)"', path.read_text())
+    assert {f"{name}{dark}.png" for name in drawn for dark in ("", "-dark")} <= {*pictures}
     return page
 
 
@@ -214,7 +216,7 @@ def test_in_a_browser(trained, tmp_path, width, dark):
         "document.title = JSON.stringify([all.scrollWidth, innerWidth, rows.map(row => row.textContent),"
         "document.querySelectorAll('thead th')[2].getAttribute('aria-sort'),"
         "[...document.images].every(image => image.naturalWidth > 0),"
-        "[...document.images].some(image => image.currentSrc != image.src),"
+        "getComputedStyle(document.querySelector('[data-chart=loss] path[stroke]')).stroke,"
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]])</script>"
     )
     page.write_text(page.read_text().replace("</body>", f"{script}</body>"))
@@ -232,9 +234,10 @@ def test_in_a_browser(trained, tmp_path, width, dark):
     result = subprocess.run([CHROMIUM, *options], capture_output=True, text=True, timeout=100)
     found = re.search(r"<title>(.*?)</title>", result.stdout)
     assert found, result.stderr[-2000:]
-    wide, window, rows, sorted_, loaded, dark_charts, colors = json.loads(found[1])
+    wide, window, rows, sorted_, loaded, line, colors = json.loads(found[1])
     assert window == width and wide <= width and sorted_ == "descending" and loaded
     assert rows[0] == "32x3" and rows[-1] == "16x1"
     ink, page_color = (sum(map(int, re.findall(r"\d+", color)[:3])) / 765 for color in colors)
     assert (ink > 0.8 and page_color < 0.2) if dark else (ink < 0.2 and page_color > 0.8)
-    assert dark_charts == dark
+    theme = charts.DARK if dark else charts.LIGHT
+    assert tuple(map(int, re.findall(r"\d+", line))) == tuple(bytes.fromhex(theme.lines[0][1:]))

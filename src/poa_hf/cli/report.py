@@ -30,9 +30,8 @@ def report(argv: list[str]) -> None:
     quiet_libraries()
     from ..report.page import make_report
 
-    page, sections = make_report(args.run, args.output, args.dataset_name, args.images, args.quality)
+    page, sections, pictures = make_report(args.run, args.output, args.dataset_name, args.images, args.quality)
     for section in sections:
         for sentence, command in section.missing:
             print(printable(f"{section.title}: {sentence}" + (f"\n  {command}" if command else "")))
-    pictures = sum(len(section.pictures) for section in sections)
     print(f"{page}: {pictures} pictures, {page.stat().st_size / 1e6:.1f} MB")

@@ -52,15 +52,20 @@ def attention_figure(
     Raises:
         ValueError: For no maps, or maps of other images.
     """
-    columns: dict[str, list[dict[str, Any]]] = {}
-    for name, heads in _checked(maps, pixel_values, "maps (B, heads, h, w)").items():
-        means = heads.detach().float().cpu().mean(dim=1).numpy()  # (B, h, w)
-        limits = np.percentile(means, ATTENTION_RANGE, axis=(1, 2)).T  # (B, 2)
-        columns[name] = [
-            dict(X=mean, cmap=ATTENTION_COLORS, vmin=low, vmax=high)
-            for mean, (low, high) in zip(means, limits, strict=True)
-        ]
-    return _beside_images(_as_pixels(pixel_values, image_mean, image_std), columns)
+    return _beside_images(_as_pixels(pixel_values, image_mean, image_std), _attention(maps, pixel_values))
+
+
+def attention_panels(
+    pixel_values: Tensor,
+    maps: Mapping[str, Tensor],
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+) -> dict[str, list[np.ndarray]]:
+    """Return the panels of `attention_figure`, which takes the same arguments: (h, w, 3) in 0..1 per image, by title.
+
+    The first are the images; the others have one pixel for each patch.
+    """
+    return _panels(_as_pixels(pixel_values, image_mean, image_std), _attention(maps, pixel_values))
 
 
 def pca_figure(
@@ -80,11 +85,20 @@ def pca_figure(
     Raises:
         ValueError: For no colours, or colours of other images.
     """
-    columns = {
-        name: [dict(X=image) for image in values.detach().float().cpu().numpy()]
-        for name, values in _checked(colours, pixel_values, "colours (B, h, w, 3)").items()
-    }
-    return _beside_images(_as_pixels(pixel_values, image_mean, image_std), columns)
+    return _beside_images(_as_pixels(pixel_values, image_mean, image_std), _components(colours, pixel_values))
+
+
+def pca_panels(
+    pixel_values: Tensor,
+    colours: Mapping[str, Tensor],
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+) -> dict[str, list[np.ndarray]]:
+    """Return the panels of `pca_figure`, which takes the same arguments: (h, w, 3) in 0..1 per image, by title.
+
+    The first are the images; the others have one pixel for each patch.
+    """
+    return _panels(_as_pixels(pixel_values, image_mean, image_std), _components(colours, pixel_values))
 
 
 def crops_figure(
@@ -92,6 +106,7 @@ def crops_figure(
     num_images: int = 4,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
+    titles: bool = True,
 ) -> Figure:
     """Draw what a model sees of the first images of a batch, a row each: the two global crops with their masked patches
     hatched, and the local crops at the same scale.
@@ -103,6 +118,7 @@ def crops_figure(
         num_images: The number of images that are drawn.
         image_mean: The mean with which the crops were normalised, by default the usual one of such images.
         image_std: The standard deviation with which they were normalised, by default the usual one of such images.
+        titles: Whether to write above the crops what they are.
 
     Raises:
         ValueError: For crops or masks that do not belong together.
@@ -139,7 +155,7 @@ def crops_figure(
             _place(canvas, crop, top + line * (local_side + gap), local_left + column * (local_side + gap))
 
     scale = CELL / side
-    figure, [[axes]] = _new_figure(1, 1, width * scale, len(canvas) * scale)
+    figure, [[axes]] = _new_figure(1, 1, width * scale, len(canvas) * scale, HEAD if titles else 0)
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
@@ -151,8 +167,8 @@ def crops_figure(
     )
     axes.add_collection(hatched)
     axes.set(xlim=extent[:2], ylim=extent[2:])
-    titles = {"global 1": 0, "global 2": side + gap} | ({"local": local_left} if len(local_views) else {})
-    for name, left in titles.items():
+    names = {"global 1": 0, "global 2": side + gap} | ({"local": local_left} if len(local_views) else {})
+    for name, left in names.items() if titles else ():
         axes.text(left, -0.04 / scale, name, color=INK, fontsize=FONT_SIZE, va="bottom")
     return figure
 
@@ -220,6 +236,39 @@ def _checked(values: Mapping[str, Tensor], pixel_values: Tensor, shape: str) -> 
     return values
 
 
+def _attention(maps: Mapping[str, Tensor], pixel_values: Tensor) -> dict[str, list[dict[str, Any]]]:
+    """Return the arguments of `imshow` that draw the mean over the heads of each map."""
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for name, heads in _checked(maps, pixel_values, "maps (B, heads, h, w)").items():
+        means = heads.detach().float().cpu().mean(dim=1).numpy()  # (B, h, w)
+        limits = np.percentile(means, ATTENTION_RANGE, axis=(1, 2)).T  # (B, 2)
+        columns[name] = [
+            dict(X=mean, cmap=ATTENTION_COLORS, vmin=low, vmax=high)
+            for mean, (low, high) in zip(means, limits, strict=True)
+        ]
+    return columns
+
+
+def _components(colours: Mapping[str, Tensor], pixel_values: Tensor) -> dict[str, list[dict[str, Any]]]:
+    """Return the arguments of `imshow` that draw the components of patches."""
+    return {
+        name: [dict(X=image) for image in values.detach().float().cpu().numpy()]
+        for name, values in _checked(colours, pixel_values, "colours (B, h, w, 3)").items()
+    }
+
+
+def _panels(images: np.ndarray, columns: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[np.ndarray]]:
+    """Return images and the pixels that `imshow` would draw with these arguments, by title."""
+    import matplotlib
+
+    def pixels(X: np.ndarray, cmap: str | None = None, vmin: float = 0, vmax: float = 1) -> np.ndarray:
+        return X if cmap is None else matplotlib.colormaps[cmap]((X - vmin) / ((vmax - vmin) or 1))[..., :3]
+
+    return {"image": list(images)} | {
+        name: [pixels(**arguments) for arguments in column] for name, column in columns.items()
+    }
+
+
 def _beside_images(images: np.ndarray, columns: Mapping[str, list[dict[str, Any]]]) -> Figure:
     """Draw a row per image: the image, and the patches of each column.
 
@@ -239,9 +288,12 @@ def _beside_images(images: np.ndarray, columns: Mapping[str, list[dict[str, Any]
     return figure
 
 
-def _new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure with room for titles above a grid of panels, each of `width` x `height` inches without axes."""
-    full_width, full_height = columns * (width + GAP) - GAP, rows * (height + GAP) - GAP + HEAD
+def _new_figure(
+    rows: int, columns: int, width: float, height: float, head: float = HEAD
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure with room for titles, `head` inches high, above a grid of panels, each of `width` x `height`
+    inches without axes."""
+    full_width, full_height = columns * (width + GAP) - GAP, rows * (height + GAP) - GAP + head
     figure = blank_figure(full_width, full_height)
     panels = [
         [

@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -23,9 +24,11 @@ from ..runs.layout import RunFolder
 from ..selection.costs import Costs, costs
 from ..selection.latency_table import read_latencies
 from ..selection.select import select
-from .numbers import collapse_section, heat_map_section, loss_section, pareto_section
+from .captions import percent
+from .numbers import collapse_section, loss_section
 from .pictures import crops_section, pictures_section
-from .section import Section
+from .quality import quality_sections
+from .section import Section, columns, uri
 from .sizes import size_columns, size_name
 
 _GENERATOR = '<meta name="generator" content="poa report">'
@@ -56,14 +59,15 @@ def write_report(
         ValueError: If there is no such run, matplotlib is not installed, `dataset_name` cannot be opened, or the folder
             cannot be written to or holds another page.
     """
-    page, _ = make_report(run, output, dataset_name, num_images, quality)
+    page, _, _ = make_report(run, output, dataset_name, num_images, quality)
     return page
 
 
 def make_report(
     run: str | Path, output: str | Path | None, dataset_name: str | None, num_images: int, quality: str
-) -> tuple[Path, list[Section]]:
-    """Write a report as `write_report` does, and return the path of the page and its sections."""
+) -> tuple[Path, list[Section], int]:
+    """Write a report as `write_report` does, and return the path of the page, its sections and the number of files
+    beside it."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("The report's charts need matplotlib: install poa_hf[plots].")
     if not 1 <= num_images <= _MOST_IMAGES:
@@ -84,8 +88,7 @@ def make_report(
         measured = choose(facts.comparisons, [f"{quality}_accuracy"])
         latencies = read_latencies(run_folder, facts.backbone)
     sections = [
-        heat_map_section(facts, measured, quality),
-        pareto_section(facts, measured, sizes, latencies, quality),
+        *quality_sections(facts, measured, sizes, latencies, quality),
         (table := Section("sizes", "Sizes")),
         loss_section(facts),
         collapse_section(facts),
@@ -94,26 +97,24 @@ def make_report(
     ]
     if not sizes:
         table.missing.append((facts.no_model, None))
-    page = _template().render(
-        generator=_GENERATOR,
+    page = rendered(
+        "template.html",
         name=run_folder.path.name,
         facts=_headline(facts, sizes, measured),
         sections=sections,
-        columns=size_columns(facts, sizes, latencies),
+        columns_of_sizes=size_columns(facts, sizes, latencies),
         sizes=[(size, size_name(facts.space, size)) for size in sizes],
         pixels=image_shape(facts.backbone)[1] if sizes else None,
-        date=datetime.now(UTC).date().isoformat(),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for section in sections:
-            for picture in section.pictures:
-                for name, content in picture.files().items():
-                    write_bytes(folder / name, content)  # replaces a link, and does not write through it
-        write_text(folder / "index.html", printable(page))
+        files = {name: content for section in sections for name, content in section.files().items()}
+        for name, content in files.items():
+            write_bytes(folder / name, content)  # replaces a link, and does not write through it
+        write_text(folder / "index.html", page)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}): give another --output.") from error
-    return folder / "index.html", sections
+    return folder / "index.html", sections, len(files)
 
 
 def _headline(facts: RunFacts, sizes: Mapping[SubNetwork, Costs], measured: Comparison | None) -> list[tuple[str, str]]:
@@ -135,13 +136,16 @@ def _headline(facts: RunFacts, sizes: Mapping[SubNetwork, Costs], measured: Comp
         shown.append(("trained on", facts.dataset))
     if measured is not None:
         best = select(facts.space, costs=sizes, quality=measured.values).best
-        shown.append((f"best {measured.title}", f"{measured.values[best]:.1%} ({best})"))
+        shown.append((f"best {measured.title}", f"{percent(measured.values[best])} ({best})"))
     return shown
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(Path(__file__).with_name("template.html").read_text(encoding="utf-8"))
+def rendered(template: str, **content: Any) -> str:
+    """Return a page made of a template of this folder."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    shown = {"generator": _GENERATOR, "date": datetime.now(UTC).date().isoformat(), "uri": uri, "columns": columns}
+    return printable(environment.get_template(template).render(**shown, **content))
 
 
 def _check_folder(folder: Path) -> None:

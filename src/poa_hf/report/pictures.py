@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..evaluation.subject import load_subject
-from ..figures.images import attention_figure, crops_figure, pca_figure
+from ..figures.images import attention_figure, attention_panels, crops_figure, pca_figure, pca_panels
 from ..figures.patches import attention_maps, patch_features, patch_pca
 from ..formatting import one_line
 from ..runs.facts import RunFacts
 from .images import evaluation_images, training_batch
-from .section import Picture, Section, png
+from .section import Picture, Section, png, png_of
 from .sizes import size_name, three_sizes
 
 _DPI = 150
@@ -32,13 +34,15 @@ def crops_section(facts: RunFacts, dataset_name: str | None, num_images: int) ->
         section.missing.append(_no_images(facts, error))
         return section
     section.text = (
-        f"A batch of {name}: of each image two global crops, with the masked patches hatched, and "
-        f"{args.num_local_crops} local crops at the same scale."
+        f"A batch of {name}: of each image two global crops of {args.global_crop_size} pixels and "
+        f"{args.num_local_crops} local crops of {args.local_crop_size}, drawn at the same scale."
     )
     if not facts.arguments:
         section.text += " The run does not say how its crops are made: these are the usual ones."
-    figure = crops_figure(batch, num_images, args.image_mean, args.image_std)
-    section.pictures.append(Picture("crops", "Crops and masks.", png(figure, _DPI), wide=True))
+    options = (batch, num_images, args.image_mean, args.image_std)
+    content, panel = (png(crops_figure(*options, titles=titles), _DPI) for titles in (True, False))
+    caption = "A row per image. From left to right: two global crops with the masked patches hatched, then local crops."
+    section.pictures.append(Picture("crops", caption, content, {"": [panel]}))
     return section
 
 
@@ -68,9 +72,10 @@ def pictures_section(facts: RunFacts, dataset_name: str | None, num_images: int)
     normalised = (processor.image_mean, processor.image_std)
     if facts.backbone.has_class_token:
         maps = {title: attention_maps(model, pixel_values, size) for size, title in titles.items()}
-        figure = attention_figure(pixel_values, maps, *normalised)
-        caption = "Where the class token looks: attention of the last block, mean over its heads."
-        section.pictures.append(Picture("attention", caption, png(figure, _DPI), wide=True))
+        caption = "Where the class token looks: attention of the last block, mean over its heads. Brighter is more."
+        content = png(attention_figure(pixel_values, maps, *normalised), _DPI)
+        panels = attention_panels(pixel_values, maps, *normalised)
+        section.pictures.append(Picture("attention", caption, content, _as_files(panels)))
     else:
         family = facts.backbone.family or "This family"
         section.text += f" {family} has no class token whose attention could be shown, so only patch components are."
@@ -80,9 +85,14 @@ def pictures_section(facts: RunFacts, dataset_name: str | None, num_images: int)
     for size, title in titles.items():
         colours[title] = patch_pca(features[size], reference=None if size == full else features[full])
     caption = "The first three principal components of the patches as red, green and blue: like colours, like features."
-    figure = pca_figure(pixel_values, colours, *normalised)
-    section.pictures.append(Picture("patch-pca", caption, png(figure, _DPI), wide=True))
+    content = png(pca_figure(pixel_values, colours, *normalised), _DPI)
+    panels = pca_panels(pixel_values, colours, *normalised)
+    section.pictures.append(Picture("patch-pca", caption, content, _as_files(panels)))
     return section
+
+
+def _as_files(panels: Mapping[str, list[np.ndarray]]) -> dict[str, list[bytes]]:
+    return {title: [png_of(pixels) for pixels in column] for title, column in panels.items()}
 
 
 def _no_images(facts: RunFacts, error: Exception) -> tuple[str, str]:
