@@ -317,6 +317,21 @@ def test_copies_of_a_function_are_compiled_by_themselves():
     )
 
 
+def test_one_axis_can_be_left_open():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    doubled = torch.compile(lambda values: values * 2, dynamic=False, backend=backend)
+    for rows in (5, 3, 8):
+        values = torch.ones(rows, 4)
+        torch._dynamo.maybe_mark_dynamic(values, 0)
+        assert doubled(values).shape == (rows, 4)
+    assert len(graphs) == 1, "axes are not left open any more: mend models/compiled_blocks.py, _call_of_rows"
+
+
 def test_dinov2_attention_is_projections_around_an_attention_function():
     """What packed crops take apart."""
     from transformers import Dinov2Config, Dinov2Model

@@ -1,7 +1,8 @@
-"""Compilation of single blocks, whose code serves the teacher, the intact student and every elastic size.
+"""Compilation of single blocks, whose code serves the teacher, the intact student and all elastic sizes, and of losses.
 
 The code of a block depends on its widths and on the shapes of the batch, not on its place in the model or on the
-model's depth: parameters are inputs. So the 11 widths of a published ViT serve all of its 143 sizes.
+model's depth: parameters are inputs. So the 11 widths of a published ViT serve all of its 143 sizes. What losses
+compute of a chunk of rows of logits is compiled for any number of rows, once for each number of prototypes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..formatting import one_line
+from ..objective.row_functions import PLAIN, RowFunctions, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class CompilationUnavailable(RuntimeError):
 
 
 class BlockCompiler:
-    """Compiles the blocks of models, one function for each kind of block and of input.
+    """Compiles the blocks of models and the losses, one function for each kind of block or loss and of input.
 
     Each function is compiled once, when it is first called, so that torch's limit on recompilations does not apply. A
     function that torch compiles again nevertheless, as it depends on something that is not part of its kind, is counted
@@ -68,16 +70,36 @@ class BlockCompiler:
 
     def _call(self, block: nn.Module, kind: Hashable, *args: Any, **kwargs: Any) -> Any:
         key = (kind, block.training, torch.is_grad_enabled(), *map(_kind_of_input, tree_leaves((args, kwargs))))
+        return self._compiled("block", key, type(block).forward, block, *args, **kwargs)
+
+    def row_functions(self) -> RowFunctions:
+        """Return the functions that losses compute of chunks of rows, compiled."""
+        return RowFunctions(*(functools.partial(self._call_of_rows, function) for function in PLAIN))
+
+    def _call_of_rows(self, function: Callable[..., Any], rows: Rows, *shared: Any) -> Any:
+        if rows[0] is None or len(rows[0]) < 2:  # which the compiler takes for another kind
+            return function(rows, *shared)
+        kinds_of_rows = (None if tensor is None else (tensor.shape[1:], tensor.dtype, tensor.device) for tensor in rows)
+        key = (function, torch.is_grad_enabled(), *kinds_of_rows, *map(_kind_of_input, shared))
+        if key not in self._functions:
+            # copies, as the compiler takes the places of views in their storage for parts of their kind
+            rows = tuple(None if tensor is None else tensor.clone() for tensor in rows)
+        for tensor in rows:
+            if tensor is not None:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return self._compiled("loss", key, function, rows, *shared)
+
+    def _compiled(self, name: str, key: Hashable, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         compiled = self._functions.get(key)
         if compiled is not None:
-            return compiled(block, *args, **kwargs)
-        compiled = self._functions[key] = self._new_function(type(block).forward)
+            return compiled(*args, **kwargs)
+        compiled = self._functions[key] = self._new_function(name, function)
         started = time.perf_counter()
-        result = compiled(block, *args, **kwargs)
+        result = compiled(*args, **kwargs)
         self.seconds += time.perf_counter() - started
         return result
 
-    def _new_function(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _new_function(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         number = len(self._functions) + 1
         calls = 0
 
@@ -87,14 +109,14 @@ class BlockCompiler:
             self.compilations += 1
             if calls > 1:
                 self.recompilations += 1
-                logger.info("Block %d is compiled again: it depends on more than its shapes.", number)
+                logger.info("Compiled %s %d is compiled again: it depends on more than its shapes.", name, number)
             else:
-                logger.info("compiling block %d%s", number, f" of {self.expected}" if self.expected else "")
+                logger.info("compiling %s %d%s", name, number, f" of {self.expected}" if self.expected else "")
             compiler = torch._dynamo.lookup_backend(self.backend)
             return compiler(graph, inputs)
 
         # torch keeps compiled code by the code object of a function, so that each function needs its own
-        code = forward.__code__.replace(co_name=f"block_{number}")
+        code = forward.__code__.replace(co_name=f"{name}_{number}")
         copied = types.FunctionType(code, forward.__globals__, code.co_name, forward.__defaults__, forward.__closure__)
         copied.__kwdefaults__ = forward.__kwdefaults__
         return torch.compile(copied, dynamic=False, backend=backend)

@@ -24,6 +24,7 @@ from ..objective.early_gradients import GradientSums, differentiated
 from ..objective.feature_matching import FeatureProjections, TeacherFeatures
 from ..objective.heads import ProjectionHeads, Prototypes, autocast_dtype
 from ..objective.objective import Batch, Branch, ImageTokens, LossWeights, StepDetails, poa_loss
+from ..objective.row_functions import PLAIN
 from .compiled_blocks import BlockCompiler
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin
@@ -208,7 +209,7 @@ class PoaForPreTraining(PreTrainedModel):
             )  # fmt: skip
 
     def compile_blocks(self, compiler: BlockCompiler | None) -> None:
-        """Compute losses with compiled blocks from now on; with None, without.
+        """Compute losses with compiled blocks and loss functions from now on; with None, without.
 
         Only the passes of a training step are compiled: `teacher`, `student` and what is extracted stay as they are.
         """
@@ -266,6 +267,7 @@ class PoaForPreTraining(PreTrainedModel):
         config, student_heads = self.config, self._student_heads
         # The weights of each branch are rounded once for all its passes; autocast would do so in every layer and pass.
         dtype = autocast_dtype(global_crops.device)
+        functions = PLAIN if self._compiler is None else self._compiler.row_functions()
 
         def loss(gradients: GradientSums, global_crops: Tensor, local_crops: Tensor) -> tuple[Tensor, StepDetails]:
             def student(size: SubNetwork | None) -> Branch:
@@ -287,11 +289,21 @@ class PoaForPreTraining(PreTrainedModel):
                     gradients,
                     return_statistics,
                     dtype,
+                    functions,
                 )
             teacher = self.teacher.sliced(None, dtype, self._compiler)
             teacher_heads = self.teacher_head.sliced(self.teacher_head.in_features, dtype)
             own_teacher = Branch(self._features_of(teacher), teacher_heads, self.teacher_head.prototypes)
-            return poa_loss(batch, own_teacher, *students, weights, teacher_temperature, gradients, return_statistics)
+            return poa_loss(
+                batch,
+                own_teacher,
+                *students,
+                weights,
+                teacher_temperature,
+                gradients,
+                return_statistics,
+                functions=functions,
+            )
 
         parameters = [parameter for module in self.learning for parameter in module.parameters()]
         total, details = differentiated(loss, [global_crops, local_crops], parameters)

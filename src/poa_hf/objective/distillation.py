@@ -21,6 +21,7 @@ from .early_gradients import GradientSums
 from .feature_matching import METRICS, FeatureProjections, TeacherFeatures, feature_matching_loss
 from .heads import ProjectionHeads
 from .objective import Batch, Branch, LossWeights, StepDetails, poa_loss
+from .row_functions import PLAIN, RowFunctions
 
 LOSSES = ("features", "prototypes")
 
@@ -107,6 +108,7 @@ class FeatureDistillation(nn.Module):
         gradients: GradientSums,
         with_statistics: bool,
         dtype: torch.dtype | None,
+        functions: RowFunctions = PLAIN,
     ) -> tuple[Tensor, StepDetails]:
         """Return the loss of a step; see `feature_matching_loss`."""
         return feature_matching_loss(batch, teacher, intact, elastic, weights, self.metric, gradients)
@@ -152,6 +154,7 @@ class PrototypeDistillation(nn.Module):
         gradients: GradientSums,
         with_statistics: bool,
         dtype: torch.dtype | None,
+        functions: RowFunctions = PLAIN,
     ) -> tuple[Tensor, StepDetails]:
         """Return the loss of a step: that of `poa_loss` with this teacher, and that of its heads."""
         if teacher.patches is None:
@@ -179,6 +182,7 @@ class PrototypeDistillation(nn.Module):
             gradients,
             with_statistics,
             learning_heads=branch(self.heads),
+            functions=functions,
         )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from .early_gradients import GradientSums
 from .heads import Heads, Prototypes, autocast_dtype
 from .losses import RowTargets, SinkhornKnopp, prototype_losses
+from .row_functions import PLAIN, RowFunctions
 
 # Returns the targets of images or patches, made when they are needed.
 MakeTargets = Callable[[], RowTargets]
@@ -34,10 +35,18 @@ class TeacherTargets:
             (2B + M, bottleneck).
         num_images: Number of global crops, 2B.
         temperature: Softmax temperature.
+        functions: What is computed of chunks of rows of logits, compiled or not.
     """
 
     @torch.no_grad()
-    def __init__(self, prototypes: Prototypes, projected: Tensor, num_images: int, temperature: float):
+    def __init__(
+        self,
+        prototypes: Prototypes,
+        projected: Tensor,
+        num_images: int,
+        temperature: float,
+        functions: RowFunctions = PLAIN,
+    ):
         device = projected.device.type
         # Under autocast, logits are in its precision; everything after them is in float32.
         self.dtype = autocast_dtype(projected.device) or projected.dtype
@@ -45,8 +54,8 @@ class TeacherTargets:
         self._prototypes = prototypes.weight.to(self.dtype)  # (K, bottleneck)
         with torch.autocast(device, enabled=False):
             # class tokens and patches are balanced separately
-            self._assign_images = SinkhornKnopp(self._logits(self._images), temperature)
-            self._assign_patches = SinkhornKnopp(self._logits(self._patches), temperature)
+            self._assign_images = SinkhornKnopp(self._logits(self._images), temperature, functions=functions)
+            self._assign_patches = SinkhornKnopp(self._logits(self._patches), temperature, functions=functions)
 
     def _logits(self, projected: Tensor) -> Tensor:
         return projected @ self._prototypes.T  # (N, K)
@@ -156,6 +165,7 @@ def head_losses(
     gradients: GradientSums,
     tokens: Tensor,
     parts: Mapping[str, Part],
+    functions: RowFunctions = PLAIN,
 ) -> tuple[Tensor, dict[str, PartLosses]]:
     """Return the losses of all heads on a student's features, and add their gradients up.
 
@@ -167,6 +177,7 @@ def head_losses(
         gradients: Receives the gradients of the tokens and of the heads' parameters.
         tokens: Features of all parts, one part after the other (N, D).
         parts: By name, what they are compared with.
+        functions: What is computed of chunks of rows of logits, compiled or not.
 
     Returns:
         The weighted sum of the losses, this pass's part of the step's loss, a scalar; and the losses of each part.
@@ -175,13 +186,13 @@ def head_losses(
     root = heads(tokens.view_as(tokens))  # (H, N, bottleneck)
     counts = [len(part.weights) for part in parts.values()]
     with torch.no_grad(), torch.autocast(root.device.type, enabled=False):
-        projected = root.to(prototypes[0].weight.dtype)
+        projected = root.detach().to(prototypes[0].weight.dtype)
         slopes = torch.zeros_like(projected, dtype=torch.float32) if root.requires_grad else None
         features = projected.split(counts, dim=1)
         slopes_of_parts = [None] * len(parts) if slopes is None else slopes.split(counts, dim=1)
         losses, total = {}, projected.new_zeros((), dtype=torch.float32)
         for (name, part), rows, sums in zip(parts.items(), features, slopes_of_parts, strict=True):
-            of_part = losses[name] = _part_losses(part, rows, prototypes, weight, temperature, sums)
+            of_part = losses[name] = _part_losses(part, rows, prototypes, weight, temperature, sums, functions)
             total += torch.stack(of_part.against_teacher).sum() / len(prototypes)
             if of_part.same_view:
                 total += torch.stack(of_part.same_view).sum() * weight / len(prototypes)
@@ -197,6 +208,7 @@ def _part_losses(
     weight: float,
     temperature: float,
     slopes: Tensor | None,
+    functions: RowFunctions,
 ) -> PartLosses:
     """Return the losses of one part, and add their gradients up.
 
@@ -207,6 +219,7 @@ def _part_losses(
         weight: The student's share of the loss.
         temperature: Softmax temperature of the student.
         slopes: The gradients of the features, to which those of the losses are added; None if none are wanted.
+        functions: What is computed of chunks of rows of logits, compiled or not.
     """
     losses, scale = PartLosses(features.clone()), weight / len(prototypes)
     same_view_weights = part.weights.new_full(part.weights.shape, 1 / max(1, len(part.weights)))
@@ -215,7 +228,7 @@ def _part_losses(
         same_view = None if part.same_view is None else (part.same_view[index], scaled_same_view)
         sums = None if slopes is None or shared.gradient is None else (slopes[index], shared.gradient)
         rows, same_view_rows = prototype_losses(
-            features[index], shared.weight, targets(), temperature, weights, same_view, sums
+            features[index], shared.weight, targets(), temperature, weights, same_view, sums, functions
         )
         losses.against_teacher.append(weight * torch.dot(part.weights, rows))
         if same_view_rows is not None:

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from .row_functions import PLAIN, RowFunctions, inverse, scaled_product
+
 # Returns the targets (n, K), float32, of a slice of n rows.
 RowTargets = Callable[[slice], Tensor]
 # Logits of one branch that exist at a time: 32 MiB in float32, enough rows to keep matrix products efficient. On GPUs
@@ -33,38 +35,32 @@ class SinkhornKnopp:
         logits: Logits of all samples of this process (N, K).
         temperature: Softmax temperature.
         iterations: How often columns and rows are normalised.
+        functions: What is computed of chunks of rows, compiled or not.
     """
 
     @torch.no_grad()
-    def __init__(self, logits: Tensor, temperature: float, iterations: int = 3):
-        self.temperature = temperature
+    def __init__(self, logits: Tensor, temperature: float, iterations: int = 3, functions: RowFunctions = PLAIN):
+        self._functions = functions
+        # a tensor, as compiled functions would be compiled again for each number
+        self._temperature = torch.tensor(temperature, dtype=torch.float32)
         num_samples, num_prototypes = logits.shape
         # a constant shift does not change the result and keeps the exponential finite
-        peak = logits.float().max() if num_samples else logits.new_full((), -torch.inf, dtype=torch.float32)
+        peak = logits.max().float() if num_samples else logits.new_full((), -torch.inf, dtype=torch.float32)
         self._peak = _all_reduce(peak, dist.ReduceOp.MAX)[None]
         self._prototype_factors = logits.new_ones(num_prototypes, dtype=torch.float32)
         for iteration in range(iterations):
             masses = torch.zeros_like(self._prototype_factors)
+            factors = self._prototype_factors if iteration else None
             for rows in row_chunks(num_samples, num_prototypes, logits.device):
-                scores = self._scores(logits[rows])
-                # in the first iteration, samples are not yet normalised
-                masses += self._sample_factors(scores) @ scores if iteration else scores.sum(dim=0)
+                masses += functions.masses((logits[rows],), self._peak, factors, self._temperature)
             masses = _all_reduce(masses)
             # each prototype gets 1/K of the total mass
-            self._prototype_factors = _inverse(masses) * (self._prototype_factors @ masses / num_prototypes)
+            self._prototype_factors = inverse(masses) * (self._prototype_factors @ masses / num_prototypes)
 
     @torch.no_grad()
     def __call__(self, logits: Tensor) -> Tensor:
         """Return the assignments (n, K), float32, of n of the samples from their logits; each row sums to 1."""
-        scores = self._scores(logits)
-        factors = self._sample_factors(scores)
-        return scores.mul_(self._prototype_factors).mul_(factors[:, None])
-
-    def _scores(self, logits: Tensor) -> Tensor:
-        return (logits - self._peak).float().div_(self.temperature).exp_()
-
-    def _sample_factors(self, scores: Tensor) -> Tensor:
-        return _inverse(scores @ self._prototype_factors)
+        return self._functions.assignments((logits,), self._peak, self._prototype_factors, self._temperature)
 
 
 @torch.no_grad()
@@ -76,6 +72,7 @@ def prototype_losses(
     weights: Tensor,
     same_view: tuple[Tensor, Tensor] | None = None,
     gradients: tuple[Tensor, Tensor] | None = None,
+    functions: RowFunctions = PLAIN,
 ) -> tuple[Tensor, Tensor | None]:
     """Return cross-entropies of a student's logits, `features @ prototypes.T`, and add up their gradients.
 
@@ -92,46 +89,30 @@ def prototype_losses(
             and the weight of each row's cross-entropy against them in the total (N,).
         gradients: Float32 sums of the gradients of features and of prototypes, to which the gradients of the total
             are added; None if no gradients are wanted.
+        functions: What is computed of chunks of rows, compiled or not.
 
     Returns:
         The cross-entropies against the teacher's targets (N,), and those against the other student (N,) or None; both
         without their weights.
     """
-
-    nothing = features.new_zeros(1)
-
-    def product(rows: Tensor, columns: Tensor) -> Tensor:
-        """Return rows @ columns / temperature, as one kernel."""
-        return torch.addmm(nothing, rows, columns, beta=0, alpha=1 / temperature)
-
     losses = weights.new_zeros(len(features))
     same_view_losses = None if same_view is None else weights.new_zeros(len(features))
     for rows in row_chunks(len(features), len(prototypes), features.device):
         chunk = features[rows]  # (n, bottleneck)
-        log_probabilities = product(chunk, prototypes.T).log_softmax(-1, dtype=torch.float32)  # (n, K)
-        target = targets(rows)  # (n, K)
-        losses[rows] = torch.einsum("nk,nk->n", target, log_probabilities)
-        weight = weights[rows, None]
-        masses = weight * target.sum(dim=-1, keepdim=True)
-        if same_view is not None and same_view_losses is not None:
-            same_target = product(same_view[0][rows], prototypes.T).softmax(-1, dtype=torch.float32)  # (n, K)
-            same_weight = same_view[1][rows, None]
-            same_view_losses[rows] = torch.einsum("nk,nk->n", same_target, log_probabilities)
-            masses = masses + same_weight
-        if gradients is None:
+        same = (None, None) if same_view is None else (same_view[0][rows], same_view[1][rows])
+        losses[rows], same_losses, slopes = functions.cross_entropies(
+            (chunk, targets(rows), weights[rows], *same), prototypes, temperature, gradients is not None
+        )
+        if same_view_losses is not None and same_losses is not None:
+            same_view_losses[rows] = same_losses
+        if gradients is None or slopes is None:
             continue
-        # in place: log-probabilities become probabilities, and these the gradient of the scores
-        slopes = log_probabilities.exp_().mul_(masses).addcmul_(target, weight, value=-1)
-        if same_view is not None:
-            slopes.addcmul_(same_target, same_weight, value=-1)
-            del same_target
-        del target, log_probabilities
-        slopes = slopes.to(chunk.dtype)
-        gradients[0][rows] += product(slopes, prototypes)
+        gradients[0][rows].add_(scaled_product(slopes, prototypes, temperature))
         if slopes.dtype == gradients[1].dtype:
             gradients[1].addmm_(slopes.T, chunk, alpha=1 / temperature)
         else:
             gradients[1].add_(slopes.T @ chunk, alpha=1 / temperature)
+        del slopes  # before the next chunk's logits exist
     return losses.neg_(), None if same_view_losses is None else same_view_losses.neg_()
 
 
@@ -162,11 +143,6 @@ def row_chunks(num_rows: int, num_columns: int, device: torch.device) -> Iterato
     size = max(1, (CHUNK_LOGITS if device.type == "cpu" else CHUNK_LOGITS_ON_GPU) // num_columns)
     for start in range(0, num_rows, size):
         yield slice(start, min(start + size, num_rows))
-
-
-def _inverse(sums: Tensor) -> Tensor:
-    # a prototype or sample whose scores underflowed keeps zeros, not NaNs
-    return sums.clamp(min=torch.finfo(torch.float32).tiny).reciprocal_()
 
 
 def _all_reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:

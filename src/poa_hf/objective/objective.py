@@ -13,6 +13,7 @@ from .early_gradients import GradientSums
 from .head_losses import Part, PartLosses, TeacherTargets, head_losses, student_prototypes
 from .heads import Heads, Prototypes
 from .losses import koleo
+from .row_functions import PLAIN, RowFunctions
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def poa_loss(
     gradients: GradientSums,
     with_statistics: bool = False,
     learning_heads: Branch | None = None,
+    functions: RowFunctions = PLAIN,
 ) -> tuple[Tensor, StepDetails]:
     """Return the loss of a step, and add its gradients up on the way.
 
@@ -165,6 +167,7 @@ def poa_loss(
         with_statistics: Whether to compute the teacher's statistics.
         learning_heads: Heads that learn on the features of a teacher that is frozen, whose own heads are their moving
             average; None for a teacher that follows the intact student.
+        functions: What is computed of chunks of rows of logits, compiled or not.
 
     Returns:
         The loss, a scalar, and further values of the step.
@@ -174,7 +177,7 @@ def poa_loss(
     with torch.no_grad():
         teacher_tokens = teacher.global_tokens(batch, masks=None)  # (2B + M, D)
         targets = [
-            TeacherTargets(prototypes, projected, images, teacher_temperature)
+            TeacherTargets(prototypes, projected, images, teacher_temperature, functions)
             for prototypes, projected in zip(teacher.prototypes, teacher.heads(teacher_tokens), strict=True)
         ]
     statistics = _by_head([target.statistics() for target in targets] if with_statistics else [])
@@ -194,7 +197,7 @@ def poa_loss(
         with student_prototypes(learning_heads.prototypes, targets[0].dtype, gradients) as shared:
             on_teacher, _ = head_losses(
                 learning_heads.heads, shared, 1.0, weights.student_temperature, gradients, teacher_tokens,
-                {name: parts[name] for name in ("global", "patches")},
+                {name: parts[name] for name in ("global", "patches")}, functions,
             )  # fmt: skip
 
     students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
@@ -211,7 +214,14 @@ def poa_loss(
                 with gradients.cut(_tokens(student, batch, names)) as tokens:  # (N, D), one part after the other
                     compared = {name: parts[name] for name in names}
                     total, of_parts = head_losses(
-                        student.heads, shared, weight, weights.student_temperature, gradients, tokens, compared
+                        student.heads,
+                        shared,
+                        weight,
+                        weights.student_temperature,
+                        gradients,
+                        tokens,
+                        compared,
+                        functions,
                     )
                     totals.append(total)
                     found |= of_parts

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.augmentation import coloured
 from ..models.compiled_blocks import BlockCompiler, CompilationUnavailable, block_kind, check_compiler
+from ..models.configuration_poa import PoaConfig
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from .arguments import PoaTrainingArguments
 
@@ -53,8 +54,19 @@ def compiled_colours(
 
 
 def expected_compilations(model: PoaForPreTraining, args: PoaTrainingArguments) -> int:
-    """Return how many kinds of blocks and inputs a run needs: students see all crops, the teacher the global ones."""
+    """Return how many kinds of blocks, losses and inputs a run needs at most.
+
+    Students see all crops, the teacher the global ones; losses differ in the number of prototypes.
+    """
     names = model.teacher.slice_rules.block_names(model.teacher)
     of_teacher = {block_kind(model.teacher.get_submodule(name)) for name in names}
     inputs = 2 if args.num_local_crops and not args.pack_crops else 1
-    return model.student.num_block_kinds() * inputs + len(of_teacher)
+    return model.student.num_block_kinds() * inputs + len(of_teacher) + _kinds_of_losses(model.config)
+
+
+def _kinds_of_losses(config: PoaConfig) -> int:
+    """Return how many functions of rows of logits are compiled: those of `RowFunctions`, for each size of heads."""
+    if config.distillation is not None and config.distillation["loss"] == "features":
+        return 0
+    # masses in the first iteration and later, assignments, cross-entropies of the intact and of the elastic student
+    return (5 if config.intact_weight < 1 else 4) * len(set(config.num_prototypes))
