@@ -143,6 +143,11 @@ def test_every_configuration_file_is_a_recipe(path, tmp_path):
             tmp_path / "dinov2-large"
         )
         argv += ["--init_from", str(tmp_path / "dinov2-large")]
+    highres = path.stem.endswith("_highres")
+    if highres:  # a run, of which a recipe reads no more than its configuration
+        before = parse_recipe(["--config", path.stem.removesuffix("_highres")])
+        before.model.save_pretrained(tmp_path / "run")
+        argv += ["--init_from", str(tmp_path / "run")]
     recipe = parse_recipe(argv)
     sizes = {"vit_large": 143, "dinov2_registers_large": 143, "swin_base": 39, "resnet152": 465}
     sizes |= {"dinov3_large": 143, "dinov3_base": 49, "dinov3_small": 28, "dinov3_huge_plus": 48}
@@ -154,10 +159,16 @@ def test_every_configuration_file_is_a_recipe(path, tmp_path):
         per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
         published = {"swin_base": 2048, "resnet152": 1280}.get(family, 1600)
         processes = {"dinov3_small": 8, "dinov3_base": 16, "dinov3_huge_plus": 64}.get(family, 32)
-        expected = {"_single_gpu": published, "_small_batch": 64}
+        expected = {"_single_gpu": published, "_small_batch": 64, "_highres": 16}
         assert per_step == expected.get(path.stem.removeprefix(family), published // processes)
         assert args.output_dir == f"runs/{path.stem}"
-    if recipe.init_from:
+    if highres:
+        assert recipe.model.num_prototypes == before.model.num_prototypes and recipe.model.gram_weight == 1.5
+        backbone, crops = recipe.model.backbone_config, recipe.training
+        assert crops.global_crop_size == 448 and crops.local_crop_size % backbone.patch_grid == 0
+        assert (crops.gram_teacher_size or 448) % backbone.crop_multiple == 0 and not recipe.order_units
+        assert backbone.drop_path_rate == before.model.backbone_config.drop_path_rate
+    elif recipe.init_from:
         assert len(recipe.model.backbone_config.space) == 143 and recipe.training.freeze_backbone_steps == 800
         assert recipe.training.local_crop_size == 98
     assert recipe.training.global_crop_size % recipe.model.backbone_config.crop_multiple == 0

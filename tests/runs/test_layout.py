@@ -69,6 +69,7 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
         assert len({(folder / name).stat().st_mode for name in ("model.safetensors", "config.json")}) == 1
     (run / "skipped_images.jsonl").write_text("")  # all textures can be decoded
     (run / "teacher_features.safetensors").write_text("")  # there was no foreign teacher to cache
+    (run / "gram_teacher").mkdir()  # and no Gram teacher
     users = {"card.yaml": "contact: me@example.org\n", "notes.txt": "mine", "my-model/config.json": "{}"}
     for name, text in users.items():
         (run / name).parent.mkdir(exist_ok=True)

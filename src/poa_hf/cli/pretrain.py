@@ -16,6 +16,7 @@ from .recipe import Recipe, parse_recipe
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from ..models.foreign_teacher import ForeignTeacher
     from ..warm_start.ordering.unit_order import UnitOrder
 
 
@@ -53,11 +54,7 @@ def run_recipe(recipe: Recipe) -> None:
             step = step_of(checkpoint)
             print(f"{training.output_dir} is already at step {step} of {training.max_steps}: raise --max_steps.")
         return
-    teacher = None
-    if recipe.foreign_teacher is not None:
-        from ..warm_start.foreign_teacher import load_foreign_teacher
-
-        teacher = load_foreign_teacher(recipe.foreign_teacher, training.foreign_teacher_size)
+    teachers = _frozen_teachers(recipe)
     dataset = open_dataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.streaming)
     callbacks = _evaluation(recipe)
     if not training.quiet:
@@ -77,13 +74,26 @@ def run_recipe(recipe: Recipe) -> None:
 
         order = order_before_training(model, dataset, training, recipe.order_images)
     callbacks.insert(0, _recipe_saver(recipe, order))
-    trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks, foreign_teacher=teacher)
+    trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks, **teachers)
     try:
         trainer.train()
     except TrainingInterrupted:
         trainer.accelerator.state.destroy_process_group()
         raise
     trainer.accelerator.state.destroy_process_group()
+
+
+def _frozen_teachers(recipe: Recipe) -> dict[str, ForeignTeacher]:
+    """Load the models that the recipe names as `foreign_teacher` and `gram_teacher`."""
+    from ..warm_start.foreign_teacher import load_foreign_teacher
+
+    training = recipe.training
+    sizes = {
+        "foreign_teacher": training.foreign_teacher_size,
+        "gram_teacher": training.gram_teacher_size or training.global_crop_size,
+    }
+    named = {name: getattr(recipe, name) for name in sizes}
+    return {name: load_foreign_teacher(place, sizes[name]) for name, place in named.items() if place is not None}
 
 
 def _evaluation(recipe: Recipe) -> list[TrainerCallback]:

@@ -52,6 +52,13 @@ class ModelArguments:
             "any model with features of images, or a run."
         },
     )
+    gram_teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Anchor the similarities of patches to those of this frozen model, with --model.gram_weight: "
+            "folder or Hub id of a model or run. By default, the run's own teacher at step 0."
+        },
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -121,6 +128,7 @@ class Recipe:
         init_from: Folder, file or Hub id of the model to start from.
         checkpoint: The checkpoint that a run with `init_from` resumes from; then `init_from` is not read.
         foreign_teacher: Folder or Hub id of the frozen model to learn from.
+        gram_teacher: Folder or Hub id of the Gram teacher; None for the run's own teacher at step 0.
         order_units: Whether units are put in order of importance before the first step.
         order_images: Images by whose features it is estimated.
     """
@@ -132,6 +140,7 @@ class Recipe:
     init_from: str | None = None
     checkpoint: Path | None = None
     foreign_teacher: str | None = None
+    gram_teacher: str | None = None
     order_units: bool = False
     order_images: int = 2048
 
@@ -150,7 +159,8 @@ class Recipe:
             flat["dataset_name"] = f"./{name}"  # from elsewhere it would look like a dataset of the Hub
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
-        start = {name: getattr(self, name) for name in ("init_from", "foreign_teacher") if getattr(self, name)}
+        models = ("init_from", "foreign_teacher", "gram_teacher")
+        start = {name: getattr(self, name) for name in models if getattr(self, name)}
         if self.init_from or self.order_units:  # from elsewhere, the default might be another
             start |= {"order_units": self.order_units, "order_images": self.order_images}
         return yaml_text({**flat, **start, "model": model})
@@ -203,8 +213,9 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     from ..models.from_fields import model_config
 
     if start.init_from is None:
-        ordered: dict[str, Any] = {"order_units": bool(start.order_units), "order_images": start.order_images}
-        return Recipe(model_config(model), data, training, evaluation, foreign_teacher=start.foreign_teacher, **ordered)
+        others: dict[str, Any] = {"foreign_teacher": start.foreign_teacher, "gram_teacher": start.gram_teacher}
+        others |= {"order_units": bool(start.order_units), "order_images": start.order_images}
+        return Recipe(model_config(model), data, training, evaluation, **others)
     from ..runs.checkpoints import find_checkpoint
     from ..warm_start.defaults import changed_arguments, recorded_name, with_source
     from ..warm_start.source import find_source, is_in_order
@@ -221,7 +232,8 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
         config.units_ordered_on = source.run_config.units_ordered_on
     if order_units is None:  # a run that resumes has done it, or not
         order_units = not is_in_order(source) if checkpoint is None else config.units_ordered_on is not None
-    started = (start.init_from, checkpoint, start.foreign_teacher, order_units, start.order_images)
+    teachers = (start.foreign_teacher, start.gram_teacher)
+    started = (start.init_from, checkpoint, *teachers, order_units, start.order_images)
     return Recipe(config, data, training, evaluation, *started)
 
 

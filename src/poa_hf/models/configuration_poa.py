@@ -27,6 +27,8 @@ class PoaConfig(PreTrainedConfig):
         intact_weight: Lambda, the intact student's share of the loss, from 0 to 1; the rest is the elastic student's.
             At 1 the intact student trains alone, and no elastic student is computed.
         koleo_weight: Weight of the KoLeo regulariser; 0 leaves it out.
+        gram_weight: Weight of Gram anchoring (arXiv 2508.10104, section 4), which keeps the similarities of patches to
+            each other what they are to an earlier teacher, for a short stage at a high resolution; 0 leaves it out.
         student_temperature: Softmax temperature of both students.
         initializer_range: Standard deviation of the initial weights of the heads' MLPs.
         warm_started_from: Name of the pre-trained model that training began with; set by `init_from`.
@@ -34,6 +36,8 @@ class PoaConfig(PreTrainedConfig):
             `order_units`.
         distillation: The frozen teacher that the students learn from, and how: the fields of
             `objective.distillation.DistillationSpec`. Set by `PoaTrainer` for a `foreign_teacher`.
+        gram_teacher: The frozen model that is the Gram teacher: its name (None for the run's own teacher at step 0), a
+            checksum of its weights and the size of the images that it sees. Set by `PoaTrainer` for a `gram_weight`.
 
     Raises:
         ValueError: If the backbone is not elastic or has no mask token, there is no head, or a number is out of range.
@@ -54,6 +58,7 @@ class PoaConfig(PreTrainedConfig):
         "num_prototypes": Range(2, 2**24, whole=True),
         "intact_weight": SHARE,
         "koleo_weight": NOT_NEGATIVE,
+        "gram_weight": NOT_NEGATIVE,
         "student_temperature": POSITIVE,
         "initializer_range": NOT_NEGATIVE,
     }
@@ -65,11 +70,13 @@ class PoaConfig(PreTrainedConfig):
     num_prototypes: list[int] = field(default_factory=lambda: [8192, 16384, 32768, 65536])
     intact_weight: float | int = 0.8
     koleo_weight: float | int = 0.1
+    gram_weight: float | int = 0.0
     student_temperature: float | int = 0.1
     initializer_range: float = 0.02
     warm_started_from: str | None = None
     units_ordered_on: int | None = None
     distillation: dict[str, Any] | None = None
+    gram_teacher: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):
@@ -88,7 +95,7 @@ class PoaConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary, without those of how the model was made that are None."""
         fields = super().to_dict()
-        for name in ("warm_started_from", "units_ordered_on", "distillation"):
+        for name in ("warm_started_from", "units_ordered_on", "distillation", "gram_teacher"):
             if fields.get(name) is None:
                 fields.pop(name, None)
         return fields

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from ..formatting import one_line
 from ..locations import shown_name
 from ..objective.feature_matching import TeacherFeatures
+from .flops import flop_counter
 from .modeling_poa_pretraining import PoaForPreTraining
 from .saved import load_saved_processor
 
@@ -64,7 +65,7 @@ class ForeignTeacher:
         processor = _Processor.beside(model.name_or_path or "", self.num_channels)
         self.image_size = image_size or processor.image_size or _side(getattr(self.model.config, "image_size", None))
         self.image_mean, self.image_std = image_mean or processor.mean, image_std or processor.std
-        self.image_features = self.patch_features = 0
+        self.image_features = self.patch_features = self.flops = 0  # `prepare` finds them out
         self.fingerprint = _fingerprint(self.model)
         self._has_pooler = has_pooler
         if self.image_size == _NOT_SQUARE:
@@ -80,6 +81,7 @@ class ForeignTeacher:
         image_std: Sequence[float],
         device: torch.device,
         dtype: torch.dtype | None = None,
+        size_field: str = "foreign_teacher_size",
     ) -> None:
         """Put the model on its device, and find out which features it computes of the run's crops.
 
@@ -90,6 +92,7 @@ class ForeignTeacher:
             device: Where the model runs.
             dtype: What the model computes in, by autocast; the weights of linear and convolution layers are rounded to
                 it once. None computes in the type of the weights.
+            size_field: The argument by which users set `image_size`.
 
         Raises:
             ValueError: If the model cannot take such images, or its features are not a function of them.
@@ -112,27 +115,29 @@ class ForeignTeacher:
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     module.to(dtype)
         self.model.to(device)
-        self._probe(crop_size, device)
+        self._probe(crop_size, device, size_field)
 
-    def _probe(self, crop_size: int, device: torch.device) -> None:
+    def _probe(self, crop_size: int, device: torch.device, size_field: str) -> None:
         """Run the model on noise, and take note of the sizes of its features."""
         size = self.image_size
         crops = torch.rand(1, self.num_channels, crop_size, crop_size, generator=torch.Generator().manual_seed(0))
         crops = crops.to(device)
         try:
-            images, patches = self._features(crops)
+            with flop_counter() as counter:
+                images, patches = self._features(crops)
             again, _ = self._features(crops)
         except Exception as error:  # a model that was made for something else can fail in any way
             reason = one_line(error, 150)
             raise ValueError(
                 f"{self.name} cannot compute features of images of {size}x{size} pixels ({reason}): give another "
-                "foreign_teacher_size, or another teacher."
+                f"{size_field}, or another teacher."
             ) from error
         if not torch.equal(images, again):
             raise ValueError(
                 f"{self.name} computes other features of the same image each time, as models do that mask patches at "
                 "random: give a teacher that does not, such as its encoder as a plain model."
             )
+        self.flops = counter.get_total_flops()
         self.image_features = images.shape[-1]
         self.patch_features = 0 if patches is None else patches.shape[1]
 

@@ -17,7 +17,8 @@ from .declared_types import as_declared
 
 # Fields that concern the library rather than the model, and those that training sets.
 _LIBRARY_FIELDS = {
-    *("transformers_version", "architectures", "dtype", "warm_started_from", "units_ordered_on", "distillation")
+    *("transformers_version", "architectures", "dtype", "warm_started_from", "units_ordered_on"),
+    *("distillation", "gram_teacher"),
 }
 
 

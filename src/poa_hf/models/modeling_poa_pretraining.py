@@ -233,6 +233,7 @@ class PoaForPreTraining(PreTrainedModel):
         freeze_backbone: bool = False,
         teacher_features: TeacherFeatures | None = None,
         pack_crops: bool = False,
+        gram_features: Tensor | None = None,
     ) -> PoaForPreTrainingOutput:
         """Return the loss of one batch of B images.
 
@@ -253,6 +254,8 @@ class PoaForPreTraining(PreTrainedModel):
                 without `distillation`.
             pack_crops: Whether a student computes its global and local crops in one pass, which launches about half
                 as many kernels and holds the activations of both. Takes a backbone whose configuration `packs_crops`.
+            gram_features: What the Gram teacher computes of the patches of the global crops (2B, tokens, D), for a
+                `gram_weight` above 0.
 
         Returns:
             The loss, its parts by name, and the teacher's features of the global crops.
@@ -265,6 +268,8 @@ class PoaForPreTraining(PreTrainedModel):
         if (teacher_features is None) != (self.distillation is None):
             raise ValueError("teacher_features are given if, and only if, the model learns from another (distil_from).")
         config, student_heads = self.config, self._student_heads
+        if (gram_features is None) == (config.gram_weight > 0):
+            raise ValueError("gram_features are given if, and only if, the configuration has a gram_weight above 0.")
         # The weights of each branch are rounded once for all its passes; autocast would do so in every layer and pass.
         dtype = autocast_dtype(global_crops.device)
         functions = PLAIN if self._compiler is None else self._compiler.row_functions()
@@ -276,9 +281,11 @@ class PoaForPreTraining(PreTrainedModel):
                 packed = self._packed_features_of(backbone, freeze_backbone) if pack_crops else None
                 return Branch(self._features_of(backbone, freeze_backbone), heads, self.student_head.prototypes, packed)
 
-            batch = Batch(global_crops, local_crops, masks, masked_patches)
+            batch = Batch(global_crops, local_crops, masks, masked_patches, gram_features)
             students = student(None), functools.partial(student, sub_network) if config.intact_weight < 1 else None
-            weights = LossWeights(config.intact_weight, config.koleo_weight, config.student_temperature)
+            weights = LossWeights(
+                config.intact_weight, config.koleo_weight, config.student_temperature, config.gram_weight
+            )
             if self.distillation is not None and teacher_features is not None:
                 return self.distillation.loss(
                     batch,

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..slicing import SlicedModel, slice_plan, without_storage
 from .early_gradients import GradientSums
+from .gram import gram_loss
 from .losses import koleo
 from .objective import Batch, Branch, ImageTokens, LossWeights, StepDetails
 
@@ -116,13 +117,16 @@ def feature_matching_loss(
 
     Returns:
         The loss, a scalar, and further values of the step: `feature_image_loss` and `feature_patch_loss`, which mix
-        both students by lambda, and half of the KoLeo regulariser as `koleo_loss`.
+        both students by lambda, as does `gram_loss` where the batch has anchors, and half of the KoLeo regulariser as
+        `koleo_loss`.
     """
     students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
     if elastic is not None:
         students.append((elastic, 1 - weights.intact))
     losses = [
-        _student_losses(batch, teacher, make_student(), weight, weights.koleo / len(students), metric, gradients)
+        _student_losses(
+            batch, teacher, make_student(), weight, weights.koleo / len(students), weights.gram, metric, gradients
+        )
         for make_student, weight in students
     ]
     terms = {name: functools.reduce(torch.add, (each[name] for each in losses)) for name in losses[0]}
@@ -138,6 +142,7 @@ def _student_losses(
     student: Branch,
     weight: float,
     koleo_weight: float,
+    gram_weight: float,
     metric: str,
     gradients: GradientSums,
 ) -> dict[str, Tensor]:
@@ -150,6 +155,8 @@ def _student_losses(
         if teacher.patches is not None:
             distances = matching_loss(project(patches, of_patches=True), teacher.patches, metric)  # (2B, tokens)
             parts["feature_patch_loss"] = weight * distances.mean()
+        if batch.anchors is not None:
+            parts["gram_loss"] = gram_weight * weight * gram_loss(patches, batch.anchors)
         if koleo_weight:
             parts["koleo_loss"] = koleo_weight * functools.reduce(torch.add, map(koleo, images.chunk(2)))
         return parts

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .early_gradients import GradientSums
+from .gram import gram_loss
 from .head_losses import Part, PartLosses, TeacherTargets, head_losses, student_prototypes
 from .heads import Heads, Prototypes
 from .losses import koleo
@@ -25,12 +26,14 @@ class Batch:
         local_crops: (V * B, 3, h, w), one local view of all images after the other; V may be 0.
         masks: bool (2B, tokens), the patches of the global crops that the students do not see.
         masked_patches: int64 (M,), the indices at which `masks.flatten()` is true.
+        anchors: The Gram teacher's features of the patches of the global crops (2B, tokens, D_g); None without one.
     """
 
     global_crops: Tensor
     local_crops: Tensor
     masks: Tensor
     masked_patches: Tensor
+    anchors: Tensor | None = None
 
     @property
     def num_local_views(self) -> int:
@@ -68,12 +71,14 @@ class Branch:
     def global_tokens(self, batch: Batch, masks: Tensor | None) -> Tensor:
         """Return the global crops' features, followed by the tokens of the masked patches (2B + M, D).
 
+        With anchors, the tokens of all patches come last (2B * tokens, D).
+
         Args:
             batch: The step's crops; its masks say which tokens are returned.
             masks: bool (2B, tokens), the patches that this branch does not see; None if it sees all.
         """
         images, tokens = self.features(batch.global_crops, masks)  # (2B, D), (2B, tokens, D)
-        return torch.cat([images, _masked(tokens, batch)])
+        return torch.cat([images, _masked(tokens, batch), *_anchored(tokens, batch)])
 
     def local_tokens(self, batch: Batch) -> Tensor:
         """Return the local crops' features (V * B, D)."""
@@ -81,16 +86,24 @@ class Branch:
         return images
 
     def all_tokens(self, batch: Batch) -> Tensor:
-        """Return the global and the local tokens (2B + M + V * B, D), computed in one pass."""
+        """Return the global and the local tokens (2B + M + V * B, D), computed in one pass.
+
+        With anchors, the tokens of all patches of the global crops come last (2B * tokens, D).
+        """
         assert self.packed is not None
         crops, masks = [batch.global_crops, batch.local_crops], [batch.masks, None]
         (images, tokens), (local_images, _) = self.packed(crops, masks)
-        return torch.cat([images, _masked(tokens, batch), local_images])
+        return torch.cat([images, _masked(tokens, batch), local_images, *_anchored(tokens, batch)])
 
 
 def _masked(tokens: Tensor, batch: Batch) -> Tensor:
     """Return the tokens (M, D) of the masked patches, of those of all patches (2B, tokens, D)."""
     return tokens.flatten(0, 1).index_select(0, batch.masked_patches)
+
+
+def _anchored(tokens: Tensor, batch: Batch) -> list[Tensor]:
+    """Return the tokens (2B * tokens, D) of all patches in a list, which is empty if they have no anchors."""
+    return [] if batch.anchors is None else [tokens.flatten(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -101,11 +114,13 @@ class LossWeights:
         intact: Lambda, the intact student's share of the loss; the elastic student's is the rest.
         koleo: Weight of the KoLeo regulariser, averaged over the students; 0 leaves it out.
         student_temperature: Softmax temperature of the students.
+        gram: Weight of Gram anchoring, which needs the anchors of the batch.
     """
 
     intact: float
     koleo: float
     student_temperature: float
+    gram: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,11 +130,13 @@ class StudentLosses:
     Attributes:
         parts: Those of its global crops, of their masked patches and of its local crops, if there are any.
         koleo: The weighted KoLeo regulariser of its global crops; None if it is left out.
+        gram: The weighted Gram anchoring of its global crops, likewise.
         total: The student's part of the step's loss, a scalar.
     """
 
     parts: dict[str, PartLosses]
     koleo: Tensor | None
+    gram: Tensor | None
     total: Tensor
 
 
@@ -175,7 +192,7 @@ def poa_loss(
     images = len(batch.global_crops)  # 2B
     # The teacher sees the global crops without masks; its targets, by Sinkhorn-Knopp, are the same for both students.
     with torch.no_grad():
-        teacher_tokens = teacher.global_tokens(batch, masks=None)  # (2B + M, D)
+        teacher_tokens = teacher.global_tokens(replace(batch, anchors=None), masks=None)  # (2B + M, D)
         targets = [
             TeacherTargets(prototypes, projected, images, teacher_temperature, functions)
             for prototypes, projected in zip(teacher.prototypes, teacher.heads(teacher_tokens), strict=True)
@@ -208,11 +225,16 @@ def poa_loss(
         for make_student, weight in students:
             student = make_student()
             found: dict[str, PartLosses] = {}
-            totals, spread = [], None
+            totals, spread, anchored = [], None, None
             # Crops, the global ones masked: features -> heads -> cross-view, masked-patch and same-view losses; KoLeo.
             for names in _passes(student, batch):
-                with gradients.cut(_tokens(student, batch, names)) as tokens:  # (N, D), one part after the other
-                    compared = {name: parts[name] for name in names}
+                compared = {name: parts[name] for name in names}
+                count = sum(len(part.weights) for part in compared.values())
+                # (N, D), one part after the other; behind them those of all patches, if they have anchors
+                with (
+                    gradients.cut(_tokens(student, batch, names)) as rows,
+                    gradients.cut(_first(rows, count)) as tokens,
+                ):
                     total, of_parts = head_losses(
                         student.heads,
                         shared,
@@ -229,11 +251,16 @@ def poa_loss(
                         both_views = functools.reduce(torch.add, map(koleo, tokens[:images].chunk(2)))
                         spread = gradients.add(weights.koleo / len(students) * both_views)
                         totals.append(spread)
-            losses.append(StudentLosses(found, spread, functools.reduce(torch.add, totals)))
+                    if batch.anchors is not None and "global" in names:
+                        patches = rows[count:].unflatten(0, batch.anchors.shape[:2])
+                        anchored = gradients.add(weights.gram * weight * gram_loss(patches, batch.anchors))
+                        totals.append(anchored)
+                        del patches
+            losses.append(StudentLosses(found, spread, anchored, functools.reduce(torch.add, totals)))
             # The intact student comes first; the elastic student learns to agree with it on the same views.
             for name in found.keys() - {"patches"}:
                 parts[name] = replace(parts[name], same_view=found[name].projected)
-        del targets, parts, compared, tokens  # their memory is needed for the gradients of the prototypes
+        del targets, parts, compared, rows, tokens  # their memory is needed for the gradients of the prototypes
     total, terms = functools.reduce(torch.add, (each.total for each in losses)), _terms(losses)
     if on_teacher is not None:
         total, terms["teacher_head_loss"] = total + on_teacher, on_teacher
@@ -252,6 +279,11 @@ def _tokens(student: Branch, batch: Batch, names: Sequence[str]) -> Tensor:
     if "local" not in names:
         return student.global_tokens(batch, batch.masks)
     return student.local_tokens(batch) if len(names) == 1 else student.all_tokens(batch)
+
+
+def _first(rows: Tensor, count: int) -> Tensor:
+    """Return the first rows of a tensor; the tensor itself if it has no more, which costs no view."""
+    return rows if len(rows) == count else rows[:count]
 
 
 def _terms(losses: Sequence[StudentLosses]) -> dict[str, Tensor]:
@@ -275,6 +307,8 @@ def _terms(losses: Sequence[StudentLosses]) -> dict[str, Tensor]:
                 terms[f"distill_{part}_crops_loss_{index}"] = mixed(same_view)
     if losses[0].koleo is not None:
         terms["koleo_loss"] = mixed(each.koleo / 2 for each in losses if each.koleo is not None)
+    if losses[0].gram is not None:
+        terms["gram_loss"] = mixed(each.gram for each in losses if each.gram is not None)
     return terms
 
 

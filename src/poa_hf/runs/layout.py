@@ -29,6 +29,7 @@ TRAINING_ARGUMENTS = "training_args.json"
 METRICS = "metrics.jsonl"
 SKIPPED_IMAGES = "skipped_images.jsonl"
 TEACHER_FEATURES = "teacher_features.safetensors"
+GRAM_TEACHER = "gram_teacher"
 TRAINING_TIME = "compute.json"
 EVALUATIONS = "evaluations.json"
 CONVERSION = "conversion.json"
@@ -78,6 +79,7 @@ ENTRIES = (
     Entry("image_ids-*.jsonl", "the images of each step, one file per process", "training with log_image_ids"),
     Entry(SKIPPED_IMAGES, "the images that could not be decoded, with the reasons", "training"),
     Entry(TEACHER_FEATURES, "a foreign teacher's features of all images", "training with cache_teacher"),
+    Entry(GRAM_TEACHER, "a folder with the teacher at step 0, as a model", "training with gram_weight"),
     Entry(CHECKPOINT + "*", "a checkpoint", "training"),
     Entry(ABANDONED + CHECKPOINT + "*", "a checkpoint after the one that a run went back to", "training"),
     Entry(EVALUATIONS, "one record per evaluation", "poa evaluate, training with eval_steps", published=True),
@@ -176,6 +178,10 @@ class RunFolder:
     @property
     def teacher_features(self) -> Path:
         return self.path / TEACHER_FEATURES
+
+    @property
+    def gram_teacher(self) -> Path:
+        return self.path / GRAM_TEACHER
 
     @property
     def training_time(self) -> Path:

@@ -26,7 +26,13 @@ from .layout import (
 )
 
 _MACHINE_FIELDS = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "report_to"}
-_SOURCE_FIELDS = {"dataset_name", "eval_dataset_name", "init_from", "foreign_teacher"}  # a Hub id or a local path
+_SOURCE_FIELDS = {
+    "dataset_name",
+    "eval_dataset_name",
+    "init_from",
+    "foreign_teacher",
+    "gram_teacher",
+}  # a Hub id or a path
 _WRITER_FIELDS = {"_name_or_path"}  # where transformers read the model that it wrote
 # A path within other text begins with a slash, `~`, `.`, `..` or a drive; in an address, a slash follows other signs.
 _PATH_IN_TEXT = re.compile(r"(?<![\w:/.~\\-])(?:file:/*|[A-Za-z]:(?=[\\/])|~[\w.-]*|\.{1,2})?[/\\][^\s'\",;:()]+")

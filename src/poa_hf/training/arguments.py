@@ -43,6 +43,7 @@ class PoaTrainingArguments(StockArguments, CropArguments):
         "max_nonfinite_steps": COUNT,
         "save_total_limit": COUNT,
         "foreign_teacher_size": COUNT,
+        "gram_teacher_size": COUNT,
         "learning_rate": POSITIVE,
         "teacher_temperature": POSITIVE,
         "final_teacher_temperature": POSITIVE,
@@ -161,6 +162,13 @@ class PoaTrainingArguments(StockArguments, CropArguments):
     )
     foreign_teacher_size: int | None = argument(
         None, "Side in pixels of the images that the foreign teacher sees; what it was made for if not given."
+    )
+
+    # Gram teacher
+    gram_teacher_size: int | None = argument(
+        None,
+        "Side in pixels of the crops that the Gram teacher sees, at least global_crop_size: global crops are then cut "
+        "at this size, without changes of colour for it. If not given, it sees those of the students.",
     )
 
     # Data

@@ -18,12 +18,14 @@ from .arguments import PoaTrainingArguments
 from .optimization import peak_learning_rate
 
 if TYPE_CHECKING:
+    from ..models.configuration_poa import PoaConfig
     from ..models.modeling_poa_pretraining import PoaForPreTraining
 
 # A PoaTrainer passes its PoaTrainingArguments, where transformers' callbacks declare TrainingArguments.
 Arguments = Any
 # What the terms of the loss are called in a line: the mean over the heads of those whose names start with a key.
 _TERMS = {"dino": "dino_", "ibot": "ibot_", "distill": "distill_", "koleo": "koleo_", "features": "feature_"}
+_TERMS |= {"gram": "gram_"}
 _KNN = "knn_"
 _BYTES_PER_WEIGHT = 16  # weight, gradient and AdamW's two averages, in float32
 
@@ -112,6 +114,7 @@ def start_facts(
         "model": f"{backbone.model_type}, {len(space)} sizes from {space.smallest} to {space.full}; student "
         f"{student:,} parameters, its heads {heads:,}",
         **_foreign_teacher(model.config.distillation),
+        **_gram_teacher(model.config),
         "images": f"{data}: {images}" if data else images,
         "crops": crops,
         "device": f"{device_name(model.device)}, {processes} process{'es' * (processes > 1)}, "
@@ -133,6 +136,14 @@ def _foreign_teacher(distillation: Mapping[str, Any] | None) -> dict[str, str]:
     what = "image and patch features" if distillation["patch_features"] else "image features"
     of = ", each image once and whole" if distillation["whole_images"] else ""
     return {"teacher": f"{distillation['teacher']}, frozen; {distillation['loss']} from its {what}{of}"}
+
+
+def _gram_teacher(config: PoaConfig) -> dict[str, str]:
+    """Return which model the students' patches are anchored to, and how strongly, if there is one."""
+    if not config.gram_weight:
+        return {}
+    name = (config.gram_teacher or {}).get("teacher") or "the teacher at step 0"
+    return {"gram": f"weight {config.gram_weight:g}, to {name}, frozen"}
 
 
 def log_line(logs: Mapping[str, Any], max_steps: int, seconds_left: float, memory: float) -> str:

@@ -21,6 +21,8 @@ from .teacher_cache import CachedTeacher
 class NoForeignTeacher:
     """Stands for the teacher of a run whose students learn from their own moving average."""
 
+    flops = 0
+
     def start(self) -> None:
         """Prepare nothing."""
 
@@ -40,6 +42,11 @@ class TeacherOfCrops:
 
     teacher: ForeignTeacher
     grid: tuple[int, int] | None
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of its features of one crop."""
+        return self.teacher.flops
 
     def start(self) -> None:
         """Prepare nothing."""

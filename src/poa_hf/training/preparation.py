@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers import TrainerState
 
 from ..data.augmentation import augment
@@ -80,9 +81,13 @@ def training_loader(
     Raises:
         ValueError: For data that cannot be read.
     """
+    # cut at the size that the Gram teacher sees; `coloured_crops` makes them smaller for the students
+    crops = (
+        args if args.gram_teacher_size is None else dataclasses.replace(args, global_crop_size=args.gram_teacher_size)
+    )
     return PretrainingLoader(
         dataset,
-        args,
+        crops,
         batch_size=args.per_device_train_batch_size,
         mask_grid=(args.global_crop_size // config.backbone_config.patch_grid,) * 2,
         rank=accelerator.process_index,
@@ -129,6 +134,14 @@ def coloured_crops(
     crops = {}
     for kind in ("global", "local"):
         pixels = batch[f"{kind}_crops"].to(device, non_blocking=True)  # uint8 (2B, C, g, g) or (V * B, C, l, l)
+        if kind == "global" and args.gram_teacher_size is not None:
+            pixels = _resized(pixels, args.global_crop_size)
         # the parameters stay on the CPU, where they say which crops an operation is for
         crops[kind] = augment(pixels, batch[f"{kind}_augmentation"], args.image_mean, args.image_std, colour_all)
     return crops
+
+
+def _resized(pixels: Tensor, side: int) -> Tensor:
+    """Return crops, uint8 (N, C, H, W), at another size."""
+    resized = interpolate(pixels.float(), size=(side, side), mode="bicubic", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,6 +31,14 @@ _PEAK_TFLOPS = {
 _MEASURED_SIDE = 8192
 
 
+class FrozenTeacher(Protocol):
+    """A model whose features of each global crop are computed without gradients."""
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of its features of one crop."""
+
+
 class StepFlops:
     """Floating-point operations of the matrix products in a step of one process, by the elastic student's size.
 
@@ -39,10 +48,11 @@ class StepFlops:
     Args:
         config: The configuration of the model.
         args: The arguments of the run.
+        frozen: Teachers that are frozen, each with the `flops` of its features of a global crop.
     """
 
-    def __init__(self, config: PoaConfig, args: PoaTrainingArguments):
-        self.config, self.args = config, args
+    def __init__(self, config: PoaConfig, args: PoaTrainingArguments, frozen: Sequence[FrozenTeacher] = ()):
+        self.config, self.args, self.frozen = config, args, frozen
         backbone = config.backbone_config
         sides = [args.global_crop_size] + [args.local_crop_size] * (args.num_local_crops > 0)
         self._forward = summed_over_stages(
@@ -55,9 +65,21 @@ class StepFlops:
         crops = np.array([2, args.num_local_crops][: 1 + (args.num_local_crops > 0)])  # of an image
         masked = 2 * args.mask_probability * sum(args.mask_ratio) / 2
         masked *= (args.global_crop_size // self.config.backbone_config.patch_grid) ** 2  # patches of an image
-        passes = self._forward(full)[0] * 2 + 3 * (self._forward(full) + self._forward(size)) @ crops
+        of_teachers = sum(teacher.flops for teacher in self.frozen)
+        if self.config.distillation is None:
+            of_teachers += self._forward(full)[0]
+        passes = of_teachers * 2 + self._gram_matrices(size) + 3 * (self._forward(full) + self._forward(size)) @ crops
         heads = self._head(full) * (2 + masked) + 3 * (self._head(full) + self._head(size)) * (crops.sum() + masked)
         return float(passes + heads) * args.per_device_train_batch_size * args.gradient_accumulation_steps
+
+    def _gram_matrices(self, size: SubNetwork) -> int:
+        """Return the operations of the students' Gram matrices of both global crops of an image."""
+        if not self.config.gram_weight:
+            return 0
+        backbone = self.config.backbone_config
+        tokens = (self.args.global_crop_size // backbone.patch_grid) ** 2
+        channels = backbone.hidden_size + backbone.plain_config(size).hidden_size
+        return 2 * 3 * 2 * tokens**2 * channels
 
     @cache  # noqa: B019 (lives as long as the run)
     def _head(self, size: SubNetwork) -> int:
@@ -77,12 +99,18 @@ class SpeedLog:
         args: The arguments of the run.
         device: The device of this process.
         compiler: The compiler of the blocks, if they are compiled.
+        frozen: See `StepFlops`.
     """
 
     def __init__(
-        self, config: PoaConfig, args: PoaTrainingArguments, device: torch.device, compiler: BlockCompiler | None
+        self,
+        config: PoaConfig,
+        args: PoaTrainingArguments,
+        device: torch.device,
+        compiler: BlockCompiler | None,
+        frozen: Sequence[FrozenTeacher] = (),
     ):
-        self.flops, self.device, self.compiler = StepFlops(config, args), device, compiler
+        self.flops, self.device, self.compiler = StepFlops(config, args, frozen), device, compiler
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         self.peak: float | None = None
         if args.measure_peak:

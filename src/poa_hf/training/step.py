@@ -37,6 +37,7 @@ class OptimizerStep:
         optimizer: The optimizer as Accelerate wraps it.
         compute_loss: Returns, from the wrapped model, its arguments and True, the loss and the model's output.
         teacher_features: Returns a foreign teacher's features of a batch.
+        gram_teacher: Returns the Gram teacher's features of the patches of a batch.
         colour_all: See `augment`.
         flow: Says which steps are logged.
         nonfinite: Counts steps that are skipped.
@@ -50,6 +51,7 @@ class OptimizerStep:
     optimizer: AcceleratedOptimizer
     compute_loss: Callable[[torch.nn.Module, dict[str, Any], bool], Any]
     teacher_features: Callable[[dict[str, Any], Tensor], TeacherFeatures | None]
+    gram_teacher: Callable[[dict[str, Any], Tensor], Tensor | None]
     colour_all: Callable[[Tensor, dict[str, Tensor]], Tensor] | None
     flow: FlowCallback
     nonfinite: NonfiniteSteps
@@ -141,4 +143,5 @@ class OptimizerStep:
             "freeze_backbone": values.freeze_backbone,
             "teacher_features": self.teacher_features(batch, crops["global"]),
             "pack_crops": self.args.pack_crops,
+            "gram_features": self.gram_teacher(batch, crops["global"]),
         }

@@ -47,6 +47,8 @@ class CachedTeacher:
         ValueError: If the images are a stream, or too many.
     """
 
+    flops = 0  # of a step
+
     def __init__(self, teacher: ForeignTeacher, dataset: Any, args: PoaTrainingArguments, accelerator: Accelerator):
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise ValueError(

@@ -26,7 +26,7 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTraini
 from ..runs.checkpoints import start_folder
 from ..runs.json_lines import JsonLines
 from ..runs.layout import RunFolder
-from . import engines
+from . import engines, gram
 from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
 from .checkpointing import Checkpointer, run_locked
@@ -64,6 +64,8 @@ class PoaTrainer:
         foreign_teacher: A model that the students learn from in place of their moving average, which is frozen: any
             model with features of images. `ForeignTeacher` says what it takes as input, where no image processor was
             saved beside it.
+        gram_teacher: A frozen model to whose similarities of patches the students are anchored, for a configuration
+            with a `gram_weight`; by default the run's own teacher at step 0.
 
     Raises:
         ValueError: For arguments that do not fit the model, the data or the output folder, before any work.
@@ -97,6 +99,7 @@ class PoaTrainer:
         train_dataset: Any,
         callbacks: Sequence[TrainerCallback] = (),
         foreign_teacher: ForeignTeacher | PreTrainedModel | None = None,
+        gram_teacher: ForeignTeacher | PreTrainedModel | None = None,
     ):
         self.output_dir = Path(args.output_dir)
         if args.log_level is not None:
@@ -116,12 +119,16 @@ class PoaTrainer:
             warn_of_few_images(self.loader.num_images, self.global_batch_size)
             warn_of_missing_processes(num_processes)
         self.teacher_features = teacher_features(model, args, foreign_teacher, train_dataset, self.accelerator)
+        self.gram_teacher = gram.gram_teacher(model, args, gram_teacher, self.accelerator)
         configure(model, args, self.is_main)
         self.wrapped_model, self.optimizer = engines.prepare(self.accelerator, model, args)
         self.model: PoaForPreTraining = self.accelerator.unwrap_model(self.wrapped_model)
         compiler = block_compiler(self.model, args, self.accelerator.device)
         self.model.compile_blocks(compiler)
-        self.speed = SpeedLog(model.config, args, self.accelerator.device, compiler) if self.is_main else None
+        self.speed: SpeedLog | None = None
+        if self.is_main:
+            frozen = (self.teacher_features, self.gram_teacher)
+            self.speed = SpeedLog(model.config, args, self.accelerator.device, compiler, frozen)
         self.state = new_state(args, self.accelerator, self.flow)
         self.control = TrainerControl()
         if not args.quiet and not any(isinstance(callback, ConsoleCallback) for callback in callbacks):
@@ -140,6 +147,7 @@ class PoaTrainer:
             optimizer=self.optimizer,
             compute_loss=self.compute_loss,
             teacher_features=self.teacher_features,
+            gram_teacher=self.gram_teacher,
             colour_all=compiled_colours(compiler, self.accelerator.device),
             flow=self.flow,
             nonfinite=self.nonfinite,
@@ -292,6 +300,7 @@ class PoaTrainer:
         """Restore the checkpoint to resume from, if any, make the folder ready, and return the batches."""
         args = self.args
         checkpoint = self.checkpointer.restore(resume)
+        self.gram_teacher.check(checkpoint)
         # The first batch comes before anything in the folder changes: data that cannot be read leaves it as it was.
         batches = iter(self.loader)
         if self.state.global_step < args.max_steps:
@@ -301,6 +310,7 @@ class PoaTrainer:
             start_folder(self.output_dir, checkpoint, args.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
         self.teacher_features.start()
+        self.gram_teacher.start()
         self.log = RunLog(args, self.accelerator, self.state.global_step)
         run = RunFolder(self.output_dir)
         self.skipped_images = SkippedImages(self.accelerator, run.skipped_images, self.state.global_step)

@@ -146,6 +146,7 @@ def settings(facts: CardFacts) -> dict[str, str]:
         **_what_is_matched(config),
         "loss weight of the full-size student": f"{config.intact_weight:g}",
         "loss weight of KoLeo": f"{config.koleo_weight:g}",
+        "loss weight of Gram anchoring": _gram_anchoring(config),
         "training time": training_time(run.compute),
     }
     return {setting: value for setting, value in rows.items() if value}
@@ -159,6 +160,16 @@ def _what_is_matched(config: PoaConfig) -> dict[str, str]:
         return {"learnt from the teacher": escape(f"{features}, {fields.get('metric')}")}
     prototypes = {"prototypes": " + ".join(f"{number:,}" for number in config.num_prototypes)}
     return {"learnt from the teacher": f"prototypes of {features}", **prototypes} if fields else prototypes
+
+
+def _gram_anchoring(config: PoaConfig) -> str:
+    """Return the weight of Gram anchoring and what the anchors come from; nothing without it."""
+    if not config.gram_weight:
+        return ""
+    fields = config.gram_teacher or {}
+    teacher = "the teacher at the start" if fields.get("teacher") is None else escape(str(fields["teacher"]))
+    size = fields.get("image_size")
+    return f"{config.gram_weight:g}, to {teacher}" + (f" at {size} pixels" if type(size) is int else "")
 
 
 def _training_arguments(arguments: Mapping[str, Any], peak_learning_rate: float | None) -> Iterator[tuple[str, str]]:
