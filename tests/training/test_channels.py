@@ -23,8 +23,14 @@ def arrays(channels, count=8):
     return [(mean + rng.integers(0, 56, (36, 40, channels))).astype(np.uint8) for mean in means]
 
 
+BACKBONES = GOLDEN_BACKBONES | {
+    "registers": GOLDEN_BACKBONES["vit"] | {"model_type": "poa_dinov2_with_registers", "num_register_tokens": 2},
+    "dinov3": GOLDEN_BACKBONES["vit"] | {"model_type": "poa_dinov3_vit", "num_register_tokens": 2},
+}
+
+
 def model_of(family, channels) -> PoaForPreTraining:
-    fields = GOLDEN_BACKBONES[family] | {"num_channels": channels}
+    fields = BACKBONES[family] | {"num_channels": channels}
     heads = {"head_hidden_size": 16, "head_bottleneck_size": 8, "num_prototypes": [16]}
     config = model_config({"backbone_config": fields, **heads})
     assert isinstance(config, PoaConfig)
@@ -37,13 +43,16 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "family, channels",
     [("vit", 5), ("resnet", 1)]
-    + [pytest.param(*each, marks=SLOW) for each in [("vit", 1), ("resnet", 5), ("swin", 1)]],
+    + [
+        pytest.param(*each, marks=SLOW)
+        for each in [("vit", 1), ("resnet", 5), ("swin", 1), ("registers", 5), ("registers", 1), ("dinov3", 5)]
+    ],
 )
 def test_every_family_trains_and_is_extracted(tmp_path, family, channels, caplog):
     caplog.set_level(logging.INFO)
     model = model_of(family, channels)
-    crops = {"vit": {}, "swin": {"global_crop_size": 128, "local_crop_size": 64}, "resnet": {"global_crop_size": 64}}
-    args = arguments(tmp_path / "run", max_steps=1, **crops[family] | {"num_local_crops": 1})
+    crops = {"swin": {"global_crop_size": 128, "local_crop_size": 64}, "resnet": {"global_crop_size": 64}}
+    args = arguments(tmp_path / "run", max_steps=1, **crops.get(family, {}) | {"num_local_crops": 1})
     images = arrays(channels)
     PoaTrainer(model, args, images).train()
     processor = AutoImageProcessor.from_pretrained(tmp_path / "run")

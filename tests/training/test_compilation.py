@@ -11,6 +11,7 @@ from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable
 from poa_hf.training import compilation
 from poa_hf.training.compilation import block_compiler, expected_compilations
 
+from .test_gram import anchored
 from .test_trainer import arguments, images, metrics, new_model
 
 
@@ -73,6 +74,19 @@ def test_a_compiled_run_is_resumed_to_the_bit_and_equals_a_plain_one(tmp_path, q
     torch.testing.assert_close(train("plain"), whole, rtol=1e-3, atol=1e-5)
     line = metrics(tmp_path / "whole")[-1]
     assert line["compile_seconds"] > 0 and "compile_seconds" not in metrics(tmp_path / "plain")[-1]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_with_a_gram_teacher_equals_a_plain_one(tmp_path, quick_compiler):
+    trained = [
+        PoaTrainer(anchored(), arguments(tmp_path / choice, compile=choice, pack_crops=pack), images())
+        for choice, pack in (("off", False), ("blocks", False), ("blocks", True))
+    ]
+    for trainer in trained:
+        trainer.train()
+    plain, *compiled = (trainer.model.state_dict() for trainer in trained)
+    for each in compiled:
+        torch.testing.assert_close(each, plain, rtol=1e-3, atol=1e-5)
 
 
 def test_the_number_of_compilations_is_known_beforehand(tmp_path, quick_compiler):

@@ -12,7 +12,9 @@ from poa_hf import KnnEvaluationCallback, PoaForPreTraining, PoaTrainer
 from poa_hf.runs.checkpoints import checkpoints
 from poa_hf.training.engines import configure_deepspeed, new_accelerator, prepare, whole_parameters
 
+from ..conftest import tiny_config
 from .processes import global_batches, in_processes, launch_environment, losses, metrics, train
+from .test_distillation import teacher
 from .test_trainer import arguments, images, new_model
 
 GLOBAL_BATCH = 8
@@ -129,6 +131,35 @@ def test_shards_with_bfloat16_accumulation_checkpointing_and_knn(tmp_path):
     in_processes(1, train, str(tmp_path / "one"), {}, dict(per_device_train_batch_size=8, bf16=True), 2)
     for a, b in zip(lines, metrics(tmp_path / "one"), strict=True):
         assert a["dino_global_crops_loss_0"] == pytest.approx(b["dino_global_crops_loss_0"], rel=0.05), a["step"]
+
+
+def train_with_teachers(folder: str, options: dict) -> None:
+    """A run that learns from a foreign teacher, and whose patches are anchored to its own first one."""
+    torch.manual_seed(0)
+    model = PoaForPreTraining(tiny_config(koleo_weight=0.0, gram_weight=1.0))
+    options = dict(same_sub_network=True, max_steps=3, save_steps=2, masked_prediction_start_step=100, **options)
+    PoaTrainer(model, arguments(folder, **options), images(24), foreign_teacher=teacher()).train()
+
+
+@slow
+@pytest.mark.parametrize("form", ["features", "prototypes"])
+@pytest.mark.parametrize("engine", [FSDP2, ZERO2], ids=["fsdp2", "zero2"])
+def test_shards_learn_from_frozen_teachers_as_one_process_does(tmp_path, form, engine):
+    options = dict(foreign_teacher_loss=form)
+    one, shards, resumed = (tmp_path / name for name in ("one", "shards", "resumed"))
+    train_with_teachers(str(one), {**options, "per_device_train_batch_size": 8})
+    in_processes(2, train_with_teachers, str(shards), options, environment=engine)
+    again = {**options, "resume_from_checkpoint": str(shards / "checkpoint-2")}
+    in_processes(2, train_with_teachers, str(resumed), again, environment=engine)
+    expected = losses(one)
+    assert list(losses(shards)) == [1, 2, 3] and list(losses(resumed)) == [3]
+    for folder in (shards, resumed):
+        for step, values in losses(folder).items():
+            assert values["gram_loss"] > 0 or step == 1
+            for name, value in values.items():
+                assert value == pytest.approx(expected[step][name], rel=1e-4, abs=1e-6), (folder.name, step, name)
+    a, b, c = (load_file(folder / "model.safetensors") for folder in (one, shards, resumed))
+    assert all((a[name] - b[name]).abs().max() < 1e-4 and torch.equal(b[name], c[name]) for name in a)
 
 
 def train_poisoned(folder: str, options: dict) -> None:

@@ -8,6 +8,7 @@ from poa_hf.models.flops import flop_counter
 from poa_hf.training.speed import StepFlops, measured_flops, peak_flops, speed_summary
 
 from ..conftest import tiny_backbone
+from .test_gram import dinov2
 from .test_trainer import arguments, images, metrics, new_model
 
 SMALL_HEADS = dict(num_prototypes=[32], head_hidden_size=16, head_bottleneck_size=8)
@@ -38,6 +39,34 @@ def test_operations_of_a_step_are_those_that_pytorch_counts(backbone, tmp_path):
         # Logits that are computed a second time are not counted. The first layer has no gradient of its input, which
         # counts in a ResNet this small.
         assert counted.of_step(size) == pytest.approx(counter.get_total_flops(), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "gram_weight, options",
+    [
+        (1.0, dict(gram_teacher_size=64)),
+        (0.0, dict(foreign_teacher_loss="features")),
+        (0.0, dict(foreign_teacher_loss="prototypes")),
+        (0.0, dict(foreign_teacher_loss="features", foreign_teacher_patches=False)),
+    ],
+)
+def test_what_frozen_teachers_compute_is_counted(tmp_path, gram_weight, options):
+    """The rest of the step is that of the same model."""
+    config = PoaConfig(backbone_config=tiny_backbone(), gram_weight=gram_weight, **SMALL_HEADS)
+    options |= dict(max_steps=1, mask_ratio=[0.5, 0.5], mask_probability=1.0, masked_prediction_start_step=0)
+    teacher = None if gram_weight else dinov2()
+    trainer = PoaTrainer(PoaForPreTraining(config), arguments(tmp_path, **options), images(), foreign_teacher=teacher)
+    step, counts = trainer.optimizer_step, []
+
+    def counted(*args):
+        with flop_counter() as counter:
+            step(*args)
+        counts.append(counter.get_total_flops())
+
+    trainer.optimizer_step = counted
+    trainer.train()
+    size = config.backbone_config.space.sub_network_at(0)
+    assert trainer.speed.flops.of_step(size) == pytest.approx(counts[0], rel=0.1)
 
 
 def test_rates_of_known_devices_and_no_guess_for_others():

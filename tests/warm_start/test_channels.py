@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model, SwinConfig, SwinModel
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SwinConfig,
+    SwinModel,
+)
 
 from poa_hf import PoaConfig, PoaForPreTraining, init_from, warm_start_config
 from poa_hf.cli.recipe import parse_recipe
@@ -13,10 +22,11 @@ from poa_hf.models.configuration_gn_resnet import GnResNetConfig
 from poa_hf.models.modeling_gn_resnet import GnResNetModel
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
 STOCK = {
-    "vit": lambda: Dinov2Model(
-        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
-    ),
+    "vit": lambda: Dinov2Model(Dinov2Config(**VIT)),
+    "registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**VIT, num_register_tokens=2)),
+    "dinov3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**VIT, intermediate_size=64, num_register_tokens=2)),
     "swin": lambda: SwinModel(
         SwinConfig(image_size=64, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4)
     ),
@@ -50,7 +60,7 @@ def grey_images(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
-@pytest.mark.parametrize("family", ["vit", "swin", "resnet"])
+@pytest.mark.parametrize("family", STOCK)
 def test_grey_images_keep_their_features(tmp_path, family, channels):
     # a ResNet's first convolution has no bias, which other means per channel would need
     mean, std = ([0.45] * 3, IMAGENET[1]) if family == "resnet" else IMAGENET

@@ -274,7 +274,15 @@ def recipe_parser(prog: str = "poa pretrain", of_run: bool = False) -> CommandPa
 
 class _RecipeParser(CommandParser):
     def instead_of(self, name: str) -> str | None:
-        return instead_of(name.replace("-", "_"), "--")
+        name = name.replace("-", "_")
+        return instead_of(name, "--") or (f"give --model.{name}." if _is_of_model(name) else None)
+
+
+def _is_of_model(name: object) -> bool:
+    """Whether a key is a number of `PoaConfig` that users set, which belongs under `model`."""
+    from ..models.configuration_poa import PoaConfig
+
+    return name in PoaConfig.ranges.keys() - {"units_ordered_on"}
 
 
 def _part(part: type[_Arguments], content: Section, options: dict[str, Any]) -> _Arguments:
@@ -300,4 +308,6 @@ def _check_keys(content: dict[str, Any]) -> None:
     for key in content:
         if key not in known:
             hint = instead_of(str(key)) or suggest(str(key), {*known, "model"})
+            if _is_of_model(key):
+                hint = "put it under model."
             raise ValueError(f"{key} is not a known key: {hint}")

@@ -63,14 +63,12 @@ class StepFlops:
         """Return the operations of one optimizer step whose elastic student has a size."""
         args, full = self.args, self.config.backbone_config.space.full
         crops = np.array([2, args.num_local_crops][: 1 + (args.num_local_crops > 0)])  # of an image
-        masked = 2 * args.mask_probability * sum(args.mask_ratio) / 2
-        masked *= (args.global_crop_size // self.config.backbone_config.patch_grid) ** 2  # patches of an image
         of_teachers = sum(teacher.flops for teacher in self.frozen)
         if self.config.distillation is None:
             of_teachers += self._forward(full)[0]
         passes = of_teachers * 2 + self._gram_matrices(size) + 3 * (self._forward(full) + self._forward(size)) @ crops
-        heads = self._head(full) * (2 + masked) + 3 * (self._head(full) + self._head(size)) * (crops.sum() + masked)
-        return float(passes + heads) * args.per_device_train_batch_size * args.gradient_accumulation_steps
+        images = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        return float(passes + self._heads(size, int(crops.sum()))) * images
 
     def _gram_matrices(self, size: SubNetwork) -> int:
         """Return the operations of the students' Gram matrices of both global crops of an image."""
@@ -79,13 +77,28 @@ class StepFlops:
         backbone = self.config.backbone_config
         tokens = (self.args.global_crop_size // backbone.patch_grid) ** 2
         channels = backbone.hidden_size + backbone.plain_config(size).hidden_size
-        return 2 * 3 * 2 * tokens**2 * channels
+        return 2 * 3 * 2 * tokens**2 * channels  # of 2 crops, forward and backward, a product and its addition
+
+    def _heads(self, size: SubNetwork, crops: int) -> float:
+        """Return the operations of the heads, or of the projections of matched features, of all crops of an image."""
+        args, backbone, fields = self.args, self.config.backbone_config, self.config.distillation
+        students = backbone.hidden_size, backbone.plain_config(size).hidden_size
+        tokens = 2 * (args.global_crop_size // backbone.patch_grid) ** 2  # of the global crops
+        if fields is not None and fields["loss"] == "features":
+            matched = crops * fields["image_features"] + tokens * fields["patch_features"]
+            return 3 * 2 * sum(students) * matched
+        masked = tokens * args.mask_probability * sum(args.mask_ratio) / 2
+        if fields is None:
+            of_teacher = self._head(backbone.hidden_size)
+        else:
+            masked *= fields["patch_features"] > 0
+            of_teacher = (1 + 3) * self._head(fields["image_features"])  # the moving average and what it follows
+        return of_teacher * (2 + masked) + 3 * sum(map(self._head, students)) * (crops + masked)
 
     @cache  # noqa: B019 (lives as long as the run)
-    def _head(self, size: SubNetwork) -> int:
-        """Return the operations of all heads' forward passes of one token."""
+    def _head(self, features: int) -> int:
+        """Return the operations of all heads' forward passes of one token of so many features."""
         config = self.config
-        features = config.backbone_config.plain_config(size).hidden_size
         widths = [features] + [config.head_hidden_size] * (config.head_num_layers - 1) + [config.head_bottleneck_size]
         mlp = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
         return sum(2 * (mlp + config.head_bottleneck_size * count) for count in config.num_prototypes)
