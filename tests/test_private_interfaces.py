@@ -151,6 +151,24 @@ def test_hooks_of_tensors_can_be_set_aside():
     )
 
 
+def test_gradients_are_handed_on_as_soon_as_they_are_complete():
+    from poa_hf.objective.final_gradients import LayerSlice, layer_in_last_pass
+    from poa_hf.slicing import Slice
+
+    first, second = (torch.ones(2, requires_grad=True) for _ in range(2))
+    after, (connected,) = layer_in_last_pass(
+        torch.ones(()), [second], [None], [LayerSlice(second, 0, Slice("second", None, 1, 1), None)]
+    )
+    done = []
+    for parameter in (first, second):
+        parameter.register_hook(lambda gradient, parameter=parameter: done.append(parameter))
+    (after + (first.exp() * connected).sum()).backward()
+    assert [parameter is second for parameter in done] == [True, False], (
+        "autograd's nodes have no _set_sequence_nr any more, or it is not what they are ordered by: "
+        "mend objective/final_gradients.py"
+    )
+
+
 def test_lists_of_tensors_are_updated_in_place():
     tensors, others = [torch.zeros(2), torch.zeros(3)], [torch.ones(2), torch.ones(3)]
     torch._foreach_lerp_(tensors, others, 0.5)

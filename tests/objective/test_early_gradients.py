@@ -25,7 +25,7 @@ def two_layers():
 
 def parts_of(gradients, layers, inputs):
     """A loss of three parts on shared features, one of which uses a parameter on its own."""
-    with gradients.cut(layers[:2](inputs)) as features:
+    with gradients.cut(layers[:2](inputs)) as (features,):
         total = gradients.add(layers[2](features).square().sum())
         total = total + gradients.add(features.exp().mean())
         total = total + gradients.add(layers[2].weight.sin().sum())
@@ -111,7 +111,7 @@ def test_gradients_of_slices_reach_the_leading_entries(two_layers, by_full_model
 
 
 def test_activations_of_one_pass_alone_exist_at_a_time():
-    """No feature map of a student's pass outlives it."""
+    """No feature map of a student's pass outlives it, but for the last one's, which outlive the backward pass not."""
     model = PoaForPreTraining(tiny_config()).train()
     alive, counts = weakref.WeakSet(), []
 
@@ -130,8 +130,10 @@ def test_activations_of_one_pass_alone_exist_at_a_time():
     output = model(**random_batch(), sub_network=SIZE, teacher_temperature=0.05)
     for hook in hooks:
         hook.remove()
-    assert counts == [1, 2, 3, 1, 2, 3, 1, 2, 1, 2] and not alive, "3 and 2 blocks, of global and of local crops"
+    assert counts == [1, 2, 3, 1, 2, 3, 1, 2, 1, 2] and len(alive) == 2, "3 and 2 blocks, of global and of local crops"
     output.loss.backward()
+    del output
+    assert not alive
 
 
 def test_hooks_on_modules_see_the_backward_passes():

@@ -18,6 +18,7 @@ from poa_hf import PoaTrainingArguments
         ({"schedule_stretch": 0.0}, "schedule_stretch is 0.0"),
         ({"save_total_limit": 0}, "save_total_limit is 0: give a whole number of at least 1"),
         ({"mask_ratio": [0.5, 0.1]}, "mask_ratio"),
+        ({"reduce_dtype": "float16"}, "reduce_dtype is 'float16': choose one of bfloat16"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(fields, message):

@@ -229,6 +229,11 @@ def test_deepspeed_is_told_what_the_arguments_say(tmp_path):
     assert config["torch_autocast"]["enabled"] and config["bf16"] == {"enabled": "auto"}
 
 
+def test_deepspeed_averages_in_what_its_own_configuration_says(tmp_path):
+    with pytest.raises(ValueError, match="leave it out, and set communication_data_type"):
+        configure_deepspeed({"zero_optimization": {"stage": 2}}, arguments(tmp_path, reduce_dtype="bfloat16"))
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [

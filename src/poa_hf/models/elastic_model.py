@@ -117,6 +117,19 @@ class ElasticModelMixin(_Model):
         model = self if sub_network == space.full else self._plain_model(sub_network)[0]
         return model.config.hidden_size
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters by layer (`SliceRules.layer_indices`), from the input to the output."""
+        parameters = dict(self.named_parameters())
+        # the same for as long as the model lives, and reading names takes a millisecond
+        indices = self.__dict__.setdefault("_layer_indices", {})
+        if indices.keys() != parameters.keys():
+            indices.clear()
+            indices.update(self.slice_rules.layer_indices(parameters, self.config.space.full.depths))
+        layers: list[list[nn.Parameter]] = [[] for _ in range(max(indices.values()) + 1)]
+        for name, parameter in parameters.items():
+            layers[indices[name]].append(parameter)
+        return layers
+
     def image_tokens(self, output: Any) -> tuple[Tensor, Tensor]:
         """Return the features that the projection heads read from the output of a forward pass.
 

@@ -237,7 +237,8 @@ class PoaForPreTraining(PreTrainedModel):
     ) -> PoaForPreTrainingOutput:
         """Return the loss of one batch of B images.
 
-        The gradients are computed together with the loss (`objective.poa_loss`); `loss.backward()` passes them on.
+        The gradients are computed together with the loss (`objective.poa_loss`), but for those of the last pass through
+        a backbone, which `loss.backward()` computes and adds.
 
         Args:
             global_crops: (2B, 3, H, W), the first views of all images, then the second ones.
@@ -278,8 +279,13 @@ class PoaForPreTraining(PreTrainedModel):
             def student(size: SubNetwork | None) -> Branch:
                 backbone = gradients.on_leaves(self.student.sliced(size, dtype, self._compiler))
                 heads = gradients.on_leaves(student_heads.sliced(self.student.feature_size(size), dtype))
-                packed = self._packed_features_of(backbone, freeze_backbone) if pack_crops else None
-                return Branch(self._features_of(backbone, freeze_backbone), heads, self.student_head.prototypes, packed)
+                return Branch(
+                    self._features_of(backbone, freeze_backbone),
+                    heads,
+                    self.student_head.prototypes,
+                    self._packed_features_of(backbone, freeze_backbone) if pack_crops else None,
+                    functools.partial(gradients.start_last_pass, backbone),
+                )
 
             batch = Batch(global_crops, local_crops, masks, masked_patches, gram_features)
             students = student(None), functools.partial(student, sub_network) if config.intact_weight < 1 else None
@@ -313,7 +319,7 @@ class PoaForPreTraining(PreTrainedModel):
             )
 
         parameters = [parameter for module in self.learning for parameter in module.parameters()]
-        total, details = differentiated(loss, [global_crops, local_crops], parameters)
+        total, details = differentiated(loss, [global_crops, local_crops], parameters, self.student.layers())
         return PoaForPreTrainingOutput(total, details.terms, details.teacher_features, details.statistics)
 
     @property

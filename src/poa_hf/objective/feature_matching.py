@@ -123,9 +123,10 @@ def feature_matching_loss(
     students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
     if elastic is not None:
         students.append((elastic, 1 - weights.intact))
+    koleo_weight, last = weights.koleo / len(students), students[-1][0]
     losses = [
         _student_losses(
-            batch, teacher, make_student(), weight, weights.koleo / len(students), weights.gram, metric, gradients
+            batch, teacher, make_student(), weight, koleo_weight, weights.gram, metric, gradients, make_student is last
         )
         for make_student, weight in students
     ]
@@ -145,8 +146,12 @@ def _student_losses(
     gram_weight: float,
     metric: str,
     gradients: GradientSums,
+    is_last: bool,
 ) -> dict[str, Tensor]:
-    """Return the weighted parts of one student's loss by name, detached, and add their gradients up."""
+    """Return the weighted parts of one student's loss by name, detached, and add their gradients up.
+
+    Those of the last pass of the last student are left to the backward pass of the loss.
+    """
     project, global_share = student.heads, 1 / (1 + batch.num_local_views)
 
     def on_global(images: Tensor, patches: Tensor) -> dict[str, Tensor]:  # (2B, D), (2B, tokens, D)
@@ -173,13 +178,17 @@ def _student_losses(
     passes = [kinds] if student.packed is not None else [[kind] for kind in kinds]
     totals: dict[str, Tensor] = {}
     for kinds in passes:
+        if is_last and kinds is passes[-1] and student.start_last_pass is not None:
+            student.start_last_pass()
         features = _features(student, [crops for crops, _ in kinds])
-        parts = [part for each, (_, losses) in zip(features, kinds, strict=True) for part in losses(*each).items()]
         # differentiated at once, so that the activations of one pass are freed before the next
-        gradients.add(functools.reduce(torch.add, [loss for _, loss in parts]))
-        for name, loss in parts:
-            totals[name] = totals.get(name, loss.new_zeros(())) + loss.detach()
-        del features, parts, loss
+        with gradients.cut(*(tensor for each in features for tensor in each)) as tensors:
+            cut = zip(tensors[::2], tensors[1::2], strict=True)
+            parts = [part for each, (_, losses) in zip(cut, kinds, strict=True) for part in losses(*each).items()]
+            gradients.add(functools.reduce(torch.add, [loss for _, loss in parts]))
+            for name, loss in parts:
+                totals[name] = totals.get(name, loss.new_zeros(())) + loss.detach()
+            del features, parts, loss, tensors, cut
     return totals
 
 

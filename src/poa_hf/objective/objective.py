@@ -61,12 +61,14 @@ class Branch:
         prototypes: The heads' prototypes. Both students have those of the intact student.
         packed: Computes, in one pass, the features of crops of several resolutions with masks or None for each of them;
             None if each resolution is a pass.
+        start_last_pass: Is called before the last pass of a step (`GradientSums.start_last_pass`).
     """
 
     features: Callable[[Tensor, Tensor | None], ImageTokens]
     heads: Heads
     prototypes: Sequence[Prototypes]
     packed: Callable[[Sequence[Tensor], Sequence[Tensor | None]], Sequence[ImageTokens]] | None = None
+    start_last_pass: Callable[[], None] | None = None
 
     def global_tokens(self, batch: Batch, masks: Tensor | None) -> Tensor:
         """Return the global crops' features, followed by the tokens of the masked patches (2B + M, D).
@@ -170,7 +172,7 @@ def poa_loss(
     """Return the loss of a step, and add its gradients up on the way.
 
     A student's pass over one kind of crops is differentiated as soon as its losses are known, so that the activations
-    of only one pass exist at a time.
+    of only one pass exist at a time. Those of the last pass are kept for the backward pass of the loss.
 
     Args:
         batch: Crops of B images and their masks.
@@ -227,13 +229,17 @@ def poa_loss(
             found: dict[str, PartLosses] = {}
             totals, spread, anchored = [], None, None
             # Crops, the global ones masked: features -> heads -> cross-view, masked-patch and same-view losses; KoLeo.
-            for names in _passes(student, batch):
+            passes = _passes(student, batch)
+            for names in passes:
                 compared = {name: parts[name] for name in names}
                 count = sum(len(part.weights) for part in compared.values())
+                is_last = len(losses) + 1 == len(students) and names is passes[-1]
+                if is_last and student.start_last_pass is not None:
+                    student.start_last_pass()
                 # (N, D), one part after the other; behind them those of all patches, if they have anchors
                 with (
-                    gradients.cut(_tokens(student, batch, names)) as rows,
-                    gradients.cut(_first(rows, count)) as tokens,
+                    gradients.cut(_tokens(student, batch, names)) as (rows,),
+                    gradients.cut(_first(rows, count)) as (tokens,),
                 ):
                     total, of_parts = head_losses(
                         student.heads,

@@ -101,6 +101,11 @@ class PoaTrainingArguments(StockArguments, CropArguments):
     same_sub_network: bool = argument(
         False, "Whether all processes train the same sub-network at a step, instead of one each."
     )
+    reduce_dtype: str | None = argument(
+        None,
+        "Type in which gradients are averaged over processes: `bfloat16` halves what is sent. That of the gradients, "
+        "float32, if not given.",
+    )
 
     # Steps
     max_steps: int = argument(276_800, "Number of optimizer steps.")
@@ -242,6 +247,7 @@ CHOICES = {
     "save_strategy": ("steps", "epoch", "best", "no"),
     "eval_strategy": ("steps", "epoch", "no"),
     "compile": ("auto", "blocks", "off"),
+    "reduce_dtype": ("bfloat16",),
     "log_level": ("debug", "info", "warning", "error"),
     "foreign_teacher_loss": ("features", "prototypes"),
     "foreign_teacher_metric": ("cosine", "smooth_l1"),

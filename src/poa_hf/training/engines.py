@@ -25,12 +25,13 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.layout import DEEPSPEED_STATE, OPTIMIZER_STATE, data_states
 from .arguments import PoaTrainingArguments
+from .averaging import average_in_bfloat16
 from .optimization import build_optimizer
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -93,15 +94,19 @@ def prepare(
         return accelerator.prepare(model, build_optimizer(model, args))
     plugin = _sharding(accelerator)
     if plugin is None:
-        return accelerator.prepare(model, build_optimizer(model, args))
+        wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, args))
+        if args.reduce_dtype:
+            average_in_bfloat16(wrapped)
+        return wrapped, optimizer
     model.to(accelerator.device)
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             dist.broadcast(tensor, src=0)
     # Not by accelerator.prepare: it makes the patch embedding and the last norm separate units, which are shards again
-    # after their forward pass, when sub-networks are sliced from them. There is no precision policy, as autocast does
-    # the same as under DDP: losses, gradients and the moving average stay in float32.
-    fully_shard(model, **({"offload_policy": plugin.cpu_offload} if plugin.cpu_offload else {}))
+    # after their forward pass, when sub-networks are sliced from them. Parameters have no lower precision, as autocast
+    # does the same as under DDP: losses, gradients and the moving average stay in float32.
+    precision = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if args.reduce_dtype else None)
+    fully_shard(model, mp_policy=precision, **({"offload_policy": plugin.cpu_offload} if plugin.cpu_offload else {}))
     return model, accelerator.prepare_optimizer(build_optimizer(model, args))
 
 
@@ -125,6 +130,11 @@ def configure_deepspeed(config: dict, args: PoaTrainingArguments) -> None:
     """Put the run's arguments into DeepSpeed's configuration; raise ValueError for unsuitable settings."""
     if config["zero_optimization"]["stage"] > 2:
         raise ValueError("ZeRO-3 is not supported, as sub-networks are sliced from whole weights: set zero_stage: 2.")
+    if args.reduce_dtype:
+        raise ValueError(
+            "reduce_dtype is for DDP and FSDP2: leave it out, and set communication_data_type in DeepSpeed's "
+            "configuration."
+        )
     for precision in ("bf16", "fp16"):
         if config.get(precision, {}).get("enabled") not in (None, False, "auto"):
             raise ValueError(
