@@ -5,8 +5,10 @@ import math
 
 import pytest
 import torch
+from transformers import Dinov2Config, Dinov2Model
 
 from poa_hf import PoaForPreTraining
+from poa_hf.data.processor import evaluation_processor
 from poa_hf.training.step import OptimizerStep
 
 from .conftest import ROOT, run_python
@@ -117,3 +119,19 @@ def test_real_data():
     found = json.loads(run_python(program, *options).stdout.splitlines()[-1])
     assert 0 < found["images_per_second"] and 0 < found["resident_images_per_second"] and 0 <= found["data_wait"] < 1
     assert found["ratio"] == pytest.approx(found["images_per_second"] / found["resident_images_per_second"])
+
+
+@pytest.mark.slow
+def test_order_units(tmp_path):
+    """Every criterion is measured for a stock model, and nothing is measured twice."""
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
+    Dinov2Model(config).save_pretrained(tmp_path / "stock")
+    evaluation_processor(32).save_pretrained(tmp_path / "stock")
+    options = ["--folder", str(tmp_path / "kept"), "--models", str(tmp_path / "stock"), "--images", "32", "64"]
+    options += ["--memory_images", "60", "--test_images", "40"]
+    first, again = (run_python(str(ROOT / "benchmarks" / "order_units.py"), *options).stdout for _ in range(2))
+    assert "stock-textures loss-signed,64,0:" in first and "stock-textures " not in again.split("|")[0]
+    gains = json.loads(again.splitlines()[-1])["gains"]
+    assert gains == json.loads(first.splitlines()[-1])["gains"] and len(gains) == 3 + 2 * (7 * 2 + 5)
+    assert gains["random"]["stock-textures"] == pytest.approx(0, abs=1e-9)
