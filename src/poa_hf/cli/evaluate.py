@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..ranges import COUNT, POSITIVE, SEED, WHOLE, Range
 from ..runs.layout import EVALUATIONS
+from .data_options import add_data_options, data_options
 from .main import quiet_libraries
 from .parser import CommandParser, number_in, numbers_in, words
 
@@ -72,8 +73,9 @@ def _open_data(args: Namespace, own: OwnData | None, is_main: bool) -> Evaluatio
     }
     if own is None:
         train_split = (args.train_split or "train") if needs_train else None
-        return open_splits(args.dataset_name, args.dataset_config_name, train_split, **options)
-    data, sentence = open_own_splits(own, needs_train, args.dataset_config_name, args.train_split, **options)
+        return open_splits(args.dataset_name, args.dataset_config_name, train_split, **options, **data_options(args))
+    config_name, part = args.dataset_config_name, data_options(args)
+    data, sentence = open_own_splits(own, needs_train, config_name, args.train_split, **options, **part)
     if is_main:
         logger.info("%s", sentence)
     return data
@@ -102,6 +104,7 @@ def _parser() -> CommandParser:
 
     _add_images(parser)
     _add_work(parser)
+    parser.add_token()
     return parser
 
 
@@ -111,9 +114,7 @@ def _add_images(parser: CommandParser) -> None:
         "--dataset_name", group=data, metavar="D",
         help="a dataset of the Hub, a folder, or textures (default: the labelled images of the run itself)",
     )  # fmt: skip
-    parser.add_option(
-        "--dataset_config_name", group=data, metavar="C", help="configuration of the dataset, if it has several"
-    )
+    add_data_options(parser, data)
     parser.add_option(
         "--train_split", group=data, metavar="S",
         help="images that vote or train a probe (default: train, or the split that the run is trained on)",

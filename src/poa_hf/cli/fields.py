@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..ranges import declared_ranges
-from .parser import CommandParser, decimal_number, whole_number, words
+from .parser import CommandParser, decimal_number, separate_words, whole_number, words
 
 _TRUE, _FALSE, _NONE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}, {"none", "null"}
 
@@ -38,7 +38,12 @@ def add_fields(parser: CommandParser, arguments: type) -> None:
             settings |= {"nargs": "?", "const": True if reader.kind is bool else field.metadata["bare"]}
         text = re.sub("%", "%%", text + _default_text(field, bounds))
         parser.add_option(
-            f"--{field.name}", group=group, several=reader.is_list or reader.joined, help=text, **settings
+            f"--{field.name}",
+            group=group,
+            several=reader.is_list or reader.joined,
+            separate=reader.separate,
+            help=text,
+            **settings,
         )
         if reader.kind is bool:
             parser.add_option(
@@ -97,12 +102,14 @@ class Reader:
         is_list: Whether the field holds a list.
         optional: Whether it may be None.
         joined: Whether it holds several names as one text, separated by commas.
+        separate: Whether the entries of a list may hold spaces and commas, as names of files do.
     """
 
     kind: type
     is_list: bool = False
     optional: bool = False
     joined: bool = False
+    separate: bool = False
 
     @classmethod
     def of(cls, arguments: type, name: str) -> Reader:
@@ -112,13 +119,15 @@ class Reader:
         (value,) = (each for each in options if each is not type(None))
         is_list = get_origin(value) is list
         field = next(each for each in dataclasses.fields(arguments) if each.name == name)
-        joined = bool(field.metadata.get("several"))
-        return cls(get_args(value)[0] if is_list else value, is_list, len(options) > 1, joined)
+        joined, separate = bool(field.metadata.get("several")), bool(field.metadata.get("separate"))
+        return cls(get_args(value)[0] if is_list else value, is_list, len(options) > 1, joined, separate)
 
     @property
     def metavar(self) -> str:
         """The placeholder of the value in help."""
         name = {bool: "true|false", int: "N", float: "X", str: "TEXT"}[self.kind]
+        if self.separate:
+            return f"{name} ..."
         return f"{name},..." if self.is_list or self.joined else name
 
     def from_text(self, text: str) -> Any:
@@ -132,7 +141,7 @@ class Reader:
         if not self.is_list:
             return self._one(text)
         try:
-            return [self._one(word) for word in words(text)]
+            return [self._one(word) for word in (separate_words(text) if self.separate else words(text))]
         except argparse.ArgumentTypeError:
             raise argparse.ArgumentTypeError(f"is {text!r}: give {self._nouns()}") from None
 

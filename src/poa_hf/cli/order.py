@@ -8,6 +8,7 @@ from typing import Any
 
 from ..formatting import printable
 from ..ranges import COUNT, SEED, WHOLE
+from .data_options import add_data_options, data_options
 from .main import quiet_libraries
 from .overrides import set_field, split_model_overrides
 from .parser import CommandParser, number_in
@@ -30,7 +31,7 @@ def order(argv: list[str]) -> None:
     files = {CONFIG, WEIGHTS, PROCESSOR, UNIT_ORDER, CHECKSUMS, EVALUATIONS}
     check_output(args.output, args.overwrite, args.model, replaceable=files, content="an ordered model")
     model["backbone_config"] = as_numbers(model.get("backbone_config") or {})
-    dataset = open_dataset(args.dataset_name, args.dataset_config_name, args.dataset_split)
+    dataset = open_dataset(args.dataset_name, args.dataset_config_name, args.dataset_split, **data_options(args))
     elastic, start, found = write_ordered_family(
         args.model,
         dataset,
@@ -70,10 +71,8 @@ def _parser() -> CommandParser:
         "--dataset_name", group=images, required=True, metavar="D",
         help="images without labels: a dataset of the Hub, a folder, or textures",
     )  # fmt: skip
-    parser.add_option(
-        "--dataset_config_name", group=images, metavar="C", help="configuration of the dataset, if it has several"
-    )
     parser.add_option("--dataset_split", group=images, default="train", metavar="S", help="split of the images")
+    add_data_options(parser, images)
     parser.add_option("--image_column", group=images, metavar="C", help="column of the images, if they have several")
     parser.add_option(
         "--num_images", group=images, type=number_in(COUNT), default=2048, metavar="N",
@@ -89,4 +88,5 @@ def _parser() -> CommandParser:
     parser.add_option(
         "--seed", group=work, type=number_in(SEED), default=0, metavar="N", help="seed of the sample of images"
     )
+    parser.add_token(work)
     return parser

@@ -3,7 +3,6 @@
 _INSTEAD = {
     "batch_size": "per_device_train_batch_size",
     "dataset": "dataset_name",
-    "data_dir": "dataset_name",
     "dataset_path": "dataset_name",
     "train_dir": "dataset_name",
     "epochs": "num_train_epochs",
@@ -13,8 +12,10 @@ _INSTEAD = {
     "num_epochs": "num_train_epochs",
     "num_workers": "dataloader_num_workers",
     "resume": "resume_from_checkpoint",
+    "revision": "dataset_revision",
     "train_batch_size": "per_device_train_batch_size",
     "train_split": "dataset_split",
+    "use_auth_token": "token",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
 }
 _SENTENCES = {
@@ -32,6 +33,16 @@ _SENTENCES = {
     **dict.fromkeys(["push_to_hub", "hub_model_id"], "publish the finished run with poa push"),
     "model": "give the model's fields as --model.FIELD, such as --model.num_prototypes 32 64",
 }
+_REFUSED = {
+    "trust_remote_code": "no code of a dataset or model on the Hub is run: for a dataset that needs it, try "
+    "--dataset_revision refs/convert/parquet, the copy that the Hub makes of many"
+}
+_IN_FILES = {"token": "a recipe keeps no secrets: set HF_TOKEN in the environment, or give --token"}
+
+
+def refused(name: str, prefix: str = "--") -> str | None:
+    """Say why an option that other programs have is refused by every command; None for others."""
+    return _sentence(_REFUSED[name], prefix) if name in _REFUSED else None
 
 
 def instead_of(name: str, prefix: str = "") -> str | None:
@@ -43,7 +54,10 @@ def instead_of(name: str, prefix: str = "") -> str | None:
     """
     if name in _INSTEAD:
         return f"give {prefix}{_INSTEAD[name]}."
-    if name not in _SENTENCES:
-        return None
-    sentence = _SENTENCES[name] if prefix else _SENTENCES[name].replace(" --", " ")
-    return f"{sentence}."
+    if name in _IN_FILES and not prefix:
+        return f"{_IN_FILES[name]}."
+    return _sentence(_SENTENCES[name], prefix) if name in _SENTENCES else refused(name, prefix)
+
+
+def _sentence(text: str, prefix: str) -> str:
+    return f"{text if prefix else text.replace(' --', ' ')}."

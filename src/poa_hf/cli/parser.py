@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from ..formatting import suggest
 from ..ranges import Range
+from .other_names import refused
+from .token import use_token
 
 
 def whole_number(text: str) -> int:
@@ -63,6 +65,14 @@ def words(text: str) -> list[str]:
     return [word for word in re.split(r"[\s,]+", text.strip().removeprefix("[").removesuffix("]")) if word]
 
 
+_SEPARATOR = "\0"  # between values that may hold spaces and commas; no argument of a process can hold it
+
+
+def separate_words(text: str) -> list[str]:
+    """Read the values of an option added with `separate=True`, each as it was written."""
+    return text.split(_SEPARATOR)
+
+
 _MOST_LISTED = 12  # options that a message lists when none is near what was written
 
 
@@ -70,12 +80,12 @@ class CommandParser(argparse.ArgumentParser):
     """An argument parser whose mistakes are a `ValueError` of one sentence.
 
     Options may be written with hyphens or underscores. A list is an option added with `several=True`: its values may be
-    separated by spaces or commas.
+    separated by spaces or commas, or, with `separate=True`, are kept as they are written, such as names of files.
     """
 
     def __init__(self, prog: str, description: str, epilog: str | None = None, usage: str | None = None) -> None:
         self._known_options: dict[str, argparse.Action] = {}
-        self._list_options: set[str] = set()
+        self._list_options: dict[str, str] = {}  # what its values are joined by
         self._positional_count = 0
         super().__init__(
             prog=prog,
@@ -86,7 +96,9 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=34, width=_help_width()),
         )
 
-    def add_option(self, *names: str, group: Any = None, several: bool = False, **settings: Any) -> argparse.Action:
+    def add_option(
+        self, *names: str, group: Any = None, several: bool = False, separate: bool = False, **settings: Any
+    ) -> argparse.Action:
         """Add an option or a positional argument as `add_argument` does, under the heading of `group` in help."""
         shown = settings.get("default") not in (None, False, argparse.SUPPRESS) and names[0].startswith("-")
         if shown and "(default" not in settings["help"]:
@@ -94,8 +106,8 @@ class CommandParser(argparse.ArgumentParser):
         action = (self if group is None else group).add_argument(*names, **settings)
         if names[0].startswith("-"):
             self._known_options.update(dict.fromkeys(names, action))
-            if several:
-                self._list_options.update(names)
+            if several or separate:
+                self._list_options.update(dict.fromkeys(names, _SEPARATOR if separate else ","))
         else:
             self._positional_count += 1
         return action
@@ -106,7 +118,18 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             ValueError: For an option that does not exist (with the nearest ones), or a value that does not fit.
         """
-        return super().parse_args(self._prepared(argv or []), namespace)
+        parsed = super().parse_args(self._prepared(argv or []), namespace)
+        if (token := vars(parsed).pop("token", None)) is not None:
+            use_token(token)
+        return parsed
+
+    def add_token(self, group: Any = None) -> None:
+        """Add `--token`, which `parse_args` puts to use and does not return."""
+        self.add_option(
+            "--token", group=group, metavar="TOKEN", default=argparse.SUPPRESS, help="your token of the Hub, for this "
+            "command only: it is saved nowhere. Other users of the machine may see it; HF_TOKEN in the environment or "
+            "hf auth login keeps it from them",
+        )  # fmt: skip
 
     def _prepared(self, argv: Sequence[str]) -> list[str]:
         """Return the arguments with each option's values joined to it, which argparse cannot mistake for others."""
@@ -141,11 +164,11 @@ class CommandParser(argparse.ArgumentParser):
                 continue
             if len(values) > 1:
                 swallowed = len(prepared), name, values
-            prepared.append(f"{name}={','.join(values)}")
+            prepared.append(f"{name}={self._list_options.get(name, '').join(values)}")
         if swallowed and len(bare) < self._positional_count:
             at, name, values = swallowed
             bare.append(values[-1])
-            prepared[at] = f"{name}={','.join(values[:-1])}"
+            prepared[at] = f"{name}={self._list_options[name].join(values[:-1])}"
         if len(bare) > self._positional_count:
             extra = bare[self._positional_count]
             raise ValueError(f"{extra!r} belongs to no option: see {self.prog} --help.")
@@ -167,8 +190,8 @@ class CommandParser(argparse.ArgumentParser):
         raise ValueError(f"{name} is not an option of {self.prog}: {hint}")
 
     def instead_of(self, name: str) -> str | None:
-        """Return what to write instead of an option of other programs, or None; commands override this."""
-        return None
+        """Return what to write instead of an option of other programs, or None; commands may know more of them."""
+        return refused(name.replace("-", "_"))
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as a sentence."""

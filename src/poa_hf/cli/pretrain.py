@@ -35,7 +35,6 @@ def run_recipe(recipe: Recipe) -> None:
         logging.getLogger("poa_hf").setLevel(logging.WARNING if recipe.training.quiet else logging.INFO)
     from transformers import set_seed
 
-    from ..data.sources import open_dataset
     from ..models.modeling_poa_pretraining import PoaForPreTraining
     from ..runs.checkpoints import find_checkpoint, is_finished, step_of, units_ordered_on
     from ..training.checks import check_run
@@ -55,7 +54,7 @@ def run_recipe(recipe: Recipe) -> None:
             print(f"{training.output_dir} is already at step {step} of {training.max_steps}: raise --max_steps.")
         return
     teachers = _frozen_teachers(recipe)
-    dataset = open_dataset(data.dataset_name, data.dataset_config_name, data.dataset_split, data.streaming)
+    dataset = data.open_dataset()
     callbacks = _evaluation(recipe)
     if not training.quiet:
         named = [data.dataset_name, data.dataset_config_name, f"({data.dataset_split})"]
@@ -104,9 +103,9 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
     from ..evaluation.callback import KnnEvaluationCallback, WarmStartGuard
     from ..evaluation.splits import open_splits
 
-    name, config_name = options.eval_dataset_name, options.eval_dataset_config_name
+    name, config_name, part = options.eval_dataset_name, options.eval_dataset_config_name, {}
     if name is None:
-        name, config_name = data.dataset_name, data.dataset_config_name
+        name, config_name, part = data.dataset_name, data.dataset_config_name, data.part_of_dataset
     try:
         splits = open_splits(
             name,
@@ -117,6 +116,7 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
             max_test_images=options.eval_max_test_images,
             holdout=options.eval_holdout,
             max_image_pixels=recipe.training.max_image_pixels,
+            **part,
         )
     except ValueError as error:
         # by the names that the options have here

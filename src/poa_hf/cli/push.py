@@ -12,6 +12,7 @@ from ..publishing.hub.names import NAME_TEMPLATE
 from ..ranges import COUNT, Range
 from .main import quiet_libraries
 from .parser import CommandParser, number_in, words
+from .token import without_token
 
 
 def push(argv: list[str]) -> None:
@@ -35,7 +36,7 @@ def push(argv: list[str]) -> None:
     if args.dry_run:
         total = rehearse(release, _say)
         _say(f"{count} repos, {total:,} bytes ({format_bytes(total)}); nothing was sent.")
-        _say(f"next: {shlex.join(['poa', 'push', *(word for word in argv if word != '--dry_run')])}")
+        _say(f"next: {shlex.join(['poa', 'push', *without_token(word for word in argv if word != '--dry_run')])}")
         return
     options = PushOptions(args.private, args.revision, args.max_repos, args.overwrite, not args.no_collection)
     try:
@@ -101,6 +102,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="S",
         help="seconds without an answer of the Hub after which a request fails",
     )
+    parser.add_token()
     args = parser.parse_args(argv)
     if bool(args.size) == args.all:
         raise ValueError("Say which sizes to publish: give either --size (small, or 384x12,448x14) or --all.")

@@ -12,6 +12,7 @@ from ..ranges import COUNT, Range, check_fields
 from ..training.arguments import PoaTrainingArguments
 from ..yaml_files import Section, located, read_mapping, yaml_text
 from .configs import find_config
+from .data_options import HELP
 from .fields import add_fields, read_mapping_values
 from .other_names import instead_of
 from .overrides import set_field, split_model_overrides
@@ -73,12 +74,33 @@ class DataArguments:
         default="textures",
         metadata={"help": "Hub id, local folder (parquet, WebDataset, image files), or `textures` (built in)."},
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": HELP["dataset_config_name"]})
+    dataset_split: str = field(
+        default="train", metadata={"help": "Split to train on, or slices of splits: train[:90%], train+validation."}
+    )
+    dataset_revision: str | None = field(default=None, metadata={"help": HELP["dataset_revision"]})
+    data_dir: str | None = field(default=None, metadata={"help": HELP["data_dir"]})
+    data_files: list[str] | None = field(default=None, metadata={"help": HELP["data_files"], "separate": True})
     streaming: bool = field(default=True, metadata={"help": "Stream instead of downloading and converting first."})
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def open_dataset(self) -> Any:
+        """Open the images.
+
+        Raises:
+            ValueError: As `data.sources.open_dataset` does.
+        """
+        from ..data.sources import open_dataset
+
+        name, config_name, split = self.dataset_name, self.dataset_config_name, self.dataset_split
+        return open_dataset(name, config_name, split, self.streaming, **self.part_of_dataset)
+
+    @property
+    def part_of_dataset(self) -> dict[str, Any]:
+        """What of the dataset is read, by the names that `open_dataset` and `open_splits` have for it."""
+        return {"revision": self.dataset_revision, "data_dir": self.data_dir, "data_files": self.data_files}
 
 
 @dataclass
@@ -269,6 +291,7 @@ def recipe_parser(prog: str = "poa pretrain", of_run: bool = False) -> CommandPa
         )
     for part in _PARTS:
         add_fields(parser, part)
+    parser.add_token(parser.add_argument_group("Hub"))
     return parser
 
 

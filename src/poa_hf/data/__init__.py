@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .augmentation import augment
+    from .columns import find_image_column
     from .crop_arguments import CropArguments
     from .crops import multi_crop
     from .decoding import UndecodableImage, open_image
     from .loader import PretrainingLoader
     from .masks import block_masks
-    from .sources import find_image_column, open_dataset
+    from .sources import open_dataset
 
 __all__ = [
     "CropArguments",
@@ -46,7 +47,7 @@ _MODULES = {
     "UndecodableImage": "decoding",
     "augment": "augmentation",
     "block_masks": "masks",
-    "find_image_column": "sources",
+    "find_image_column": "columns",
     "multi_crop": "crops",
     "open_dataset": "sources",
     "open_image": "decoding",

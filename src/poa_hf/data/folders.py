@@ -14,14 +14,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .errors import MissingSplit
 from .folder_metadata import is_metadata, metadata_columns
 from .listing import ARCHIVE_SUFFIXES, Listing, kinds_of, shown, suffix_of
+from .splits import split_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def holds_images(listing: Listing) -> bool:
     return len(listing.images) > FEW_PICTURES * len(shards)
 
 
-def open_images(listing: Listing, name: str, split: str) -> Any:
+def open_images(listing: Listing, name: str, split: str, by_split: Mapping[str, Collection[str]] | None = None) -> Any:
     """Return a split of a folder of images, as a `datasets.Dataset` of the files' paths.
 
     It has the columns `image` and, if there are class folders, `label`, which is None outside of them. With metadata
@@ -51,6 +51,7 @@ def open_images(listing: Listing, name: str, split: str) -> Any:
         listing: The folder's files.
         name: What messages call the folder.
         split: A split, or slices of splits as `datasets` writes them, such as `train[:80%]`.
+        by_split: The images of each split, if the user names them; else folders on top say which are of which split.
 
     Raises:
         MissingSplit: If the folder has no such split.
@@ -59,8 +60,9 @@ def open_images(listing: Listing, name: str, split: str) -> Any:
     import datasets
     import pyarrow as pa
 
-    splits = _splits_of_images(listing.images)
-    chosen = _slices(splits, name, split)
+    splits = _splits_of_images(listing.images) if by_split is None else _named_splits(listing.images, by_split)
+    ranges = split_ranges(split, {each: len(paths) for each, paths in splits.items()}, name)
+    chosen = [path for each, start, stop in ranges for path in splits[each][start:stop]]
     metadata_files = [path for path in (*listing.tables, *listing.shards) if is_metadata(path)]
     nested = _are_in_split_folders(listing.images)
     columns: dict[str, Any] = {"image": _image_column(listing.root, chosen)}
@@ -99,7 +101,9 @@ def path_in_folder(path: str, folder: str | None) -> str:
     return path.removeprefix(shown(folder).rstrip("/") + "/") if folder is not None else path
 
 
-def choose_shards(listing: Listing, name: str) -> tuple[str, dict[str, list[str]]]:
+def choose_shards(
+    listing: Listing, name: str, by_split: Mapping[str, Collection[str]] | None = None
+) -> tuple[str, dict[str, list[str]]]:
     """Return the loader of `datasets` for a folder of shards or tables, and their absolute paths by split.
 
     The most frequent kind of file is read. The files are splits if the names of all of them say so; else all are the
@@ -108,6 +112,7 @@ def choose_shards(listing: Listing, name: str) -> tuple[str, dict[str, list[str]
     Args:
         listing: The folder's files.
         name: What messages call the folder.
+        by_split: The files of each split, if the user names them.
 
     Raises:
         ValueError: If the folder has neither shards nor tables.
@@ -131,7 +136,13 @@ def choose_shards(listing: Listing, name: str) -> tuple[str, dict[str, list[str]
         if path not in read and path.lower() != "readme.md"
     ]
     _say_what_is_left_out(listing, name, kinds_of(files), rest)
-    by_split: dict[str, list[str]] = {}
+    splits = _splits_of_shards(files, name) if by_split is None else _named_splits(files, by_split)
+    absolute = {each: [os.path.join(listing.root, path) for path in paths] for each, paths in splits.items()}
+    return loader, absolute
+
+
+def _splits_of_shards(files: Sequence[str], name: str) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = {}
     named = {path: _split_of_shard(path) for path in files}
     if None in named.values() and any(named.values()):
         odd = next(path for path, found in named.items() if found)
@@ -143,8 +154,12 @@ def choose_shards(listing: Listing, name: str) -> tuple[str, dict[str, list[str]
         )
     whole = None in named.values()
     for path in files:
-        by_split.setdefault("train" if whole else str(named[path]), []).append(os.path.join(listing.root, path))
-    return loader, _in_order(by_split)
+        splits.setdefault("train" if whole else str(named[path]), []).append(path)
+    return _in_order(splits)
+
+
+def _named_splits(files: Sequence[str], by_split: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    return {split: [path for path in files if path in chosen] for split, chosen in by_split.items()}
 
 
 def _suffix(loader: str) -> str:
@@ -181,21 +196,6 @@ def _in_order(splits: Mapping[str, list[str]]) -> dict[str, list[str]]:
 def _class_of(path: str, in_split_folders: bool) -> str | None:
     folders = path.split("/")[in_split_folders:-1]
     return shown(folders[0]) if folders else None
-
-
-def _slices(splits: Mapping[str, list[str]], name: str, split: str) -> list[str]:
-    """Return the paths of a split, or of slices of splits."""
-    import datasets
-
-    for part in split.split("+"):
-        if (wanted := part.strip().partition("[")[0]) not in splits:
-            raise MissingSplit(f"The dataset {name} has no split {wanted!r}: choose one of {', '.join(splits)}.")
-    lengths = {each: len(paths) for each, paths in splits.items()}
-    try:
-        ranges = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
-    except (ValueError, AssertionError) as error:
-        raise ValueError(f"{split!r} is not a split of {name}: write it as train[:80%].") from error
-    return [path for part in ranges for path in splits[part.splitname][part.from_ : part.to]]
 
 
 def _image_column(root: str, paths: Sequence[str]) -> Any:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .columns import find_image_column, image_of_item
 from .crop_arguments import CropArguments
 from .decoding import UndecodableImage, open_image
 from .errors import UnreadableData as UnreadableData
 from .errors import reading_error
 from .folders import folder_of_images, path_in_folder
 from .shards import Shards
-from .sources import find_image_column, image_of_item
 
 
 @dataclass(frozen=True)

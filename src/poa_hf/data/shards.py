@@ -144,6 +144,27 @@ def refuse_split_stream(dataset: Any, num_processes: int) -> None:
         )
 
 
+def declared_length(stream: Any) -> int | None:
+    """Return the number of rows of a stream as it was opened: what it declares, or its parquet files do; else None."""
+    split = (stream.info.splits or {}).get(str(stream.split))
+    if split is not None and split.num_examples:
+        return int(split.num_examples)
+    files = _files(stream)
+    if not files or not all(file.lower().endswith(".parquet") for file in files):
+        return None
+    import fsspec
+    import pyarrow.parquet as parquet
+
+    count = 0
+    for file in files:
+        try:
+            with fsspec.open(file) as opened:
+                count += parquet.read_metadata(opened).num_rows
+        except Exception as error:
+            raise shard_error(error, [file], 0) from error
+    return count
+
+
 def _split_further(dataset: Any) -> list[Any]:
     """Split a stream's files into row groups: a stream of all, or one for each file if some are damaged.
 

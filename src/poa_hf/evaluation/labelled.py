@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from ..data.columns import find_image_column, image_of_item
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.decoding import UndecodableImage
 from ..data.folders import folder_of_images
 from ..data.rows import Row, as_stored, image_name, read_item, stored_type, undecoded, unformatted
 from ..data.shards import Shards
-from ..data.sources import find_image_column, image_of_item
 from .label_column import find_label_column
 
 SPREAD = 64  # the number of files or row groups over which a limited number of rows is spread

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from .labelled import UnlabelledImage
 from .splits import EvaluationData, open_splits
 
 HOLDOUT = 0.2  # of the train split, where there is no labelled test split
-# keys of a recipe that say more about the images than `open_splits` takes
-_UNSUPPORTED = ("datasets", "data_files", "data_dir", "dataset_revision")
+# what of a dataset is read: arguments of `open_splits`, by the keys of a recipe
+_PARTS = {"dataset_revision": "revision", "data_dir": "data_dir", "data_files": "data_files"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class OwnData:
         test_split: The split to classify, if the recipe names one.
         holdout: The share of the train split to classify, if the recipe names one.
         image_column: The column of the images, if the recipe names it.
+        part: What of the dataset is read, as `open_splits` takes it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class OwnData:
     test_split: str | None
     holdout: float | None
     image_column: str | None
+    part: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: str | Path) -> OwnData | None:
@@ -73,10 +75,11 @@ class OwnData:
         if name := text("eval_dataset_name"):
             split = text("eval_train_split") or "train"
             return cls(name, text("eval_dataset_config_name"), split, test_split, holdout, None)
-        if not (name := text("dataset_name")) or any(recipe.get(key) for key in _UNSUPPORTED):
+        if not (name := text("dataset_name")) or recipe.get("datasets"):
             return None
         split = text("eval_train_split" if test_split or holdout else "dataset_split") or "train"
-        return cls(name, text("dataset_config_name"), split, test_split, holdout, text("image_column"))
+        part = {argument: recipe[key] for key, argument in _PARTS.items() if recipe.get(key)}
+        return cls(name, text("dataset_config_name"), split, test_split, holdout, text("image_column"), part)
 
     @property
     def shown(self) -> str:
@@ -128,6 +131,7 @@ def open_own_splits(
     if test_split is None and holdout is None:
         test_split, holdout = (None, own.holdout) if own.holdout else (own.test_split, None)
     column, config = image_column or own.image_column, config_name or own.config_name
+    options = {**own.part, **{name: value for name, value in options.items() if value is not None}}
     must_hold_out = False
     try:
         try:

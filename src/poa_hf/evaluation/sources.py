@@ -24,11 +24,15 @@ class Source:
         dataset: A Hub id, or a folder's path.
         config: The configuration of the dataset.
         split: A split, or slices of splits as `datasets` writes them, such as `train[:80%]`.
+        data_dir: The folder within the dataset, if only that one is read.
+        data_files: The files of the dataset, as patterns, if only these are read.
     """
 
     dataset: str
     config: str | None
     split: str
+    data_dir: str | None = None
+    data_files: tuple[str, ...] = ()
 
     def overlaps(self, other: Source) -> bool:
         """Whether both are of the same dataset and have rows in common.
@@ -38,8 +42,17 @@ class Source:
         """
         if TEXTURES in (self.dataset, other.dataset):
             return False
-        same = _location(self.dataset) == _location(other.dataset) and self.config == other.config
+        if self.data_files and other.data_files and not {*self.data_files} & {*other.data_files}:
+            return False
+        same = self._location == other._location and self.config == other.config
         return same and splits_overlap(self.split, other.split)
+
+    @property
+    def _location(self) -> str:
+        path = Path(self.dataset).expanduser()
+        if path.exists():
+            return str((path / (self.data_dir or "")).resolve())
+        return "/".join([self.dataset, *([self.data_dir] if self.data_dir else [])]).rstrip("/")
 
 
 def training_source(run: RunFolder) -> Source | None:
@@ -50,7 +63,14 @@ def training_source(run: RunFolder) -> Source | None:
         return None
     values = [recipe.get(name) for name in ("dataset_name", "dataset_config_name", "dataset_split")]
     dataset, config, split = (value if isinstance(value, str) else None for value in values)
-    return None if dataset is None else Source(dataset, config, split or "train")
+    return None if dataset is None else Source(dataset, config, split or "train", **source_part(recipe))
+
+
+def source_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which part of a dataset a recipe or an evaluation names, as `Source` takes it."""
+    data_dir, data_files = part.get("data_dir"), part.get("data_files")
+    files = (data_files,) if isinstance(data_files, str) else tuple(map(str, data_files or ()))
+    return {"data_dir": data_dir if isinstance(data_dir, str) else None, "data_files": files}
 
 
 def splits_overlap(first: str, second: str, lengths: Mapping[str, int] | None = None) -> bool:
@@ -87,8 +107,3 @@ def _ranges(split: str, lengths: Mapping[str, int]) -> list[tuple[str, int, int]
     except (ValueError, AssertionError):  # not a slice; opening it says so
         return [(split, 0, _ANY_LENGTH)]
     return [(part.splitname, part.from_, part.to) for part in parts]
-
-
-def _location(dataset: str) -> str:
-    path = Path(dataset).expanduser()
-    return str(path.resolve()) if path.exists() else dataset.rstrip("/")

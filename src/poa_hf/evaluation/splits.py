@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..data.sources import TEXTURES, MissingSplit, check_texture_split, open_dat
 from ..data.textures import EVALUATION_TEXTURES, TextureDataset
 from .holdout import HoldOut
 from .labelled import LabelledImages, UnlabelledImage
-from .sources import Source, split_lengths, splits_overlap
+from .sources import Source, source_part, split_lengths, splits_overlap
 
 TEST_SPLITS = ("test", "validation", "val", "valid")
 
@@ -76,6 +77,7 @@ def open_splits(
     seed: int = 0,
     holdout: float | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
+    **part: Any,
 ) -> EvaluationData:
     """Open the splits of a labelled dataset. It is streamed unless it is a folder of image files.
 
@@ -92,6 +94,7 @@ def open_splits(
         holdout: The share of the train split to test on, such as 0.2, for a dataset without a test split. It is chosen
             at random, the same share of every class, and not part of the train split then (see `HoldOut`).
         max_image_pixels: The largest width times height of an image that is decoded; larger ones are left out.
+        **part: What of the dataset is read: `revision`, `data_dir` and `data_files` of `open_dataset`.
 
     Raises:
         ValueError: For a dataset, split or column that does not exist or is not clear, for labels that are not
@@ -110,7 +113,7 @@ def open_splits(
             raise ValueError(f"{option} is {limit}: give at least 1, or leave it out for all images.")
     if max_image_pixels < 1:
         raise ValueError(f"max_image_pixels is {max_image_pixels}: give a number of at least 1.")
-    opener = _Opener(name, config_name, image_column, label_column, seed, max_image_pixels)
+    opener = _Opener(name, config_name, image_column, label_column, seed, max_image_pixels, part)
     shown = Path(name).name if Path(name).exists() else name
     if holdout is not None:
         held_out = HoldOut(holdout, seed)
@@ -119,14 +122,23 @@ def open_splits(
                 "--holdout makes a test split of the train split: leave out --test_split, and give a train split."
             )
         train, test = held_out.split(opener.open(train_split, None), max_train_images, max_test_images)
-        return EvaluationData(test, train, shown, config_name, held_out, Source(name, config_name, train_split))
+        source = Source(name, config_name, train_split, **source_part(part))
+        return EvaluationData(test, train, shown, _shown_config(config_name, part), held_out, source)
     if train_split is not None and test_split is not None and splits_overlap(train_split, test_split):
         raise ValueError(_same_images(train_split, test_split))
     opened = opener.open(train_split, max_train_images) if train_split is not None else None
     test = opener.open_test(test_split, train_split, max_test_images)
     if opened is not None and splits_overlap(opened.name, test.name, split_lengths(opened.dataset)):
         raise ValueError(_same_images(opened.name, test.name))
-    return EvaluationData(test, opened, shown, config_name, None, Source(name, config_name, test.name))
+    source = Source(name, config_name, test.name, **source_part(part))
+    return EvaluationData(test, opened, shown, _shown_config(config_name, part), None, source)
+
+
+def _shown_config(config_name: str | None, part: Mapping[str, Any]) -> str | None:
+    """Return what records call the configuration: of parts of one dataset, the numbers cannot be compared."""
+    source = source_part(part)
+    texts = [config_name, part.get("revision"), source["data_dir"], *source["data_files"]]
+    return " ".join(str(text) for text in texts if text) or None
 
 
 @dataclass(frozen=True)
@@ -139,14 +151,15 @@ class _Opener:
     label_column: str | None
     seed: int
     max_image_pixels: int
+    part: dict[str, Any]
 
     def open(self, split: str, limit: int | None) -> LabelledImages:
-        if self.name == TEXTURES:
+        if self.name == TEXTURES and not any(self.part.values()):
             check_texture_split(split)
             seed, count = EVALUATION_TEXTURES[split]
             textures = TextureDataset(seed=seed, length=limit or count)
             return LabelledImages(textures, self.image_column, self.label_column, name=split)
-        dataset = open_dataset(self.name, self.config_name, split)
+        dataset = open_dataset(self.name, self.config_name, split, **self.part)
         columns = self.image_column, self.label_column
         return LabelledImages(dataset, *columns, limit, self.seed, split, self.max_image_pixels)
 

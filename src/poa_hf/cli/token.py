@@ -1,0 +1,39 @@
+"""`--token`: the user's token of the Hub, for this process only.
+
+It goes into the environment, where `huggingface_hub` and `datasets` look for it, and nowhere else: a recipe, a log or a
+card that held it would be published with the run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+
+def use_token(token: str) -> None:
+    """Use a token for all calls of the Hub, and take it out of `sys.argv`, which trackers record.
+
+    Raises:
+        ValueError: If it cannot be a token; the message does not show it.
+    """
+    if not token.strip() or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("--token is empty or no token: give one from https://huggingface.co/settings/tokens.")
+    os.environ["HF_TOKEN"] = token
+    sys.argv[:] = without_token(sys.argv)
+
+
+def without_token(argv: Iterable[str]) -> list[str]:
+    """Return arguments without `--token` and what follows it.
+
+    >>> without_token(["push", "--token", "hf_x", "--all"]), without_token(["--token=hf_x"])
+    (['push', '--all'], [])
+    """
+    rest, kept = list(argv), []
+    while rest:
+        word = rest.pop(0)
+        if word == "--token":
+            del rest[:1]
+        elif not word.startswith("--token="):
+            kept.append(word)
+    return kept

@@ -1,0 +1,99 @@
+"""The column of a dataset that holds its images, and the image in an item.
+
+Follows `sources`, which opens the dataset; `rows` reads the column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..formatting import suggest
+from .errors import reading_error
+
+# Names of image columns in datasets that declare no features: WebDataset names fields by file extension.
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
+
+
+def find_image_column(dataset: Any, name: str | None = None) -> str | None:
+    """Find the column that holds the images.
+
+    Columns of type `datasets.Image` come first, then those of type `Array2D` and `Array3D`, then common names. Of a
+    dataset with a transform (`set_transform`), the columns are those of the transformed items.
+
+    Args:
+        dataset: A `datasets` dataset or any collection of images, tuples or dicts.
+        name: The column that the user asked for, if any.
+
+    Returns:
+        The column's name, or None if the dataset's items are images or (image, label) tuples.
+
+    Raises:
+        ValueError: If the column is missing, or if none or several could be meant; the message lists the columns.
+
+    Example:
+        >>> find_image_column([{"jpg": b"...", "cls": 3}])
+        'jpg'
+        >>> find_image_column([{"jpg": b"...", "png": b"..."}], name="png")
+        'png'
+    """
+    features = getattr(dataset, "features", None)
+    columns = getattr(dataset, "column_names", None)
+    if isinstance(form := getattr(dataset, "format", None), dict) and form.get("type") == "custom":
+        features, columns = None, None  # they are the transform's
+    if not columns:
+        first = _first_item(dataset)
+        if not isinstance(first, dict):
+            if name is not None:
+                raise ValueError(f"The dataset's items have no columns, so not {name!r}: leave out --image_column.")
+            return None
+        columns = list(first)
+    if name is not None:
+        if name in columns:
+            return name
+        raise ValueError(f"The dataset has no column {name!r} for --image_column: {suggest(name, columns)}")
+    candidates: list[str] = []
+    if features is not None:
+        import datasets
+
+        for kinds in (datasets.Image, (datasets.Array2D, datasets.Array3D)):
+            candidates = candidates or [column for column in columns if isinstance(features[column], kinds)]
+    candidates = candidates or [column for column in columns if column in IMAGE_COLUMNS]
+    if len(candidates) == 1:
+        return candidates[0]
+    names = ", ".join(columns)
+    if not candidates:
+        raise ValueError(f"The dataset has no image column among {names}: pass --image_column with the one to use.")
+    raise ValueError(
+        f"The dataset has several image columns ({', '.join(candidates)}; all columns: {names}): pass --image_column "
+        "with the one to use."
+    )
+
+
+def _first_item(dataset: Any) -> Any:
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        if len(dataset) == 0:
+            raise ValueError("The dataset is empty: give one with at least one image.")
+        try:
+            return dataset[0]
+        except OSError:
+            raise
+        except Exception as error:
+            raise reading_error(error) from error
+    if not isinstance(dataset, Iterable):
+        raise ValueError(f"A {type(dataset).__name__} is not a dataset: give one with items to index or iterate.")
+    try:
+        for item in dataset:
+            return item
+    except Exception as error:
+        raise reading_error(error) from error
+    raise ValueError("The dataset is empty: give one with at least one image.")
+
+
+def image_of_item(item: Any, column: str | None) -> Any:
+    """Return the image in an item of a dataset: a column of a dict, the first of a tuple, or the item itself."""
+    if isinstance(item, dict):
+        return item.get(column)
+    if isinstance(item, tuple | list):
+        return item[0] if len(item) else None
+    return item
