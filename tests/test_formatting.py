@@ -35,7 +35,7 @@ COMMANDS = ["pretrain", "extract", "evaluate", "select", "report", "convert", "p
         # nothing is near: no nonsense
         ("fp16", OPTIONS, None),
         ("optim", OPTIONS, None),
-        ("hub_model_id", OPTIONS, None),
+        ("neftune_noise_alpha", OPTIONS, None),
         ("lr_scheduler_type", OPTIONS, None),
         ("num_register_tokens", FIELDS, None),
         ("rope_theta", FIELDS, None),

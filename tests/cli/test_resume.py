@@ -54,7 +54,10 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(run, poa):
     ("words", "sentence"),
     [
         ([], "Give RUN: see poa resume --help."),
-        (["{run}/nowhere"], "nowhere does not exist or is not a folder: give the folder of a run."),
+        (
+            ["{run}/nowhere"],
+            "nowhere does not exist or is not a folder: give the folder of a run, or its id on the Hub.",
+        ),
         (["{run}/report"], "report has no checkpoint to resume from: give the folder of a run, or start one by"),
         (["{run}", "--output_dir", "x"], "--output_dir is given by the run that poa resume goes on with: leave it out"),
         (["{run}", "--max_steps", "1"], "lies after max_steps 1: raise it, or name an earlier checkpoint."),

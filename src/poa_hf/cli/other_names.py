@@ -30,7 +30,8 @@ _SENTENCES = {
         ["lr_scheduler_type", "lr_scheduler"],
         "the schedule is a cosine, which --warmup_steps, --min_learning_rate and --schedule_stretch set",
     ),
-    **dict.fromkeys(["push_to_hub", "hub_model_id"], "publish the finished run with poa push"),
+    "hub_always_push": "a push that waits is replaced by that of a newer checkpoint",
+    "hub_revision": "runs are pushed to the main branch",
     "model": "give the model's fields as --model.FIELD, such as --model.num_prototypes 32 64",
 }
 _REFUSED = {

@@ -39,6 +39,7 @@ def run_recipe(recipe: Recipe) -> None:
     from ..runs.checkpoints import find_checkpoint, is_finished, step_of, units_ordered_on
     from ..training.checks import check_run
     from ..training.console import ConsoleCallback
+    from ..training.hub_pushes import push_finished
     from ..training.stopping import TrainingInterrupted
     from ..training.trainer import PoaTrainer
 
@@ -52,6 +53,8 @@ def run_recipe(recipe: Recipe) -> None:
         if is_first_process():
             step = step_of(checkpoint)
             print(f"{training.output_dir} is already at step {step} of {training.max_steps}: raise --max_steps.")
+            if training.push_to_hub:
+                push_finished(training, recipe.model, print)
         return
     teachers = _frozen_teachers(recipe)
     dataset = data.open_dataset()

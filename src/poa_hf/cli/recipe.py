@@ -173,9 +173,7 @@ class Recipe:
 
         backbone = self.model.backbone_config
         model = own_fields(self.model) | {"backbone_config": {"model_type": backbone.model_type} | own_fields(backbone)}
-        flat = {
-            name: value for part in (self.data, self.evaluation, self.training) for name, value in vars(part).items()
-        }
+        flat = {**vars(self.data), **vars(self.evaluation), **self.training.without_secrets()}
         name = flat["dataset_name"]
         if name != TEXTURES and not name.startswith((".", "/", "~")) and Path(name).is_dir():
             flat["dataset_name"] = f"./{name}"  # from elsewhere it would look like a dataset of the Hub
@@ -278,8 +276,8 @@ def recipe_parser(prog: str = "poa pretrain", of_run: bool = False) -> CommandPa
     )
     if of_run:
         parser.add_option(
-            "run", metavar="RUN", help="folder of the run, or one of its checkpoints to go back to; options that "
-            "follow replace those of its recipe",
+            "run", metavar="RUN", help="folder of the run, one of its checkpoints to go back to, or the Hub id that it "
+            "was pushed to, such as me/my-run; options that follow replace those of its recipe",
         )  # fmt: skip
     else:
         parser.add_option(

@@ -42,8 +42,18 @@ class Hub:
     api: HfApi = field(default_factory=HfApi)
     patience: Patience = field(default_factory=Patience)
 
-    def check_rights(self, namespace: str, collection: bool = True) -> None:
+    def check_rights(
+        self, namespace: str | None, collection: bool = True, advice: str = "give --namespace one of"
+    ) -> str:
         """Check that there is a token, and that it may write repositories (and collections) in a namespace.
+
+        Args:
+            namespace: The namespace; that of the token's owner if None.
+            collection: Whether collections are written too.
+            advice: What to do where the namespace is not the user's, followed by those that are.
+
+        Returns:
+            The namespace.
 
         Raises:
             HubError: If it is known that it may not. Some limits show only when something is written.
@@ -61,24 +71,25 @@ class Hub:
                 ) from error
             raise _as_hub_error(error, "The token could not be checked") from error
         name = user["name"]
+        namespace = namespace or name
         token = (user.get("auth") or {}).get("accessToken") or {}
         roles = {name: "admin", **{org["name"]: org.get("roleInOrg") for org in user.get("orgs") or []}}
         granted = _granted_permissions(token)
         if namespace not in roles and namespace not in granted:
             raise HubError(
-                f"{namespace!r} is not a namespace of {name}, whose token this is: give --namespace one of "
-                f"{', '.join(roles)}."
+                f"{namespace!r} is not a namespace of {name}, whose token this is: {advice} {', '.join(roles)}."
             )
         if token.get("role") == "read" or roles.get(namespace) == "read":
             raise HubError(f"This token of {name} may only read {namespace!r}: use one that may write.")
         if token.get("role") == "fineGrained":
             needed = {"repo.write"} | ({"collection.write"} if collection else set())
             if missing := needed - granted.get(namespace, set()):
-                advice = ", or give --no_collection" if missing == {"collection.write"} else ""
+                without = ", or give --no_collection" if missing == {"collection.write"} else ""
                 raise HubError(
                     f"This token of {name} lacks the right {' and '.join(sorted(missing))} in {namespace!r}: add it at "
-                    f"https://huggingface.co/settings/tokens{advice}."
+                    f"https://huggingface.co/settings/tokens{without}."
                 )
+        return namespace
 
     def list_files(self, repo_id: str, revision: str | None = None) -> dict[str, RepoFile] | None:
         """List the files of a repository by path, except those that the Hub itself made, with one request.
@@ -162,7 +173,21 @@ class Hub:
         except Exception as error:
             raise _as_hub_error(error, f"{repo_id} could not be published") from error
 
-    def _create(self, repo_id: str, private: bool, revision: str | None) -> None:
+    def create(self, repo_id: str, private: bool | None) -> None:
+        """Make an empty repository, if there is none.
+
+        Args:
+            repo_id: The repository.
+            private: Whether it is private; None for what its organisation decides, public by default.
+        """
+        try:
+            self._create(repo_id, private, None)
+        except HubError:
+            raise
+        except Exception as error:
+            raise _as_hub_error(error, f"{repo_id} could not be made") from error
+
+    def _create(self, repo_id: str, private: bool | None, revision: str | None) -> None:
         try:
             self.patience(lambda: self.api.create_repo(repo_id, private=private))
         except HfHubHTTPError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from transformers import PreTrainedConfig
@@ -66,14 +66,16 @@ def replace_model(folder: Path, new: Path) -> None:
     new.rmdir()
 
 
-def prune(output_dir: Path, keep: int | None, best_step: int | None = None) -> None:
+def prune(
+    output_dir: Path, keep: int | None, best_step: int | None = None, in_use: Container[Path] = frozenset()
+) -> None:
     """Delete the complete checkpoints before the last `keep`; None keeps all.
 
-    That of the best step stays, and the last one from before a streak of steps that were not finite.
+    That of the best step stays, the last one from before a streak of steps that were not finite, and those in use.
     """
     safe = before_nonfinite_steps(output_dir)
     for path in checkpoints(output_dir)[: -keep if keep else 0]:
-        if step_of(path) != best_step and path != safe:
+        if step_of(path) != best_step and path != safe and path not in in_use:
             delete(path)
 
 

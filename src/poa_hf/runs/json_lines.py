@@ -57,6 +57,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
 
 
+def first_line(path: Path, last_step: int) -> str | None:
+    """The first line of a log, by which runs are told apart; None if there is none up to this step."""
+    lines = _parse(path) if path.is_file() else iter(())
+    return next((line for line, content in lines if content["step"] <= last_step), None)
+
+
 def broken_lines(path: Path) -> list[int]:
     """The numbers of the lines of a log that are not lines of a log, from 1.
 

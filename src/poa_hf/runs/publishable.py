@@ -1,5 +1,7 @@
-"""The files of a run that its supernet's repository holds: those that the model is loaded from, and the run's records
-without machine-specific paths."""
+"""What of a run may leave its machine: the files that its model is loaded from, and its records without paths.
+
+They are published with a supernet, and pushed while the run trains.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,9 @@ from .layout import (
 )
 
 _MACHINE_FIELDS = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "report_to"}
-_SOURCE_FIELDS = {
-    "dataset_name",
-    "eval_dataset_name",
-    "init_from",
-    "foreign_teacher",
-    "gram_teacher",
-}  # a Hub id or a path
+_NEEDED_TO_RESUME = {"run_name", "report_to"}
+# each the id of a model or dataset on the Hub, or a local path
+_SOURCE_FIELDS = {"dataset_name", "eval_dataset_name", "init_from", "foreign_teacher", "gram_teacher"}
 _WRITER_FIELDS = {"_name_or_path"}  # where transformers read the model that it wrote
 # A path within other text begins with a slash, `~`, `.`, `..` or a drive; in an address, a slash follows other signs.
 _PATH_IN_TEXT = re.compile(r"(?<![\w:/.~\\-])(?:file:/*|[A-Za-z]:(?=[\\/])|~[\w.-]*|\.{1,2})?[/\\][^\s'\",;:()]+")
@@ -96,6 +94,23 @@ def write_run_files(folder: Path, model: Path, started_from: str | None) -> None
         if name == RECIPE and started_from and isinstance(content, dict) and "init_from" in content:
             content["init_from"] = started_from
         write_text(folder / name, write(content))
+
+
+def resumable_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe from which a run can go on elsewhere, without the paths of this machine.
+
+    A local source, such as a folder of images, stays recognisable as one: only `./` and its last part are kept.
+
+    >>> resumable_recipe({"dataset_name": "/data/me/photos", "output_dir": "runs/a", "report_to": "wandb"})
+    {'dataset_name': './photos', 'report_to': 'wandb'}
+    """
+    content: dict[str, Any] = without_local_paths(recipe)
+    for name in _NEEDED_TO_RESUME & recipe.keys():
+        content[name] = recipe[name]
+    for name in _SOURCE_FIELDS & recipe.keys():
+        if _is_local(recipe[name]):
+            content[name] = f"./{_last_part(recipe[name])}"
+    return {name: content[name] for name in recipe if name in content}
 
 
 def without_local_paths(value: Any) -> Any:

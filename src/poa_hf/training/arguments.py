@@ -218,6 +218,7 @@ class PoaTrainingArguments(StockArguments, CropArguments):
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder for the run.")
         self.output_dir = str(Path(self.output_dir).expanduser())
+        self.hub_strategy = str(getattr(self.hub_strategy, "value", self.hub_strategy))  # or transformers' HubStrategy
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in choices:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
@@ -246,6 +247,7 @@ CHOICES = {
     "logging_strategy": ("steps", "epoch", "no"),
     "save_strategy": ("steps", "epoch", "best", "no"),
     "eval_strategy": ("steps", "epoch", "no"),
+    "hub_strategy": ("every_save", "checkpoint", "all_checkpoints", "end"),
     "compile": ("auto", "blocks", "off"),
     "reduce_dtype": ("bfloat16",),
     "log_level": ("debug", "info", "warning", "error"),

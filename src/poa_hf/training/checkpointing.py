@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,6 +99,7 @@ class Checkpointer:
         state: Step, log history and best evaluation of the run.
         nonfinite: The counts of steps that were not finite.
         global_batch_size: Images per optimizer step, of all processes.
+        in_use: Returns the checkpoints that must not be deleted, as they are being pushed.
     """
 
     def __init__(
@@ -111,7 +112,9 @@ class Checkpointer:
         state: TrainerState,
         nonfinite: NonfiniteSteps,
         global_batch_size: int,
+        in_use: Callable[[], Container[Path]] = frozenset,
     ):
+        self.in_use = in_use
         self.args, self.accelerator, self.model, self.optimizer = args, accelerator, model, optimizer
         self.loader, self.state, self.nonfinite = loader, state, nonfinite
         self.global_batch_size = global_batch_size
@@ -142,7 +145,11 @@ class Checkpointer:
             if self.is_main:
                 write_checksums(folder)
         if self.is_main:
-            prune(self.output_dir, self.args.save_total_limit, state.best_global_step)
+            self.prune()
+
+    def prune(self) -> None:
+        """Delete the oldest checkpoints beyond `save_total_limit`; only the main process calls this."""
+        prune(self.output_dir, self.args.save_total_limit, self.state.best_global_step, self.in_use())
 
     def find(self, resume: bool | str | None) -> Path | None:
         """Find the checkpoint to resume from, as `find_checkpoint` does. The main process verifies it for all.
@@ -199,15 +206,22 @@ class Checkpointer:
         self._load_position(checkpoint)
         for name in _RESTORED_STATE:
             setattr(self.state, name, getattr(saved, name))
+        if saved.best_model_checkpoint is not None:  # the run may lie elsewhere now
+            self.state.best_model_checkpoint = str(self.output_dir / Path(saved.best_model_checkpoint).name)
         self.nonfinite.count, self.nonfinite.in_a_row = counts["nonfinite_steps"], counts["in_a_row"]
 
     def load_best(self) -> None:
         """Put the best evaluation's weights into the model, and those of its optimizer, if it is not the last one."""
         best, state = self.state.best_model_checkpoint, self.state
-        if best is not None and state.best_global_step != state.global_step:
-            self._load_state(Path(best))
+        if best is None or state.best_global_step == state.global_step:
+            return
+        if not on_main(self.accelerator, Path(best).is_dir):
             if self.is_main:
-                logger.info("The model that is kept is that of step %d, the best.", state.best_global_step)
+                logger.warning("%s, the best checkpoint, is gone: the model that is kept is the last step's.", best)
+            return
+        self._load_state(Path(best))
+        if self.is_main:
+            logger.info("The model that is kept is that of step %d, the best.", state.best_global_step)
 
     def save_model(self, folder: Path) -> None:
         """Write the model into a folder, replacing one that is there."""

@@ -14,6 +14,7 @@ from ..models.configuration_poa import PoaConfig
 from ..runs.checkpoints import check_architecture, find_checkpoint
 from ..slicing import without_storage
 from .arguments import PoaTrainingArguments
+from .hub_pushes import check_login
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
 
     Raises:
         ValueError: For crops that do not fit the patches or the channels, an output folder that cannot be used, a
-            checkpoint of another architecture, trackers that are not installed, or an attention or packed crops that
-            the model or the machine does not support.
+            checkpoint of another architecture, trackers that are not installed, an attention or packed crops that the
+            model or the machine does not support, or a push to the Hub without what that takes.
     """
     _check_crops(config, args)
     _check_attention(config, args)
@@ -34,6 +35,7 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
             "pack_crops out."
         )
     _check_trackers(args.trackers)
+    check_login(args)
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
     if checkpoint is not None:
         check_architecture(config, checkpoint)

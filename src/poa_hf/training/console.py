@@ -125,6 +125,7 @@ def start_facts(
         f"({args.learning_rate:.2e} for 1024 images a step)",
         "folder": f"{args.output_dir}; a line every {args.logging_steps:,} steps, a checkpoint every "
         f"{args.save_steps:,}",
+        **({"hub": f"pushed to {args.hub_model_id}, {args.hub_strategy}"} if args.push_to_hub else {}),
         "start": start,
     }
 

@@ -41,7 +41,7 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
     """Make the accelerator of a run from its arguments and the launcher's environment.
 
     Raises:
-        ValueError: For float16 and FSDP 1, which do not fit the method.
+        ValueError: For float16 and FSDP 1, which do not fit the method, and for pushing DeepSpeed's checkpoints.
     """
     # Accelerate shares one state among all accelerators of a process: settings of an earlier run must not stay.
     for shared in (AcceleratorState, GradientState):
@@ -51,6 +51,11 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
     handlers = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
     if on_cpus and deepspeed:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    if deepspeed and args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise ValueError(
+            f"hub_strategy is {args.hub_strategy!r}, but DeepSpeed writes its checkpoints as pickles, which are not "
+            "pushed: give every_save or end, or train without DeepSpeed."
+        )
     mixed_precision = "bf16" if args.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
     if mixed_precision == "fp16":
         raise ValueError("fp16 is not supported, as the sharp targets of small temperatures overflow in it: use bf16.")

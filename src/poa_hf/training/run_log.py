@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ class RunLog:
         self.warnings: set[str] = set()
         run = RunFolder(Path(args.output_dir))
         if self.is_main:
-            write_json(run.training_arguments, dataclasses.asdict(args))
+            write_json(run.training_arguments, args.without_secrets())
         accelerator.wait_for_everyone()
         self.metrics = JsonLines(run.metrics, first_step, self.is_main)
         if args.trackers:

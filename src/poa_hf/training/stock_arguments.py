@@ -16,15 +16,14 @@ if TYPE_CHECKING:  # importing these takes longer than a command's help may
     from accelerate import PartialState
     from transformers.training_args import ParallelMode
 
-_SECRETS = ("hub_token",)
-
 
 def argument(default: Any, help: str, **metadata: Any) -> Any:
     """A field with a help text.
 
-    `several=True` marks a list of names as text, separated by commas; `bare` is the value of an option without one.
+    `several=True` marks a list of names as text, separated by commas; `bare` is the value of an option without one;
+    `secret=True` keeps the value out of `repr`.
     """
-    return field(default=default, metadata={"help": help, **metadata})
+    return field(default=default, repr=not metadata.get("secret"), metadata={"help": help, **metadata})
 
 
 @dataclass
@@ -71,13 +70,31 @@ class StockArguments:
     run_name: str | None = argument(None, "Name of the run in trackers; that of its folder if not given.")
     project: str = argument("poa_hf", "Name of the project in trackers.")
 
+    # Hub
+    push_to_hub: bool = argument(
+        False, "Whether to push the run to the Hub in the background, each time that a checkpoint is saved."
+    )
+    hub_model_id: str | None = argument(
+        None, "Repository to push to: me/my-run, or my-run in your own namespace; the name of output_dir if not given."
+    )
+    hub_strategy: str = argument(
+        "every_save",
+        "What is pushed: the model at `every_save` or at the `end` only; `checkpoint` also the last checkpoint, from "
+        "which poa resume goes on elsewhere, `all_checkpoints` each of them.",
+    )
+    hub_private_repo: bool | None = argument(
+        None, "Whether a repository that is created is private; public unless the organisation decides otherwise."
+    )
+    hub_token: str | None = argument(
+        None, "Token that may write there, which is written nowhere; that of `hf auth login` or HF_TOKEN.", secret=True
+    )
+
     # what callbacks of transformers ask for and has one answer here
     greater_is_better: ClassVar[bool] = True
     logging_first_step: ClassVar[bool] = False
     eval_delay: ClassVar[int] = 0
     do_train: ClassVar[bool] = True
     deepspeed: ClassVar[None] = None
-    hub_private_repo: ClassVar[None] = None
     trackio_space_id: ClassVar[None] = None
     trackio_bucket_id: ClassVar[None] = None
     trackio_static_space_id: ClassVar[bool] = False
@@ -160,9 +177,16 @@ class StockArguments:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields by name, as JSON can hold them, without secrets."""
-        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        return {name: f"<{name.upper()}>" if name in _SECRETS and value else value for name, value in values.items()}
+        values = self.without_secrets()
+        for each in dataclasses.fields(self):
+            if each.name not in values:
+                values[each.name] = f"<{each.name.upper()}>" if getattr(self, each.name) else None
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def without_secrets(self) -> dict[str, Any]:
+        """Return all fields by name but those that are secret, such as tokens."""
+        secrets = {each.name for each in dataclasses.fields(self) if each.metadata.get("secret")}
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name not in secrets}
 
     def to_json_string(self) -> str:
         """Return `to_dict` as JSON."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -29,12 +30,13 @@ from ..runs.layout import RunFolder
 from . import engines, gram
 from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
-from .checkpointing import Checkpointer, run_locked
+from .checkpointing import Checkpointer, on_main, run_locked
 from .checks import check_run, warn_of_few_images, warn_of_missing_processes
 from .compilation import block_compiler, compiled_colours
-from .console import ConsoleCallback
+from .console import ConsoleCallback, say
 from .distillation import teacher_features
 from .flow import FlowCallback, check_strategies, keep_best
+from .hub_pushes import HubPushes
 from .monitoring import LogWindow, NonfiniteSteps
 from .preparation import configure, new_state, training_loader, with_statistics
 from .profiling import StepProfiler
@@ -154,7 +156,9 @@ class PoaTrainer:
             stop_signals=self.stop_signals,
         )
         run = (self.model, self.optimizer, self.loader, self.state, self.nonfinite)
-        self.checkpointer = Checkpointer(args, self.accelerator, *run, self.global_batch_size)
+        self.pushes = HubPushes(args, self.model.config, say) if args.push_to_hub and self.is_main else None
+        in_use = self.pushes.in_use if self.pushes is not None else frozenset
+        self.checkpointer = Checkpointer(args, self.accelerator, *run, self.global_batch_size, in_use)
         self.image_ids = JsonLines(RunFolder(self.output_dir).image_ids(self.rank), 0, enabled=False)
 
     def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainerState:
@@ -180,6 +184,7 @@ class PoaTrainer:
             run_locked(self.accelerator, self.output_dir),
             said_how_to_go_on(self.output_dir, self.accelerator.num_processes),
             self.stop_signals.listening(),
+            self.pushes.closed_at_the_end() if self.pushes is not None else nullcontext(),
         ):
             return self._train(resume_from_checkpoint)
 
@@ -217,6 +222,9 @@ class PoaTrainer:
                     self.checkpointer.save()
                     self.control.should_save = False
                     self._call("on_save")
+                    self._push_checkpoint()
+                if self.pushes is not None:
+                    self.pushes.report()
                 stop_if_diverged(self.nonfinite, args, self.accelerator.num_processes)
                 if stopped:
                     progress.close()
@@ -228,6 +236,10 @@ class PoaTrainer:
             self.checkpointer.load_best()
         self.save_model()
         self._call("on_train_end")
+        if self.pushes is not None:
+            self.pushes.push_model(state.global_step)
+            self.pushes.finish(is_stopped=lambda: self.stop_signals.received)
+            self.checkpointer.prune()  # those that were kept to be pushed
         self.log.finish()
         return state
 
@@ -242,6 +254,33 @@ class PoaTrainer:
     def save_state(self) -> None:
         """Write a checkpoint of the current step, from which `train` can resume."""
         self.checkpointer.save()
+
+    def push_to_hub(self, commit_message: str = "End of training", blocking: bool = True) -> str:
+        """Save the model in `output_dir` and push it to the Hub, with the run's records and what `hub_strategy` says.
+
+        Works with and without `push_to_hub` in the arguments. All processes call this together; the main one pushes.
+
+        Args:
+            commit_message: The title of the commit.
+            blocking: Whether to wait until it is pushed; otherwise it is pushed in the background.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            ValueError: On all processes, if it must not be pushed there, or the Hub does not take it.
+        """
+        self.save_model()
+
+        def push() -> str:
+            self._open_repository(resumes=True)
+            pushes = cast("HubPushes", self.pushes)
+            pushes.push_model(self.state.global_step, commit_message)
+            if blocking and not pushes.finish():
+                raise ValueError(f"The model was not pushed to {pushes.address}: call push_to_hub again later.")
+            return pushes.address
+
+        return on_main(self.accelerator, push)
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Add a callback, or a class of one that is made without arguments, behind those that are there."""
@@ -301,6 +340,8 @@ class PoaTrainer:
         args = self.args
         checkpoint = self.checkpointer.restore(resume)
         self.gram_teacher.check(checkpoint)
+        if args.push_to_hub:
+            args.hub_model_id = on_main(self.accelerator, lambda: self._open_repository(checkpoint is not None))
         # The first batch comes before anything in the folder changes: data that cannot be read leaves it as it was.
         batches = iter(self.loader)
         if self.state.global_step < args.max_steps:
@@ -324,6 +365,18 @@ class PoaTrainer:
             self.skipped_images.add(batch, step)
             self.image_ids.write({"step": step, "image_ids": batch["image_ids"]})
             yield batch
+
+    def _open_repository(self, resumes: bool) -> str:
+        """Make the repository of the run ready, and return its name."""
+        self.pushes = self.pushes or HubPushes(self.args, self.model.config, say)
+        return self.pushes.open(resumes, self.state.global_step)
+
+    def _push_checkpoint(self) -> None:
+        """Have the checkpoint that was just saved pushed in the background, unless its step was not finite."""
+        if self.pushes is not None and not self.nonfinite.in_a_row:
+            step, best = self.state.global_step, self.state.best_model_checkpoint
+            needed = Path(best) if best is not None and self.args.load_best_model_at_end else None
+            self.pushes.add(RunFolder(self.output_dir).checkpoint(step), needed)
 
     def _call(self, event: str, **values: Any) -> None:
         self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)
