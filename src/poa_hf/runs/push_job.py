@@ -16,7 +16,6 @@ import threading
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-_SILENCE = 60.0  # seconds without a byte from the Hub after which a request has failed
 _LONGEST = 12 * 3600.0  # seconds after which a job is ended
 
 
@@ -68,7 +67,7 @@ class Job:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed at the end of the job)
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "poa_hf.runs.push_job"],
+            [sys.executable, "-m", "poa_hf.runs.run_pushes"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -112,28 +111,3 @@ class Job:
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines() or ["it ended without a word"]
         return lines[-1][:200]
-
-
-def main() -> None:
-    """Read a job from the standard input, do it, and write its outcome to the standard output."""
-    request = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if hasattr(os, "nice"):
-        os.nice(10)
-    from .run_pushes import open_repository, push_run
-
-    work, target = request.pop("work"), Target(**request.pop("target"))
-    options = {"silence": _SILENCE, **request}
-    outcome = open_repository(target, **options) if work == "open" else push_run(target, **options)
-    print(json.dumps(asdict(outcome)), flush=True)
-    os._exit(0)  # threads of libraries that hang must not keep it
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, which closes the pipe between them."""
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,17 @@
-"""What a job does on the Hub for a run: make its repository ready, and push the run as it is now."""
+"""What a job does on the Hub for a run: make its repository ready, and push the run as it is now.
+
+`push_job.Job` runs this module as a program.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tempfile
+import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -25,6 +32,7 @@ from .run_repo import (
     run_page,
 )
 
+_SILENCE = 60.0  # seconds without a byte from the Hub after which a request has failed
 _ONCE = Patience(attempts=1)  # who started the job tries again
 
 
@@ -126,3 +134,26 @@ def _same_line(one: str, other: str) -> bool:
         return bool(json.loads(one) == json.loads(other))
     except ValueError:
         return one == other
+
+
+def main() -> None:
+    """Read a job from the standard input, do it, and write its outcome to the standard output."""
+    request = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(10)
+    work, target = request.pop("work"), Target(**request.pop("target"))
+    options = {"silence": _SILENCE, **request}
+    outcome = open_repository(target, **options) if work == "open" else push_run(target, **options)
+    print(json.dumps(asdict(outcome)), flush=True)
+    os._exit(0)  # threads of libraries that hang must not keep it
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, which closes the pipe between them."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
