@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-COMMANDS = ("pretrain", "resume", "check", "evaluate", "select", "report", "extract", "push", "convert")
+COMMANDS = ("pretrain", "resume", "check", "evaluate", "select", "report", "extract", "embed", "push", "convert")
 # Files outside of docs/ and the pages that show them.
 PAGES = {
     "CHANGELOG.md": "changelog.md",
@@ -300,6 +300,7 @@ _KINDS = {
         name in ("init_from", "warm_start_config", "load_official_checkpoint", "order_units", "UnitOrder")
     ),
     "Choosing a size": lambda name: name in ("Budget", "KnnAccuracy", "costs", "evaluate_sizes", "select"),
+    "Features of images": lambda name: name in ("embed", "Embeddings"),
     "Loading, extracting and publishing": lambda name: (
         name.startswith(("load_", "push", "Push")) or name in ("extract_to", "Release")
     ),

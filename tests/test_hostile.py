@@ -58,6 +58,9 @@ def arguments(command: str, target: str, out: Path) -> list[list[str]]:
         ],
         "extract": [[target, "--size", "small", "--output", str(out)]],
         "evaluate": [[target, *FEW_IMAGES.split(), "--output", str(out)]],
+        "embed": [
+            [target, "--dataset_name", "textures", "--max_images", "4", "--output", str(out), "--num_workers", "0"]
+        ],
         "select": [[target, "--max_params", "1G"]],
         "report": [[target, "--dataset_name", "textures", "--images", "1", "--output", str(out)]],
         "convert": [[each, "--family", "vit", "--output", str(out)] for each in (target, file)],

@@ -23,7 +23,7 @@ ORDER = (
         "runs",
         "training",
     ),
-    *("official", "warm_start", "evaluation", "selection", "figures", "report", "publishing", "cli"),
+    *("official", "warm_start", "evaluation", "selection", "figures", "embedding", "report", "publishing", "cli"),
 )
 PACKAGE = ROOT / "src" / "poa_hf"
 # The package's own face: names that are imported on first use, and paths of an earlier version.

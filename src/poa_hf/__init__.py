@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .data.sources import open_dataset
     from .data.textures import TextureDataset
     from .elastic import ElasticSpace, SubNetwork
+    from .embedding.embed import embed
+    from .embedding.embeddings import Embeddings
     from .evaluation.callback import KnnEvaluationCallback, WarmStartGuard
     from .evaluation.evaluator import evaluate_sizes
     from .evaluation.features import class_features
@@ -51,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Budget",
     "ElasticSpace",
+    "Embeddings",
     "GnResNetBackbone",
     "GnResNetConfig",
     "GnResNetForImageClassification",
@@ -80,6 +83,7 @@ __all__ = [
     "WarmStartGuard",
     "class_features",
     "costs",
+    "embed",
     "evaluate_sizes",
     "extract_to",
     "init_from",
@@ -98,6 +102,7 @@ __all__ = [
 _MODULES = {
     "Budget": "selection.select",
     "ElasticSpace": "elastic",
+    "Embeddings": "embedding.embeddings",
     "GnResNetBackbone": "models.modeling_gn_resnet",
     "GnResNetConfig": "models.configuration_gn_resnet",
     "GnResNetForImageClassification": "models.modeling_gn_resnet",
@@ -127,6 +132,7 @@ _MODULES = {
     "WarmStartGuard": "evaluation.callback",
     "class_features": "evaluation.features",
     "costs": "selection.costs",
+    "embed": "embedding.embed",
     "evaluate_sizes": "evaluation.evaluator",
     "extract_to": "publishing.export",
     "init_from": "warm_start.load",

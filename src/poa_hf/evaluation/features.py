@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data.decoding import UndecodableImage, open_image
+from ..data.decoding import Pixels, UndecodableImage, open_image
 from ..data.processor import decoding_of, prepared_images
 from ..data.shards import refuse_split_stream
 from ..data.workers import batch_loader, worker_share
@@ -78,6 +78,21 @@ def class_features(model: PreTrainedModel, pixel_values: Iterable[Tensor]) -> Te
         raise ValueError("There are no images to take features of: pass at least one batch of pixel values.")
     # Outside inference mode, so that the result may take part in a computation with gradients (a linear probe).
     return torch.cat(features)
+
+
+def prepared_batch(processor: BaseImageProcessor, images: Sequence[Pixels]) -> Tensor:
+    """Return decoded images as a model takes them: (B, C, H, W).
+
+    Raises:
+        ValueError: If the processor leaves the images in different sizes.
+    """
+    try:
+        return prepared_images(processor, images)
+    except ValueError as error:
+        raise ValueError(
+            f"The image processor cannot make a batch of the images ({one_line(error)}): use one that crops or pads "
+            "them to one size."
+        ) from error
 
 
 @contextmanager
@@ -286,13 +301,7 @@ class _PreparedBatches(IterableDataset[_PreparedBatch]):
             except UndecodableImage as error:
                 batch.bad_rows.append((row.name, str(error)))
         if decoded:
-            try:
-                batch.pixel_values = prepared_images(self.processor, decoded)
-            except ValueError as error:
-                raise ValueError(
-                    f"The image processor cannot make a batch of the images ({one_line(error)}): use one that crops or "
-                    "pads them to one size."
-                ) from error
+            batch.pixel_values = prepared_batch(self.processor, decoded)
         return batch
 
 
