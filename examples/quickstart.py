@@ -1,4 +1,4 @@
-"""Pre-train a small elastic model, extract its named sizes, and compare them with cheap baselines.
+"""Pre-train a small elastic model, measure and extract its named sizes, and compare them with cheap baselines.
 
     python examples/quickstart.py                                          # an elastic ViT, built-in images
     python examples/quickstart.py --family swin                            # or resnet
@@ -6,8 +6,9 @@
     python examples/quickstart.py --dataset_name photos --holdout 0.2      # photographs without a test split
     python examples/quickstart.py --max_steps 100 --output_dir runs/short  # any option of `poa pretrain`
 
-Labels are read for the k-NN table only, never in training. The table goes to `quickstart.json`, a picture to
-`quickstart.png`, both in the run's folder; `evaluations.json` gets the k-NN accuracies of the run as well.
+Labels are read for the k-NN table only, never in training. The k-NN accuracies go to the run's `evaluations.json`, from
+where the cards of the extracted models and `poa report` take them; the table with the baselines goes to
+`quickstart.json`, and a picture to `quickstart.png`, both in the run's folder.
 """
 
 import argparse
@@ -72,17 +73,11 @@ def run(argv: list[str]) -> None:
     folder = Path(recipe.training.output_dir)
     space = recipe.model.backbone_config.space
     sizes = list(dict.fromkeys(map(str, [*space.named.values(), space.full])))
-    for command in (
-        ["pretrain", *argv],
-        ["extract", str(folder), "--size", ",".join(sizes), "--output", f"{folder}/extracted", "--overwrite"],
-    ):
-        print(f"$ poa {' '.join(command)}", flush=True)
-        if status := main(command):
-            sys.exit(status)
-
+    _poa("pretrain", *argv)
     trained = load_subject(folder)
     records = knn(trained, data, sizes)
-    save_evaluations(folder / "evaluations.json", records)
+    save_evaluations(folder / "evaluations.json", records)  # before the extraction, as cards show them
+    _poa("extract", str(folder), "--size", ",".join(sizes), "--output", f"{folder}/extracted", "--overwrite")
     [pixels] = knn(Subject("raw pixels", RawPixels(), trained.processor), data)
     table = []
     print(f"\n{'size':>10} {'parameters':>11} {'k-NN %':>8} {'untrained':>10} {'raw pixels':>11}")
@@ -96,7 +91,14 @@ def run(argv: list[str]) -> None:
         print("{size:>10} {parameters:>11,} {knn:>8.1f} {knn_untrained:>10.1f} {knn_pixels:>11.1f}".format(**row))
     (folder / "quickstart.json").write_text(json.dumps(table, indent=2) + "\n")
     plot(folder, table)
-    print(f"\nPicture: {folder / 'quickstart.png'}   Models: {folder / 'extracted'}")
+    print(f"\nPicture: {folder / 'quickstart.png'}   Models: {folder / 'extracted'}\nnext: poa report {folder}")
+
+
+def _poa(*command: str) -> None:
+    """Run a command of poa, and end with its exit status if it fails."""
+    print(f"$ poa {' '.join(command)}", flush=True)
+    if status := main([*command]):
+        sys.exit(status)
 
 
 def plot(folder: Path, table: list[dict]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import datasets
 
 from poa_hf.data.textures import TextureDataset
+from poa_hf.runs.facts import RunFacts
 
 from .conftest import ROOT, TINY, run_python
 
@@ -27,6 +28,14 @@ def test_quickstart_on_a_dataset_of_ones_own(tmp_path):
     result = run_python(str(ROOT / "examples" / "quickstart.py"), *options)
     assert "raw pixels" in result.stdout
     check(tmp_path / "run")
+    table = json.loads((tmp_path / "run" / "quickstart.json").read_text())
+    [measured] = RunFacts.read(tmp_path / "run").comparisons  # what the report shows
+    assert {str(size): 100 * value for size, value in measured.values.items()} == {
+        row["size"]: row["knn"] for row in table
+    }
+    for row in table:
+        card = (tmp_path / "run" / "extracted" / row["size"] / "README.md").read_text()
+        assert "20-NN accuracy" in card and f"{row['knn']:.1f}" in card
 
 
 def test_pretraining_with_the_trainer_of_transformers(tmp_path):
