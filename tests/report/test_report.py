@@ -1,90 +1,29 @@
-"""`poa report`: the page of runs of every family, of runs that lack something, and in a browser."""
+"""`poa report`: the page of runs of every family, of runs that lack something, and of hostile ones."""
 
 import io
 import json
 import re
 import shutil
-import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments
 from poa_hf.cli.main import run
 from poa_hf.cli.report import report
 from poa_hf.data.processor import evaluation_processor
-from poa_hf.data.textures import TextureDataset
-from poa_hf.figures import charts
 from poa_hf.models.configuration_poa_resnet import PoaResNetConfig
+from poa_hf.report.live import LivePage
 from poa_hf.report.page import write_report
 from poa_hf.report.pictures import three_sizes
-from poa_hf.runs.evaluations import Evaluation, save_evaluations
+from poa_hf.runs.evaluations import save_evaluations
 
 from ..conftest import slow_but, tiny_config
 from ..test_contract import tiny
+from .pages import Page, evaluation
 
 SECTIONS = ["quality", "pareto", "sizes", "loss", "collapse", "crops", "pictures"]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-
-
-class Page(HTMLParser):
-    """What tests ask of a page: its sections, the table's rows, what it loads and its commands."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.sections, self.loads, self.rows, self.text, self.commands = [], [], [], "", []
-        self.inside = []
-        self.feed(path.read_text())
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.inside.append(tag)
-        if tag == "section":
-            self.sections.append(attributes["id"])
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag == "code":
-            self.commands.append("")
-        self.loads += [attributes[name] for name in ("src", "srcset", "href", "data") if name in attributes]
-
-    def handle_endtag(self, tag):
-        while self.inside and self.inside.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        if self.inside and self.inside[-1] in ("style", "script"):
-            return
-        self.text += " ".join(data.split()) + " "
-        if "code" in self.inside:
-            self.commands[-1] += data
-        if "tbody" in self.inside and {"td", "th"} & set(self.inside):
-            self.rows[-1][-1] += data
-
-
-def evaluation(size: str, value: float, step: int = 4, **more) -> Evaluation:
-    fields = dict(model="run", task="knn", metric="knn_accuracy", dataset="textures", test_split="test")
-    fields |= dict(test_images=30, date="2026-01-01", settings={"k": 20})
-    return Evaluation(size=size, value=value, step=step, **fields | more)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A ViT trained for 4 steps, without evaluations."""
-    folder = tmp_path_factory.mktemp("report") / "run"
-    torch.manual_seed(0)
-    args = PoaTrainingArguments(
-        output_dir=str(folder), max_steps=4, per_device_train_batch_size=4, warmup_steps=1, num_local_crops=2,
-        global_crop_size=32, local_crop_size=16, dataloader_num_workers=0, masked_prediction_start_step=1,
-        logging_steps=1, save_steps=4, disable_tqdm=True,
-    )  # fmt: skip
-    PoaTrainer(PoaForPreTraining(tiny_config()), args, TextureDataset()).train()
-    return folder
 
 
 def saved(family: str, folder):
@@ -201,43 +140,44 @@ def test_three_sizes_without_three_names():
     assert list(map(str, sizes)) == ["64x3-4-6-3", "64x3-4-23-3", "64x3-8-36-3"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize(
-    ("width", "dark"),
-    [(390, True), (1440, False), *(pytest.param(*way, marks=pytest.mark.slow) for way in [(390, False), (1440, True)])],
-)
-def test_in_a_browser(trained, tmp_path, width, dark):
-    """Nothing but the boxes made for it is wider than the page, a click sorts the table, and text and charts are those
-    of the reader's colour scheme."""
-    page = write_report(trained, tmp_path / "out", num_images=2)
-    script = (
-        "<script>document.querySelectorAll('thead button')[2].click();"
-        "const all = document.documentElement, rows = [...document.querySelectorAll('tbody th')];"
-        "document.title = JSON.stringify([all.scrollWidth, innerWidth, rows.map(row => row.textContent),"
-        "document.querySelectorAll('thead th')[2].getAttribute('aria-sort'),"
-        "[...document.images].every(image => image.naturalWidth > 0),"
-        "getComputedStyle(document.querySelector('[data-chart=loss] path[stroke]')).stroke,"
-        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]])</script>"
-    )
-    page.write_text(page.read_text().replace("</body>", f"{script}</body>"))
-    # a window of Chromium is never as narrow as a phone, a frame can be
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        f"<body style='margin:0'><iframe id=f src='out/index.html' style='width:{width}px;height:900px;border:0'>"
-        "</iframe><script>f.onload = () => document.title = f.contentDocument.title</script>"
-    )
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    options += ["--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 500)},900"]
-    options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-    options += ["--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]
-    result = subprocess.run([CHROMIUM, *options], capture_output=True, text=True, timeout=100)
-    found = re.search(r"<title>(.*?)</title>", result.stdout)
-    assert found, result.stderr[-2000:]
-    wide, window, rows, sorted_, loaded, line, colors = json.loads(found[1])
-    assert window == width and wide <= width and sorted_ == "descending" and loaded
-    assert rows[0] == "32x3" and rows[-1] == "16x1"
-    ink, page_color = (sum(map(int, re.findall(r"\d+", color)[:3])) / 765 for color in colors)
-    assert (ink > 0.8 and page_color < 0.2) if dark else (ink < 0.2 and page_color > 0.8)
-    theme = charts.DARK if dark else charts.LIGHT
-    assert tuple(map(int, re.findall(r"\d+", line))) == tuple(bytes.fromhex(theme.lines[0][1:]))
+def test_the_evaluations_of_a_run_are_a_choice(trained, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("report"))
+    sizes = list(map(str, tiny_config().backbone_config.space))
+    records = [evaluation(size, 0.5 + 0.01 * index) for index, size in enumerate(sizes)]
+    records += [
+        evaluation(size, 0.2, dataset="birds", test_images=9, holdout=0.2, holdout_seed=0) for size in sizes[:2]
+    ]
+    records += [evaluation(sizes[0], 0.7, task="linear", metric="linear_accuracy", settings={})]
+    save_evaluations(copy, records)
+    page = LivePage([copy]).page()
+    options = re.findall(r"<option[^>]*>([^<]*)", page)
+    assert options == ["20-NN accuracy, 20 % of test", "20-NN accuracy, test", "Linear probe accuracy, test"]
+    assert re.findall(r'optgroup label="(\w+)"', page) == ["birds", "textures"]
+    shown = [part.split(">")[0] for part in page.split("<div data-choice=")[1:]]
+    assert shown == ['"0"', '"1" hidden', '"2" hidden'] * 2  # for quality over sizes, and against cost
+    assert f"Best: {sizes[-1]} with {50 + len(sizes) - 1}.0 %. {sizes[0]} reaches" in page
+    first = LivePage([copy], quality="linear").page().split('<div data-choice="0">')[1]
+    assert first.lstrip().startswith("<p>Linear probe accuracy on textures")
+
+
+def test_a_hostile_run(trained, tmp_path):
+    """Names are text, never markup, and values of other kinds are left out."""
+    evil = '"><img src=x onerror=alert(1)></script><script>alert(1)</script>'
+    folder = tmp_path / "<b>run"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("report"))
+    size = str(tiny_config().backbone_config.space.smallest)
+    save_evaluations(folder, [evaluation(size, 0.5, dataset=evil, test_split=evil), evaluation(size, 0.6)])
+    lines = [
+        {"step": 5, "loss": "much", f"teacher_entropy_{evil}": 0.5, "feature_spread": 0.5, "effective_rank": 9.0},
+        {"step": 6, "loss": 10**400, f"knn_{evil}": 0.5, "learning_rate": [1], "dino_local_crops_loss_0": {}},
+        {"step": 10**400, "loss": 1.0},
+    ]
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    arguments = json.loads((folder / "training_args.json").read_text())
+    (folder / "training_args.json").write_text(json.dumps(arguments | {"max_steps": evil}))
+    path = write_report(folder, tmp_path / "out", "textures", num_images=1)
+    page = check(path)
+    assert page.tags.count("script") == 1
+    assert evil in page.text and "<b>run" in page.text and "onerror" not in page.attributes

@@ -27,7 +27,7 @@ COMMANDS = {
     "embed": ("MODEL --dataset_name D --output DIR", "write the features of all images into files"),
     "select": ("RUN --max_params 30M --max_latency_ms 4", "find the best size within a budget"),
     "check": ("RUN", "compare checkpoints and model with their checksums, read all records"),
-    "report": ("RUN", "write a page on a run: quality, cost, losses, pictures"),
+    "report": ("RUN [RUN ...] [--watch]", "write a page on runs: quality, cost, losses, pictures"),
     "convert": ("CHECKPOINT.pth --family vit --output DIR", "turn the authors' weights into the model of a run"),
     "push": ("RUN --size small --namespace me", "publish sizes and the supernet on the Hub"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -87,6 +88,7 @@ class CommandParser(argparse.ArgumentParser):
         self._known_options: dict[str, argparse.Action] = {}
         self._list_options: dict[str, str] = {}  # what its values are joined by
         self._positional_count = 0
+        self._most_positionals: float = 0
         super().__init__(
             prog=prog,
             usage=usage,
@@ -110,6 +112,7 @@ class CommandParser(argparse.ArgumentParser):
                 self._list_options.update(dict.fromkeys(names, _SEPARATOR if separate else ","))
         else:
             self._positional_count += 1
+            self._most_positionals += math.inf if settings.get("nargs") == "+" else 1
         return action
 
     def parse_args(self, argv: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
@@ -169,7 +172,7 @@ class CommandParser(argparse.ArgumentParser):
             at, name, values = swallowed
             bare.append(values[-1])
             prepared[at] = f"{name}={self._list_options[name].join(values[:-1])}"
-        if len(bare) > self._positional_count:
+        if len(bare) > self._most_positionals:
             extra = bare[self._positional_count]
             raise ValueError(f"{extra!r} belongs to no option: see {self.prog} --help.")
         return [*bare, *prepared]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from . import captions, plots
 from .captions import Series
 from .section import Chart, Section
 
+_TOO_LARGE = 1e100
 _SPREAD = "0 if all images have one feature, 1 if directions are uniform."
 _RANK = "The number of directions in use."
 _ENTROPY = "Over its maximum, by head; at 1 targets are uniform."
@@ -31,25 +31,25 @@ _USE = "As a share of those that a batch could use, by head."
 def loss_section(facts: RunFacts) -> Section:
     """Make the section that shows the loss, its terms, the learning rate and the accuracy over the steps."""
     section = Section("loss", "Loss")
-    log = facts.log
-    loss = _series(log, _entry("loss"))
+    log = numeric(facts.log)
+    loss = series(log, entry("loss"))
     if not log:
         section.missing.append(_no_log())
         return section
     if loss[0]:
         section.charts.append(_lines("loss", "Total loss", captions.course(loss), {"loss": loss}))
     terms = {
-        "cross-view": _series(log, lambda line: _term(line, ("dino_local_crops_loss", "dino_global_crops_loss"))),
-        "same-view": _series(log, lambda line: _term(line, ("distill_local_crops_loss", "distill_global_crops_loss"))),
-        "masked patches": _series(log, _masked_patches),
-        "features of images": _series(log, _entry("feature_image_loss")),  # of a foreign teacher
-        "features of patches": _series(log, _entry("feature_patch_loss")),
+        "cross-view": series(log, lambda line: _term(line, ("dino_local_crops_loss", "dino_global_crops_loss"))),
+        "same-view": series(log, lambda line: _term(line, ("distill_local_crops_loss", "distill_global_crops_loss"))),
+        "masked patches": series(log, _masked_patches),
+        "features of images": series(log, entry("feature_image_loss")),  # of a foreign teacher
+        "features of patches": series(log, entry("feature_patch_loss")),
     }
     terms = {title: points for title, points in terms.items() if points[0]}
     if terms:
         caption = f"Means over the heads, before they are weighted against each other. {captions.latest(terms)}"
         section.charts.append(_lines("loss-terms", "Terms of the loss", caption, terms, bottom=0))
-    rate = _series(log, _entry("learning_rate"))
+    rate = series(log, entry("learning_rate"))
     if rate[0]:
         lines = {"learning rate": rate}
         section.charts.append(_lines("learning-rate", "Learning rate", captions.peak(rate), lines, bottom=0))
@@ -85,12 +85,13 @@ def _masked_patches(line: Mapping[str, Any]) -> float | None:
 def collapse_section(facts: RunFacts) -> Section:
     """Make the section of statistics that show whether the features of the teacher have collapsed."""
     section = Section("collapse", "Signs of collapse")
-    log = facts.log
+    log = numeric(facts.log)
     known = [line for line in log if "feature_spread" in line and "effective_rank" in line]
     if not known:
         section.missing.append(_no_log())
         return section
-    if (batch := facts.arguments.get("per_device_train_batch_size", MIN_BATCH_SIZE)) < MIN_BATCH_SIZE:
+    batch = facts.arguments.get("per_device_train_batch_size")
+    if isinstance(batch, int) and batch < MIN_BATCH_SIZE:
         section.text = f"Batches of {batch} images say little about how far features lie apart."
     else:
         fine = "No sign of collapse: features spread, in many directions, and targets tell images apart."
@@ -99,7 +100,7 @@ def collapse_section(facts: RunFacts) -> Section:
         ("feature_spread", "Spread of the teacher's features", _SPREAD, MIN_FEATURE_SPREAD),
         ("effective_rank", "Effective rank of the teacher's features", _RANK, MIN_EFFECTIVE_RANK),
     ):
-        lines = {name: _series(log, _entry(name))}
+        lines = {name: series(log, entry(name))}
         if lines[name][0]:
             caption = f"{meaning} {capitalised(captions.latest(lines))}"
             drawn: dict[str, Any] = {"limit": (limit, "collapsed below"), "bottom": 0}
@@ -118,21 +119,31 @@ def collapse_section(facts: RunFacts) -> Section:
     return section
 
 
-def _series(log: list[dict[str, Any]], value: Callable[[dict[str, Any]], float | None]) -> Series:
-    """Return the steps and values of the lines that have a value."""
-    points = [(line["step"], value(line)) for line in log]
-    found = [(step, number) for step, number in points if isinstance(number, int | float) and math.isfinite(number)]
-    return [step for step, _ in found], [number for _, number in found]
+def numeric(log: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of a log with those of their values that can be drawn."""
+
+    def is_drawable(value: Any) -> bool:
+        return isinstance(value, int | float) and abs(value) < _TOO_LARGE  # neither infinite nor not a number
+
+    lines = [{name: value for name, value in line.items() if is_drawable(value)} for line in log]
+    return [line for line in lines if "step" in line]
 
 
-def _entry(name: str) -> Callable[[dict[str, Any]], float | None]:
+def series(log: list[dict[str, Any]], value: Callable[[dict[str, Any]], float | None]) -> Series:
+    """Return the steps and values of the lines of a log, from `numeric`, that have a value."""
+    points = [(line["step"], number) for line in log if (number := value(line)) is not None]
+    return [step for step, _ in points], [number for _, number in points]
+
+
+def entry(name: str) -> Callable[[dict[str, Any]], float | None]:
+    """Return a function that takes a value of that name from a line of a log."""
     return lambda line: line.get(name)
 
 
 def _all_series(log: list[dict[str, Any]], prefix: str) -> dict[str, Series]:
     """Return the series of each name with a prefix, by the rest of the name."""
     names = dict.fromkeys(name for line in log for name in line if name.startswith(prefix))
-    return {name.removeprefix(prefix): _series(log, _entry(name)) for name in names}
+    return {name.removeprefix(prefix): series(log, entry(name)) for name in names}
 
 
 def _no_log() -> tuple[str, str | None]:

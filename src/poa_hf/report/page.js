@@ -4,13 +4,13 @@ document.addEventListener("click", event => {
   if (!button) return;
   const head = button.parentElement, at = head.cellIndex, body = head.closest("table").tBodies[0];
   const of = row => { const cell = row.cells[at]; return cell.dataset.value ?? cell.textContent; };
-  const numeric = !head.classList.contains("text"), text = !numeric && at > 0, before = head.getAttribute("aria-sort");
+  const numeric = !head.classList.contains("text"), before = head.getAttribute("aria-sort");
   const descending = before ? before === "ascending" : numeric;
   const sign = descending ? -1 : 1;
   const compare = (a, b) => {
     const [x, y] = [of(a), of(b)];
     if (x === "" || y === "") return (x === "") - (y === "");  // unknown values come last
-    return sign * (text ? x.localeCompare(y) : x - y);
+    return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y);
   };
   for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", descending ? "descending" : "ascending");

@@ -48,12 +48,14 @@ class Line:
         color: The number of its colour.
         path: Its way, as an SVG path in units of the box.
         readings: Of each point, its place from the left and from below (per cent), its step and its value.
+        dashed: Whether another line has its colour already.
     """
 
     name: str
     color: int
     path: str
     readings: tuple[tuple[float, float, str, str], ...] = ()
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class Plot:
     lines: list[Line] = field(default_factory=list)
     dots: list[Dot] = field(default_factory=list)
     limit: tuple[float, str] | None = None
+
+    @property
+    def has_readings(self) -> bool:
+        return any(line.readings for line in self.lines)
 
     @property
     def readings(self) -> str:
@@ -175,7 +181,8 @@ def line_plot(
             (x(step), y(value), f"{step:,}", _percent(value) if percent else _plain(value))
             for step, value in zip(*points, strict=True)
         )
-        drawn.append(Line(name, index % LINE_COLORS, _path([place[:2] for place in readings]), readings))
+        way = _path([place[:2] for place in readings])
+        drawn.append(Line(name, index % LINE_COLORS, way, readings, index >= LINE_COLORS))
     # a line of one point would not be seen
     dots = [Dot(*line.readings[0][:2], line.color, line.name) for line in drawn if len(line.readings) == 1]
     mark = None if limit is None else (y(limit[0]), limit[1])
@@ -205,7 +212,9 @@ def cost_plot(
     for index, (name, group) in enumerate(groups.items()):
         color, front = index % LINE_COLORS, list(fronts[name])
         named = set(_spread([point[2] for point in front], 4)) if labels else set()
-        lines.append(Line(name, color, _path([(x(cost), y(quality)) for cost, quality, _ in front])))
+        lines.append(
+            Line(name, color, _path([(x(cost), y(quality)) for cost, quality, _ in front]), dashed=index >= LINE_COLORS)
+        )
         for cost, quality, size in group:
             on_line = (cost, quality, size) in front
             text = f"{size}: {_percent(quality)}, {format_quantity(cost)}"
@@ -293,7 +302,9 @@ def _quantities(low: float, high: float) -> _Axis:
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:
-    """Return an SVG path through places in per cent, with the origin at the bottom left."""
+    """Return an SVG path through places in per cent, with the origin at the bottom left; empty without any."""
+    if not places:
+        return ""
     return "M" + " ".join(f"{left * SIDE / 100:g},{SIDE - bottom * SIDE / 100:g}" for left, bottom in places)
 
 

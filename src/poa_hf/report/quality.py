@@ -63,18 +63,24 @@ def quality_sections(
     return over_sizes, against_cost
 
 
-def _choice(facts: RunFacts, measured: Comparison) -> Choice:
+def choice_of(measured: Comparison, step: int | None) -> Choice:
+    """Return an entry of the list of evaluations, without charts.
+
+    Args:
+        measured: The evaluation.
+        step: The step of the model; that of an evaluation of another step is said.
+    """
     record = measured.example
     parts = [capitalised(measured.metric_name), record.dataset_config, record.test_split]
     if record.holdout is not None:
         parts[-1] = f"{100 * record.holdout:g} % of {record.test_split}"
-    if record.step is not None and record.step != facts.steps:
+    if record.step is not None and record.step != step:
         parts.append(f"step {record.step:,}")
     return Choice(record.dataset, ", ".join(part for part in parts if part), f"{capitalised(measured.description)}.")
 
 
 def _heat_maps(facts: RunFacts, measured: Comparison, costs: Mapping[SubNetwork, Costs], first: bool) -> Choice:
-    choice, values, space = _choice(facts, measured), measured.values, facts.space
+    choice, values, space = choice_of(measured, facts.steps), measured.values, facts.space
     low, high = min(values.values()), max(values.values())
     if len(values) < len(space):
         choice.text += f" {len(values)} of the {len(space)} sizes have been measured."
@@ -103,7 +109,7 @@ def _cost_charts(
     latencies: Mapping[str, Mapping[SubNetwork, float]],
     first: bool,
 ) -> Choice:
-    choice = replace(_choice(facts, measured), text="")
+    choice = replace(choice_of(measured, facts.steps), text="")
     axes: dict[str, tuple[str, Mapping[SubNetwork, float]]] = {
         "parameters": ("parameters", {size: cost.parameters for size, cost in costs.items()}),
         "flops": ("FLOPs of one image", {size: cost.flops for size, cost in costs.items()}),

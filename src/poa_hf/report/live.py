@@ -1,0 +1,170 @@
+"""A page on runs that go on: served to this machine only, made anew when a run has written something.
+
+Nothing is written, neither into the runs nor elsewhere, and no lock is taken, so the trainer is not disturbed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from ..formatting import one_line
+from ..runs.facts import RunFacts
+from ..runs.layout import RunFolder
+from .compare import comparison_page, names_of
+from .content import RunContent
+from .rendering import check_request, rendered
+from .section import Section
+
+HOST = "127.0.0.1"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class LivePage:
+    """The page on one run or on several, as the runs are now.
+
+    Args:
+        runs: Folders of runs, which need not exist yet, or checkpoints.
+        quality: The accuracy that is shown first, `knn` or `linear`.
+
+    Raises:
+        ValueError: If a run is given twice, or no page can be made.
+    """
+
+    def __init__(self, runs: Sequence[str | Path], quality: str = "knn") -> None:
+        check_request(quality)
+        self.quality = quality
+        self.runs = dict(zip(names_of(runs), map(str, runs), strict=True))
+        self._known: dict[str, tuple[str, RunContent | str]] = {}  # what was read, by run, and of which version
+        self._page = ("", "")  # the version, and the page
+        self._lock = threading.Lock()
+
+    def version(self) -> str:
+        """Return a text that changes whenever a run has written something that the page shows."""
+        return _digest("".join(_version_of(run) for run in self.runs.values()))
+
+    def page(self) -> str:
+        """Return the page. It is made anew if a run has changed."""
+        with self._lock:
+            version = self.version()
+            if version != self._page[0]:
+                self._page = version, self._made()
+            return self._page[1]
+
+    def _made(self) -> str:
+        contents = {name: self._content(name) for name in self.runs}
+        known = {name: content for name, content in contents.items() if isinstance(content, RunContent)}
+        missing = [content for content in contents.values() if isinstance(content, str)]
+        if len(self.runs) > 1 and known:
+            return comparison_page(known, self.quality, live=True, missing=missing)
+        if len(self.runs) > 1 or missing:
+            waiting = Section("waiting", "Waiting", missing=[(sentence, None) for sentence in missing])
+            return rendered("template.html", live=True, name=", ".join(self.runs), facts=[], sections=[waiting])
+        [content] = known.values()
+        return rendered("template.html", live=True, sections=content.sections(self.quality), **content.shown)
+
+    def _content(self, name: str) -> RunContent | str:
+        """Return what is known of a run, or a sentence that says why nothing is."""
+        run = self.runs[name]
+        version = _version_of(run)
+        before = self._known.get(name)
+        if before is not None and before[0] == version:
+            return before[1]
+        try:
+            if not Path(run).is_dir():
+                raise ValueError(f"{run} does not exist yet: the page shows it once it does.")
+            content: RunContent | str = RunContent.of(RunFacts.read(run), self.quality)
+        except (ValueError, OSError) as error:
+            # a file may vanish while it is read, such as those of a checkpoint that makes room for a newer one
+            if before is not None and isinstance(before[1], RunContent) and Path(run).is_dir():
+                return before[1]
+            content = f"{one_line(error)}."
+        self._known[name] = version, content
+        return content
+
+
+class LiveServer(ThreadingHTTPServer):
+    """Serves a `LivePage` to programs on this machine.
+
+    Args:
+        page: What is shown.
+        port: The port; 0 takes any free one.
+
+    Raises:
+        OSError: If the port is in use.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, page: LivePage, port: int = 0) -> None:
+        self.page = page
+        super().__init__((HOST, port), _Handler)
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds the page."""
+        return f"http://{HOST}:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: LiveServer
+
+    def do_GET(self) -> None:
+        # a page of another site whose name leads to this machine must not read the runs
+        names = {f"{host}:{self.server.server_port}" for host in (HOST, "localhost")}
+        if self.headers.get("Host") not in names:
+            return self._answer("This address is not served.", HTTPStatus.FORBIDDEN)
+        if self.path == "/version":
+            return self._answer(self.server.page.version())
+        if self.path == "/":
+            return self._answer(self.server.page.page(), kind="html")
+        return self._answer("There is no such page.", HTTPStatus.NOT_FOUND)
+
+    def _answer(self, text: str, status: HTTPStatus = HTTPStatus.OK, kind: str = "plain") -> None:
+        content = text.encode()
+        self.send_response(status)
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", f"text/{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        try:
+            self.wfile.write(content)
+        except (BrokenPipeError, ConnectionResetError):  # the browser has gone to another page
+            pass
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a page asks every two seconds."""
+
+
+def _version_of(run: str) -> str:
+    """Return what changes when a run writes its log, records or checkpoints."""
+    folder = RunFolder.containing(run)
+    files = [folder.metrics, folder.evaluations, folder.recipe, folder.training_arguments, folder.config]
+    try:
+        files += sorted(folder.path.glob("latency-*.json")) + sorted(folder.path.glob("checkpoint-*"))
+    except OSError:
+        pass
+    parts = [run, str(folder.path.is_dir())]
+    for path in files:
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        parts.append(f"{path.name} {stat.st_mtime_ns} {stat.st_size}")
+    return _digest("\n".join(parts))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
