@@ -233,11 +233,13 @@ def report(options: argparse.Namespace) -> None:
     table = {name: {model: statistics.mean(all_) for model, all_ in models.items()} for name, models in gains.items()}
     ranked = sorted(table.items(), key=lambda item: -min(item[1].values()))
     print(table_head("CPU, 1 thread"))
-    print(f"| criterion, images | {' | '.join(path.stem for path in paths)} | mean | worst |")
-    print(f"| --- | {'--- | ' * len(paths)}--- | --- |")
+    print(f"| criterion, images | {' | '.join(path.stem for path in paths)} | mean | worst | seeds |")
+    print(f"| --- | {'--- | ' * len(paths)}--- | --- | --- |")
     for name, models in ranked:
         cells = [f"{models[path.stem]:+.1f}" if path.stem in models else "" for path in paths]
         cells += [f"{statistics.mean(models.values()):+.1f}", f"{min(models.values()):+.1f}"]
+        counts = sorted({len(values) for values in gains[name].values()})
+        cells.append(str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}")
         print(f"| {name} | {' | '.join(cells)} |")
     figures = {"gains": table, "random_orders_deviation": spread, "options": vars(options), **versions()}
     print(json.dumps(figures, default=str))

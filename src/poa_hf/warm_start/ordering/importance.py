@@ -1,10 +1,11 @@
 """How important each unit of a backbone is for its features, read in one pass over unlabelled images.
 
 What a slice loses is the change of its features. If a unit u is left out, the feature f of an image changes, to first
-order, by the sum over tokens of a_u * df/da_u, where a_u is the unit's activation. The importance of u is the mean
-length of this change over images. One backward pass of v * f, with a random direction v for each image, reads it for
-all units: but for a constant, E|v * change| is the length. Nothing but images is needed: no labels, no projection
-heads, and no crops or augmentations. benchmarks/order_units.py compares this with other criteria.
+order, by the sum over tokens of a_u * df/da_u, where a_u is the unit's activation. The importance of u is the mean over
+images of the squared length of this change: the term of second order of |f - f'|^2, whose curvature is that of
+Gauss-Newton. A random direction v in place of each f makes one backward pass of it: E[(v * df/da)^2] is the squared
+length. Nothing but images is needed: no labels, no projection heads, and no crops or augmentations.
+benchmarks/order_units.py compares this with other criteria.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def unit_importance(model: ElasticModelMixin, batches: Iterable[Tensor], seed: i
         gradients = torch.autograd.grad(objective, [tensor for _, tensor in activations.read])
         for (group, activation), gradient in zip(activations.read, gradients, strict=True):
             change = _per_unit(activation.detach() * gradient, group, len(pixels))  # (B, count)
-            totals[group.name] += change.double().abs().sum(dim=0).cpu()
+            totals[group.name] += change.double().square().sum(dim=0).cpu()
         seen += len(pixels)
     if not seen:
         raise ValueError("There are no images to order the units by: give at least one that can be read.")
