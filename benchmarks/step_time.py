@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--size", help="sub-network of the elastic pass")
     parser.add_argument("--batch", type=int, help="images")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, help="pairs of steps; 15 on a CPU, 5 on a GPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--gradient_checkpointing", action="store_true")
@@ -41,6 +41,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     preset = PRESETS[options.preset]
     device = find_device()
+    options.repeats = options.repeats or (15 if device.type == "cpu" else 5)
     torch.manual_seed(0)
     config = PoaConfig(backbone_config=PoaViTConfig(drop_path_rate=0.0, **preset["backbone"]), **preset["heads"])
     with device:

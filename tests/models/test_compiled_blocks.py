@@ -6,7 +6,15 @@ import logging
 import pytest
 import torch
 
-from poa_hf import PoaConfig, PoaDinov2RegistersConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaViTConfig
+from poa_hf import (
+    PoaConfig,
+    PoaDinov2RegistersConfig,
+    PoaDinov3ViTConfig,
+    PoaForPreTraining,
+    PoaResNetConfig,
+    PoaSwinConfig,
+    PoaViTConfig,
+)
 from poa_hf.models import compiled_blocks
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable, check_compiler
@@ -18,6 +26,9 @@ BACKBONES = {
     "dinov2_registers": PoaDinov2RegistersConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
                                                  min_hidden_size=16, min_num_hidden_layers=1, image_size=32,
                                                  patch_size=16, drop_path_rate=0.3, use_swiglu_ffn=True),
+    "dinov3": PoaDinov3ViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, min_hidden_size=16,
+                                 min_num_hidden_layers=1, image_size=32, patch_size=16, num_register_tokens=2,
+                                 use_gated_mlp=True, drop_path_rate=0.3, pos_embed_rescale=2.0),
     "swin": PoaSwinConfig(image_size=32, embed_dim=16, depths=[2, 1], num_heads=[2, 4], min_embed_dim=8,
                           min_depths=[1, 1], window_size=2, drop_path_rate=0.3),
     "resnet": PoaResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], base_width=8, num_groups=4,
@@ -67,7 +78,7 @@ def test_steps_are_the_same_and_all_sizes_share_their_code(family, checkpointing
         torch.testing.assert_close(step(model, size), expected, rtol=1e-5, atol=1e-6)
     # students see two kinds of crops, the teacher the global ones
     teacher = len({compiled_blocks.block_kind(model.teacher.get_submodule(name)) for name in block_names(model)})
-    losses = 5  # of Sinkhorn-Knopp and cross-entropies, with and without their options
+    losses = 6  # of Sinkhorn-Knopp and cross-entropies, with and without their options
     assert compiler.compilations == 2 * model.student.num_block_kinds() + teacher + losses
     assert compiler.recompilations == 0 and compiler.seconds > 0
     assert list(model.state_dict()) == names

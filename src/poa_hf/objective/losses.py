@@ -5,6 +5,7 @@ Logits are by far the largest tensors of a step, so they are computed in chunks 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from .row_functions import PLAIN, RowFunctions, inverse, scaled_product
+from .row_functions import PLAIN, RowFunctions, scaled_product
 
 # Returns the targets (n, K), float32, of a slice of n rows.
 RowTargets = Callable[[slice], Tensor]
@@ -49,13 +50,11 @@ class SinkhornKnopp:
         self._peak = _all_reduce(peak, dist.ReduceOp.MAX)[None]
         self._prototype_factors = logits.new_ones(num_prototypes, dtype=torch.float32)
         for iteration in range(iterations):
-            masses = torch.zeros_like(self._prototype_factors)
             factors = self._prototype_factors if iteration else None
-            for rows in row_chunks(num_samples, num_prototypes, logits.device):
-                masses += functions.masses((logits[rows],), self._peak, factors, self._temperature)
-            masses = _all_reduce(masses)
-            # each prototype gets 1/K of the total mass
-            self._prototype_factors = inverse(masses) * (self._prototype_factors @ masses / num_prototypes)
+            chunks = row_chunks(num_samples, num_prototypes, logits.device)
+            parts = (functions.masses((logits[rows],), self._peak, factors, self._temperature) for rows in chunks)
+            masses = functools.reduce(torch.add, parts) if num_samples else torch.zeros_like(self._prototype_factors)
+            self._prototype_factors = functions.balanced((self._prototype_factors, _all_reduce(masses)))
 
     @torch.no_grad()
     def __call__(self, logits: Tensor) -> Tensor:
@@ -95,16 +94,16 @@ def prototype_losses(
         The cross-entropies against the teacher's targets (N,), and those against the other student (N,) or None; both
         without their weights.
     """
-    losses = weights.new_zeros(len(features))
-    same_view_losses = None if same_view is None else weights.new_zeros(len(features))
+    losses, same_losses = [], []
     for rows in row_chunks(len(features), len(prototypes), features.device):
         chunk = features[rows]  # (n, bottleneck)
         same = (None, None) if same_view is None else (same_view[0][rows], same_view[1][rows])
-        losses[rows], same_losses, slopes = functions.cross_entropies(
+        of_chunk, same_of_chunk, slopes = functions.cross_entropies(
             (chunk, targets(rows), weights[rows], *same), prototypes, temperature, gradients is not None
         )
-        if same_view_losses is not None and same_losses is not None:
-            same_view_losses[rows] = same_losses
+        losses.append(of_chunk)
+        if same_of_chunk is not None:
+            same_losses.append(same_of_chunk)
         if gradients is None or slopes is None:
             continue
         gradients[0][rows].add_(scaled_product(slopes, prototypes, temperature))
@@ -113,7 +112,8 @@ def prototype_losses(
         else:
             gradients[1].add_(slopes.T @ chunk, alpha=1 / temperature)
         del slopes  # before the next chunk's logits exist
-    return losses.neg_(), None if same_view_losses is None else same_view_losses.neg_()
+    none = weights[:0]  # there may be no rows
+    return torch.cat([none, *losses]), None if same_view is None else torch.cat([none, *same_losses])
 
 
 def koleo(features: Tensor) -> Tensor:

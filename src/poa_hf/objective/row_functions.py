@@ -32,6 +32,16 @@ def masses(rows: tuple[Tensor], peak: Tensor, prototype_factors: Tensor | None, 
     return _sample_factors(scores, prototype_factors) @ scores
 
 
+def balanced(rows: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the factors of K prototypes after an iteration of Sinkhorn-Knopp (K,): each gets 1/K of the total mass.
+
+    Args:
+        rows: The factors that each prototype had before (K,), and the mass that all samples gave to it (K,).
+    """
+    factors, mass = rows
+    return _inverse(mass) * (_row_products(factors, mass) / len(mass))
+
+
 def assignments(rows: tuple[Tensor], peak: Tensor, prototype_factors: Tensor, temperature: Tensor) -> Tensor:
     """Return the assignments of samples to prototypes (n, K), float32; each row sums to 1.
 
@@ -63,19 +73,19 @@ def cross_entropies(
         with_slopes: Whether the gradient is wanted.
 
     Returns:
-        Minus the cross-entropies against the teacher's targets (n,); minus those against the other student (n,) or
-        None; the gradient of the weighted total by the logits over the temperature (n, K), in the precision of the
-        features, or None.
+        The cross-entropies against the teacher's targets (n,); those against the other student (n,) or None; the
+        gradient of the weighted total by the logits over the temperature (n, K), in the precision of the features, or
+        None.
     """
     features, target, weight, same_features, same_weight = rows
     log_probabilities = scaled_product(features, prototypes.T, temperature).log_softmax(-1, dtype=torch.float32)
-    losses = _row_products(target, log_probabilities)
+    losses = _row_products(target, log_probabilities).neg_()
     weight = weight[:, None]
     totals = weight * target.sum(dim=-1, keepdim=True)
     same_losses = None
     if same_features is not None and same_weight is not None:
         same_target = scaled_product(same_features, prototypes.T, temperature).softmax(-1, dtype=torch.float32)
-        same_losses = _row_products(same_target, log_probabilities)
+        same_losses = _row_products(same_target, log_probabilities).neg_()
         same_weight = same_weight[:, None]
         totals = totals + same_weight
     if not with_slopes:
@@ -91,6 +101,7 @@ class RowFunctions(NamedTuple):
     """The functions of this module, as they are or compiled."""
 
     masses: Callable[..., Tensor] = masses
+    balanced: Callable[..., Tensor] = balanced
     assignments: Callable[..., Tensor] = assignments
     cross_entropies: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = cross_entropies
 
@@ -103,21 +114,21 @@ def scaled_product(rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
     return torch.addmm(rows.new_empty(1), rows, columns, beta=0, alpha=1 / temperature)
 
 
-def inverse(sums: Tensor) -> Tensor:
-    """Return 1 / sums; a prototype or sample whose scores underflowed keeps zeros, not NaNs."""
-    return sums.clamp(min=torch.finfo(torch.float32).tiny).reciprocal_()
-
-
 def _scores(logits: Tensor, peak: Tensor, temperature: Tensor) -> Tensor:
     return (logits - peak).float().div_(temperature).exp_()
 
 
 def _sample_factors(scores: Tensor, prototype_factors: Tensor) -> Tensor:
-    return inverse(scores @ prototype_factors)
+    return _inverse(scores @ prototype_factors)
+
+
+def _inverse(sums: Tensor) -> Tensor:
+    # a prototype or sample whose scores underflowed keeps zeros, not NaNs
+    return sums.clamp(min=torch.finfo(torch.float32).tiny).reciprocal_()
 
 
 def _row_products(first: Tensor, second: Tensor) -> Tensor:
-    """Return the dot products of two tensors' rows (n,)."""
+    """Return the dot products of two tensors' rows, without a tensor of all products."""
     if torch.compiler.is_compiling():
         return (first * second).sum(dim=-1)  # fused, where the product below would be a kernel by itself
-    return torch.einsum("nk,nk->n", first, second)
+    return torch.einsum("...k,...k->...", first, second)

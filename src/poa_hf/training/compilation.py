@@ -68,5 +68,6 @@ def _kinds_of_losses(config: PoaConfig) -> int:
     """Return how many functions of rows of logits are compiled: those of `RowFunctions`, for each size of heads."""
     if config.distillation is not None and config.distillation["loss"] == "features":
         return 0
-    # masses in the first iteration and later, assignments, cross-entropies of the intact and of the elastic student
-    return (5 if config.intact_weight < 1 else 4) * len(set(config.num_prototypes))
+    # masses in the first iteration and later, assignments, cross-entropies of the intact and of the elastic student;
+    # the balancing of any number of prototypes
+    return (5 if config.intact_weight < 1 else 4) * len(set(config.num_prototypes)) + 1
