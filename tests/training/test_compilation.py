@@ -79,7 +79,7 @@ def test_a_compiled_run_is_resumed_to_the_bit_and_equals_a_plain_one(tmp_path, q
 @pytest.mark.slow
 def test_a_compiled_run_with_a_gram_teacher_equals_a_plain_one(tmp_path, quick_compiler):
     trained = [
-        PoaTrainer(anchored(), arguments(tmp_path / choice, compile=choice, pack_crops=pack), images())
+        PoaTrainer(anchored(), arguments(tmp_path / f"{choice} {pack}", compile=choice, pack_crops=pack), images())
         for choice, pack in (("off", False), ("blocks", False), ("blocks", True))
     ]
     for trainer in trained:

@@ -189,13 +189,13 @@ def test_it_keeps_the_similarities(tmp_path):
     for weight in (0.0, 50.0):
         model = anchored(gram_weight=weight)
         first = anchored().teacher
-        options = dict(max_steps=40, learning_rate=0.01, masked_prediction_start_step=100)
+        options = dict(max_steps=40, learning_rate=0.1, masked_prediction_start_step=100)
         PoaTrainer(model, arguments(tmp_path / str(weight), **options), images()).train()
         crops = torch.randn(8, 3, 32, 32)
         with torch.no_grad():
             ours, theirs = (each.eval()(crops).last_hidden_state[:, 1:] for each in (model.student, first))
         distances[weight] = gram_loss(ours, theirs).item()
-    assert distances[50.0] < 0.5 * distances[0.0]
+    assert distances[50.0] < 0.3 * distances[0.0]
 
 
 def train_anchored(folder: str, options: dict) -> None:

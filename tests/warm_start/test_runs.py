@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import (
     AutoModel,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    ViTConfig,
+    ViTModel,
 )
 
 from poa_hf import PoaForPreTraining
@@ -51,9 +54,14 @@ def test_a_run_starts_from_the_source_and_its_sizes_are_stock_models(tmp_path, s
 
 
 @pytest.mark.slow
-def test_all_sizes_of_a_longer_run_are_extracted_and_published(tmp_path, source, poa, hub):
+@pytest.mark.parametrize("teacher", [None, "their-vit"], ids=["ordered", "ordered and distilled"])
+def test_all_sizes_of_a_longer_run_are_extracted_and_published(tmp_path, source, poa, hub, teacher):
     run = str(tmp_path / "run")
     limits = "--max_steps 20 --warmup_steps 4 --masked_prediction_start_step 5 --order_images 16".split()
+    if teacher is not None:
+        fields = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+        ViTModel(ViTConfig(**fields, image_size=64, patch_size=16)).save_pretrained(tmp_path / teacher)
+        limits += ["--foreign_teacher", str(tmp_path / teacher)]
     poa("pretrain", "--init_from", source, *SMALL, *limits, "--output_dir", run)
     model = PoaForPreTraining.from_pretrained(run).eval()
     assert model.config.warm_started_from == AutoModel.from_pretrained(source).config.model_type
@@ -66,6 +74,9 @@ def test_all_sizes_of_a_longer_run_are_extracted_and_published(tmp_path, source,
     assert len(hub.repos) == len(sizes) + 1
     published = [repo for _, repo in hub.repos if "supernet" not in repo]
     for repo in published:
+        card = ModelCard.load(repo).text
+        assert "| units in order of importance before the first step | by the features of 16 images |" in card
+        assert ("distilled from their-vit" in card) == (teacher is not None) and str(tmp_path) not in card
         loaded = AutoModel.from_pretrained(repo)
         size = f"{loaded.config.hidden_size}x{loaded.config.num_hidden_layers}"
         extracted = AutoModel.from_pretrained(tmp_path / "extracted" / size).state_dict()

@@ -64,7 +64,7 @@ class GramTeacher:
         accelerator: Accelerator,
     ):
         self.model, self.args, self.accelerator = model, args, accelerator
-        self.path = RunFolder(Path(args.output_dir)).gram_teacher
+        self.path = RunFolder(Path(args.output_dir).resolve()).gram_teacher
         self.size = args.gram_teacher_size or args.global_crop_size
         backbone = model.config.backbone_config
         self._side = args.global_crop_size // backbone.crop_multiple  # of the last feature map
@@ -116,7 +116,7 @@ class GramTeacher:
                 "with the same --gram_teacher, or start anew."
             )
         if self._is_own:
-            self._kept = RunFolder.containing(checkpoint).gram_teacher
+            self._kept = RunFolder.containing(checkpoint.resolve()).gram_teacher
             self._load()
         assert self.teacher is not None
         if before.get("fingerprint") != self.teacher.fingerprint:
