@@ -59,7 +59,8 @@ def arguments(command: str, target: str, out: Path) -> list[list[str]]:
         "extract": [[target, "--size", "small", "--output", str(out)]],
         "evaluate": [[target, *FEW_IMAGES.split(), "--output", str(out)]],
         "embed": [
-            [target, "--dataset_name", "textures", "--max_images", "4", "--output", str(out), "--num_workers", "0"]
+            [target, *"--dataset_name textures --max_images 4 --num_workers 0 --output".split(), str(out)],
+            ["--index", target, "--output", f"{out}.html"],
         ],
         "select": [[target, "--max_params", "1G"]],
         "report": [[target, "--dataset_name", "textures", "--images", "1", "--output", str(out)]],

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import shlex
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
+from ..formatting import printable
 from ..ranges import COUNT, WHOLE, Range
+from .data_options import add_data_options, data_options
 from .main import quiet_libraries
-from .parser import CommandParser, number_in
+from .parser import CommandParser, number_in, separate_words
+
+if TYPE_CHECKING:
+    from ..embedding.nearest import Neighbour
 
 
 def embed(argv: list[str]) -> None:
-    """Run `poa embed MODEL --dataset_name D --output DIR`."""
+    """Run `poa embed MODEL --dataset_name D --output DIR` or `poa embed --index DIR [--query PHOTO ...]`."""
     args = _parser().parse_args(argv)
-    _embed_dataset(args)
+    if args.index is None:
+        if args.query:
+            raise ValueError("--query searches embeddings: give their folder as --index.")
+        _embed_dataset(args)
+    else:
+        _search(args)
 
 
 def _embed_dataset(args: Namespace) -> None:
@@ -41,6 +54,7 @@ def _embed_dataset(args: Namespace) -> None:
         args.size,
         config_name=args.dataset_config_name,
         split=args.dataset_split,
+        dataset_options=data_options(args),
         num_workers=workers,
         **{
             name: getattr(args, name)
@@ -58,15 +72,61 @@ def _embed_dataset(args: Namespace) -> None:
         if manifest.skipped:
             which = "1 image" if manifest.skipped == 1 else f"{manifest.skipped:,} images"
             print(f"{which} could not be decoded, and left out: see {args.output}/skipped_images.jsonl")
+        print(f"next: poa embed --index {shlex.quote(str(args.output))}")
     processes.state.destroy_process_group()
+
+
+def _search(args: Namespace) -> None:
+    """Write the page of an index, or print and show what is nearest to photographs."""
+    quiet_libraries()
+    from ..embedding.embeddings import Embeddings
+    from ..embedding.nearest import features_of, nearest, open_queries
+    from ..embedding.page import write_index_page, write_query_page
+
+    embeddings = Embeddings.load(args.index)
+    if not args.query:
+        page = write_index_page(embeddings, args.output, args.images, args.top, args.dataset_name)
+    else:
+        queries = open_queries(embeddings, args.query)
+        features = features_of(embeddings, [query.image for query in queries], args.model, args.batch_size)
+        found = nearest(embeddings, features, args.top)
+        for query, neighbours in zip(queries, found, strict=True):
+            print(printable(_table(query.name, neighbours)))
+        page = write_query_page(embeddings, queries, found, args.output, args.dataset_name)
+    print(f"Written to {page}")
+
+
+def _table(name: str, neighbours: Sequence[Neighbour]) -> str:
+    """Return the images nearest to a photograph as a table."""
+    has_labels = any(each.label is not None for each in neighbours)
+    titles = ["rank", "similarity", *(["label"] if has_labels else []), "image"]
+    rows = [
+        [
+            str(rank),
+            f"{each.similarity:.4f}",
+            *(["" if each.label is None else str(each.label)] * has_labels),
+            each.name,
+        ]
+        for rank, each in enumerate(neighbours, 1)
+    ]
+    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column > 1 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [titles, *rows]
+    ]
+    return "\n".join([name, *lines, ""])
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="poa embed",
-        usage="poa embed MODEL --dataset_name D --output DIR [--OPTION VALUE ...]",
+        usage="poa embed MODEL --dataset_name D --output DIR [--OPTION VALUE ...]\n"
+        "       poa embed --index DIR [--query PHOTO ... --top N]",
         description="Write the features of all images of a dataset into files. Stopped and run again, it goes on where "
-        "it was.",
+        "it was. Or look for images that are like others (--index).",
         epilog="For several GPUs, start it with accelerate launch -m poa_hf.cli embed.",
     )
     parser.add_option(
@@ -75,15 +135,14 @@ def _parser() -> CommandParser:
     )  # fmt: skip
     _add_images(parser)
     _add_output(parser)
+    _add_search(parser)
     return parser
 
 
 def _add_images(parser: CommandParser) -> None:
     data = parser.add_argument_group("images")
     parser.add_option("--dataset_name", group=data, metavar="D", help="a dataset of the Hub, a folder, or textures")
-    parser.add_option(
-        "--dataset_config_name", group=data, metavar="C", help="configuration of the dataset, if it has several"
-    )
+    add_data_options(parser, data)
     parser.add_option("--dataset_split", group=data, default="train", metavar="S", help="split of the images")
     parser.add_option("--image_column", group=data, metavar="C", help="column of the images, if there are several")
     parser.add_option("--label_column", group=data, metavar="C", help="a column to keep as label")
@@ -97,7 +156,7 @@ def _add_images(parser: CommandParser) -> None:
 
 def _add_output(parser: CommandParser) -> None:
     work = parser.add_argument_group("computation and output")
-    parser.add_option("--output", group=work, type=Path, metavar="DIR", help="folder of the embeddings")
+    parser.add_option("--output", group=work, type=Path, metavar="DIR", help="folder of the embeddings to write")
     parser.add_option("--size", group=work, metavar="SIZE", help="name or size of an elastic model (default: full)")
     parser.add_option("--patches", group=work, action="store_true", help="write the features of patches as well")
     parser.add_option(
@@ -123,3 +182,23 @@ def _add_output(parser: CommandParser) -> None:
         help="processes that decode images (default: up to 4)",
     )  # fmt: skip
     parser.add_option("--bf16", group=work, action="store_true", help="compute in bfloat16")
+    parser.add_token(work)
+
+
+def _add_search(parser: CommandParser) -> None:
+    search = parser.add_argument_group("search")
+    parser.add_option(
+        "--index", group=search, type=Path, metavar="DIR",
+        help="embeddings to search: write a page of images and those nearest to them; MODEL and --dataset_name say "
+        "where these are now, and --output names the page",
+    )  # fmt: skip
+    parser.add_option(
+        "--query", group=search, separate=True, type=separate_words, metavar="PHOTO ...",
+        help="files of photographs: print and show the images nearest to each",
+    )  # fmt: skip
+    parser.add_option(
+        "--top", group=search, type=number_in(COUNT), default=10, metavar="N", help="nearest images to show of each"
+    )
+    parser.add_option(
+        "--images", group=search, type=number_in(COUNT), default=48, metavar="N", help="images on the page of an index"
+    )

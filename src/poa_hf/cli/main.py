@@ -24,7 +24,7 @@ COMMANDS = {
     "order": ("RUN_OR_MODEL --dataset_name D --output DIR", "make any pre-trained model elastic, without training"),
     "extract": ("RUN --size small --output DIR", "write sizes as stock transformers checkpoints"),
     "evaluate": ("RUN [--dataset_name D] [--sizes all]", "measure sizes: k-NN, linear probe, ..."),
-    "embed": ("MODEL --dataset_name D --output DIR", "write the features of all images into files"),
+    "embed": ("MODEL --dataset_name D --output DIR", "write the features of all images, find those alike"),
     "select": ("RUN --max_params 30M --max_latency_ms 4", "find the best size within a budget"),
     "check": ("RUN", "compare checkpoints and model with their checksums, read all records"),
     "report": ("RUN [RUN ...] [--watch]", "write a page on runs: quality, cost, losses, pictures"),

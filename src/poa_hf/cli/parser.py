@@ -87,7 +87,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, epilog: str | None = None, usage: str | None = None) -> None:
         self._known_options: dict[str, argparse.Action] = {}
         self._list_options: dict[str, str] = {}  # what its values are joined by
-        self._positional_count = 0
+        self._positional_count = 0  # of those that have to be given
         self._most_positionals: float = 0
         super().__init__(
             prog=prog,
@@ -111,7 +111,7 @@ class CommandParser(argparse.ArgumentParser):
             if several or separate:
                 self._list_options.update(dict.fromkeys(names, _SEPARATOR if separate else ","))
         else:
-            self._positional_count += 1
+            self._positional_count += settings.get("nargs") != "?"
             self._most_positionals += math.inf if settings.get("nargs") == "+" else 1
         return action
 
@@ -173,7 +173,7 @@ class CommandParser(argparse.ArgumentParser):
             bare.append(values[-1])
             prepared[at] = f"{name}={self._list_options[name].join(values[:-1])}"
         if len(bare) > self._most_positionals:
-            extra = bare[self._positional_count]
+            extra = bare[int(self._most_positionals)]
             raise ValueError(f"{extra!r} belongs to no option: see {self.prog} --help.")
         return [*bare, *prepared]
 

@@ -71,6 +71,12 @@ class Embeddings:
                 )
             yield part
 
+    def label_of(self, part: Part, place: int) -> int | str | None:
+        """Return the label of a row of a part: the name of its class if it has one; None without labels."""
+        label: int | str | None = part.labels[place] if part.labels is not None else None
+        names = self.manifest.class_names
+        return names[label] if names and isinstance(label, int) and 0 <= label < len(names) else label
+
     @cached_property
     def ids(self) -> np.ndarray:
         """The numbers of the rows in the dataset, int64 (N,)."""

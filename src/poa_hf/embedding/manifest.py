@@ -33,6 +33,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("class_names", "patches"), (list, _NOTHING)),
     "complete": (bool,),
 }
+_OPTIONS = ("config_name", "split", "streaming", "revision", "data_dir", "data_files")  # of `open_dataset`
 _Content = TypeVar("_Content")
 
 
@@ -98,6 +99,10 @@ class Manifest:
             value = getattr(self, part).get(key) if key else getattr(self, part)
             if type(value) not in allowed:
                 raise ValueError(f"{path} is damaged: {name} is {str(value)[:40]!r}; embed the images once more.")
+        for name, value in self.dataset["options"].items():
+            texts = value if isinstance(value, list) else [value]
+            if name not in _OPTIONS or not all(isinstance(text, str) or text is None for text in texts):
+                raise ValueError(f"{path} is damaged: dataset.options has {name[:40]!r}; embed the images once more.")
         if self.rows_per_shard < 1 or self.format not in FORMATS or self.dtype not in DTYPES:
             raise ValueError(f"{path} is damaged: its format, dtype or rows_per_shard is none that poa embed writes.")
         self.decoding = {name: self.decoding.get(name) for name in ("num_channels", "value_range")}
