@@ -170,7 +170,7 @@ class Scripted(LivePage):
 
 @pytest.mark.slow
 def test_a_page_that_is_refreshed_stays_where_it_is(trained, tmp_path):
-    with LiveServer(Scripted([measured(trained, tmp_path / "run")])) as server:
+    with LiveServer(Scripted([measured(trained, tmp_path / "run")], rest=0)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         found = title_of(f"{server.address}/", tmp_path / "browser", milliseconds=20_000)
         server.shutdown()

@@ -26,7 +26,7 @@ def files(folder):
 
 def test_a_run_from_before_its_start(trained, tmp_path):
     run = tmp_path / "run"
-    page = LivePage([run])
+    page = LivePage([run], rest=0)
     assert "does not exist yet" in page.page()
     versions = [page.version()]
 
@@ -62,12 +62,20 @@ def test_a_run_from_before_its_start(trained, tmp_path):
 
 def test_several_runs_of_which_one_has_not_begun(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "one", ignore=shutil.ignore_patterns("report"))
-    page = LivePage([tmp_path / "one", tmp_path / "two"])
+    page = LivePage([tmp_path / "one", tmp_path / "two"], rest=0)
     assert "<h1>1 run</h1>" in page.page() and "two does not exist yet" in page.page()
     shutil.copytree(trained, tmp_path / "two", ignore=shutil.ignore_patterns("report"))
     assert "2 runs" in page.page() and "does not exist" not in page.page()
     with pytest.raises(ValueError, match="given twice"):
         LivePage([tmp_path / "one", tmp_path / "one"])
+
+
+def test_a_page_is_kept_for_some_times_as_long_as_it_took(tmp_path):
+    page = LivePage([tmp_path / "run"], rest=1e6)
+    first = page.page()
+    version = page.version()
+    (tmp_path / "run").mkdir()
+    assert page.page() == first and page.version() == version
 
 
 def answer(address, path="/", host=None):

@@ -16,7 +16,7 @@ from ..runs.metrics import display_order
 from . import plots
 from .captions import percent
 from .content import RunContent
-from .numbers import entry, numeric, series
+from .numbers import entry, series
 from .quality import MOST_CHOICES, choice_of
 from .rendering import check_folder, check_request, rendered, write_page
 from .section import Chart, Choice, Section
@@ -130,9 +130,9 @@ def _report(content: RunContent, folder: Path | None) -> str:
 
 
 def _cells(content: RunContent) -> list[tuple[str, float | str]]:
-    shown, log = dict(content.headline), content.facts.log
+    shown, log = dict(content.headline), content.log
     parameters = max((cost.parameters for cost in content.sizes.values()), default=0)
-    losses = series(numeric(log), entry("loss"))[1]
+    losses = series(log, entry("loss"))[1]
     return [
         (shown.get("family", ""), shown.get("family", "")),
         (shown.get("trained on", ""), shown.get("trained on", "")),
@@ -229,7 +229,7 @@ def _loss_section(contents: Contents) -> Section:
     section = Section("loss", "Training")
     for name, title, percents in (("loss", "Total loss", False), ("knn_mean", "k-NN accuracy, mean of sizes", True)):
         # a run without such lines keeps its colour, and its place in the legend
-        lines = {run: series(numeric(content.facts.log), entry(name)) for run, content in contents.items()}
+        lines = {run: series(content.log, entry(name)) for run, content in contents.items()}
         if not any(points[0] for points in lines.values()):
             continue
         last = ", ".join(

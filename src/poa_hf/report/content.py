@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..elastic import SubNetwork
@@ -41,18 +42,29 @@ class RunContent:
     latencies: Mapping[str, Mapping[SubNetwork, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, facts: RunFacts, quality: str) -> RunContent:
+    def of(cls, facts: RunFacts, quality: str, before: RunContent | None = None) -> RunContent:
         """Read the latencies of a run, and choose the evaluation that counts.
 
         Args:
             facts: What the run has written down.
             quality: The accuracy that charts show first, `knn` or `linear`.
+            before: What was known of the run before: costs of the same model are not computed again.
         """
         folder = facts.folder or RunFolder.containing(facts.name)
         if facts.config is None:
             return cls(facts, folder)
         measured = choose(facts.comparisons, [f"{quality}_accuracy"])
-        return cls(facts, folder, costs(facts.backbone), measured, read_latencies(folder, facts.backbone))
+        known = None if before is None else before.facts.config
+        if before is not None and before.sizes and known is not None and known.to_dict() == facts.config.to_dict():
+            sizes = before.sizes
+        else:
+            sizes = costs(facts.backbone)
+        return cls(facts, folder, sizes, measured, read_latencies(folder, facts.backbone))
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of the log with the values that can be drawn."""
+        return numeric(self.facts.log)
 
     def sections(self, quality: str) -> list[Section]:
         """Make the sections of numbers."""
@@ -62,8 +74,8 @@ class RunContent:
         return [
             *quality_sections(self.facts, self.measured, self.sizes, self.latencies, quality),
             table,
-            loss_section(self.facts),
-            collapse_section(self.facts),
+            loss_section(self.facts, self.log),
+            collapse_section(self.facts, self.log),
         ]
 
     @property
@@ -88,7 +100,7 @@ class RunContent:
                 ("sizes", str(len(self.sizes))),
                 ("parameters", f"{format_quantity(min(parameters))} to {format_quantity(max(parameters))}"),
             ]
-        if log := numeric(facts.log):
+        if log := self.log:
             planned = facts.arguments.get("max_steps")
             shown.append(("steps", f"{log[-1]['step']:,}" + (f" of {planned:,}" if isinstance(planned, int) else "")))
         if losses := series(log, entry("loss"))[1]:

@@ -1,8 +1,10 @@
 // ask for news every few seconds, and put them in place of what has changed: scroll position, choice, focus and order stay
 const status = document.getElementById("live"), started = status.textContent;
 let version = null;
+// evaluations by their names, as there may be more of them now
+const named = option => option && `${option.parentElement.label}: ${option.textContent}`;
 const kept = () => ({
-  choice: document.getElementById("choice")?.value,
+  choice: named(document.getElementById("choice")?.selectedOptions[0]),
   sorted: [...document.querySelectorAll("thead th[aria-sort]")].map(head => [head.cellIndex, head.getAttribute("aria-sort")]),
   boxes: [...document.querySelectorAll(".scroll")].map(box => [box.scrollLeft, box.scrollTop]),
   focus: [...document.querySelectorAll("main [tabindex], main button, main select, main a")].indexOf(document.activeElement),
@@ -11,9 +13,10 @@ const kept = () => ({
 });
 function restore(before) {
   const select = document.getElementById("choice");
-  if (select && [...select.options].some(option => option.value === before.choice)) {
-    select.value = before.choice;
-    choose(before.choice);
+  const chosen = select && [...select.options].find(option => named(option) === before.choice);
+  if (chosen) {
+    select.value = chosen.value;
+    choose(chosen.value);
   }
   for (const [at, order] of before.sorted) {
     const head = document.querySelector("thead")?.rows[0].cells[at];

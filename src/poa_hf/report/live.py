@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,21 +37,26 @@ class LivePage:
     Args:
         runs: Folders of runs, which need not exist yet, or checkpoints.
         quality: The accuracy that is shown first, `knn` or `linear`.
+        rest: How long a page is kept, in times as long as it took to make: reading a long log every few seconds would
+            take processors from the trainer.
 
     Raises:
         ValueError: If a run is given twice, or no page can be made.
     """
 
-    def __init__(self, runs: Sequence[str | Path], quality: str = "knn") -> None:
+    def __init__(self, runs: Sequence[str | Path], quality: str = "knn", rest: float = 9) -> None:
         check_request(quality)
-        self.quality = quality
+        self.quality, self.rest = quality, rest
+        self._kept_until = 0.0
         self.runs = dict(zip(names_of(runs), map(str, runs), strict=True))
         self._known: dict[str, tuple[str, RunContent | str]] = {}  # what was read, by run, and of which version
         self._page = ("", "")  # the version, and the page
         self._lock = threading.Lock()
 
     def version(self) -> str:
-        """Return a text that changes whenever a run has written something that the page shows."""
+        """Return a text that changes when there is a new page, as a run has written something that it shows."""
+        if time.monotonic() < self._kept_until:
+            return self._page[0]
         return _digest("".join(_version_of(run) for run in self.runs.values()))
 
     def page(self) -> str:
@@ -58,7 +64,10 @@ class LivePage:
         with self._lock:
             version = self.version()
             if version != self._page[0]:
+                begun = time.monotonic()
                 self._page = version, self._made()
+                ended = time.monotonic()
+                self._kept_until = ended + self.rest * (ended - begun)
             return self._page[1]
 
     def _made(self) -> str:
@@ -83,7 +92,8 @@ class LivePage:
         try:
             if not Path(run).is_dir():
                 raise ValueError(f"{run} does not exist yet: the page shows it once it does.")
-            content: RunContent | str = RunContent.of(RunFacts.read(run), self.quality)
+            known = before[1] if before is not None and isinstance(before[1], RunContent) else None
+            content: RunContent | str = RunContent.of(RunFacts.read(run), self.quality, known)
         except (ValueError, OSError) as error:
             # a file may vanish while it is read, such as those of a checkpoint that makes room for a newer one
             if before is not None and isinstance(before[1], RunContent) and Path(run).is_dir():

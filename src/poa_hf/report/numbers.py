@@ -28,10 +28,14 @@ _ENTROPY = "Over its maximum, by head; at 1 targets are uniform."
 _USE = "As a share of those that a batch could use, by head."
 
 
-def loss_section(facts: RunFacts) -> Section:
-    """Make the section that shows the loss, its terms, the learning rate and the accuracy over the steps."""
+def loss_section(facts: RunFacts, log: list[dict[str, Any]]) -> Section:
+    """Make the section that shows the loss, its terms, the learning rate and the accuracy over the steps.
+
+    Args:
+        facts: What is known of the run.
+        log: The lines of its log, from `numeric`.
+    """
     section = Section("loss", "Loss")
-    log = numeric(facts.log)
     loss = series(log, entry("loss"))
     if not log:
         section.missing.append(_no_log())
@@ -82,10 +86,14 @@ def _masked_patches(line: Mapping[str, Any]) -> float | None:
     return None if term is None or not line.get("predict_masked_patches", True) else 2 * term
 
 
-def collapse_section(facts: RunFacts) -> Section:
-    """Make the section of statistics that show whether the features of the teacher have collapsed."""
+def collapse_section(facts: RunFacts, log: list[dict[str, Any]]) -> Section:
+    """Make the section of statistics that show whether the features of the teacher have collapsed.
+
+    Args:
+        facts: What is known of the run.
+        log: The lines of its log, from `numeric`.
+    """
     section = Section("collapse", "Signs of collapse")
-    log = numeric(facts.log)
     known = [line for line in log if "feature_spread" in line and "effective_rank" in line]
     if not known:
         section.missing.append(_no_log())
