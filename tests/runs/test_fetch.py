@@ -9,7 +9,7 @@ import torch
 from poa_hf.runs.checkpoints import checkpoint_folders
 from poa_hf.runs.checksums import write_checksums
 from poa_hf.runs.fetch import fetch_run
-from poa_hf.runs.run_repo import checkpoint_files
+from poa_hf.runs.run_repo import checkpoint_files, kept_model_files
 from poa_hf.runs.soundness import checkpoint_damage
 
 from .folders import checkpoint, flip_bit
@@ -102,13 +102,16 @@ def with_a_stranger(contents):
     contents["checksums.json"] = json.dumps(listed).encode()
 
 
-DAMAGES = [
-    *map(missing, ["optimizer.bin", "checksums.json", "trainer_state.json", "config.json", "data_state_0.json"]),
-    *(cut, flipped, no_json, no_checksums, of_another_step, with_a_stranger),
+FAST = [missing("optimizer.bin"), flipped, with_a_stranger]
+MORE = [
+    *map(missing, ["checksums.json", "trainer_state.json", "config.json", "data_state_0.json"]),
+    *(cut, no_json, no_checksums, of_another_step),
 ]
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "damage", [*FAST, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE)], ids=lambda each: each.__name__
+)
 @pytest.mark.parametrize("place", ["beside", pytest.param("earlier", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_passed_over(hub, tmp_path, caplog, damage, place):
     if place == "beside":
@@ -179,6 +182,18 @@ def test_a_revision_is_an_earlier_state_of_the_run(hub, tmp_path):
     assert steps(tmp_path / "run") == ["checkpoint-2"]
     fetch_run("me/run", tmp_path / "run")  # the same run, which has gone on elsewhere
     assert steps(tmp_path / "run") == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_the_gram_teacher_comes_along(hub, tmp_path):
+    made = tmp_path / "made" / "gram_teacher"
+    made.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "evil.pkl"):
+        (made / name).write_text("{}")
+    assert kept_model_files(made.parent).keys() == {"gram_teacher/config.json", "gram_teacher/model.safetensors"}
+    pushed(hub, tmp_path, {"last-checkpoint": 4})
+    hub.commit(hub.model("me/run"), {f"gram_teacher/{path.name}": path.read_bytes() for path in made.iterdir()})
+    fetch_run("me/run", tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run" / "gram_teacher").iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_a_folder_with_another_run_is_left_alone(hub, tmp_path):

@@ -84,6 +84,11 @@ def test_the_log_ends_at_the_step_that_is_pushed(tmp_path):
     [
         ({"dataset_name": "me/photos", "init_from": "facebook/dinov2-small"}, None),
         ({"dataset_name": "textures", "report_to": "wandb", "run_name": "a", "project": "b"}, None),
+        (
+            {"dataset_revision": "refs/pr/1", "data_dir": "a/b/c", "data_files": ["a/b/*.parquet", "test=a/**/x.zip"]},
+            None,
+        ),
+        ({"data_files": ["/data/a.parquet", "test=~/b.zip"]}, {"data_files": ["a.parquet", "test=b.zip"]}),
         ({"dataset_name": "/data/mnist"}, {"dataset_name": "./mnist"}),  # and not a dataset of the Hub
         ({"dataset_name": "./data/mnist"}, {"dataset_name": "./mnist"}),
         ({"output_dir": "a", "resume_from_checkpoint": None, "foreign_teacher": "~/t"}, {"foreign_teacher": "./t"}),

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from ..formatting import suggest
 from ..ranges import Range
 from .other_names import refused
-from .token import use_token
+from .token import hide_tokens, use_token
 
 
 def whole_number(text: str) -> int:
@@ -124,6 +124,8 @@ class CommandParser(argparse.ArgumentParser):
         parsed = super().parse_args(self._prepared(argv or []), namespace)
         if (token := vars(parsed).pop("token", None)) is not None:
             use_token(token)
+        if "hub_token" in parsed:  # for pushing only, where it may be another one
+            hide_tokens()
         return parsed
 
     def add_token(self, group: Any = None) -> None:

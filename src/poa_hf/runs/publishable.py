@@ -28,7 +28,11 @@ from .layout import (
 )
 
 _MACHINE_FIELDS = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "report_to"}
-_NEEDED_TO_RESUME = {"run_name", "report_to"}
+# which a run needs to go on as it was; paths among them are relative to the dataset, and slashes stand in others too
+_NEEDED_TO_RESUME = {
+    *("run_name", "report_to", "dataset_config_name", "dataset_split", "dataset_revision", "data_dir", "data_files"),
+    *("eval_dataset_config_name", "eval_train_split", "eval_test_split", "attn_implementation"),
+}
 # each the id of a model or dataset on the Hub, or a local path
 _SOURCE_FIELDS = {"dataset_name", "eval_dataset_name", "init_from", "foreign_teacher", "gram_teacher"}
 _WRITER_FIELDS = {"_name_or_path"}  # where transformers read the model that it wrote
@@ -106,11 +110,20 @@ def resumable_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """
     content: dict[str, Any] = without_local_paths(recipe)
     for name in _NEEDED_TO_RESUME & recipe.keys():
-        content[name] = recipe[name]
+        content[name] = _within_the_source(recipe[name])
     for name in _SOURCE_FIELDS & recipe.keys():
         if _is_local(recipe[name]):
             content[name] = f"./{_last_part(recipe[name])}"
     return {name: content[name] for name in recipe if name in content}
+
+
+def _within_the_source(value: Any) -> Any:
+    """Cut paths that do not begin in the dataset or repository itself to their last part."""
+    if isinstance(value, list):
+        return [_within_the_source(item) for item in value]
+    split, equals, path = str(value).rpartition("=")  # test=/data/b.parquet
+    leads_out = path.startswith(("/", "~", "\\", "file:")) or path[1:3] in (":\\", ":/") or ".." in Path(path).parts
+    return f"{split}{equals}{_last_part(path)}" if isinstance(value, str) and leads_out else value
 
 
 def without_local_paths(value: Any) -> Any:

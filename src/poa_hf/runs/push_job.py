@@ -54,6 +54,11 @@ class Outcome:
     failure: str | None = None
     wait: float | None = None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the job has succeeded."""
+        return self.refusal is None and self.failure is None
+
 
 class Job:
     """A job in a process of its own.

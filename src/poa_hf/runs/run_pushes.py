@@ -27,6 +27,7 @@ from .run_repo import (
     checkpoint_folder,
     holds_a_run,
     is_ours,
+    kept_model_files,
     outdated_files,
     run_files,
     run_page,
@@ -101,6 +102,8 @@ def push_run(
             files = run_files(Path(run), Path(model), step, Path(scratch))
             for folder, checkpoint in checkpoints.items():
                 files |= {f"{folder}/{path}": file for path, file in checkpoint_files(Path(checkpoint)).items()}
+            if checkpoints:
+                files |= kept_model_files(Path(run))
             present = hub.list_files(repo_id)
             if present is None:
                 raise HubError(f"{repo_id} is no longer on the Hub: make it again, or give another hub_model_id.")

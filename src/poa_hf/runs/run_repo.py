@@ -26,6 +26,7 @@ from .layout import (
     CHECKSUMS,
     CONFIG,
     COUNTS,
+    GRAM_TEACHER,
     METRICS,
     OPTIMIZER_STATE,
     PROCESSOR,
@@ -92,6 +93,18 @@ def checkpoint_files(checkpoint: Path) -> dict[str, Path | bytes]:
         if content is not None:
             checksums[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     return files | {CHECKSUMS: _as_json({"files": checksums})}
+
+
+def kept_model_files(run: Path) -> dict[str, Path | bytes]:
+    """Return the files of the run's Gram teacher by their paths, without which it cannot go on; none if it has none."""
+    paths = sorted(path for path in (run / GRAM_TEACHER).glob("*") if is_part(path.name))
+    files: dict[str, Path | bytes] = {}
+    for path in paths:
+        if leads_outside(path, run):
+            raise ValueError(f"{path} leads to a file outside the run")
+        content = _without_paths(path) if path.name in _WITH_TEXT else None
+        files[f"{GRAM_TEACHER}/{path.name}"] = path if content is None else content
+    return files
 
 
 def _without_paths(path: Path) -> bytes | None:

@@ -14,7 +14,7 @@ from ..models.configuration_poa import PoaConfig
 from ..runs.checkpoints import check_architecture, find_checkpoint
 from ..slicing import without_storage
 from .arguments import PoaTrainingArguments
-from .hub_pushes import check_login
+from .hub_login import check_login
 
 logger = logging.getLogger(__name__)
 

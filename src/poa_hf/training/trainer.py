@@ -222,7 +222,8 @@ class PoaTrainer:
                     self.checkpointer.save()
                     self.control.should_save = False
                     self._call("on_save")
-                    self._push_checkpoint()
+                    if not is_last:  # the last one is pushed with the model
+                        self._push_checkpoint()
                 if self.pushes is not None:
                     self.pushes.report()
                 stop_if_diverged(self.nonfinite, args, self.accelerator.num_processes)
