@@ -20,6 +20,7 @@ from ..hub.retrying import Patience
 from ..locations import split_revision
 from .atomic import UNFINISHED, delete, write_bytes
 from .checkpoints import checkpoint_folders, checkpoints, step_of
+from .json_files import read_object
 from .layout import (
     EVALUATIONS,
     METRICS,
@@ -72,9 +73,17 @@ def fetch_run(name: str, folder: Path, token: str | None = None) -> None:
     for record in _RECORDS:  # the recipe is the last, as it makes the folder one of a run
         if record in files:
             write_bytes(folder / record, source.hub.read(repo_id, record, commit))
+    if _keeps_best(folder):
+        source.fetch_best(commit, files, unfinished_checkpoint(folder), folder)
     target = RunFolder(folder).checkpoint(newest.step)
     delete(target)
     unfinished_checkpoint(folder).rename(target)
+
+
+def _keeps_best(folder: Path) -> bool:
+    """Whether the run takes the model of its best evaluation at its end."""
+    arguments = RunFolder(folder).training_arguments
+    return arguments.is_file() and read_object(arguments).get("load_best_model_at_end") is True
 
 
 def fetch_once(name: str, folder: Path, token: str | None = None) -> None:

@@ -22,6 +22,7 @@ from ..formatting import format_bytes
 from ..hub.client import Hub, HubError
 from ..hub.retrying import describe
 from .atomic import UNFINISHED, delete, written_folder
+from .json_files import read_object
 from .json_lines import first_line
 from .layout import (
     CHECKSUMS,
@@ -131,6 +132,7 @@ class RunSource:
                     logger.warning("%s: step %d is taken instead.", each, remote.step)
                 return remote
             damages.append(f"{remote.folder} of {self.repo_id} (step {remote.step}) is damaged ({damage})")
+        delete(unfinished_checkpoint(into))
         if damages:
             raise ValueError(
                 f"{self.repo_id} has no sound checkpoint to resume from: {damages[0]}; start another run from its "
@@ -219,6 +221,20 @@ class RunSource:
         self._download_files(remote.commit, remote.folder, names, target)
         return checkpoint_damage(target)
 
+    def fetch_best(self, commit: str, files: dict[str, RepoFile], newest: Path, run: Path) -> None:
+        """Download the checkpoint of the best evaluation, of which the newest one knows, if the folder lacks it."""
+        name = Path(str(read_object(newest / TRAINER_STATE).get("best_model_checkpoint"))).name
+        found = [remote for remote in self._in_commit(commit, files, set(), []) if remote.folder == name]
+        if not found or RunFolder(run).checkpoint(found[0].step).exists():
+            return
+        scratch = run / f"{UNFINISHED}fetched-best"
+        damage = self._difference(found[0]) or self._download(found[0], scratch)
+        if damage is None:
+            unfinished_checkpoint(scratch).rename(RunFolder(run).checkpoint(found[0].step))
+        else:
+            logger.warning("%s of %s, the best, is damaged (%s): it is left out.", name, self.repo_id, damage)
+        delete(scratch)
+
     def fetch_kept_model(self, commit: str, files: Mapping[str, RepoFile], run: Path) -> None:
         """Download the Gram teacher of the run, if it has one and the folder of the run lacks it."""
         prefix = f"{GRAM_TEACHER}/"
@@ -247,6 +263,7 @@ class RunSource:
 
 
 def unfinished_checkpoint(folder: Path) -> Path:
+    """Where a checkpoint lies in the folder of a run until it is complete."""
     return folder / f"{UNFINISHED}fetched-checkpoint"
 
 
