@@ -261,6 +261,8 @@ def test_what_cannot_be_used_is_one_sentence(run, photos, tmp_path):
         (dict(dataset=tmp_path / "none"), "does not exist"),
         (dict(dataset=[]), "dataset is empty"),
         (dict(dataset=(row for row in [])), "is not a dataset"),
+        (dict(dataset=datasets.DatasetDict(test=datasets.Dataset.from_dict({"a": [1]}))), r'dataset\["test"\]'),
+        (dict(model=load_subject(run).model), "model is of the type PoaViTModel: give a folder or Hub id"),
         (dict(dataset=[{"image": b"no"}] * 3), "No image could be decoded .row 0"),
         (dict(model=tmp_path / "none"), "does not exist"),
         (dict(size="17x99"), "17x99"),
@@ -293,6 +295,25 @@ def test_two_commands_do_not_write_one_folder(run, photos, tmp_path):
     with locked(tmp_path / "out" / ".lock"), pytest.raises(ValueError, match="is being written by another command"):
         embed(run, photos, tmp_path / "out")
     assert len(embed(run, photos, tmp_path / "out")) == COUNT - 1
+
+
+def test_links_of_strangers_are_not_followed(run, photos, tmp_path):
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    embed(run, photos, out, rows_per_shard=3)
+    (outside / "page").parent.mkdir()
+    (outside / "page").write_text("theirs")
+    (out / "part-00001.parquet").unlink()
+    (out / "part-00001.parquet").symlink_to(outside / "page")
+    (out / "skipped_images.jsonl").unlink()
+    (out / "skipped_images.jsonl").symlink_to(outside / "page")
+    assert len(embed(run, photos, out)) == COUNT - 1  # written anew in the place of the links
+    assert (outside / "page").read_text() == "theirs" and len(list(outside.iterdir())) == 1
+    (out / ".parts").rename(outside / "parts")
+    (out / ".parts").symlink_to(outside / "parts")
+    before = files_of(outside / "parts")
+    with pytest.raises(ValueError, match="leads to another folder"):
+        embed(run, photos, out)
+    assert files_of(outside / "parts") == before
 
 
 def test_a_token_reaches_no_file(run, photos, tmp_path, monkeypatch):

@@ -93,6 +93,11 @@ def embed(
     _check_choices(format, dtype, max_images=max_images, rows_per_shard=rows_per_shard, batch_size=batch_size)
     folder = Path(output)
     _check_folder(folder)
+    if not isinstance(model, str | Path | Subject):
+        raise ValueError(
+            f"model is of the type {type(model).__name__}: give a folder or Hub id, or, for a model in memory, "
+            "poa_hf.evaluation.subject.Subject(name, model, processor)."
+        )
     subject = model if isinstance(model, Subject) else load_subject(model)
     chosen = _size_of(subject, size)
     name, options = None, {}

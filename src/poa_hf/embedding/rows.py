@@ -65,11 +65,7 @@ class ImageRows:
 
         self.limit, self.max_image_pixels, self.decoding = limit, max_image_pixels, decoding or {}
         self.is_stream = isinstance(dataset, datasets.IterableDataset)
-        if not self.is_stream and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            raise ValueError(
-                f"The type {type(dataset).__name__} is not a dataset: give one with a length and items, or make a "
-                "stream by datasets.IterableDataset.from_generator."
-            )
+        _check_type(dataset, self.is_stream)
         dataset = unformatted(dataset) if self.is_stream else dataset
         self.image_column = find_image_column(dataset, image_column)
         self.has_labels = label_column is not None
@@ -167,6 +163,19 @@ class ImageRows:
             return "string" in str(getattr(feature, "dtype", "")) and self.class_names is None
         labelled = (row.label for row in islice(self.all_rows(), 1000))
         return isinstance(next((label for label in labelled if label is not None), None), str)
+
+
+def _check_type(dataset: Any, is_stream: bool) -> None:
+    import datasets
+
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        split = next(iter(dataset), "train")
+        raise ValueError(f'The dataset has several splits: give one of them, such as dataset["{split}"].')
+    if not is_stream and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ValueError(
+            f"The type {type(dataset).__name__} is not a dataset: give one with a length and items, or make a stream "
+            "of its rows by datasets.IterableDataset.from_generator(lambda: ({'image': image} for image in images))."
+        )
 
 
 def batches_of(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
