@@ -82,6 +82,22 @@ def test_recipes_of_others_are_sentences(tmp_path, hub, poa, recipe, sentence):
     assert sentence in poa("resume", "you/run", "--output_dir", tmp_path / "run", status=2)
 
 
+@pytest.mark.slow
+def test_a_run_of_others_is_pushed_on_to_where_it_came_from(tmp_path, hub, poa, monkeypatch):
+    options = [*RUN, "--push_to_hub", "--max_steps", "2", "--output_dir", str(tmp_path / "run")]
+    assert main(["pretrain", "--config", QUICKSTART, *options]) == 0
+    files = hub.model("me/run").files()
+    recipe = files["config.yaml"].replace(b"hub_model_id: me/run", b"hub_model_id: me/new")
+    hub.add_repo("you/run", {**files, "config.yaml": recipe})
+    there = ["you/run", "--output_dir", tmp_path / "there", "--max_steps", "3"]
+    assert (
+        "'you' is not a namespace of me, whose token this is: leave push_to_hub out (--no_push_to_hub), or begin"
+        in (poa("resume", *there, status=2))
+    )
+    assert "Step 3 written to" in poa("resume", *there, "--no_push_to_hub")
+    assert ("model", "me/new") not in hub.repos
+
+
 def test_a_run_without_a_recipe_says_so(tmp_path, hub, poa):
     stranger(hub, tmp_path / "made", {})
     hub.model("you/run").branches["main"].files.pop("config.yaml")

@@ -144,7 +144,11 @@ def no_such_token(hub):
         (another_run, {}, "me/run on the Hub already holds a run: go on with it by poa resume me/run, give another"),
         (only_readers, {}, "This token of me may only read 'me': use one that may write."),
         (no_such_token, {}, "The Hub does not accept this token"),
-        (None, {"hub_model_id": "you/run"}, "'you' is not a namespace of me, whose token this is: begin hub_model_id"),
+        (
+            None,
+            {"hub_model_id": "you/run"},
+            "'you' is not a namespace of me, whose token this is: leave push_to",
+        ),
         (None, {"hub_model_id": "read-only-org/run"}, "This token of me may only read 'read-only-org'"),
         (None, {"hub_token": "hf_wrong"}, "The Hub does not accept this token"),
     ],

@@ -54,7 +54,10 @@ def _fetch(name: str, folder: Path, options: dict[str, Any]) -> None:
     with hub_timeout(_SILENCE):
         fetch_once(name, folder, options.get("hub_token"))
     if RunFolder(folder).recipe.is_file():
-        _check_recipe(name, read_mapping(RunFolder(folder).recipe), options)
+        recipe = read_mapping(RunFolder(folder).recipe)
+        _check_recipe(name, recipe, options)
+        if recipe.get("push_to_hub"):  # on to where it came from, whatever a stranger's recipe says
+            options.setdefault("hub_model_id", split_revision(name)[0])
 
 
 def _check_recipe(name: str, recipe: Mapping[str, Any], options: Mapping[str, Any]) -> None:

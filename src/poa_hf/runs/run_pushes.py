@@ -34,6 +34,7 @@ from .run_repo import (
 )
 
 _SILENCE = 60.0  # seconds without a byte from the Hub after which a request has failed
+_OTHER_NAMESPACE = "leave push_to_hub out (--no_push_to_hub), or begin hub_model_id with one of"
 _ONCE = Patience(attempts=1)  # who started the job tries again
 
 
@@ -50,7 +51,7 @@ def open_repository(target: Target, silence: float, log_start: str | None, resum
 
     def work(hub: Hub) -> Outcome:
         namespace, _, name = target.repo_id.rpartition("/")
-        owner = hub.check_rights(namespace or None, collection=False, advice="begin hub_model_id with one of")
+        owner = hub.check_rights(namespace or None, collection=False, advice=_OTHER_NAMESPACE)
         repo_id = f"{owner}/{name}"
         files = hub.list_files(repo_id)
         if files is None:
