@@ -43,6 +43,15 @@ def test_scaling():
 
 
 @pytest.mark.slow
+def test_overlap():
+    found = figures("overlap.py", "--steps", "1", "--block_ms", "40", "--send_ms", "400")
+    assert found["ratio"] < 0.8, "gradients are not sent during the backward pass"
+    assert found["measured"]["all at the end"]["waited"] > 0.35
+    for row in found["computed"]:
+        assert all(0 <= waited <= row["at_the_end"] for waited in row["meanwhile"].values())
+
+
+@pytest.mark.slow
 def test_extraction(tmp_path):
     found = figures("extraction.py", "--scale", "tiny", "--folder", str(tmp_path))
     assert found["sizes"] == 9 and found["ratio"] == found["extraction_seconds"] / found["copy_seconds"]
