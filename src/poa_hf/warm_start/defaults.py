@@ -145,8 +145,8 @@ def _space(model: PoaForPreTraining) -> str:
 
 def _schedule(args: PoaTrainingArguments, eval_steps: int | None) -> str:
     advice = "" if eval_steps else "; --eval_steps N would watch the full size's k-NN"
+    heads_first = f", the first {args.freeze_backbone_steps} for the heads only" if args.freeze_backbone_steps else ""
     return (
-        f"{args.max_steps} steps at a learning rate of {args.learning_rate:g} (for 1024 images), the first "
-        f"{args.freeze_backbone_steps} for the heads only; crops of {args.global_crop_size} and {args.local_crop_size} "
-        f"pixels{advice}."
+        f"{args.max_steps} steps at a learning rate of {args.learning_rate:g} (for 1024 images){heads_first}; crops "
+        f"of {args.global_crop_size} and {args.local_crop_size} pixels{advice}."
     )
