@@ -126,3 +126,17 @@ def test_without_own_images(model, trained_on, tmp_path, capsys):
 def test_textures(trained_on):
     data, sentence = open_own_splits(OwnData.of(trained_on(dataset_name="textures")), max_train_images=20)
     assert (len(data.train), data.test.name) == (20, "test") and "textures; the split test" in sentence
+
+
+def test_a_supernet_on_the_hub(trained_on, hub, tmp_path):
+    """A folder that a recipe on the Hub names is one of another machine, even where this one has such a folder."""
+
+    def published(name, **recipe):
+        path = trained_on(**recipe)
+        hub.add_repo(name, {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()})
+        return OwnData.of(name)
+
+    assert published("me/first", dataset_name="textures").name == "textures"
+    assert published("me/second", dataset_name="some/images", dataset_config_name="large").config_name == "large"
+    assert published("me/third", dataset_name=photos(tmp_path / "photos", ("train",))) is None
+    assert OwnData.of("me/fourth") is None
