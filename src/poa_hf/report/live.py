@@ -22,6 +22,7 @@ from .rendering import check_request, rendered
 from .section import Section
 
 HOST = "127.0.0.1"
+_LONGEST_REST = 20  # seconds
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -37,8 +38,8 @@ class LivePage:
     Args:
         runs: Folders of runs, which need not exist yet, or checkpoints.
         quality: The accuracy that is shown first, `knn` or `linear`.
-        rest: How long a page is kept, in times as long as it took to make: reading a long log every few seconds would
-            take processors from the trainer.
+        rest: How long a page is kept, in times as long as a processor took to make it, but for 20 seconds at most:
+            reading a long log every few seconds would take the processor from the trainer.
 
     Raises:
         ValueError: If a run is given twice, or no page can be made.
@@ -64,10 +65,9 @@ class LivePage:
         with self._lock:
             version = self.version()
             if version != self._page[0]:
-                begun = time.monotonic()
+                begun = time.thread_time()
                 self._page = version, self._made()
-                ended = time.monotonic()
-                self._kept_until = ended + self.rest * (ended - begun)
+                self._kept_until = time.monotonic() + min(_LONGEST_REST, self.rest * (time.thread_time() - begun))
             return self._page[1]
 
     def _made(self) -> str:
@@ -92,6 +92,8 @@ class LivePage:
         try:
             if not Path(run).is_dir():
                 raise ValueError(f"{run} does not exist yet: the page shows it once it does.")
+            if not _files_of(run):
+                raise ValueError(f"{run} has written nothing yet: the page shows what it writes.")
             known = before[1] if before is not None and isinstance(before[1], RunContent) else None
             content: RunContent | str = RunContent.of(RunFacts.read(run), self.quality, known)
         except (ValueError, OSError) as error:
@@ -158,22 +160,27 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: a page asks every two seconds."""
 
 
-def _version_of(run: str) -> str:
-    """Return what changes when a run writes its log, records or checkpoints."""
+def _files_of(run: str) -> list[str]:
+    """Return the files of a run that a page shows, each with what changes when it is written."""
     folder = RunFolder.containing(run)
-    files = [folder.metrics, folder.evaluations, folder.recipe, folder.training_arguments, folder.config]
+    paths = [folder.metrics, folder.evaluations, folder.recipe, folder.training_arguments, folder.config]
+    files = []
     try:
-        files += sorted(folder.path.glob("latency-*.json")) + sorted(folder.path.glob("checkpoint-*"))
+        paths += sorted(folder.path.glob("latency-*.json")) + sorted(folder.path.glob("checkpoint-*"))
     except OSError:
         pass
-    parts = [run, str(folder.path.is_dir())]
-    for path in files:
+    for path in paths:
         try:
             stat = path.stat()
         except OSError:
             continue
-        parts.append(f"{path.name} {stat.st_mtime_ns} {stat.st_size}")
-    return _digest("\n".join(parts))
+        files.append(f"{path.name} {stat.st_mtime_ns} {stat.st_size}")
+    return files
+
+
+def _version_of(run: str) -> str:
+    """Return what changes when a run begins, or writes its log, records or checkpoints."""
+    return _digest("\n".join([run, str(Path(run).is_dir()), *_files_of(run)]))
 
 
 def _digest(text: str) -> str:
