@@ -55,6 +55,16 @@ def listed(values: Iterable[object], at_most: int = 16) -> str:
     return ", ".join(texts) if len(texts) <= at_most else f"{', '.join(texts[:3])}, ..., {texts[-1]}"
 
 
+def enumerated(values: Iterable[object]) -> str:
+    """Values as a sentence lists them.
+
+    >>> enumerated("abc"), enumerated(["a", "b"])
+    ('a, b and c', 'a and b')
+    """
+    *texts, last = map(str, values)
+    return f"{', '.join(texts)} and {last}" if texts else last
+
+
 # names that a sentence may list
 MOST_NAMES = 60
 

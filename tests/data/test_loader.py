@@ -335,3 +335,46 @@ def test_a_state_that_is_refused_changes_nothing(sources):
         loader.load_state_dict(rank.state_dict())
     assert loader.state_dict() == before
     assert_same(whole, take(loader, 3))
+
+
+def _yield_images():
+    yield {"image": numbered_image()}
+
+
+def numbered_image():
+    return Image.new("RGB", (8, 8), (7, 7, 7))
+
+
+class _Torch(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield numbered_image()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "advice"),
+    [
+        (
+            datasets.DatasetDict(train=[], test=[]),
+            r"A DatasetDict .*splits \(train, test\), as dataset\['train'\]\.",
+        ),
+        ("me/images", r"A str .*open it by poa_hf\.open_dataset\('me/images'\)\."),
+        (_yield_images(), r"A generator .*from_generator\(function\)\."),
+        (_yield_images, r"A function .*from_generator\(function\), if"),
+        (_Torch(), r"A _Torch .*from_generator\(lambda: \(\{\"image\": image\} for image in dataset\)\)\."),
+        (torch.utils.data.DataLoader([1]), r"A DataLoader .*as loader\.dataset\."),
+        (3, r"A int cannot be read: give one split"),
+    ],
+)
+def test_what_is_no_dataset_is_refused_with_the_line_that_makes_one(dataset, advice):
+    with pytest.raises(ValueError, match=advice):
+        PretrainingLoader(dataset, CropArguments(), 1, (2, 2))
+
+
+def test_the_lines_of_these_messages_work():
+    dataset, args = _Torch(), CropArguments(global_crop_size=8, local_crop_size=4)
+    for stream in (
+        datasets.IterableDataset.from_generator(lambda: ({"image": image} for image in dataset)),
+        datasets.IterableDataset.from_generator(_yield_images),
+    ):
+        batch = next(iter(PretrainingLoader(stream, args, 1, (2, 2))))
+        assert batch["global_crops"][0, 0, 0, 0] == 7

@@ -7,6 +7,7 @@ from typing import Any
 
 from .parser import CommandParser, separate_words
 
+RECIPE_KEYS = ("dataset_revision", "data_dir", "data_files")  # those of a recipe that say what of a dataset is read
 HELP = {
     "dataset_config_name": "Configuration of the dataset, if it has several.",
     "dataset_revision": "Branch, tag or commit of a dataset on the Hub.",

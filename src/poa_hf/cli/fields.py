@@ -98,7 +98,8 @@ class Reader:
     """Reads the values of one field: text from a command line, or values from a YAML file.
 
     Attributes:
-        kind: `bool`, `int`, `float` or `str`, of the value or of the entries of a list.
+        kind: `bool`, `int`, `float` or `str`, of the value or of the entries of a list; `object` for a list of `Any`,
+            whose entries may be mappings in a file.
         is_list: Whether the field holds a list.
         optional: Whether it may be None.
         joined: Whether it holds several names as one text, separated by commas.
@@ -120,12 +121,13 @@ class Reader:
         is_list = get_origin(value) is list
         field = next(each for each in dataclasses.fields(arguments) if each.name == name)
         joined, separate = bool(field.metadata.get("several")), bool(field.metadata.get("separate"))
-        return cls(get_args(value)[0] if is_list else value, is_list, len(options) > 1, joined, separate)
+        kind = get_args(value)[0] if is_list else value
+        return cls(object if kind is Any else kind, is_list, len(options) > 1, joined, separate)
 
     @property
     def metavar(self) -> str:
         """The placeholder of the value in help."""
-        name = {bool: "true|false", int: "N", float: "X", str: "TEXT"}[self.kind]
+        name = {bool: "true|false", int: "N", float: "X", str: "TEXT", object: "TEXT"}[self.kind]
         if self.separate:
             return f"{name} ..."
         return f"{name},..." if self.is_list or self.joined else name
@@ -156,6 +158,8 @@ class Reader:
                 return None
             raise argparse.ArgumentTypeError("is null: give it a value, or leave it out for the default")
         if isinstance(value, list | tuple) and self.is_list:
+            if self.kind is object:
+                return list(value)  # which the dataclass reads
             if any(isinstance(each, list | tuple | dict) or each is None for each in value):
                 raise argparse.ArgumentTypeError(f"is {value!r}: give {self._nouns()}")
             return [self._one(_text(each)) for each in value]
@@ -180,9 +184,15 @@ def _flag(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"is {text!r}: give true or false")
 
 
-_READERS: dict[type, Callable[[str], Any]] = {bool: _flag, int: whole_number, float: decimal_number, str: str}
+_READERS: dict[type, Callable[[str], Any]] = {
+    bool: _flag,
+    int: whole_number,
+    float: decimal_number,
+    str: str,
+    object: str,
+}
 _NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "a single text"}
-_EXAMPLES = {bool: "true,false", int: "32,64", float: "0.5,1.0", str: "small,base"}
+_EXAMPLES = {bool: "true,false", int: "32,64", float: "0.5,1.0", str: "small,base", object: "a:0.7 b:0.3"}
 
 
 def _text(value: Any) -> str:

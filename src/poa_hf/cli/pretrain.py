@@ -60,8 +60,7 @@ def run_recipe(recipe: Recipe) -> None:
     dataset = data.open_dataset()
     callbacks = _evaluation(recipe)
     if not training.quiet:
-        named = [data.dataset_name, data.dataset_config_name, f"({data.dataset_split})"]
-        callbacks.append(ConsoleCallback(" ".join(name for name in named if name)))
+        callbacks.append(ConsoleCallback(data.described))
     set_seed(training.seed)
     model = PoaForPreTraining(recipe.model)
     if recipe.init_from:
@@ -107,6 +106,8 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
     from ..evaluation.splits import open_splits
 
     name, config_name, part = options.eval_dataset_name, options.eval_dataset_config_name, {}
+    if name is None and data.datasets is not None:
+        raise ValueError("Give --eval_dataset_name: a mixture of datasets has no labels to measure by.")
     if name is None:
         name, config_name, part = data.dataset_name, data.dataset_config_name, data.part_of_dataset
     try:

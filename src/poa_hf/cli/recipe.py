@@ -12,7 +12,8 @@ from ..ranges import COUNT, Range, check_fields
 from ..training.arguments import PoaTrainingArguments
 from ..yaml_files import Section, located, read_mapping, yaml_text
 from .configs import find_config
-from .data_options import HELP
+from .data_arguments import DataArguments
+from .data_options import RECIPE_KEYS
 from .fields import add_fields, read_mapping_values
 from .other_names import instead_of
 from .overrides import set_field, split_model_overrides
@@ -63,44 +64,6 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-@dataclass
-class DataArguments:
-    """Where the images come from."""
-
-    # Dataset
-    dataset_name: str = field(
-        default="textures",
-        metadata={"help": "Hub id, local folder (parquet, WebDataset, image files), or `textures` (built in)."},
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": HELP["dataset_config_name"]})
-    dataset_split: str = field(
-        default="train", metadata={"help": "Split to train on, or slices of splits: train[:90%], train+validation."}
-    )
-    dataset_revision: str | None = field(default=None, metadata={"help": HELP["dataset_revision"]})
-    data_dir: str | None = field(default=None, metadata={"help": HELP["data_dir"]})
-    data_files: list[str] | None = field(default=None, metadata={"help": HELP["data_files"], "separate": True})
-    streaming: bool = field(default=True, metadata={"help": "Stream instead of downloading and converting first."})
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def open_dataset(self) -> Any:
-        """Open the images.
-
-        Raises:
-            ValueError: As `data.sources.open_dataset` does.
-        """
-        from ..data.sources import open_dataset
-
-        name, config_name, split = self.dataset_name, self.dataset_config_name, self.dataset_split
-        return open_dataset(name, config_name, split, self.streaming, **self.part_of_dataset)
-
-    @property
-    def part_of_dataset(self) -> dict[str, Any]:
-        """What of the dataset is read, by the names that `open_dataset` and `open_splits` have for it."""
-        return {"revision": self.dataset_revision, "data_dir": self.data_dir, "data_files": self.data_files}
 
 
 @dataclass
@@ -174,9 +137,13 @@ class Recipe:
         backbone = self.model.backbone_config
         model = own_fields(self.model) | {"backbone_config": {"model_type": backbone.model_type} | own_fields(backbone)}
         flat = {**vars(self.data), **vars(self.evaluation), **self.training.without_secrets()}
-        name = flat["dataset_name"]
-        if name != TEXTURES and not name.startswith((".", "/", "~")) and Path(name).is_dir():
-            flat["dataset_name"] = f"./{name}"  # from elsewhere it would look like a dataset of the Hub
+        if flat["datasets"] is not None:
+            flat["datasets"] = [dict(each) for each in flat["datasets"]]
+            del flat["dataset_name"]
+        for named in (flat, *(flat["datasets"] or ())):
+            name = named.get("dataset_name", TEXTURES)
+            if name != TEXTURES and not name.startswith((".", "/", "~")) and Path(name).is_dir():
+                named["dataset_name"] = f"./{name}"  # from elsewhere it would look like a dataset of the Hub
         for once in ("overwrite_output_dir", "resume_from_checkpoint"):  # read back, they would act again
             del flat[once]
         models = ("init_from", "foreign_teacher", "gram_teacher")
@@ -223,6 +190,7 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     with located(content):
         model = _model_section(content)
         _check_keys(content)
+    content = content.without(_replaced_by(options))
     for path, value in overrides:
         set_field(model, path, value)
     start = _part(ModelArguments, content, options)
@@ -312,6 +280,13 @@ def _part(part: type[_Arguments], content: Section, options: dict[str, Any]) -> 
     names = {each.name for each in dataclasses.fields(part)}
     with located(rest):
         return part(**read_mapping_values(part, rest), **{name: options[name] for name in names & options.keys()})
+
+
+def _replaced_by(options: dict[str, Any]) -> set[str]:
+    """Return the keys of a file that say where images come from, if options say it in the other way."""
+    if options.get("datasets"):
+        return {"dataset_name", "dataset_config_name", "dataset_split", *RECIPE_KEYS}
+    return {"datasets"} if "dataset_name" in options else set()
 
 
 def _model_section(content: Section) -> dict[str, Any]:

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from .decoding import UndecodableImage, open_image
     from .loader import PretrainingLoader
     from .masks import block_masks
+    from .mixture import DatasetMixture
     from .sources import open_dataset
 
 __all__ = [
     "CropArguments",
+    "DatasetMixture",
     "PretrainingLoader",
     "UndecodableImage",
     "augment",
@@ -43,6 +45,7 @@ __all__ = [
 # The module of each name, which is imported on first use: crop_arguments needs no library, the others do.
 _MODULES = {
     "CropArguments": "crop_arguments",
+    "DatasetMixture": "mixture",
     "PretrainingLoader": "loader",
     "UndecodableImage": "decoding",
     "augment": "augmentation",

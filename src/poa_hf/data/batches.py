@@ -45,13 +45,17 @@ class Batches(Dataset[dict[str, Any]]):
             return {"error": str(error)}
 
     def _make(self, turn: Any) -> dict[str, Any]:
-        if isinstance(self.plan.images, IndexedImages):
-            number, states = turn, {}
-            candidates = IndexedOrder(self.plan, self.plan.images).candidates(number)
-        else:
-            parts = unpacked(turn)
-            number, states = parts[0].batch, {name: state for part in parts for name, state in part.states.items()}
-            candidates = chain.from_iterable(stream_candidates(self.plan, part) for part in parts)
+        read = unpacked(turn) if self.plan.streams else []  # else the turn is the batch's number
+        number = read[0].batch if read else turn
+        states = {name: state for part in read for name, state in part.states.items()}
+        candidates = chain(
+            *(stream_candidates(self.plan, part) for part in read),
+            *(
+                IndexedOrder(part, part.images).candidates(number, assigned)
+                for part, assigned in zip(self.plan.parts, self.plan.assigned(number), strict=True)
+                if isinstance(part.images, IndexedImages)
+            ),
+        )
         return self._crop(number, candidates) | {"batch": number, "lane_states": states}
 
     def _crop(self, batch: int, candidates: Candidates) -> dict[str, Any]:

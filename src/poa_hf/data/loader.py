@@ -11,15 +11,19 @@ import dataclasses
 import itertools
 import logging
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from .bad_rows import BadRows
 from .batches import Batches
 from .crop_arguments import CropArguments
 from .errors import UnreadableData
+from .mixture import MIXING, DatasetMixture
 from .order import BatchPlan
 from .reader import RowReader, read_batches
 from .rows import IndexedImages, StreamedImages
@@ -45,12 +49,12 @@ class PretrainingLoader:
     - `damaged_shards`: ids among them that stand for the rest of a damaged file.
 
     Attributes:
-        num_images: Images of the dataset; None for a stream.
+        num_images: Images of the dataset, or of all of a mixture; None for a stream, or a mixture with one.
         num_files: Files, or parts that count as such, of a stream; None otherwise.
 
     Args:
-        dataset: A `datasets.IterableDataset`, of which exactly the rows are read that iterating it gives, or anything
-            with a length and items.
+        dataset: A `datasets.IterableDataset`, of which exactly the rows are read that iterating it gives, anything
+            with a length and items, or a `DatasetMixture` of such.
         args: How images are cropped and masked.
         batch_size: Images per process and batch (B).
         mask_grid: Height and width of a global view in patches.
@@ -108,19 +112,27 @@ class PretrainingLoader:
             )
         self._num_workers, self._prefetch_factor, self._start_method = num_workers, prefetch_factor, start_method
         self.batch_size, self.world_size = batch_size, world_size
-        self.num_images: int | None = None
-        self.num_files: int | None = None
         height, width = mask_grid
-        if _is_stream(dataset):
-            refuse_split_stream(dataset, world_size)
-            stream = StreamedImages(dataset, image_column, args)
-            self.num_files = stream.num_shards
-            plan = BatchPlan(stream, args, batch_size, (height, width), rank, world_size, seed)
-            self._plan = _with_lanes(plan, stream, num_slots, num_lanes, block_size)
+
+        def plan_of(dataset: Any, column: str | None, **part: Any) -> BatchPlan:
+            stream = _is_stream(dataset)
+            if stream:
+                refuse_split_stream(dataset, world_size)
+            images = StreamedImages(dataset, column, args) if stream else IndexedImages(dataset, column)
+            numbers = {"rank": rank, "world_size": world_size, "seed": seed, **part}
+            plan = BatchPlan(images, args, batch_size, (height, width), **numbers)
+            if not isinstance(images, StreamedImages):
+                return plan
+            return _with_lanes(plan, images, num_slots, num_lanes, block_size)
+
+        if isinstance(dataset, DatasetMixture):
+            self._plan = _mixed(dataset, image_column, seed, plan_of)
         else:
-            indexed = IndexedImages(dataset, image_column)
-            self.num_images = len(indexed)
-            self._plan = BatchPlan(indexed, args, batch_size, (height, width), rank, world_size, seed)
+            self._plan = plan_of(dataset, image_column)
+        streams = [part.images.num_shards for part in self._plan.parts if isinstance(part.images, StreamedImages)]
+        lengths = [len(part.images) for part in self._plan.parts if isinstance(part.images, IndexedImages)]
+        self.num_images: int | None = None if streams else sum(lengths)
+        self.num_files: int | None = sum(streams) if streams else None
         self._batch = 0
         self._lane_states: dict[str, dict] = {}
         self._bad_rows, self._warn_of_bad_rows = BadRows(), warn_of_bad_rows
@@ -160,12 +172,13 @@ class PretrainingLoader:
 
     def _turns(self) -> Generator[Any, None, None]:
         """Yield what the workers make batches of: their numbers, or, of a stream, their rows."""
-        if isinstance(self._plan.images, IndexedImages):
+        if not self._plan.streams:
             yield from itertools.count(self._batch)
         reader = RowReader(self._plan, self._batch, self._lane_states)
         self._open.add(reader)
         # Reading takes a fraction of the time that decoding does, but from a network it mostly waits.
-        num_readers = min(-(-self._num_workers // WORKERS_PER_READER), len(self._plan.lanes_of_slot(0)))
+        num_lanes = sum(len(part.lanes_of_slot(0)) for part in self._plan.streams)
+        num_readers = min(-(-self._num_workers // WORKERS_PER_READER), num_lanes)
         try:
             yield from read_batches(reader, num_readers, self._num_workers + 2, self._start_method)
         finally:
@@ -177,16 +190,12 @@ class PretrainingLoader:
         Each process has a state of its own: save all of them.
         """
         plan = self._plan
-        state = {"batch": self._batch, "seed": plan.seed, "global_batch_size": plan.global_batch_size}
-        if not isinstance(plan.images, StreamedImages):
-            return state | {"num_images": self.num_images}
-        return state | {
-            "num_shards": plan.images.num_shards,
-            "num_slots": plan.num_slots,
-            "num_lanes": plan.num_lanes,
-            "block_size": plan.block_size,
-            "lanes": dict(self._lane_states),
-        }
+        state: dict[str, Any] = {"batch": self._batch, "seed": plan.seed, "global_batch_size": plan.global_batch_size}
+        if plan.datasets:
+            state |= {"counts": list(plan.counts), "datasets": [_data_state(part) for part in plan.datasets]}
+        else:
+            state |= _data_state(plan)
+        return state | {"lanes": dict(self._lane_states)} if plan.streams else state
 
     def load_state_dict(self, states: dict[str, Any] | Sequence[dict[str, Any]]) -> None:
         """Resume where the states were saved: the next `iter` starts there.
@@ -207,24 +216,27 @@ class PretrainingLoader:
             raise ValueError("The saved positions of the processes differ: give states saved at the same step.")
         self._check_same_data(first)
         batch = self._batches_read(first)
-        if isinstance(self._plan.images, StreamedImages):
-            # A run of version 0.1 may have more slots than one, and goes on with them.
-            lanes = {name: first[name] for name in ("num_slots", "num_lanes", "block_size")}
-            plan = dataclasses.replace(self._plan, **lanes)
+        if self._plan.datasets:
+            parts = zip(self._plan.datasets, first["datasets"], strict=True)
+            plan = dataclasses.replace(self._plan, datasets=tuple(_as_saved(part, state) for part, state in parts))
+        else:
+            plan = _as_saved(self._plan, first)
+        if plan.streams:
             self._lane_states = _saved_lanes(plan, batch, states)
-            self._plan = plan
-        self._batch = batch
+        self._plan, self._batch = plan, batch
 
     def _check_same_data(self, state: dict[str, Any]) -> None:
-        images = self._plan.images
-        data = {"seed": self._plan.seed}
-        data |= {"num_shards": images.num_shards} if isinstance(images, StreamedImages) else {"num_images": len(images)}
-        for name, value in data.items():
-            if state.get(name) != value:
-                raise ValueError(
-                    f"The saved position of the data has {name} {state.get(name)}, this run {value}: resume with the "
-                    "same data and seed, or start anew."
-                )
+        plan = self._plan
+        saved: list[dict[str, Any]] = state.get("datasets") or [state]
+        shares = state.get("counts", [1])
+        _check_same("seed", state.get("seed"), plan.seed)
+        _check_same("number of datasets", len(saved), len(plan.parts))
+        if plan.datasets:
+            _check_same("shares of datasets", _percent(shares), _percent(plan.counts))
+        for part, data in zip(plan.parts, saved, strict=True):
+            name = "num_shards" if isinstance(part.images, StreamedImages) else "num_images"
+            of = f" of {part.name.rstrip('/')}" if part.name else ""
+            _check_same(name + of, data.get(name), _data_state(part)[name])
 
     def _batches_read(self, state: dict[str, Any]) -> int:
         """Return how many of this run's global batches hold the images that the saving run has read.
@@ -241,17 +253,82 @@ class PretrainingLoader:
         return batch
 
 
+def _mixed(
+    mixture: DatasetMixture, image_column: str | None, seed: int, plan_of: Callable[..., BatchPlan]
+) -> BatchPlan:
+    """Return the plan of a mixture: that of its first dataset, with those of all."""
+    seeds = np.random.SeedSequence([seed, MIXING]).generate_state(len(mixture.datasets))
+    parts = []
+    for number, (dataset, name, column) in enumerate(
+        zip(mixture.datasets, mixture.names, mixture.image_columns, strict=True)
+    ):
+        try:
+            parts.append(plan_of(dataset, column or image_column, seed=int(seeds[number]), name=f"{name}/"))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return dataclasses.replace(parts[0], seed=seed, name="", datasets=tuple(parts), counts=mixture.counts)
+
+
+def _data_state(plan: BatchPlan) -> dict[str, Any]:
+    """Return what a state says of one dataset: its size, and how it is read."""
+    if isinstance(plan.images, StreamedImages):
+        lanes = {"num_slots": plan.num_slots, "num_lanes": plan.num_lanes, "block_size": plan.block_size}
+        return {"num_shards": plan.images.num_shards, **lanes}
+    assert plan.images is not None
+    return {"num_images": len(plan.images)}
+
+
+def _as_saved(plan: BatchPlan, state: dict[str, Any]) -> BatchPlan:
+    """Return a plan with the lanes of the saving run: one of version 0.1 may have more slots than one."""
+    if not isinstance(plan.images, StreamedImages):
+        return plan
+    return dataclasses.replace(plan, **{name: state[name] for name in ("num_slots", "num_lanes", "block_size")})
+
+
+def _check_same(name: str, saved: Any, now: Any) -> None:
+    if saved != now:
+        raise ValueError(
+            f"The saved position of the data has {name} {saved}, this run {now}: resume with the same data and seed, "
+            "or start anew."
+        )
+
+
+def _percent(counts: Sequence[int]) -> str:
+    return ", ".join(f"{100 * count / sum(counts):g} %" for count in counts)
+
+
 def _is_stream(dataset: Any) -> bool:
     import datasets
 
     if isinstance(dataset, datasets.IterableDataset):
         return True
-    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, dict):
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, dict | str):
         return False
-    raise ValueError(
-        f"A {type(dataset).__name__} cannot be read: give one split, as a datasets.IterableDataset or with a length "
-        "and items."
-    )
+    raise ValueError(f"A {type(dataset).__name__} cannot be read: {_what_to_give(dataset)}.")
+
+
+def _what_to_give(dataset: Any) -> str:
+    """Say what line turns a collection into one that is taken."""
+    if isinstance(dataset, str | Path):
+        return f"open it by poa_hf.open_dataset({str(dataset)!r})"
+    if isinstance(dataset, dict):
+        names = ", ".join(map(str, dataset))
+        return f"give one of its splits ({names}), as dataset[{next(iter(dataset), 'train')!r}]"
+    if isinstance(dataset, DataLoader):
+        return "give the dataset that it loads, as loader.dataset"
+    if isinstance(dataset, Generator):
+        return (
+            "it ends after one pass, so give the function that made it, if it yields dicts such as "
+            '{"image": image}, as datasets.IterableDataset.from_generator(function)'
+        )
+    if isinstance(dataset, Iterable):
+        return (
+            "it has no length and items, so give it as datasets.IterableDataset.from_generator("
+            'lambda: ({"image": image} for image in dataset))'
+        )
+    if callable(dataset):
+        return "give it as datasets.IterableDataset.from_generator(function), if it yields dicts with an image"
+    return "give one split, as a datasets.IterableDataset or with a length and items"
 
 
 def _with_lanes(
@@ -282,7 +359,12 @@ def _with_lanes(
 def _saved_lanes(plan: BatchPlan, batch: int, states: Sequence[dict[str, Any]]) -> dict[str, dict]:
     """Return the saved states of those lanes of this process that the first `batch` batches were taken from."""
     saved = {lane: state for process in states for lane, state in process["lanes"].items()}
-    needed = [str(lane) for slot in range(min(batch, plan.num_slots)) for lane in plan.lanes_of_slot(slot)]
+    needed = [
+        part.lane_name(lane)
+        for part in plan.streams
+        for slot in range(min(batch, part.num_slots))
+        for lane in part.lanes_of_slot(slot)
+    ]
     if missing := [lane for lane in needed if lane not in saved]:
         raise ValueError(f"The saved position lacks lane {missing[0]}: give the states of all processes that saved it.")
     return {lane: saved[lane] for lane in needed}

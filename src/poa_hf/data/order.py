@@ -7,6 +7,7 @@ a global batch has G = P * B positions, of which process r fills r * B to (r + 1
   permutation of all indices.
 - A stream is read through L lanes (`stream.Lane`), and position p is filled from lane p * L // G. A process that shares
   a lane with another one also reads the other's rows, but does not decode them.
+- Of several datasets, `mixture` says which one fills a place, and each counts only its own places.
 
 Runs of version 0.1 with several workers have S slots of L lanes each, and take batch k from the lanes of slot k % S.
 Such runs go on as they began; new ones have one slot.
@@ -16,12 +17,13 @@ Follows `rows` and `stream`; `reader` reads the rows of streams, and `batches` d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .crop_arguments import CropArguments
+from .mixture import Mixing
 from .rows import IndexedImages, Row, StreamedImages
 from .stream import Lane
 
@@ -36,7 +38,7 @@ class BatchPlan:
     """What every batch depends on: the images, the arguments, and this process's place among all.
 
     Args:
-        images: The undecoded images.
+        images: The undecoded images; those of the first dataset, if there are several.
         args: How they are cropped and masked.
         batch_size: Images per process and batch (B).
         mask_grid: Height and width of a global view in patches.
@@ -46,6 +48,9 @@ class BatchPlan:
         num_slots: Slots that take turns, batch by batch (S), 1 in new runs; streams only, as are the following.
         num_lanes: Lanes per slot (L).
         block_size: Rows that a lane shuffles together.
+        datasets: The plans of several datasets, each with its images and lanes and with a seed of its own.
+        counts: How many places of a block each of them has; see `mixture`.
+        name: What the rows' names begin with, for one of several datasets.
     """
 
     images: IndexedImages | StreamedImages
@@ -58,6 +63,36 @@ class BatchPlan:
     num_slots: int = 1
     num_lanes: int = 1
     block_size: int = 1
+    datasets: tuple[BatchPlan, ...] = ()
+    counts: tuple[int, ...] = (1,)
+    name: str = ""
+
+    @property
+    def parts(self) -> tuple[BatchPlan, ...]:
+        """The plans of all datasets: this one, if there is only one."""
+        return self.datasets or (self,)
+
+    @property
+    def streams(self) -> list[BatchPlan]:
+        """The plans of those datasets that are streams."""
+        return [part for part in self.parts if isinstance(part.images, StreamedImages)]
+
+    def assigned(self, batch: int) -> list[dict[int, int]]:
+        """Return, for each dataset, the positions of a global batch that it fills, and its number of each one's row."""
+        places = batch * self.global_batch_size + np.arange(self.global_batch_size)
+        which, rows = Mixing(self.counts, self.seed)(places)
+        found: list[dict[int, int]] = [{} for _ in self.parts]
+        for position, (number, row) in enumerate(zip(which.tolist(), rows.tolist(), strict=True)):
+            found[number][position] = row
+        return found
+
+    def lane_name(self, lane: int) -> str:
+        """What saved states call a lane."""
+        return f"{self.name}{lane}"
+
+    def named(self, row: Row) -> Row:
+        """Return a row with its dataset's name before its own."""
+        return Row(f"{self.name}{row.name}", row.image) if self.name else row
 
     @property
     def global_batch_size(self) -> int:
@@ -90,14 +125,20 @@ class IndexedOrder:
     def __init__(self, plan: BatchPlan, images: IndexedImages):
         self.plan, self.images = plan, images
 
-    def candidates(self, batch: int) -> Candidates:
-        """Yield each position that this process fills with its row, followed by rows to use if that one is bad."""
-        for position, index in zip(self.plan.positions, self._indices(batch), strict=True):
+    def candidates(self, batch: int, assigned: dict[int, int]) -> Candidates:
+        """Yield each position that this process fills with its row, followed by rows to use if that one is bad.
+
+        Args:
+            batch: Number of the global batch.
+            assigned: The positions that these images fill; see `BatchPlan.assigned`.
+        """
+        positions = [position for position in self.plan.positions if position in assigned]
+        places = np.array([assigned[position] for position in positions], dtype=np.int64)
+        for position, index in zip(positions, self._indices(places), strict=True):
             yield position, self._row_and_replacements(batch, position, int(index))
 
-    def _indices(self, batch: int) -> np.ndarray:
-        """Return the indices (B,) of this process's images."""
-        places = batch * self.plan.global_batch_size + np.array(self.plan.positions)
+    def _indices(self, places: np.ndarray) -> np.ndarray:
+        """Return the indices of the images at some places of the endless row of epochs."""
         epochs, indices = places // len(self.images), places % len(self.images)
         for epoch in np.unique(epochs):
             now = epochs == epoch
@@ -105,10 +146,10 @@ class IndexedOrder:
         return indices
 
     def _row_and_replacements(self, batch: int, position: int, index: int) -> Iterator[Row]:
-        yield self.images.row(index)
+        yield self.plan.named(self.images.row(index))
         rng = _replacement_rng(self.plan, batch, position)
         while True:
-            yield self.images.row(int(rng.integers(len(self.images))))
+            yield self.plan.named(self.images.row(int(rng.integers(len(self.images)))))
 
 
 @dataclass(frozen=True)
@@ -121,7 +162,7 @@ class LaneRows:
         spares: Other rows of the same block, to use in place of bad ones.
     """
 
-    positions: range
+    positions: Sequence[int]
     rows: list[Row]
     spares: list[Row]
 
@@ -152,7 +193,7 @@ class StreamOrder:
     def __init__(self, plan: BatchPlan, states: dict[str, dict]):
         self.plan = plan
         self._saved = dict(states)
-        self._lanes: dict[int, Lane] = {}
+        self._lanes: dict[str, Lane] = {}
 
     def read(self, batch: int, reader: int = 0, num_readers: int = 1) -> BatchRows:
         """Read the rows of a batch from the lanes of this process, or from every `num_readers`-th of them.
@@ -162,27 +203,35 @@ class StreamOrder:
             reader: Number of the reader, below `num_readers`.
             num_readers: Number of readers that share the lanes.
         """
-        numbers = self.plan.lanes_of_slot(batch % self.plan.num_slots)[reader::num_readers]
-        parts = [self._read_lane(batch, number) for number in numbers]
-        return BatchRows(batch, parts, {str(number): self._lane(number).state_dict() for number in numbers})
+        lanes = [
+            (part, lane, assigned)
+            for part, assigned in zip(self.plan.parts, self.plan.assigned(batch), strict=True)
+            if isinstance(part.images, StreamedImages)
+            for lane in part.lanes_of_slot(batch % part.num_slots)
+        ][reader::num_readers]
+        read = [self._read_lane(batch, *each) for each in lanes]
+        states = {part.lane_name(lane): self._lane(part, lane).state_dict() for part, lane, _ in lanes}
+        return BatchRows(batch, read, states)
 
     def close(self) -> None:
         """Close the files that are being read."""
         for lane in self._lanes.values():
             lane.close()
 
-    def _read_lane(self, batch: int, number: int) -> LaneRows:
-        lane, positions = self._lane(number), self.plan.positions_of_lane(number)
-        rows = [lane.advance() for _ in positions]
-        return LaneRows(positions, rows, lane.spares(_replacement_rng(self.plan, batch, positions[0]), SPARES))
+    def _read_lane(self, batch: int, part: BatchPlan, number: int, assigned: dict[int, int]) -> LaneRows:
+        lane, every = self._lane(part, number), part.positions_of_lane(number)
+        positions = [position for position in every if position in assigned]
+        rows = [part.named(lane.advance()) for _ in positions]
+        spares = lane.spares(_replacement_rng(part, batch, every[0]), SPARES)
+        return LaneRows(positions, rows, [part.named(row) for row in spares])
 
-    def _lane(self, number: int) -> Lane:
-        if number not in self._lanes:
-            plan, state = self.plan, self._saved.get(str(number))
-            assert isinstance(plan.images, StreamedImages)
-            num_lanes = plan.num_slots * plan.num_lanes
-            self._lanes[number] = Lane(plan.images, plan.seed, number, num_lanes, plan.block_size, state)
-        return self._lanes[number]
+    def _lane(self, part: BatchPlan, number: int) -> Lane:
+        name = part.lane_name(number)
+        if name not in self._lanes:
+            assert isinstance(part.images, StreamedImages)
+            num_lanes, state = part.num_slots * part.num_lanes, self._saved.get(name)
+            self._lanes[name] = Lane(part.images, part.seed, number, num_lanes, part.block_size, state)
+        return self._lanes[name]
 
 
 def stream_candidates(plan: BatchPlan, batch: BatchRows) -> Candidates:

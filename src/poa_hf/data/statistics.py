@@ -10,6 +10,7 @@ import numpy as np
 
 from .crop_arguments import CropArguments
 from .decoding import UndecodableImage, open_image
+from .mixture import DatasetMixture
 from .rows import IndexedImages, StreamedImages
 
 MEASURED_IMAGES = 512
@@ -69,10 +70,17 @@ def measure_statistics(
     return [round(float(each), 4) for each in mean], [round(max(float(each), _SMALLEST_STD), 4) for each in std]
 
 
-def _images_from_all_over(dataset: Any, column: str | None, args: CropArguments) -> Iterator[Any]:
+def _images_from_all_over(
+    dataset: Any, column: str | None, args: CropArguments, count: int = MEASURED_IMAGES
+) -> Iterator[Any]:
+    if isinstance(dataset, DatasetMixture):
+        for part, own, share in zip(dataset.datasets, dataset.image_columns, dataset.shares, strict=True):
+            number = max(1, round(count * share))
+            yield from itertools.islice(_images_from_all_over(part, own or column, args, number), number)
+        return
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         indexed = IndexedImages(dataset, column)
-        for index in np.unique(np.linspace(0, len(indexed) - 1, MEASURED_IMAGES).astype(int)):
+        for index in np.unique(np.linspace(0, len(indexed) - 1, count).astype(int)):
             yield indexed.row(int(index)).image
         return
     streamed = StreamedImages(dataset, column, args)

@@ -55,12 +55,31 @@ class Source:
         return "/".join([self.dataset, *([self.data_dir] if self.data_dir else [])]).rstrip("/")
 
 
-def training_source(run: RunFolder) -> Source | None:
+@dataclass(frozen=True)
+class SeveralSources:
+    """Splits of several datasets, on which one run was trained."""
+
+    sources: tuple[Source, ...]
+
+    def overlaps(self, other: Source) -> bool:
+        """Whether one of them has rows in common with `other`."""
+        return any(each.overlaps(other) for each in self.sources)
+
+
+def training_source(run: RunFolder) -> Source | SeveralSources | None:
     """Return the images that a run was trained on; None if its recipe does not say so."""
     try:
         recipe = read_mapping(run.recipe)
     except (ValueError, OSError):
         return None
+    if isinstance(listed := recipe.get("datasets"), list):
+        split = {"dataset_split": recipe.get("dataset_split")}
+        found = [_source_of({**split, **each}) for each in listed if isinstance(each, dict)]
+        return SeveralSources(tuple(each for each in found if each is not None))
+    return _source_of(recipe)
+
+
+def _source_of(recipe: Mapping[str, Any]) -> Source | None:
     values = [recipe.get(name) for name in ("dataset_name", "dataset_config_name", "dataset_split")]
     dataset, config, split = (value if isinstance(value, str) else None for value in values)
     return None if dataset is None else Source(dataset, config, split or "train", **source_part(recipe))

@@ -24,7 +24,7 @@ from ..runs.hub import is_supernet_on_hub
 from ..runs.layout import CONFIG, RunFolder
 from ..runs.load import load_run, model_step, resolve_run, run_processor
 from .features import pooled_features
-from .sources import Source, training_source
+from .sources import SeveralSources, Source, training_source
 
 ONE_SIZE = "-"  # the size that records have of a model with only one
 
@@ -47,7 +47,7 @@ class Subject:
     processor: BaseImageProcessor
     step: int | None = None
     results: Path | None = None
-    trained_on: Source | None = None
+    trained_on: Source | SeveralSources | None = None
 
     def sizes(self, wanted: str | Sequence[str | SubNetwork] | None = None) -> list[str]:
         """Return the sizes that are asked for, each once.

@@ -13,8 +13,10 @@ from torch import Tensor
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..data.crop_arguments import CropArguments, usual_statistics
+from ..data.dataset_list import open_images_of
 from ..data.decoding import UndecodableImage, open_image
 from ..data.loader import PretrainingLoader
+from ..data.mixture import DatasetMixture
 from ..data.processor import decoding_of, prepared_images
 from ..data.rows import IndexedImages, StreamedImages
 from ..data.sources import TEXTURES, open_dataset
@@ -106,17 +108,15 @@ def _image_column(facts: RunFacts, dataset_name: str | None) -> str | None:
 
 def _open(facts: RunFacts, dataset_name: str | None, texture_size: int | None = None) -> tuple[Any, str]:
     """Open the images, and return them with their name."""
+    if dataset_name is None and facts.datasets:
+        return open_images_of(facts.recipe), str(facts.dataset)
     name = dataset_name or facts.recipe.get("dataset_name") or TEXTURES
     if name == TEXTURES:
         return (TextureDataset() if texture_size is None else TextureDataset(size=texture_size)), "built-in textures"
     shown = Path(name).name if Path(name).exists() else name
     if dataset_name is not None:
         return open_dataset(name), shown
-    recipe = facts.recipe
-    split = {"split": recipe["dataset_split"]} if recipe.get("dataset_split") else {}
-    return open_dataset(
-        name, recipe.get("dataset_config_name"), **split, streaming=recipe.get("streaming", True)
-    ), shown
+    return open_images_of(facts.recipe), shown
 
 
 def _spread_images(dataset: Any, column: str | None, count: int, args: CropArguments) -> Iterator[Any]:
@@ -124,7 +124,11 @@ def _spread_images(dataset: Any, column: str | None, count: int, args: CropArgum
 
     There are more than `count`, because some may not be decodable.
     """
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+    if isinstance(dataset, DatasetMixture):
+        parts = zip(dataset.datasets, dataset.image_columns, dataset.shares, strict=True)
+        found = [_spread_images(part, own or column, max(1, round(count * share)), args) for part, own, share in parts]
+        yield from itertools.chain.from_iterable(itertools.zip_longest(*found))
+    elif hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         indexed = IndexedImages(dataset, column)
         if len(indexed) <= count:
             yield from (indexed[index] for index in range(len(indexed)))

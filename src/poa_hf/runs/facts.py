@@ -13,8 +13,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..data.dataset_list import read_datasets, shares_of
 from ..data.sources import TEXTURES
 from ..elastic import ElasticSpace
+from ..formatting import enumerated
 from ..locations import is_repo_id
 from ..models.configuration_poa import PoaConfig
 from ..models.elastic_config import ElasticConfigMixin, elastic_config
@@ -29,6 +31,24 @@ from .json_lines import read_lines
 from .layout import CONFIG, COUNTS, RunFolder
 from .load import model_step, resolve_run
 from .training_time import ComputePart, read_compute
+
+
+@dataclass(frozen=True)
+class DatasetShare:
+    """One of several datasets that a run was trained on.
+
+    Args:
+        name: Its Hub id, the last part of a folder's path, or "textures".
+        share: Its share of all images, in words.
+        id: Its Hub id, if it is on the Hub.
+    """
+
+    name: str
+    share: str
+    id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.share})"
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,7 @@ class RunFacts:
         dataset_id: The Hub id of the training images.
         dataset_config: The configuration of the dataset.
         dataset_split: Its split.
+        datasets: The datasets of the training images, if they are several; `dataset` then names all of them.
         compute: Devices and times of all steps; empty if those of some steps are not known.
         evaluations: The records of evaluations, of all steps.
         no_evaluations: Why the records cannot be read, as one sentence; empty if they can.
@@ -67,6 +88,7 @@ class RunFacts:
     dataset_id: str | None = None
     dataset_config: str | None = None
     dataset_split: str | None = None
+    datasets: tuple[DatasetShare, ...] = ()
     compute: tuple[ComputePart, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
     no_evaluations: str = ""
@@ -102,7 +124,7 @@ class RunFacts:
             raise ValueError(f"{run} holds neither a model nor a run's log: give the output_dir of a run.")
         steps = None if model is None else model_step(model)
         compute = None if model is None else read_compute(model)
-        dataset = recipe.get("dataset_name")
+        dataset, datasets = recipe.get("dataset_name"), _shares(recipe)
         evaluations, no_evaluations = _read_evaluations(folder)
         return cls(
             config=config,
@@ -114,10 +136,11 @@ class RunFacts:
             batch_size=compute.global_batch_size if compute else _saved_batch_size(model, folder),
             arguments=_read_mapping(folder.training_arguments, json.loads),
             recipe=recipe,
-            dataset=_shown_dataset(dataset),
+            dataset=enumerated(datasets) if datasets else _shown_dataset(dataset),
             dataset_id=dataset if _is_on_hub(dataset) else None,
             dataset_config=recipe.get("dataset_config_name"),
-            dataset_split=None if dataset == TEXTURES else recipe.get("dataset_split"),
+            dataset_split=None if datasets or dataset == TEXTURES else recipe.get("dataset_split"),
+            datasets=datasets,
             compute=tuple(compute.parts) if compute and compute.complete and compute.step == steps else (),
             evaluations=evaluations,
             no_evaluations=no_evaluations,
@@ -216,6 +239,18 @@ def _shown_dataset(name: Any) -> str | None:
     if not isinstance(name, str) or not name:
         return None
     return name if name == TEXTURES or _is_on_hub(name) else Path(name).name
+
+
+def _shares(recipe: dict[str, Any]) -> tuple[DatasetShare, ...]:
+    """The datasets that a recipe lists; none if it names one dataset only, or lists them wrongly."""
+    if not recipe.get("datasets"):
+        return ()
+    try:
+        listed = read_datasets(recipe["datasets"])
+    except (ValueError, TypeError, AttributeError):
+        return ()
+    ids = [each["dataset_name"] if _is_on_hub(each["dataset_name"]) else None for each in listed]
+    return tuple(DatasetShare(*each, id) for each, id in zip(shares_of(listed), ids, strict=True))
 
 
 def _saved_batch_size(model: Path | None, folder: RunFolder) -> int | None:

@@ -52,8 +52,8 @@ class CachedTeacher:
     def __init__(self, teacher: ForeignTeacher, dataset: Any, args: PoaTrainingArguments, accelerator: Accelerator):
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise ValueError(
-                "cache_teacher needs images that are read by index, and the dataset is a stream: add --streaming "
-                "false, or leave it out."
+                "cache_teacher needs one dataset whose images are read by index, and not a stream or a mixture: add "
+                "--streaming false, or leave it out."
             )
         if (size := 4 * len(dataset) * teacher.image_features) > _MOST_BYTES:
             raise ValueError(

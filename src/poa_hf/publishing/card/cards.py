@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ...elastic import SubNetwork
 from ...formatting import format_quantity
 from ...locations import is_repo_id
+from ...runs.facts import RunFacts
 from ..formats.format import Format
 from . import values
 from .facts import CardFacts
@@ -130,11 +131,16 @@ def _metadata(
         license=owner.license,
         license_name=owner.license_name,
         license_link=owner.license_link,
-        datasets=[facts.run.dataset_id] if facts.run.dataset_id else None,
+        datasets=_dataset_ids(facts.run) or None,
         metrics=["accuracy"] if any(result.metric_type == "accuracy" for result in results) else None,
         model_name=name.rpartition("/")[2] if results else None,  # the name under which the Hub lists the results
         eval_results=results or None,
     )
+
+
+def _dataset_ids(run: RunFacts) -> list[str]:
+    """Return the Hub ids of the training images."""
+    return [each for each in (run.dataset_id, *(part.id for part in run.datasets)) if each]
 
 
 def _write(folder: Path, data: ModelCardData, text: str) -> None:

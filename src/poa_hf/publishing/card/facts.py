@@ -60,6 +60,7 @@ class CardFacts:
                 dataset_id=owner_facts.dataset,
                 dataset_config=None,
                 dataset_split=None,
+                datasets=(),
             )
         return cls(facts, owner_facts)
 

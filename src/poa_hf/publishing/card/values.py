@@ -9,7 +9,7 @@ from typing import Any
 from ...data.crops import CropArguments
 from ...data.sources import TEXTURES
 from ...elastic import SubNetwork
-from ...formatting import capitalised, format_duration, format_quantity
+from ...formatting import capitalised, enumerated, format_duration, format_quantity
 from ...locations import is_repo_id
 from ...models.configuration_poa import PoaConfig
 from ...models.elastic_config import image_shape
@@ -113,6 +113,11 @@ def dataset_name(facts: CardFacts) -> str:
     run = facts.run
     if run.dataset is None:
         return ""
+    if run.datasets:
+        return enumerated(
+            f"{link(each.id, f'{HUB}/datasets/{each.id}') if each.id else escape(each.name)} ({each.share})"
+            for each in run.datasets
+        )
     if run.dataset == TEXTURES:
         return "the synthetic textures that poa_hf draws"
     if run.dataset_id is None:
