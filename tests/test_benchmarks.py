@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import re
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -144,3 +148,25 @@ def test_order_units(tmp_path):
     gains = json.loads(again.splitlines()[-1])["gains"]
     assert gains == json.loads(first.splitlines()[-1])["gains"] and len(gains) == 3 + 2 * (7 * 2 + 5)
     assert gains["random"]["stock-textures"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="the script needs timeout, of GNU coreutils")
+def test_gpu_figures_come_in_two_sets_of_under_six_minutes(tmp_path):
+    """Each part leaves a line, also one that fails, and names a program that is there."""
+    script = ROOT / "benchmarks" / "gpu.sh"
+    seconds = [re.findall(r"^ +part \w+ (\d+) ", lines, re.MULTILINE) for lines in script.read_text().split("\nelse\n")]
+    more, first = (list(map(int, of_set)) for of_set in seconds)
+    assert sum(first) < 360 and sum(more) < 360
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *real_data*) exit 3;; esac\ntest -f "$1" && echo \'{"seconds": 1}\'\n')
+    python.chmod(0o755)
+    for options in ((), ("more",)):
+        subprocess.run(
+            ["sh", str(script), str(tmp_path / "figures"), *options],
+            env=os.environ | {"PYTHON": str(python)}, check=True, capture_output=True,
+        )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "figures" / "figures.jsonl").read_text().splitlines()]
+    assert len(lines) == len(first) + len(more) == len({line["part"] for line in lines})
+    for line in lines:
+        failed = line["part"].startswith("real_data")
+        assert (line["status"], line["figures"]) == ((3, None) if failed else (0, {"seconds": 1}))
