@@ -32,10 +32,13 @@ def run(tmp_path_factory):
     return folder
 
 
+SLOW = pytest.mark.slow
+
+
 def extract(run, size, folder):
     model = PoaForPreTraining.from_pretrained(run)
-    backbone = model.config.backbone_config
-    extract_to(model, backbone.space.resolve(size), folder, processor=usual_processor(backbone))
+    model.teacher.extract(size).save_pretrained(folder)
+    usual_processor(model.config.backbone_config).save_pretrained(folder)
     return folder
 
 
@@ -52,7 +55,16 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-@pytest.mark.parametrize("size", ["small", "24x2", None])
+@SLOW
+def test_the_folder_that_the_command_extracts(run, photos, tmp_path):
+    model = PoaForPreTraining.from_pretrained(run)
+    size = model.config.backbone_config.space.smallest
+    extract_to(model, size, tmp_path / "extracted", processor=evaluation_processor(32))
+    wanted, _ = by_transformers(tmp_path / "extracted", photos)
+    assert np.abs(embed(run, photos, tmp_path / "out", size).features - wanted).max() < 1e-6
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("24x2", marks=SLOW), None])
 def test_the_numbers_are_those_of_the_extracted_model(run, photos, tmp_path, size):
     extracted = extract(run, size or "32x3", tmp_path / "extracted")
     wanted, tokens = by_transformers(extracted, photos)
@@ -63,6 +75,7 @@ def test_the_numbers_are_those_of_the_extracted_model(run, photos, tmp_path, siz
         assert found.patches.shape == patches.shape and np.abs(found.patches - patches).max() < 1e-6
 
 
+@SLOW
 @pytest.mark.parametrize(("family", "size"), [("swin", "8x2-2-2-2"), ("resnet", "8x1-1-1-1")])
 def test_families_without_class_tokens(family, size, photos, tmp_path):
     torch.manual_seed(2)
@@ -98,7 +111,11 @@ def test_a_stream_is_that_of_the_folder(run, photos, tmp_path, workers):
 
 
 @pytest.mark.parametrize(
-    "kind", ["images", "tuples", "arrays", "generator", "skipped and taken", "a function of rows", "pillow in a stream"]
+    "kind",
+    [
+        *("images", "generator", "skipped and taken"),
+        *(pytest.param(kind, marks=SLOW) for kind in ("tuples", "arrays", "a function of rows", "pillow in a stream")),
+    ],
 )
 def test_any_dataset(run, photos, tmp_path, kind):
     images = [Image.open(photos / names()[index]).convert("RGB") for index in SOUND]
@@ -127,8 +144,16 @@ def test_any_dataset(run, photos, tmp_path, kind):
     assert np.array_equal(found.features, wanted.features)
 
 
-@pytest.mark.parametrize("form", ["parquet", "safetensors", "npy"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        *(("parquet", "float16"), ("safetensors", "float32"), ("npy", "float16")),
+        *(
+            pytest.param(form, dtype, marks=SLOW)
+            for form, dtype in (("parquet", "float32"), ("safetensors", "float16"), ("npy", "float32"))
+        ),
+    ],
+)
 def test_every_format_holds_the_same(run, photos, tmp_path, form, dtype):
     wanted = embed(run, photos, tmp_path / "wanted", patches=True)
     found = embed(
@@ -148,8 +173,14 @@ def test_parquet_is_read_by_datasets(run, photos, tmp_path):
     assert np.array_equal(np.array(read["patches"][:], np.float32), found.patches)
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
-@pytest.mark.parametrize("at", [0, 4, 7, 10])
+@pytest.mark.parametrize(
+    ("at", "is_stream"),
+    [
+        *((4, False), (7, True)),
+        *(pytest.param(at, at == 4, marks=SLOW) for at in (0, 4, 7, 10)),
+        *(pytest.param(at, True, marks=SLOW) for at in (0, 10)),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on(run, photos, tmp_path, monkeypatch, at, is_stream):
     """Stopped at any row, it writes no part again, and the files are those of a run that was not stopped."""
     source = write_parquet(tmp_path / "tables", photos) if is_stream else photos
@@ -177,7 +208,7 @@ def test_a_run_that_was_stopped_goes_on(run, photos, tmp_path, monkeypatch, at, 
     assert {path: path.stat().st_mtime_ns for path in complete} == complete
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("is_stream", [pytest.param(False, marks=SLOW), True])
 def test_a_part_that_is_missing_or_cut_short_is_written_again(run, photos, tmp_path, is_stream):
     source = write_parquet(tmp_path / "tables", photos) if is_stream else photos
     embed(run, source, tmp_path / "out", rows_per_shard=2)
