@@ -138,6 +138,12 @@ def test_a_resumed_run_is_bit_equal(run, tmp_path, poa):
     assert {name.partition("/")[0] for batch in ids(run) for name in batch} == {"my photos", "tables"}
 
 
+def test_every_file_of_a_run_has_a_name_that_windows_takes(run):
+    for path in run.rglob("*"):
+        assert not set(path.name) & set('<>:"\\|?*') and path.name[-1] not in ". "
+        assert path.stem.upper() not in ("CON", "PRN", "AUX", "NUL")
+
+
 def test_what_it_was_trained_on_is_recorded(run, folders):
     facts = RunFacts.read(run)
     assert facts.dataset == "my photos (70 %) and tables (30 %)" and facts.dataset_id is None

@@ -86,6 +86,14 @@ def test_workers_do_not_change_the_order(kinds):
     assert read(mixture(kinds), 6, num_workers=2)[0] == read(mixture(kinds), 6)[0]
 
 
+@pytest.mark.slow  # each worker imports torch
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_workers_that_are_started_anew_give_the_same(start_method):
+    """As on macOS and Windows."""
+    started = read(mixture(), 3, num_workers=2, start_method=start_method)[0]
+    assert started == read(mixture(), 3)[0]
+
+
 @pytest.mark.parametrize("kinds", ["indexed small", "indexed stream", "stream small"])
 def test_a_run_goes_on_from_any_batch_with_any_number_of_processes(kinds):
     expected, _ = read(mixture(kinds), 12)

@@ -138,8 +138,10 @@ def test_where_there_are_no_locks_a_warning_says_so(tmp_path, monkeypatch, caplo
     def refuse(*args):
         raise OSError(reason, os.strerror(reason))
 
-    if reason is None:  # a system without them
+    if reason is None:  # a system without them, such as Windows, which lacks these functions too
         monkeypatch.setattr(lock, "fcntl", None)
+        monkeypatch.delattr(os, "pread")
+        monkeypatch.delattr(os, "pwrite")
     else:  # a file system without them
         monkeypatch.setattr(lock.fcntl, "lockf", refuse)
     with locked_run(tmp_path):

@@ -121,15 +121,21 @@ def _acquire(path: Path) -> int:
     holder = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
     with suppress(OSError):  # a full disk: the lock holds without its holder's name
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)  # Windows has neither pwrite nor pread
+        os.write(descriptor, json.dumps(holder).encode())
     return descriptor
 
 
 def _release(path: Path, descriptor: int) -> None:
     with _guard:
-        if _is_still(path, descriptor):
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
+        is_still = _is_still(path, descriptor)
+        if fcntl is None:  # Windows removes no file that is open
+            os.close(descriptor)
+        if is_still:
+            with suppress(PermissionError):  # another process has it open
+                path.unlink(missing_ok=True)
+        if fcntl is not None:
+            os.close(descriptor)
         _held.discard(_key(path))
 
 
@@ -166,7 +172,8 @@ def _lock(descriptor: int, path: Path) -> None:
 def _holder(descriptor: int) -> str:
     """Who has written down that they hold a lock, in words."""
     try:
-        content = json.loads(os.pread(descriptor, _MAX_HOLDER_BYTES, 0))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        content = json.loads(os.read(descriptor, _MAX_HOLDER_BYTES))
         host, since = (str(content[name]) for name in ("host", "since"))
         if not (host + since).isprintable():
             raise ValueError
