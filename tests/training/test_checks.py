@@ -8,8 +8,14 @@ from .test_trainer import arguments, images, new_model
 
 
 def test_trackers_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="report_to 'blackboard' is not a tracker or not installed"):
+    with pytest.raises(ValueError, match="report_to 'blackboard' is not a tracker: choose from aim, "):
         PoaTrainer(new_model(), arguments(tmp_path, report_to="blackboard"), images())
+
+
+def test_trackers_that_are_not_installed_are_named_with_the_line_that_installs_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("poa_hf.training.checks.get_available_trackers", lambda: ["tensorboard"])
+    with pytest.raises(ValueError, match=r"report_to 'mlflow' is not installed: pip install mlflow\."):
+        PoaTrainer(new_model(), arguments(tmp_path, report_to="mlflow"), images())
 
 
 def test_crops_that_the_patch_does_not_divide_are_refused(tmp_path):

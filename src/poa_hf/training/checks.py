@@ -7,9 +7,10 @@ from pathlib import Path
 
 import psutil
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 from transformers import AutoModel
 
-from ..formatting import one_line
+from ..formatting import one_line, suggest
 from ..models.configuration_poa import PoaConfig
 from ..runs.checkpoints import check_architecture, find_checkpoint
 from ..slicing import without_storage
@@ -90,10 +91,12 @@ def _check_attention(config: PoaConfig, args: PoaTrainingArguments) -> None:
 def _check_trackers(names: list[str]) -> None:
     available = [str(tracker) for tracker in get_available_trackers()]
     for name in names:
-        if name not in available:
-            raise ValueError(
-                f"report_to {name!r} is not a tracker or not installed; available: {', '.join(available) or 'none'}."
-            )
+        if name in available:
+            continue
+        if name in LoggerType.list() and name != "all":  # packages are called as Accelerate calls the trackers
+            raise ValueError(f"report_to {name!r} is not installed: pip install {name}.")
+        known = [each for each in LoggerType.list() if each != "all"]
+        raise ValueError(f"report_to {name!r} is not a tracker: {suggest(name, known)}")
 
 
 def warn_of_few_images(num_images: int | None, global_batch_size: int) -> None:
