@@ -1,6 +1,7 @@
 """The heads and losses of a step on precomputed features: ours, and straightforward implementations to compare with.
 All give the same loss and gradient."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -8,9 +9,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from poa_hf.objective.early_gradients import differentiated
-from poa_hf.objective.heads import Heads
 from poa_hf.objective.losses import koleo
-from poa_hf.objective.objective import LossWeights, poa_loss
+from poa_hf.objective.objective import Batch, Branch, LossWeights, poa_loss
 
 
 class Tokens(NamedTuple):
@@ -31,12 +31,12 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
 
     def loss(gradients, *features):
         def branch(tokens, heads, full):
-            return GivenFeatures(Tokens(*tokens), heads, full.prototypes)
+            return GivenFeatures(None, heads, full.prototypes, tokens=Tokens(*tokens))
 
         heads = gradients.on_leaves(model.student_head.sliced(elastic.global_.shape[-1]))
         weights = LossWeights(model.config.intact_weight, model.config.koleo_weight, model.config.student_temperature)
         return poa_loss(
-            GivenBatch(torch.empty(counts[0], 0), torch.empty(counts[1], 0), patch_weights),
+            GivenBatch(torch.empty(counts[0], 0), torch.empty(counts[1], 0), None, None, weights=patch_weights),
             branch(teacher, model.teacher_head, model.teacher_head),
             branch(features[:3], model.student_head, model.student_head),
             lambda: branch(features[3:], heads, model.student_head),
@@ -49,26 +49,22 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
     return total
 
 
-class GivenBatch(NamedTuple):
-    """A stand-in for a batch: as many crops as features, and the counts of masked patches."""
+@dataclass(frozen=True)
+class GivenBatch(Batch):
+    """A stand-in for a batch: as many crops as features, and the weights of masked patches."""
 
-    global_crops: Tensor
-    local_crops: Tensor
-    patch_weights: Tensor
-    masks: None = None
+    weights: Tensor | None = None
 
     @property
-    def num_local_views(self) -> int:
-        return 2 * len(self.local_crops) // len(self.global_crops)
+    def patch_weights(self) -> Tensor:
+        return self.weights
 
 
-class GivenFeatures(NamedTuple):
+@dataclass(frozen=True)
+class GivenFeatures(Branch):
     """A branch whose features were computed before."""
 
-    tokens: Tokens
-    heads: Heads
-    prototypes: list
-    packed: None = None
+    tokens: Tokens | None = None
 
     def global_tokens(self, batch, masks):
         return torch.cat([self.tokens.global_, self.tokens.masked])
