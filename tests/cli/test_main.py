@@ -69,7 +69,8 @@ def test_mistakes_are_refused_before_any_work(tmp_path, capsys, options, words):
 
 
 def test_other_mistakes_of_the_command(capsys):
-    assert "'train' is not a command of poa: choose from check, convert, evaluate, extract" in refused(capsys, "train")
+    commands = "choose from check, convert, embed, evaluate, extract"
+    assert f"'train' is not a command of poa: {commands}" in refused(capsys, "train")
     assert "'evalute' is not a command of poa: did you mean evaluate?" in refused(capsys, "evalute")
     assert "'--hlep' is not an option of poa: did you mean --help?" in refused(capsys, "--hlep")
     assert main([]) == 0 and "poa pretrain" in capsys.readouterr().out
