@@ -23,6 +23,7 @@ from ..objective.distillation import Distillation, DistillationSpec, distillatio
 from ..objective.early_gradients import GradientSums, differentiated
 from ..objective.feature_matching import FeatureProjections, TeacherFeatures
 from ..objective.heads import ProjectionHeads, Prototypes, autocast_dtype
+from ..objective.losses import several_processes
 from ..objective.objective import Batch, Branch, ImageTokens, LossWeights, StepDetails, poa_loss
 from ..objective.row_functions import PLAIN
 from .compiled_blocks import BlockCompiler
@@ -319,7 +320,9 @@ class PoaForPreTraining(PreTrainedModel):
             )
 
         parameters = [parameter for module in self.learning for parameter in module.parameters()]
-        total, details = differentiated(loss, [global_crops, local_crops], parameters, self.student.layers())
+        # only averages over processes begin before all gradients are complete; it takes a few kernels a layer
+        layers = self.student.layers() if several_processes() else []
+        total, details = differentiated(loss, [global_crops, local_crops], parameters, layers)
         return PoaForPreTrainingOutput(total, details.terms, details.teacher_features, details.statistics)
 
     @property

@@ -146,6 +146,11 @@ def row_chunks(num_rows: int, num_columns: int, device: torch.device) -> Iterato
 
 
 def _all_reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if several_processes():
         dist.all_reduce(tensor, op=op)
     return tensor
+
+
+def several_processes() -> bool:
+    """Whether other processes take the same step."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
