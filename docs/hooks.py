@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import json
 import posixpath
 import re
 import shutil
@@ -122,6 +123,8 @@ def _outside_pages() -> dict[str, str]:
     for example in sorted((ROOT / "examples").glob("*.py")):
         pages["examples.md"] += f"\n## {example.name} {{ #{_anchor(example.name)} }}\n\n"
         pages["examples.md"] += f"```python\n{example.read_text().rstrip()}\n```\n"
+    for notebook in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
+        pages["examples.md"] += f"\n## {notebook.name} {{ #{_anchor(notebook.name)} }}\n\n{_cells(notebook)}\n"
     results = sorted((ROOT / "benchmarks" / "results").glob("*.md"), reverse=True)
     pages["measurements.md"] += "\n\n## Results\n\n"
     for result in results:
@@ -132,6 +135,19 @@ def _outside_pages() -> dict[str, str]:
             f"- {result.stem[:10]}: [{title[1] if title else result.stem}](results/{result.name})\n"
         )
     return pages
+
+
+def _cells(notebook: Path) -> str:
+    """The cells of a notebook as Markdown, its headings two levels down."""
+    shown = []
+    for cell in json.loads(notebook.read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            shown.append(f"```python\n{text}\n```")
+        else:
+            text = re.sub(r"^#", "###", text, flags=re.M)
+            shown.append(turn_links(text, notebook.relative_to(ROOT).as_posix(), "examples.md"))
+    return "\n\n".join(shown)
 
 
 def _missing(path: str) -> str:
