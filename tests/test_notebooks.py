@@ -34,7 +34,7 @@ def run_cells(notebook: Path, folder: Path, changed: str = "") -> subprocess.Com
                 sources.append(changed)
     program = folder / "cells.py"
     program.write_text("\n\n".join(sources))
-    return run_python(str(program), cwd=folder, env={"MPLBACKEND": "Agg"}, timeout=220)
+    return run_python(str(program), cwd=folder, env={"MPLBACKEND": "Agg"}, timeout=900)
 
 
 def check(notebook: str, folder: Path, printed: str) -> None:
@@ -77,6 +77,7 @@ def test_notebooks_run_with_less_of_everything(notebook, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)  # about a minute of one core, which a busy machine makes several
 @pytest.mark.parametrize("notebook", [pytest.param(path, id=path.stem) for path in NOTEBOOKS])
 def test_notebooks_run_as_they_are(notebook, tmp_path):
     result = run_cells(notebook, tmp_path)
