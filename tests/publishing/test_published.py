@@ -20,7 +20,7 @@ from ..conftest import golden_model, run_python, save_run
 from ..loopback_hub import LoopbackHub
 from ..test_contract import tiny
 
-SUPERNET = "me/poa-vit-l-supernet"
+SUPERNET = "me/poa-vit-w32-d3-supernet"
 SIZES = {"vit": "small,24x2,large", "swin": "tiny", "resnet": "8x1-1-2-1", "dinov2_registers": "base"}
 
 
@@ -98,7 +98,7 @@ data = Dataset.from_dict({"image": pictures, "label": [n % 2 for n in range(12)]
 data.push_to_hub("me/pictures", max_shard_size="2KB")
 
 # continue from the supernet, on images streamed from it
-model = PoaForPreTraining.from_pretrained("me/poa-vit-l-supernet")
+model = PoaForPreTraining.from_pretrained("me/poa-vit-w32-d3-supernet")
 torch.save(model.state_dict(), folder + "/supernet")
 images = open_dataset("me/pictures")
 assert type(images).__name__ == "IterableDataset", type(images)
@@ -109,8 +109,8 @@ args = PoaTrainingArguments(
 PoaTrainer(model, args, train_dataset=images).train()
 
 # fine-tune one size and push it
-processor = AutoImageProcessor.from_pretrained("me/poa-vit-s-extracted")
-classifier = AutoModelForImageClassification.from_pretrained("me/poa-vit-s-extracted", num_labels=2)
+processor = AutoImageProcessor.from_pretrained("me/poa-vit-w16-d1-extracted")
+classifier = AutoModelForImageClassification.from_pretrained("me/poa-vit-w16-d1-extracted", num_labels=2)
 def prepare(batch):
     return {"pixel_values": processor(batch["image"], return_tensors="pt").pixel_values, "labels": batch["label"]}
 args = TrainingArguments(
@@ -159,9 +159,9 @@ def push_two(run, hub):
 @pytest.mark.parametrize(
     ("end", "call", "at", "hold"),
     [
-        (signal.SIGKILL, ("PUT", "/storage/me/poa-vit-s"), 1, "after"),
+        (signal.SIGKILL, ("PUT", "/storage/me/poa-vit-w16"), 1, "after"),
         pytest.param(signal.SIGINT, ("POST", "/commit/"), 2, "after", marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, ("PUT", "/storage/me/poa-vit-s"), 1, "before", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, ("PUT", "/storage/me/poa-vit-w16"), 1, "before", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, ("POST", "/repos/create"), 3, "before", marks=pytest.mark.slow),
     ],
 )

@@ -20,8 +20,8 @@ from ..loopback_hub.hub import Account
 from .card.test_stamp import OLD
 
 SPACE = tiny_backbone().space
-SUPERNET = "me/poa-vit-l-supernet"
-SMALL, MIDDLE, LARGE = "me/poa-vit-s-extracted", "me/poa-vit-w24-d2-extracted", "me/poa-vit-l-extracted"
+SUPERNET = "me/poa-vit-w32-d3-supernet"
+SMALL, MIDDLE, LARGE = "me/poa-vit-w16-d1-extracted", "me/poa-vit-w24-d2-extracted", "me/poa-vit-w32-d3-extracted"
 TWO = ("--size", "small,24x2", "--namespace", "me")
 
 
@@ -87,7 +87,7 @@ def test_every_size_gets_a_repo_of_its_own(vit_run, hub, poa, pictures):
         assert f"{hub.endpoint}/{repo_id}" in printed
     (collection,) = hub.state()["collections"].values()
     assert collection == sorted(("model", repo_id) for repo_id in ids)
-    assert "10 repos: 10 published" in printed and hub.endpoint + "/collections/me/poa-vit-l-one" in printed
+    assert "10 repos: 10 published" in printed and hub.endpoint + "/collections/me/poa-vit-w32-d3-one" in printed
 
 
 def test_the_supernet_tells_of_all_sizes(vit_run, hub, poa, tmp_path):
@@ -420,7 +420,7 @@ def test_rights_that_suffice(vit_run, hub, poa, monkeypatch):
     poa(*small, "me")
     monkeypatch.setenv("HF_TOKEN", "hf_repos")
     poa(*small, "me", "--no_collection", "--name_template", "b-{size}")
-    assert [repo_id for _, repo_id in hub.repos] == ["my-org/poa-vit-s-extracted", SMALL, "me/b-s"]
+    assert [repo_id for _, repo_id in hub.repos] == ["my-org/poa-vit-w16-d1-extracted", SMALL, "me/b-w16-d1"]
 
 
 def test_rights_that_only_the_hub_knows_of(vit_run, hub, poa):

@@ -10,7 +10,7 @@ def test_the_names_of_development_versions_warn(vit_run):
         assert release.Family is Release
     with pytest.warns(DeprecationWarning, match="Release.of is called Release.from_run; 0.2"):
         made = Release.of(vit_run, "small", "me", license="mit")
-    assert made.ids == {SubNetwork(16, 1): "me/poa-vit-s-extracted"} and made.facts.owner.license == "mit"
+    assert made.ids == {SubNetwork(16, 1): "me/poa-vit-w16-d1-extracted"} and made.facts.owner.license == "mit"
     with pytest.raises(AttributeError, match="has no attribute 'Families'"):
         _ = release.Families
 

@@ -7,7 +7,7 @@ import datasets
 import pytest
 from markdown_it import MarkdownIt
 
-from poa_hf import PoaTrainingArguments, SubNetwork
+from poa_hf import PoaConfig, PoaTrainingArguments, SubNetwork
 from poa_hf.cli.main import main
 from poa_hf.data.textures import TextureDataset
 from poa_hf.locations import is_hub_id
@@ -17,6 +17,7 @@ from poa_hf.publishing.card.metadata import LICENSES
 from poa_hf.publishing.card.owner import OwnerFacts
 from poa_hf.runs.facts import RunFacts
 from poa_hf.runs.training_time import ComputePart
+from poa_hf.selection.costs import Costs
 
 from ...conftest import tiny_config
 from .helpers import FLOPS, SIZE, blocks, facts_of, loaded, record, tables, written
@@ -39,6 +40,15 @@ def test_the_code_of_a_supernet_card(tmp_path, tiny_model, monkeypatch):
     few = "per_device_train_batch_size=2, num_local_crops=1, local_crop_size=16, dataloader_num_workers=0"
     exec(train.replace("max_steps=10_000,", f"max_steps=1, {few}, disable_tqdm=True,"), {})
     assert RunFacts.read(tmp_path / "runs" / "more").steps == 1
+
+
+def test_a_card_says_small_of_published_spaces_only(tmp_path):
+    small = written(tmp_path / "tiny", facts_of(), size=SubNetwork(16, 1))
+    assert "(`16x1`), which is one of" in small.text and "called" not in small.text
+    facts = CardFacts(RunFacts(PoaConfig()))
+    vars(facts)["costs"] = {size: Costs(size.width, size.depths[0], 1) for size in facts.space}  # quick
+    published = written(tmp_path / "published", facts, size=SubNetwork(384, 12))
+    assert "(`384x12`, called *small*), which is one of 143 sizes" in published.text
 
 
 def test_a_card_of_a_run_says_all_that_is_known(tmp_path):

@@ -1,6 +1,13 @@
 import pytest
 
-from poa_hf import PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
+from poa_hf import (
+    PoaDinov2RegistersConfig,
+    PoaDinov3ViTConfig,
+    PoaResNetConfig,
+    PoaSwinConfig,
+    PoaViTConfig,
+    SubNetwork,
+)
 from poa_hf.publishing.hub.names import collection_title, repo_ids, repo_name, supernet_name
 
 VIT, SWIN, RESNET = PoaViTConfig(), PoaSwinConfig(), PoaResNetConfig()
@@ -24,6 +31,46 @@ VIT, SWIN, RESNET = PoaViTConfig(), PoaSwinConfig(), PoaResNetConfig()
 )
 def test_names_of_sizes(config, size, name):
     assert repo_name(config, config.space.resolve(size)) == name
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (  # smaller than ViT-S
+            PoaViTConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, min_hidden_size=32),
+            {"small": "poa-vit-w32-d2-extracted", "large": "poa-vit-w64-d3-extracted"},
+        ),
+        (  # up to ViT-B, whose "large" is no ViT-L
+            PoaViTConfig(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, min_hidden_size=384),
+            {"small": "poa-vit-w384-d6-extracted", "large": "poa-vit-w768-d12-extracted"},
+        ),
+        (  # from half of ViT-S
+            PoaViTConfig(min_hidden_size=192),
+            {"small": "poa-vit-w192-d12-extracted", "large": "poa-vit-w1024-d24-extracted"},
+        ),
+        (
+            PoaDinov3ViTConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, min_hidden_size=192),
+            {"large": "poa-dinov3-vit-w384-d12-extracted"},
+        ),
+        (
+            PoaSwinConfig(embed_dim=32, depths=[2, 2, 2, 2], min_embed_dim=16),
+            {"tiny": "poa-swin-w16-d1-2-2-2-extracted", "base": "poa-swin-w32-d2-2-2-2-extracted"},
+        ),
+        (
+            PoaResNetConfig(depths=[1, 2, 1, 1], min_depths=[1, 1, 1, 1], base_width=64, min_base_width=32),
+            {"14": "poa-resnet-w32-d1-1-1-1-extracted"},
+        ),
+        (PoaResNetConfig(hidden_sizes=[128, 256, 512, 1024]), {"50": "poa-resnet-w64-d3-4-6-3-extracted"}),
+        # another patch, step or resolution makes no other size
+        (PoaViTConfig(patch_size=14, image_size=518), {"small": "poa-vit-s-extracted"}),
+        (PoaViTConfig(hidden_size_step=128, num_hidden_layers_step=2), {"base": "poa-vit-b-extracted"}),
+        (PoaDinov2RegistersConfig(), {"large": "poa-dinov2-with-registers-l-extracted"}),
+    ],
+)
+def test_sizes_have_names_in_published_spaces_only(config, names):
+    assert {name: repo_name(config, config.space.resolve(name)) for name in names} == names
+    if "large" in names:
+        assert supernet_name(config) == names["large"].replace("extracted", "supernet")
 
 
 def test_names_of_supernets():

@@ -18,6 +18,7 @@ from ...formatting import format_quantity
 from ...locations import is_repo_id
 from ...runs.facts import RunFacts
 from ..formats.format import Format
+from ..hub.names import published_names
 from . import values
 from .facts import CardFacts
 from .markdown import escape, link
@@ -50,7 +51,8 @@ def write_card(
         supernet: The id of the supernet's repository, if that is published too.
     """
     space = facts.space
-    size_names = [escape(label) for label, size in space.named.items() if size == sub_network]
+    named = published_names(facts.config.backbone_config)
+    size_names = [escape(label) for label, size in named.items() if size == sub_network]
     stock_config = facts.config.backbone_config.stock_config(sub_network)
     sizes = values.compared_sizes(facts, sub_network)
     records = facts.results(sub_network)

@@ -12,6 +12,7 @@ from ...figures import charts
 from ...formatting import capitalised
 from ...report.section import png
 from ...selection.pareto import pareto_front
+from ..hub.names import published_names
 from .facts import CardFacts
 
 PICTURE = "family.png"  # published repositories have it under this name
@@ -32,7 +33,8 @@ def draw_sizes(folder: Path, facts: CardFacts, marked: SubNetwork | None = None)
         _warn_once()
         return ""
     parameters = {size: cost.parameters for size, cost in facts.costs.items()}
-    names = {size: f"{name} ({size})" for name, size in facts.space.named.items()}
+    published = published_names(facts.config.backbone_config)
+    names = {size: f"{name} ({size})" if name in published else str(size) for name, size in facts.space.named.items()}
     quality = facts.quality
     ring = "; the ring marks this one" if marked is not None else ""
     if quality is not None and len(quality.values) > 1 and (marked is None or marked in quality.values):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ...formatting import one_line
@@ -22,12 +22,23 @@ def family_name(config: PreTrainedConfig) -> str:
     return config.model_type.removeprefix("poa_").replace("_", "-")
 
 
+def published_names(config: PreTrainedConfig) -> Mapping[str, SubNetwork]:
+    """Return the named sizes of a configuration whose sizes are those of a published family, otherwise none.
+
+    In other spaces "small" or "large" is relative: a run's largest size may be smaller than ViT-S.
+    """
+    published = type(config)()  # the defaults of each family are the published space
+    same = config.space.named == published.space.named and config.hidden_size == published.hidden_size
+    return config.space.named if same else {}
+
+
 def size_name(config: PreTrainedConfig, sub_network: SubNetwork) -> str:
     """Return the name of a size in the names of repositories.
 
-    That is `s` for a size called small, `50` for one whose name is a number, and `w448-d14` for one without a name.
+    That is `s` for a size called small in the published space of the family, `50` for one whose name is a number, and
+    `w448-d14` for all others.
     """
-    names = [name for name, size in config.space.named.items() if size == sub_network]
+    names = [name for name, size in published_names(config).items() if size == sub_network]
     if names:  # if the smallest size is the base size too, the larger name says more
         return names[-1] if names[-1].isdigit() else names[-1][0]
     return f"w{sub_network.width}-d{_depth(sub_network)}"
@@ -39,6 +50,9 @@ def repo_name(config: PreTrainedConfig, sub_network: SubNetwork, template: str =
     >>> from poa_hf import PoaSwinConfig, SubNetwork
     >>> repo_name(PoaSwinConfig(), SubNetwork(112, (2, 2, 12, 2)))
     'poa-swin-w112-d2-2-12-2-extracted'
+    >>> small = PoaSwinConfig(embed_dim=32, depths=[2, 2, 2, 2], min_embed_dim=16)
+    >>> repo_name(small, small.space.named["tiny"])
+    'poa-swin-w16-d1-2-2-2-extracted'
 
     Args:
         config: The elastic backbone's configuration.
