@@ -117,6 +117,7 @@ def test_launches():
     assert found["operations"]["aten.mm.default"] > 20 and f"{found['launches']:,}" in "\n".join(output)
 
 
+@pytest.mark.slow
 def test_gpu_step():
     program = str(ROOT / "benchmarks" / "gpu_step.py")
     options = ("--preset", "tiny", "--float32", "--compile", "off", "--repeats", "1")

@@ -21,7 +21,7 @@ COMMANDS = ["pretrain", "extract", "evaluate", "select", "report", "convert", "p
         ("gradient_acumulation_steps", OPTIONS, "gradient_accumulation_steps"),
         ("batch_size", OPTIONS, "per_device_train_batch_size"),
         ("train_batch_size", OPTIONS, "per_device_train_batch_size"),
-        ("dataset", OPTIONS, "dataset_name or dataset_split"),
+        ("dataset", OPTIONS, "datasets"),
         ("num_workers", OPTIONS, "dataloader_num_workers"),
         ("color_jiter", OPTIONS, "color_jitter"),
         ("init_frm", OPTIONS, "init_from"),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, ConvNextModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, ConvNextModel
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainer, PoaTrainingArguments, SubNetwork
 from poa_hf.data.textures import TextureDataset
@@ -37,7 +37,9 @@ def family(tmp_path_factory):
         sys.path.remove(str(folder))
     AutoConfig.register("poa_convnext", config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)
-    return config, model
+    yield config, model
+    CONFIG_MAPPING._extra_content.pop("poa_convnext")
+    MODEL_MAPPING._extra_content.pop(config)
 
 
 def small(family, **heads) -> PoaForPreTraining:

@@ -139,6 +139,7 @@ def test_wrapped_and_quantised_layers_are_refused_in_a_sentence():
     assert wrapped(pixels).pooler_output.isfinite().all()  # the full size works
 
 
+@pytest.mark.slow
 def test_every_one_of_143_sizes_extracts_to_the_bit():
     config = tiny_backbone(
         hidden_size=64, num_attention_heads=16, min_hidden_size=24, num_hidden_layers=24, min_num_hidden_layers=12

@@ -36,6 +36,16 @@ def printable(text: str) -> str:
     )
 
 
+def shown_name(name: object) -> str:
+    """Text of a name within a sentence, in quotes if it is empty or has signs that are not printed.
+
+    >>> print(shown_name("seed"), shown_name("\\n"))
+    seed '\\n'
+    """
+    text = str(name)
+    return text if text.strip() and text.isprintable() else repr(text)
+
+
 def capitalised(text: str) -> str:
     """Text with a capital first letter, as at the beginning of a sentence; the rest stays as it is.
 

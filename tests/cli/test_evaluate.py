@@ -111,9 +111,8 @@ def test_subjects(folders, tmp_path):
         assert subject.processor.crop_size["height"] == 32  # made for the model, as none was saved
 
 
-@pytest.mark.parametrize(
-    ("test", "memory"), [([], 2e-5), pytest.param(["--holdout", 0.2], 1.5e-5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("test", "memory"), [([], 2e-5), (["--holdout", 0.2], 1.5e-5)])
 def test_two_processes_give_the_numbers_of_one(test, memory, folders, capsys, tmp_path):
     script = tmp_path / "launched.py"
     script.write_text(SCRIPT)

@@ -125,6 +125,7 @@ assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), classi
 """
 
 
+@pytest.mark.slow
 def test_continue_stream_and_fine_tune(published, vit_run, tmp_path):
     env = published.env(tmp_path / "home")
     run_python("-c", WITH_POA_HF, str(tmp_path), published.endpoint, env=env, timeout=230)

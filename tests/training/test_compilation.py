@@ -59,6 +59,7 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_resumed_to_the_bit_and_equals_a_plain_one(tmp_path, quick_compiler):
     def train(folder, resume=None, callbacks=(), **overrides):
         args = arguments(tmp_path / folder, save_steps=2, **overrides)

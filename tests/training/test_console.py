@@ -102,6 +102,7 @@ def test_the_log_level_is_that_of_the_library(tmp_path):
         arguments(tmp_path, log_level="loud")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
 def test_a_bar_is_shown_on_terminals_only(tmp_path):
     program = tmp_path / "train.py"

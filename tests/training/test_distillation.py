@@ -142,7 +142,7 @@ def test_cached_features_are_those_of_whole_images_and_serve_a_resumed_run(tmp_p
 def test_what_cannot_be_cached_is_refused(tmp_path):
     options = dict(cache_teacher=True, foreign_teacher_patches=False)
     stream = datasets.Dataset.from_dict({"picture": images(4)}).to_iterable_dataset()
-    with pytest.raises(ValueError, match="the dataset is a stream: add --streaming false"):
+    with pytest.raises(ValueError, match="not a stream or a mixture: add --streaming false"):
         PoaTrainer(new_model(), arguments(tmp_path, **options), stream, foreign_teacher=teacher())
     with pytest.raises(ValueError, match="206 GB of features of 2,147,483,648 images.*leave it out"):
         PoaTrainer(new_model(), arguments(tmp_path, **options), TextureDataset(), foreign_teacher=teacher())

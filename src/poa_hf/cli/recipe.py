@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ..formatting import suggest
+from ..formatting import shown_name, suggest
 from ..ranges import COUNT, Range, check_fields
 from ..training.arguments import PoaTrainingArguments
 from ..yaml_files import Section, located, read_mapping, yaml_text
@@ -306,4 +306,4 @@ def _check_keys(content: dict[str, Any]) -> None:
             hint = instead_of(str(key)) or suggest(str(key), {*known, "model"})
             if _is_of_model(key):
                 hint = "put it under model."
-            raise ValueError(f"{key} is not a known key: {hint}")
+            raise ValueError(f"{shown_name(key)} is not a known key: {hint}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..formatting import suggest
+from ..formatting import shown_name, suggest
 
 # The keys of a dataset in a list; those but the weight mean what the options of the same names do.
 _TEXTS = ("dataset_name", "dataset_config_name", "dataset_split", "dataset_revision", "data_dir", "image_column")
@@ -109,7 +109,9 @@ def _from_text(text: str) -> dict[str, Any]:
 def _from_mapping(entry: Mapping[str, Any]) -> dict[str, Any]:
     for key in entry:
         if key not in _KEYS:
-            raise ValueError(f"{key} is not a known key of a dataset in datasets: {suggest(str(key), _KEYS)}")
+            raise ValueError(
+                f"{shown_name(key)} is not a known key of a dataset in datasets: {suggest(str(key), _KEYS)}"
+            )
     given = {key: value for key, value in entry.items() if value is not None}
     if not given.get("dataset_name"):
         raise ValueError("A dataset in datasets has no dataset_name: give it a Hub id or a folder.")

@@ -86,9 +86,9 @@ def embed(
             size or dataset, or features that are not finite.
 
     Example:
-        >>> embeddings = embed("runs/vit", "photos", "embeddings", size="small")  # doctest: +SKIP
-        >>> embeddings.features.shape, embeddings.paths[0]  # doctest: +SKIP
-        ((1000, 384), 'cats/1.jpg')
+        embeddings = embed("runs/vit", "photos", "embeddings", size="small")
+        embeddings.features.shape  # (1000, 384)
+        embeddings.paths[0]  # 'cats/1.jpg'
     """
     _check_choices(format, dtype, max_images=max_images, rows_per_shard=rows_per_shard, batch_size=batch_size)
     folder = Path(output)

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from ..formatting import one_line, suggest
+from ..formatting import one_line, shown_name, suggest
 from ..yaml_files import located, read_mapping
 from .configuration_poa import PoaConfig
 from .declared_types import as_declared
@@ -86,4 +86,4 @@ def check_key(key: object, known: set[str], prefix: str = "") -> None:
     if key not in known:
         general = field_names(PreTrainedConfig) - {"hidden_size"}
         hint = suggest(str(key), known - general, prefix)
-        raise ValueError(f"{prefix}{key} is not a known key: {hint}")
+        raise ValueError(f"{prefix}{shown_name(key)} is not a known key: {hint}")

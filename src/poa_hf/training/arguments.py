@@ -173,7 +173,7 @@ class PoaTrainingArguments(StockArguments, CropArguments):
     gram_teacher_size: int | None = argument(
         None,
         "Side in pixels of the crops that the Gram teacher sees, at least global_crop_size: global crops are then cut "
-        "at this size, without changes of colour for it. If not given, it sees those of the students.",
+        "at this size, without changes of colour for it. Not given: the students' crops.",
     )
 
     # Data
