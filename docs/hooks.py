@@ -27,7 +27,9 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-COMMANDS = ("pretrain", "resume", "check", "evaluate", "select", "report", "extract", "embed", "push", "convert")
+COMMANDS = (
+    "pretrain", "resume", "check", "evaluate", "select", "report", "extract", "embed", "push", "order", "convert",
+)  # fmt: skip
 # Files outside of docs/ and the pages that show them.
 PAGES = {
     "CHANGELOG.md": "changelog.md",
