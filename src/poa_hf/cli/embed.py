@@ -67,8 +67,9 @@ def _embed_dataset(args: Namespace) -> None:
     if processes.is_main:
         manifest = written.manifest
         grid = "" if manifest.patches is None else f", and {' x '.join(map(str, manifest.patches))} of its patches"
-        files = sum(len(record.files) for record in written.records)
-        print(f"{len(written):,} images, {manifest.dimension} numbers of each{grid}, in {files} files of {args.output}")
+        count = sum(len(record.files) for record in written.records)
+        files = f"{count} file{'s' if count != 1 else ''} of {args.output}"
+        print(f"{len(written):,} images, {manifest.dimension} numbers of each{grid}, in {files}")
         if manifest.skipped:
             which = "1 image" if manifest.skipped == 1 else f"{manifest.skipped:,} images"
             print(f"{which} could not be decoded, and left out: see {args.output}/skipped_images.jsonl")
