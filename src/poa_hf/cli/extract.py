@@ -28,6 +28,13 @@ def extract(argv: list[str]) -> None:
         "--onnx_batch", type=number_in(COUNT), metavar="N",
         help="images that an ONNX model takes at a time; any number if not given",
     )  # fmt: skip
+    parser.add_option(
+        "--opset", "--onnx_opset", type=number_in(COUNT), metavar="N", help="opset of an ONNX model; 18 if not given"
+    )
+    parser.add_option(
+        "--onnx_dtype", choices=("float32", "float16"),
+        help="type of an ONNX model's weights and computation; float32 if not given",
+    )  # fmt: skip
     parser.add_option("--license", "--licence", metavar="ID", help="licence of the weights: an identifier of the Hub")
     parser.add_option("--overwrite", action="store_true", help="replace models that are already there")
     args = parser.parse_args(argv)
@@ -44,8 +51,8 @@ def extract(argv: list[str]) -> None:
     sizes = list(space) if all_sizes else [space.resolve(name) for name in args.size]
     several = all_sizes or len(sizes) > 1
     outputs = {args.output / str(size) if several else args.output: size for size in sizes}
-    options = {} if args.onnx_batch is None else {"onnx_batch": args.onnx_batch}
+    onnx = (args.onnx_batch, args.opset, args.onnx_dtype)
     facts = CardFacts.read(model, args.run, license=args.license)
-    extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, facts, **options)
+    extracted = extract_all(model, outputs, args.format, run_processor(args.run), args.overwrite, facts, *onnx)
     for output, parameters in extracted:
         print(f"{outputs[output]}: {parameters:,} parameters -> {output}")

@@ -17,6 +17,7 @@ from ..runs.layout import CONFIG, EVALUATIONS, PROCESSOR, WEIGHTS
 from .card.cards import CARD, PICTURE, write_card
 from .card.facts import CardFacts
 from .formats.format import Artifact, Format, find_format
+from .formats.onnx import OnnxOptions
 
 _EXTRACTED_FILES = {
     *(CONFIG, WEIGHTS, PROCESSOR, EVALUATIONS, CARD, PICTURE),
@@ -33,6 +34,8 @@ def extract_all(
     overwrite: bool = False,
     facts: CardFacts | None = None,
     onnx_batch: int | None = None,
+    onnx_opset: int | None = None,
+    onnx_dtype: str | None = None,
 ) -> Iterator[tuple[Path, int]]:
     """Write sub-networks of the teacher as separate models: weights, configuration, image processor and card.
 
@@ -47,6 +50,8 @@ def extract_all(
         overwrite: Whether to replace extracted models.
         facts: The facts that the cards state about the run; by default those of the model's configuration.
         onnx_batch: The number of images in each batch of an ONNX model; by default any.
+        onnx_opset: The opset of an ONNX model; by default 18.
+        onnx_dtype: The type of an ONNX model's weights and computation: `float32` (by default) or `float16`.
 
     Returns:
         An iterator over each folder and its model's number of parameters. Models are written as it advances.
@@ -55,7 +60,8 @@ def extract_all(
         ValueError: If a folder exists and `overwrite` is not set, holds anything but an extracted model, or holds the
             run of `facts`; if the family has no such format, or the format cannot hold the model.
     """
-    target = find_format(model.config.backbone_config.stock_config_class.model_type, format, onnx_batch)
+    onnx = OnnxOptions(onnx_batch, onnx_opset, onnx_dtype)
+    target = find_format(model.config.backbone_config.stock_config_class.model_type, format, onnx)
     facts = facts or CardFacts.read(model)
     for output in outputs:
         check_output(output, overwrite, facts.run.model)
@@ -83,6 +89,8 @@ def extract_to(
     overwrite: bool = False,
     facts: CardFacts | None = None,
     onnx_batch: int | None = None,
+    onnx_opset: int | None = None,
+    onnx_dtype: str | None = None,
 ) -> int:
     """Write one sub-network of the teacher as a separate model, as `poa extract` does, and return its parameter count.
 
@@ -102,7 +110,8 @@ def extract_to(
         ['config.json', 'preprocessor_config.json']
     """
     outputs = {Path(output): sub_network}
-    ((_, parameters),) = extract_all(model, outputs, format, processor, overwrite, facts, onnx_batch)
+    onnx = (onnx_batch, onnx_opset, onnx_dtype)
+    ((_, parameters),) = extract_all(model, outputs, format, processor, overwrite, facts, *onnx)
     return parameters
 
 
@@ -149,5 +158,5 @@ def _write(
     folder = output.absolute()
     with written_folder(folder) as aside:
         artifact.save(aside)
-        write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters)
+        write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters, hints=artifact.hints)
     return output, artifact.num_parameters

@@ -11,6 +11,7 @@ from poa_hf import PoaForPreTraining, PoaSwinConfig, SubNetwork
 from poa_hf.cli.main import main
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.publishing.export import extract_to
+from poa_hf.publishing.formats.snippets import onnx_hints
 
 from ...conftest import golden_model, run_python, slow_but, tiny_backbone, tiny_config
 from ...test_contract import tiny
@@ -132,6 +133,62 @@ def test_a_fixed_batch(tmp_path, monkeypatch):
     assert names["features"].shape == (3, 16)
 
 
+def float_types(folder) -> set[int]:
+    """The types of the floating-point weights in the file."""
+    weights = onnx.load(folder / "model.onnx").graph.initializer
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+    return {weight.data_type for weight in weights if weight.data_type in kinds and weight.dims}
+
+
+@pytest.mark.parametrize("family", slow_but(["vit", "swin", "resnet", "dinov2_registers", "dinov3_vit"], "vit"))
+def test_float16_has_half_the_bytes_and_the_same_features_up_to_rounding(family, tmp_path):
+    model = (tiny(family) if family == "dinov3_vit" else small_model(family)).eval()
+    size, pixels = model.config.backbone_config.space.full, model.config.backbone_config.image_size
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = {"format": "onnx", "onnx_dtype": "float16", "onnx_opset": 21, "onnx_batch": 2}
+    parameters = extract_to(model, size, tmp_path / "half", **options)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {tensor.dtype for tensor in before.values()}
+    plain = model.teacher.extract(size)
+    assert parameters == plain.num_parameters()
+    difference = largest_difference(tmp_path / "half", plain, (2,), pixels)
+    assert 1e-6 < difference < 1e-2  # float16 has 11 bits
+    assert float_types(tmp_path / "half") == {onnx.TensorProto.FLOAT16}
+    graph = onnx.load(tmp_path / "half" / "model.onnx")
+    onnx.checker.check_model(graph)
+    assert [opset.version for opset in graph.opset_import if not opset.domain] == [21]
+    ends = (*graph.graph.input, *graph.graph.output)
+    assert {value.type.tensor_type.elem_type for value in ends} == {onnx.TensorProto.FLOAT}
+    weights = sum(tensor.nbytes for tensor in plain.state_dict().values())
+    assert (tmp_path / "half" / "model.onnx").stat().st_size < weights / 2 + 400_000  # and the graph
+    card = (tmp_path / "half" / "README.md").read_text()
+    assert "computation are in float16, inputs and outputs in float32" in card and "--stronglyTyped" in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", range(18, onnx.defs.onnx_opset_version() + 1))
+def test_every_opset_that_is_taken_can_be_run_or_is_refused(opset, tiny_model, tmp_path):
+    model, size = tiny_model.eval(), SubNetwork(16, 1)
+    try:
+        extract_to(model, size, tmp_path / "model", format="onnx", onnx_opset=opset, onnx_batch=1)
+    except ValueError as error:
+        assert opset > 23 and "leave onnx_opset out" in str(error) and not list(tmp_path.iterdir())
+        return
+    graph = onnx.load(tmp_path / "model" / "model.onnx")
+    assert [found.version for found in graph.opset_import if not found.domain] == [opset]
+    assert largest_difference(tmp_path / "model", model.teacher.extract(size), (1,), 32) < 1e-5
+
+
+def test_hints_for_other_programs_have_the_shapes_of_the_graph():
+    any_batch = onnx_hints((3, 224, 192), None, half=False)
+    assert "--minShapes=pixel_values:1x3x224x192 " in any_batch
+    assert "--maxShapes=pixel_values:64x3x224x192\n" in any_batch
+    assert "TensorrtExecutionProvider" in any_batch and "CoreMLExecutionProvider" in any_batch
+    assert "--stronglyTyped" not in any_batch and "--onnx_batch" in any_batch
+    one = onnx_hints((1, 64, 64), 1, half=True)
+    assert "Shapes" not in one and "--onnx_batch" not in one and one.count("--stronglyTyped") == 1
+
+
 def test_mistakes_are_refused(tiny_model, tmp_path, monkeypatch):
     def refused(**options) -> str:
         with pytest.raises(ValueError) as refusal:
@@ -141,6 +198,11 @@ def test_mistakes_are_refused(tiny_model, tmp_path, monkeypatch):
 
     assert "onnx_batch is 0: give at least 1" in refused(format="onnx", onnx_batch=0)
     assert "onnx_batch cannot be given for the format vit" in refused(format="vit", onnx_batch=2)
+    assert "onnx_opset cannot be given for the format dinov2" in refused(onnx_opset=18)
+    assert "onnx_dtype cannot be given for the format vit" in refused(format="vit", onnx_dtype="float16")
+    for opset in (-1, 0, 17, 1000):
+        assert f"onnx_opset is {opset}: give 18 to " in refused(format="onnx", onnx_opset=opset)
+    assert "onnx_dtype is 'int8': give float32 or float16" in refused(format="onnx", onnx_dtype="int8")
     assert "use dinov2 or vit or onnx" in refused(format="timm")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "not installed (onnxscript): pip install 'poa_hf[onnx]'" in refused(format="onnx")
@@ -150,3 +212,12 @@ def test_mistakes_are_refused(tiny_model, tmp_path, monkeypatch):
         onnxruntime.InferenceSession, "run", lambda *arguments: [0.9 * output for output in run(*arguments)]
     )
     assert "ONNX Runtime's last_hidden_state differs from PyTorch's by" in refused(format="onnx")
+    monkeypatch.undo()
+    with torch.no_grad():  # beyond float16, whose largest number is 65504
+        tiny_model.teacher.layernorm.weight.mul_(1e6)
+    try:
+        message = refused(format="onnx", onnx_dtype="float16")
+    finally:
+        with torch.no_grad():
+            tiny_model.teacher.layernorm.weight.div_(1e6)
+    assert "ONNX Runtime's last_hidden_state differs" in message

@@ -38,6 +38,7 @@ def write_card(
     name: str,
     parameters: int,
     supernet: str | None = None,
+    hints: str = "",
 ) -> None:
     """Write the card of one size, `README.md` and `family.png`, beside its checkpoint.
 
@@ -49,6 +50,7 @@ def write_card(
         name: What the card's code loads: the id of the repository, `namespace/name`, or the name of the folder.
         parameters: The number of parameters of the checkpoint.
         supernet: The id of the supernet's repository, if that is published too.
+        hints: What else the card says about the use of the checkpoint, as Markdown.
     """
     space = facts.space
     named = published_names(facts.config.backbone_config)
@@ -56,6 +58,7 @@ def write_card(
     stock_config = facts.config.backbone_config.stock_config(sub_network)
     sizes = values.compared_sizes(facts, sub_network)
     records = facts.results(sub_network)
+    snippet = format.snippet(name)
     text = render(
         "size.md.jinja",
         title=_title(name),
@@ -67,8 +70,10 @@ def write_card(
         size=f"`{sub_network}`" + "".join(f", called *{size_name}*" for size_name in size_names),
         one_of_sizes=f"one of {len(space)} sizes" if len(space) > 1 else "the only size",
         supernet=link(supernet, f"{values.HUB}/{supernet}") if is_repo_id(supernet) else "",
-        snippet=format.snippet(name),
+        snippet=snippet,
         image=values.image_words(stock_config.num_channels),
+        processor=values.processor_words(stock_config.num_channels) if "AutoImageProcessor" in snippet else "",
+        hints=hints,
         num_features=getattr(stock_config, "hidden_size", None) or stock_config.hidden_sizes[-1],
         requirements=format.requirements,
         caption=escape(draw_sizes(folder, facts, sub_network)),

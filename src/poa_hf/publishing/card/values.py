@@ -87,6 +87,17 @@ def image_words(num_channels: int) -> str:
     )
 
 
+def processor_words(num_channels: int) -> str:
+    """Say what the processor based on torchvision, which `AutoImageProcessor` prefers, does otherwise than Pillow's."""
+    if num_channels not in (1, 3):
+        return ""  # Pillow's cannot be used (see `image_words`)
+    return (
+        "Where torchvision is installed, `AutoImageProcessor` uses it to resize, which rounds otherwise than Pillow: "
+        "pixel values differ by a few thousandths to hundredths, and features a little. "
+        '`AutoImageProcessor.from_pretrained(..., backend="pil")` prepares images as in this run\'s evaluations.'
+    )
+
+
 def how_trained(facts: CardFacts) -> str:
     """Return the predicate of "The model ...": pre-trained from scratch, from another model, or distilled from one."""
     source, teacher = facts.run.started_from, facts.run.distilled_from

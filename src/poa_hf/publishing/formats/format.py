@@ -11,8 +11,8 @@ from transformers import BitImageProcessorPil as ImageProcessor
 from transformers import PreTrainedModel
 
 from ...runs.checkpoints import MAX_SHARD_SIZE
-from .onnx import as_onnx
-from .snippets import onnx_snippet, timm_snippet, transformers_snippet
+from .onnx import OnnxOptions, as_onnx
+from .snippets import onnx_hints, onnx_snippet, timm_snippet, transformers_snippet
 from .timm import as_timm, save_as_timm
 from .vit import as_vit
 
@@ -31,10 +31,12 @@ class Artifact:
     Args:
         num_parameters: The number of parameters of the model.
         save: Writes weights, configuration and image processor into an existing folder.
+        hints: What the model's card says about other programs that run it, as Markdown.
     """
 
     num_parameters: int
     save: Callable[[Path], None]
+    hints: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Format:
     requirements: str = "Stock `transformers` loads it; poa_hf is not needed."
 
 
-def find_format(stock_type: str, name: str | None = None, onnx_batch: int | None = None) -> Format:
+def find_format(stock_type: str, name: str | None = None, onnx: OnnxOptions | None = None) -> Format:
     """Return a format of the stock models of one type.
 
     >>> find_format("dinov2").name, find_format("gn_resnet", "timm").library
@@ -67,22 +69,23 @@ def find_format(stock_type: str, name: str | None = None, onnx_batch: int | None
     Args:
         stock_type: The `model_type` of the extracted models, such as `dinov2`.
         name: The format's name; by default the family's own format.
-        onnx_batch: The number of images in each batch of an ONNX model; by default any.
+        onnx: How a model is written as ONNX.
 
     Raises:
-        ValueError: If the family has no such format, or `onnx_batch` is given for another format than ONNX.
+        ValueError: If the family has no such format, or an option of ONNX is given for another format.
     """
-    formats = {format.name: format for format in _formats(stock_type, onnx_batch)}
+    onnx = onnx or OnnxOptions()
+    formats = {format.name: format for format in _formats(stock_type, onnx)}
     if name is None:
         name = next(iter(formats))
     if name not in formats:
         raise ValueError(f"{name!r} is not a format of this model: use {' or '.join(formats)}.")
-    if onnx_batch is not None and name != "onnx":
-        raise ValueError(f"onnx_batch cannot be given for the format {name}: leave it out.")
+    if onnx.given and name != "onnx":
+        raise ValueError(f"{onnx.given[0]} cannot be given for the format {name}: leave it out.")
     return formats[name]
 
 
-def _formats(stock_type: str, onnx_batch: int | None) -> list[Format]:
+def _formats(stock_type: str, onnx: OnnxOptions) -> list[Format]:
     """Return all formats of a family, its own first."""
     if stock_type == "dinov2":
         kind = "DINOv2-style ViT"
@@ -108,15 +111,18 @@ def _formats(stock_type: str, onnx_batch: int | None) -> list[Format]:
     else:
         kind = _KINDS.get(stock_type, stock_type)
         formats = [Format(stock_type, kind, "transformers", _as_stock)]
-    return [*formats, _onnx_format(kind, onnx_batch)]
+    return [*formats, _onnx_format(kind, onnx)]
 
 
-def _onnx_format(kind: str, batch_size: int | None) -> Format:
+def _onnx_format(kind: str, options: OnnxOptions) -> Format:
+    batch_size = options.onnx_batch
     batches = "of any size" if batch_size is None else f"of exactly {batch_size}"
+    half = " Weights and computation are in float16, inputs and outputs in float32."
     requirements = (
         f"ONNX Runtime runs it on batches {batches}; `transformers` prepares the images. poa_hf is not needed."
+        f"{half if options.onnx_dtype == 'float16' else ''}"
     )
-    convert = partial(_as_onnx, batch_size=batch_size)
+    convert = partial(_as_onnx, options=options)
     return Format("onnx", kind, "onnx", convert, partial(onnx_snippet, batch_size=batch_size), requirements)
 
 
@@ -137,12 +143,14 @@ def _as_timm(model: PreTrainedModel, processor: ImageProcessor) -> Artifact:
     return Artifact(model.num_parameters(), partial(save_as_timm, model, processor=processor))
 
 
-def _as_onnx(model: PreTrainedModel, processor: ImageProcessor, batch_size: int | None) -> Artifact:
-    write_graph = as_onnx(model, processor, batch_size)
+def _as_onnx(model: PreTrainedModel, processor: ImageProcessor, options: OnnxOptions) -> Artifact:
+    write_graph = as_onnx(model, processor, options)
 
     def save(folder: Path) -> None:
         write_graph(folder)
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    return Artifact(model.num_parameters(), save)
+    image = (model.config.num_channels, processor.crop_size["height"], processor.crop_size["width"])
+    hints = onnx_hints(image, options.onnx_batch, options.onnx_dtype == "float16")
+    return Artifact(model.num_parameters(), save, hints)

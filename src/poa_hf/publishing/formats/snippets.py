@@ -51,6 +51,36 @@ pixel_values = processor({images}, return_tensors="np")["pixel_values"]
 (features,) = session.run(["pooler_output"], {{"pixel_values": pixel_values}})"""
 
 
+def onnx_hints(image: tuple[int, int, int], batch_size: int | None, half: bool) -> str:
+    """Say in Markdown how TensorRT and Core ML run an ONNX model.
+
+    Args:
+        image: The shape (C, H, W) of an image.
+        batch_size: The number of images in each batch; None if batches of any size are taken.
+        half: Whether the model is in float16.
+    """
+    options = ["--onnx=model.onnx", "--saveEngine=model.plan"]
+    if batch_size is None:
+        shape = "x".join(map(str, image))
+        counts = {"min": 1, "opt": 16, "max": 64}
+        options += [f"--{bound}Shapes=pixel_values:{count}x{shape}" for bound, count in counts.items()]
+    if half:
+        options.append("--stronglyTyped")
+    command = " \\\n  ".join(["trtexec", *options])
+    batches = " for batches of 1 to 64 images" if batch_size is None else ""
+    fixed = " It works best on batches of one size (`poa extract --onnx_batch`)." if batch_size is None else ""
+    return f"""On NVIDIA GPUs, TensorRT builds an engine from `model.onnx`{batches}:
+
+```shell
+{command}
+```
+
+ONNX Runtime uses TensorRT with `providers=["TensorrtExecutionProvider", "CUDAExecutionProvider"]`.
+On Apple devices it uses Core ML with
+`providers=[("CoreMLExecutionProvider", {{"ModelFormat": "MLProgram"}}), "CPUExecutionProvider"]`.{fixed}
+The file has been checked with ONNX Runtime on a CPU only."""
+
+
 def _is_on_hub(name: str) -> bool:
     return "/" in name
 
