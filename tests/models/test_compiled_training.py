@@ -73,10 +73,10 @@ def test_training_is_the_same_and_compiles_nothing_again(family, checkpointing):
     assert before and (compiler.compilations, compiler.recompilations) == (kinds, 0)
 
 
-def gradients(model, dtype=None):
-    """Return the loss and the gradients of two batches of the smallest size, with autocast to a type or without."""
+def gradients(model, dtype=None, batches=2):
+    """Return the loss and the gradients of some batches of the smallest size, with autocast to a type or without."""
     size, found = next(iter(model.config.backbone_config.space)), {}
-    for seed in range(2):
+    for seed in range(batches):
         torch.manual_seed(seed)
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
@@ -102,10 +102,11 @@ def test_the_compiler_of_a_run_computes_the_same(family):
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_bfloat16_is_as_close_to_float64_as_without_compilation(family, backend):
     model, compiler = new_model(family), BlockCompiler(backend=backend)
-    exact = gradients(copy.deepcopy(model).double())
-    eager = gradients(model, torch.bfloat16)
+    # single batches differ: from 0.8 to 1.3 times the error of eager blocks
+    exact = gradients(copy.deepcopy(model).double(), batches=8)
+    eager = gradients(model, torch.bfloat16, batches=8)
     model.compile_blocks(compiler)
-    compiled = gradients(model, torch.bfloat16)
+    compiled = gradients(model, torch.bfloat16, batches=8)
 
     def error(found):
         names = [name for name in exact if name in found]

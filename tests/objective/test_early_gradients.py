@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 from torch.utils.flop_counter import FlopCounterMode
 
 from poa_hf import PoaForPreTraining, SubNetwork
+from poa_hf.models import modeling_poa_pretraining
 from poa_hf.objective.early_gradients import GradientSums, differentiated
 from poa_hf.slicing import SlicedModel, slice_plan, without_storage
 
@@ -110,8 +111,11 @@ def test_gradients_of_slices_reach_the_leading_entries(two_layers, by_full_model
     torch.testing.assert_close(torch.autograd.grad(found, parameters), torch.autograd.grad(whole, parameters))
 
 
-def test_activations_of_one_pass_alone_exist_at_a_time():
-    """No feature map of a student's pass outlives it, but for the last one's, which outlive the backward pass not."""
+@pytest.mark.parametrize("left", [0, 2], ids=["one process", "several"])
+def test_activations_of_one_pass_alone_exist_at_a_time(left, monkeypatch):
+    """No feature map of a student's pass outlives it, but for those of the last one where several processes average
+    gradients, which the backward pass frees."""
+    monkeypatch.setattr(modeling_poa_pretraining, "several_processes", lambda: left > 0)
     model = PoaForPreTraining(tiny_config()).train()
     alive, counts = weakref.WeakSet(), []
 
@@ -130,7 +134,9 @@ def test_activations_of_one_pass_alone_exist_at_a_time():
     output = model(**random_batch(), sub_network=SIZE, teacher_temperature=0.05)
     for hook in hooks:
         hook.remove()
-    assert counts == [1, 2, 3, 1, 2, 3, 1, 2, 1, 2] and len(alive) == 2, "3 and 2 blocks, of global and of local crops"
+    assert counts == [1, 2, 3, 1, 2, 3, 1, 2, 1, 2] and len(alive) == left, (
+        "3 and 2 blocks, of global and of local crops"
+    )
     output.loss.backward()
     del output
     assert not alive
