@@ -154,10 +154,9 @@ class ElasticModelMixin(_Model):
     def num_block_kinds(self) -> int:
         """Return how many kinds of blocks all sizes have together, of which each needs code of its own."""
         kinds: set[Hashable] = set()
-        shallowest = {
-            size.width: size for size in sorted(self.config.space, key=lambda size: size.depths, reverse=True)
-        }
-        for size in shallowest.values():
+        # blocks of a shallower size have the places of the first ones of a deeper size
+        deepest = {size.width: size for size in sorted(self.config.space, key=lambda size: size.depths)}
+        for size in deepest.values():
             plain, _ = self._plain_model(size)
             kinds |= {block_kind(plain.get_submodule(name)) for name in plain.slice_rules.block_names(plain)}
         return len(kinds)
