@@ -36,6 +36,7 @@ from .compilation import block_compiler, compiled_colours
 from .console import ConsoleCallback, say
 from .distillation import teacher_features
 from .flow import FlowCallback, check_strategies, keep_best
+from .hub_callback import HubCallback
 from .hub_pushes import HubPushes
 from .monitoring import LogWindow, NonfiniteSteps
 from .preparation import configure, new_state, training_loader, with_statistics
@@ -157,6 +158,8 @@ class PoaTrainer:
         )
         run = (self.model, self.optimizer, self.loader, self.state, self.nonfinite)
         self.pushes = HubPushes(args, self.model.config, say) if args.push_to_hub and self.is_main else None
+        if self.pushes is not None:
+            self.callbacks.add(HubCallback(self.pushes, self.nonfinite, self.stop_signals))
         in_use = self.pushes.in_use if self.pushes is not None else frozenset
         self.checkpointer = Checkpointer(args, self.accelerator, *run, self.global_batch_size, in_use)
         self.image_ids = JsonLines(RunFolder(self.output_dir).image_ids(self.rank), 0, enabled=False)
@@ -222,10 +225,6 @@ class PoaTrainer:
                     self.checkpointer.save()
                     self.control.should_save = False
                     self._call("on_save")
-                    if not is_last:  # the last one is pushed with the model
-                        self._push_checkpoint()
-                if self.pushes is not None:
-                    self.pushes.report()
                 stop_if_diverged(self.nonfinite, args, self.accelerator.num_processes)
                 if stopped:
                     progress.close()
@@ -238,8 +237,6 @@ class PoaTrainer:
         self.save_model()
         self._call("on_train_end")
         if self.pushes is not None:
-            self.pushes.push_model(state.global_step)
-            self.pushes.finish(is_stopped=lambda: self.stop_signals.received)
             self.checkpointer.prune()  # those that were kept to be pushed
         self.log.finish()
         return state
@@ -371,13 +368,6 @@ class PoaTrainer:
         """Make the repository of the run ready, and return its name."""
         self.pushes = self.pushes or HubPushes(self.args, self.model.config, say)
         return self.pushes.open(resumes, self.state.global_step)
-
-    def _push_checkpoint(self) -> None:
-        """Have the checkpoint that was just saved pushed in the background, unless its step was not finite."""
-        if self.pushes is not None and not self.nonfinite.in_a_row:
-            step, best = self.state.global_step, self.state.best_model_checkpoint
-            needed = Path(best) if best is not None and self.args.load_best_model_at_end else None
-            self.pushes.add(RunFolder(self.output_dir).checkpoint(step), needed)
 
     def _call(self, event: str, **values: Any) -> None:
         self.control = self.callbacks.call(event, self.args, self.state, self.control, **values)
