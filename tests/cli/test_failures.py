@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 from poa_hf.cli.main import run
 from poa_hf.data.workers import batch_loader
 
+from ..conftest import run_python
 from ..training.processes import in_processes
 
 
@@ -88,3 +89,14 @@ def fails_together(folder: str, kind: type) -> None:
 def test_one_of_several_processes_speaks(tmp_path, kind, said):
     in_processes(2, fails_together, str(tmp_path), kind)
     assert sorted((tmp_path / name).read_text() for name in ("0", "1")) == ["", said]
+
+
+def test_what_the_client_of_the_hub_says_is_said_once():
+    code = """
+from poa_hf.cli.main import run
+def command(argv):
+    from huggingface_hub.utils import logging
+    logging.get_logger("huggingface_hub.http").warning("Retrying in 1s")
+run(command, [])
+"""
+    assert run_python("-c", code).stderr.count("Retrying in 1s") == 1

@@ -61,6 +61,7 @@ def run(command: Callable[[list[str]], None], argv: list[str]) -> int:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_PrintableFormatter("%(message)s"))
     logging.getLogger("poa_hf").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would say all twice
     try:
         command(argv)
         sys.stdout.flush()

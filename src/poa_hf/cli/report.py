@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..formatting import printable
+from ..formatting import format_bytes, printable
 from ..ranges import COUNT, Range
 from .main import quiet_libraries
 from .parser import CommandParser, number_in
@@ -24,7 +24,7 @@ def report(argv: list[str]) -> None:
         from ..report.compare import write_comparison
 
         page = write_comparison(args.run, args.output, args.quality)
-        print(f"{page}: {len(args.run)} runs, {page.stat().st_size / 1e6:.1f} MB")
+        print(f"{page}: {len(args.run)} runs, {format_bytes(page.stat().st_size)}")
     else:
         _refuse(args, "without --watch", "port")
         _write(args)
@@ -38,7 +38,7 @@ def _write(args: Namespace) -> None:
     for section in sections:
         for sentence, command in section.missing:
             print(printable(f"{section.title}: {sentence}" + (f"\n  {command}" if command else "")))
-    print(f"{page}: {pictures} pictures, {page.stat().st_size / 1e6:.1f} MB")
+    print(f"{page}: {pictures} pictures, {format_bytes(page.stat().st_size)}")
 
 
 def _watch(args: Namespace) -> None:
