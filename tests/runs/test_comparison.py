@@ -5,7 +5,7 @@ import random
 from poa_hf import ElasticSpace
 from poa_hf.runs.comparison import choose, compare, one_per_measure
 from poa_hf.runs.evaluations import Evaluation
-from poa_hf.runs.metrics import METRICS, column_title, metric_name
+from poa_hf.runs.metrics import METRICS, Metric, column_title, metric_name
 
 SPACE = ElasticSpace((1, 2, 3), ((1,), (2,)))
 SIZES = {str(size): size for size in SPACE}
@@ -135,3 +135,15 @@ def test_every_metric_has_one_title_and_one_name():
     unknown = record("1x1", 0.5, metric="depth {k} error", settings={})
     assert column_title(unknown) == metric_name(unknown) == "depth {k} error"
     assert all(a != b for a, b in itertools.combinations(titles, 2))
+
+
+def test_of_an_error_the_lowest_value_is_the_best(monkeypatch):
+    error = Metric("depth", "RMSE", "depth RMSE", "rmse", higher_is_better=False, is_share=False)
+    monkeypatch.setitem(METRICS, "depth_rmse", error)
+    errors = [record(size, value, task="depth", metric="depth_rmse") for size, value in (("1x1", 2.5), ("2x1", 0.25))]
+    found = choose(compare(errors, SPACE, 50), ["depth_rmse"])
+    assert found.best == SIZES["2x1"] and found.values[SIZES["2x1"]] == 0.25
+    assert found.worth == {SIZES["1x1"]: -2.5, SIZES["2x1"]: -0.25}
+    accuracies = compare([record("1x1", 0.5), record("2x1", 0.25)], SPACE, 50)
+    assert accuracies[0].best == SIZES["1x1"] and accuracies[0].worth == accuracies[0].values
+    assert error.shown(12.345) == "12.3" and METRICS["knn_accuracy"].shown(0.5) == "50.0 %"

@@ -162,8 +162,8 @@ def _measures(contents: Contents, quality: str) -> list[dict[str, Comparison]]:
 def _best(comparison: Comparison | None) -> tuple[str, float] | None:
     if comparison is None:
         return None
-    size = max(comparison.values, key=comparison.values.__getitem__)
-    return f"{percent(comparison.values[size])} ({size})", comparison.values[size]
+    value = comparison.values[comparison.best]
+    return f"{comparison.kind.shown(value)} ({comparison.best})", value
 
 
 def _choice(measured: Mapping[str, Comparison], contents: Contents) -> Choice:

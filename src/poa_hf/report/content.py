@@ -16,7 +16,6 @@ from ..runs.layout import RunFolder
 from ..selection.costs import Costs, costs
 from ..selection.latency_table import read_latencies
 from ..selection.select import select
-from .captions import percent
 from .numbers import collapse_section, entry, loss_section, numeric, series
 from .quality import quality_sections
 from .section import Section
@@ -108,6 +107,6 @@ class RunContent:
         if facts.dataset:
             shown.append(("trained on", facts.dataset))
         if measured is not None:
-            best = select(facts.space, costs=self.sizes, quality=measured.values).best
-            shown.append((f"best {measured.title}", f"{percent(measured.values[best])} ({best})"))
+            best = select(facts.space, costs=self.sizes, quality=measured.worth).best
+            shown.append((f"best {measured.title}", f"{measured.kind.shown(measured.values[best])} ({best})"))
         return shown

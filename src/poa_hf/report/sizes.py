@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from ..elastic import ElasticSpace, SubNetwork
 from ..formatting import format_quantity
@@ -42,7 +43,8 @@ def size_columns(
     counting = one_per_measure(facts.comparisons)
     counting.sort(key=lambda found: (found.example.dataset, display_order(found.example)))
     for comparison, title in zip(counting, _titles(counting, facts.steps), strict=True):
-        columns.append(Column(f"{title}, %", comparison.values, lambda value: f"{100 * value:.1f}"))
+        shown = partial(comparison.kind.shown, unit=False)
+        columns.append(Column(f"{title}, %" if comparison.kind.is_share else title, comparison.values, shown))
     return columns
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from ..elastic import SubNetwork
 from .evaluations import Evaluation
-from .metrics import column_title, metric_name
+from .metrics import Metric, column_title, metric_name, metric_of
 
 USUAL_K = 20  # the number of neighbours that papers report
 
@@ -39,8 +39,23 @@ class Comparison:
 
     @property
     def values(self) -> dict[SubNetwork, float]:
-        """The measured number of each size; higher is better."""
+        """The measured number of each size; `worth` says which are better."""
         return {size: record.value for size, record in self.records.items()}
+
+    @property
+    def worth(self) -> dict[SubNetwork, float]:
+        """A number per size that is higher the better the size is: the value, or its negative for an error."""
+        return {size: self.kind.worth(value) for size, value in self.values.items()}
+
+    @property
+    def best(self) -> SubNetwork:
+        """The size with the best value; of several, the first."""
+        return max(self.worth, key=self.worth.__getitem__)
+
+    @property
+    def kind(self) -> Metric:
+        """What is measured: how its values are written, and which of them are better."""
+        return metric_of(self.example)
 
     @property
     def metric(self) -> str:

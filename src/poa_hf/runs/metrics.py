@@ -1,4 +1,4 @@
-"""Names of the metrics: in a column, in words and on the Hub. For every metric, a higher value is better."""
+"""The metrics: their names in a column, in words and on the Hub, how values are written, and which are better."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .evaluations import Evaluation
 
 @dataclass(frozen=True)
 class Metric:
-    """The names of a metric.
+    """A metric: its names, how its values are written, and which of them are better.
 
     In `title` and `words`, `{k}` stands for the number of neighbours and `{labels}` for the share of the labels.
 
@@ -19,6 +19,9 @@ class Metric:
         words: The name in running text.
         hub_type: The metric's identifier in the metadata of a model card.
         hub_task: The task in that metadata.
+        higher_is_better: Whether a higher value is better; False for errors, such as an RMSE.
+        is_share: Whether values are shares, which are shown in per cent; others are shown as they are, and `words` says
+            in which unit.
     """
 
     task: str
@@ -26,6 +29,27 @@ class Metric:
     words: str
     hub_type: str
     hub_task: str = "image-feature-extraction"
+    higher_is_better: bool = True
+    is_share: bool = True
+
+    def shown(self, value: float, unit: bool = True) -> str:
+        """Return a value as it is shown.
+
+        Args:
+            value: The value.
+            unit: Whether the unit follows, where it is per cent; leave it out where the heading names it.
+
+        Example:
+            >>> METRICS["knn_accuracy"].shown(0.4136)
+            '41.4 %'
+        """
+        if not self.is_share:
+            return f"{value:.3g}"
+        return f"{100 * value:.1f}" + (" %" if unit else "")
+
+    def worth(self, value: float) -> float:
+        """Return a number that is higher the better the value is."""
+        return value if self.higher_is_better else -value
 
 
 _CLASSIFICATION = ("accuracy", "image-classification")

@@ -101,9 +101,9 @@ def search(
     place = find_device(device or "cpu")
     sizes = costs(config)
     measured = choose(facts.comparisons, [f"{quality}_accuracy"])
-    values = {} if measured is None else measured.values
+    worth = {} if measured is None else measured.worth
     if budget.max_latency_ms is None and device is None and not measure_all:
-        return Search(config, budget, select(config.space, budget, sizes, values), sizes, measured)
+        return Search(config, budget, select(config.space, budget, sizes, worth), sizes, measured)
     options: dict[str, Any] = {
         "full": measure_all,
         "compile": compile,
@@ -111,11 +111,11 @@ def search(
         "size_costs": sizes,
     }
     table = latency_table(config, place, batch_size, **options)
-    selection = select(config.space, budget, sizes, values, table)
+    selection = select(config.space, budget, sizes, worth, table)
     for _ in range(_CONFIRMATIONS):
         chosen = [size for size in (selection.best, selection.runner_up) if size is not None]
         if all(size in table.measured for size in chosen):
             break
         table = latency_table(config, place, batch_size, also=chosen, **options)
-        selection = select(config.space, budget, sizes, values, table)
+        selection = select(config.space, budget, sizes, worth, table)
     return Search(config, budget, selection, sizes, measured, table)

@@ -40,8 +40,8 @@ def _table(search: Search) -> list[str]:
         cells.append(f"{format_quantity(costs.activation_bytes)}B")
         if latencies:
             cells.append(f"{'' if size in latencies.measured else '~'}{latencies[size]:.3g} ms")
-        if values:
-            cells.append(f"{values[size]:.1%}" if size in values else "-")
+        if search.quality:
+            cells.append(search.quality.kind.shown(values[size]).replace(" ", "") if size in values else "-")
         return cells
 
     header = ["", "size", "parameters", "FLOPs", "activations"]

@@ -39,7 +39,7 @@ def draw_sizes(folder: Path, facts: CardFacts, marked: SubNetwork | None = None)
     ring = "; the ring marks this one" if marked is not None else ""
     if quality is not None and len(quality.values) > 1 and (marked is None or marked in quality.values):
         title, values = quality.metric_name, quality.values
-        front = pareto_front(values, [parameters])
+        front = pareto_front(quality.worth, [parameters])
         figure = charts.pareto_chart(charts.LIGHT, parameters, values, front, "parameters", title, names, marked)
         caption = f"{capitalised(title)} against parameters: each point is a size that was measured{ring}"
     else:

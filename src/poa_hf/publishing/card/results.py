@@ -33,7 +33,7 @@ def results_text(records: Sequence[Evaluation]) -> str:
         first = measured[0]
         title = f"**{escape(first.dataset)}**" + (f" ({escape(first.dataset_config)})" if first.dataset_config else "")
         rows = [
-            (escape(metric_name(record)), f"{100 * record.value:.1f} %")
+            (escape(metric_name(record)), metric_of(record).shown(record.value))
             for record in sorted(measured, key=display_order)
         ]
         remarks = _reservations(measured)
