@@ -16,7 +16,7 @@ def test_attention_layers_give_their_weights():
     layers[-1].config = type(config).from_dict(config.to_dict(), attn_implementation="eager")
     output = layers[-1](torch.zeros(1, 5, 16))
     assert isinstance(output, tuple) and output[1] is not None and output[1].shape == (1, 2, 5, 5), (
-        "transformers' attention layers do not return (features, weights) any more: mend figures/opened.py"
+        "transformers' attention layers do not return (features, weights) any more: mend evaluation/opened.py"
     )
 
 
@@ -26,7 +26,7 @@ def test_stock_swin_blocks_have_windows():
         (block.window_size, block.shift_size) for block in SwinModel(config).modules() if hasattr(block, "shift_size")
     ]
     assert windows == [(4, 0), (4, 2)], (
-        "stock Swin's blocks have no window_size and shift_size any more: mend figures/opened.py"
+        "stock Swin's blocks have no window_size and shift_size any more: mend evaluation/opened.py"
     )
 
 

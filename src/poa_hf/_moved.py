@@ -48,6 +48,7 @@ MODULES = {
     "evaluation.select_command": "cli.select",
     "evaluation.sharing": "evaluation.processes",
     "evaluation.subjects": "evaluation.subject",
+    "figures.opened": "evaluation.opened",
     "losses": "objective.losses",
     "models.early_gradients": "objective.early_gradients",
     "models.head_losses": "objective.head_losses",

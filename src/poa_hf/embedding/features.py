@@ -18,9 +18,8 @@ from ..data.decoding import Pixels, UndecodableImage, open_image
 from ..data.processor import decoding_of
 from ..data.workers import batch_loader
 from ..evaluation.features import pooled_features, prepared_batch
+from ..evaluation.opened import OpenedModel, opened, patches_of_output
 from ..evaluation.subject import Subject
-from ..figures.opened import OpenedModel, opened
-from ..figures.patches import patches_of_output
 from ..formatting import one_line
 from .rows import START, ImageRow, ImageRows, Position, batches_of
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +10,9 @@ from torch.nn.functional import interpolate, normalize
 from transformers import PreTrainedModel
 
 from ..elastic import SubNetwork
+from ..evaluation.opened import attention_weights, opened
+from ..evaluation.opened import patches_of_output as patches_of_output
 from ..models.elastic_config import has_class_token
-from .opened import OpenedModel, attention_weights, opened
 
 COMPONENTS = 3  # red, green, blue
 INSTEAD = "use patch_pca on its patch_features instead"
@@ -84,32 +84,6 @@ def patch_features(model: PreTrainedModel, pixel_values: Tensor, sub_network: Su
     with opened(model, sub_network) as run, torch.inference_mode():
         features = patches_of_output(run, run(pixel_values), pixel_values).float().cpu()
     return features.clone(memory_format=torch.contiguous_format)
-
-
-def patches_of_output(run: OpenedModel, output: Any, pixel_values: Tensor) -> Tensor:
-    """Return the features of patches in the output of an opened model, as `patch_features` does: (B, h, w, D).
-
-    Args:
-        run: The model.
-        output: What it returned for the images.
-        pixel_values: The images (B, C, H, W).
-
-    Raises:
-        ValueError: If the output has no such features.
-    """
-    hidden = getattr(output, "last_hidden_state", None)
-    if hidden is None:
-        raise ValueError(f"The output of {run.name} has no last_hidden_state: pass the base model.")
-    if hidden.ndim == 4:
-        return hidden.permute(0, 2, 3, 1)  # (B, D, h, w) -> (B, h, w, D)
-    grid = run.grid(pixel_values)
-    others = hidden.shape[1] - grid[0] * grid[1]  # the class token and registers come first
-    if others < 0:
-        raise ValueError(
-            f"{run.name} gives {hidden.shape[1]} tokens for {grid[0]} x {grid[1]} patches, which do not fill a grid: "
-            "pass a model with one token per patch."
-        )
-    return hidden[:, others:].unflatten(1, grid)  # (B, N, D) -> (B, h, w, D)
 
 
 def patch_foreground(features: Tensor, threshold: float = 0.0) -> Tensor:

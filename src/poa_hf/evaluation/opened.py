@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..elastic import SubNetwork
-from ..evaluation.features import evaluation_mode
 from ..models.elastic_config import is_hierarchical
 from ..models.elastic_model import ElasticModelMixin
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..slicing import SlicedModel
+from .features import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,32 @@ class OpenedModel:
                 f"Images of {size} pixels are too small for the windows of {self.name}: give sides of at least "
                 f"{needed} pixels."
             )
+
+
+def patches_of_output(run: OpenedModel, output: Any, pixel_values: Tensor) -> Tensor:
+    """Return the features of patches in the output of an opened model, where they lie in the image: (B, h, w, D).
+
+    Args:
+        run: The model.
+        output: What it returned for the images.
+        pixel_values: The images (B, C, H, W).
+
+    Raises:
+        ValueError: If the output has no such features.
+    """
+    hidden = getattr(output, "last_hidden_state", None)
+    if hidden is None:
+        raise ValueError(f"The output of {run.name} has no last_hidden_state: pass the base model.")
+    if hidden.ndim == 4:
+        return hidden.permute(0, 2, 3, 1)  # (B, D, h, w) -> (B, h, w, D)
+    grid = run.grid(pixel_values)
+    others = hidden.shape[1] - grid[0] * grid[1]  # the class token and registers come first
+    if others < 0:
+        raise ValueError(
+            f"{run.name} gives {hidden.shape[1]} tokens for {grid[0]} x {grid[1]} patches, which do not fill a grid: "
+            "pass a model with one token per patch."
+        )
+    return hidden[:, others:].unflatten(1, grid)  # (B, N, D) -> (B, h, w, D)
 
 
 @contextmanager
