@@ -9,9 +9,9 @@ from transformers import Dinov2Config, Dinov2Model
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.evaluation import evaluator as module
 from poa_hf.evaluation.evaluator import evaluate_sizes
-from poa_hf.evaluation.features import image_features
 from poa_hf.evaluation.labelled import LabelledImages
 from poa_hf.evaluation.processes import Processes
+from poa_hf.evaluation.split_features import image_features
 from poa_hf.evaluation.splits import EvaluationData
 from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import TASKS, TaskOptions

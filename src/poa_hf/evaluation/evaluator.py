@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..elastic import SubNetwork
 from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
-from .coinciding import ImageId, coinciding, warn_of_coinciding
-from .features import ImageFeatures, evaluation_mode, image_features
+from .alterations import Alteration
+from .features import evaluation_mode
 from .labelled import LabelledImages
+from .measured import Measured, pretrained_on_test, warn_of
 from .processes import Processes
-from .splits import EvaluationData, encode_labels
+from .split_features import ImageFeatures, image_features
+from .splits import EvaluationData
 from .subject import ONE_SIZE, Subject
-from .tasks import LabelledFeatures, Score, TaskOptions, check_tasks, need_train, remarks, run_task
+from .tasks import LabelledFeatures, Score, TaskOptions, alterations_of, check_tasks, need_train, run_task
 
 logger = logging.getLogger(__name__)
 
@@ -86,12 +87,13 @@ def evaluate_sizes(
             "least 1, at least 0, and positive."
         )
     with Processes() as processes, evaluation_mode(subject.model):
-        work = _Work(subject, data, tasks, options, processes, batch_size, num_workers, bf16)
+        alterations = alterations_of(tasks, options, subject.image_size)
+        work = _Work(subject, data, tasks, options, alterations, processes, batch_size, num_workers, bf16)
         check_tasks(tasks, options, work.train.known_length if work.train else None)
         subject.model.to(processes.device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         widths = subject.widths(names, processes.device)
         # a single size needs one pass, however many images there are
-        num_images = sum(map(len, work.splits)) if len(names) > 1 else 0
+        num_images = work.num_images if len(names) > 1 else 0
         passes = _passes(widths, num_images, feature_memory_gb * 1e9)
         records: list[Evaluation] = []
         for number, part in enumerate(passes, 1):
@@ -123,35 +125,17 @@ def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What one pass has measured: the features of both splits, and their labels (M,) and (N,) as whole numbers.
-
-    `coinciding` are test images that are train images too, with these, if there is a train split.
-    """
-
-    train: ImageFeatures | None
-    test: ImageFeatures
-    train_labels: Tensor
-    test_labels: Tensor
-    num_classes: int
-    coinciding: list[tuple[ImageId, ImageId]] | None
-
-    @classmethod
-    def of_splits(cls, data: EvaluationData, features: list[ImageFeatures]) -> _Measured:
-        """Combine the features of the train split, if there is one, and of the test split with their labels."""
-        train, test = features if len(features) == 2 else (None, features[0])
-        labels = encode_labels(data, train.labels if train else [], test.labels)
-        return cls(train, test, *labels, coinciding(train.ids, test.ids) if train else None)
-
-
-@dataclass(frozen=True)
 class _Work:
-    """One evaluation as a process sees it. See `evaluate_sizes` for the attributes."""
+    """One evaluation as a process sees it. See `evaluate_sizes` for the attributes.
+
+    `alterations` are those that the tasks make of the test images.
+    """
 
     subject: Subject
     data: EvaluationData
     tasks: Sequence[str]
     options: TaskOptions
+    alterations: Sequence[Alteration]
     processes: Processes
     batch_size: int
     num_workers: int
@@ -163,40 +147,44 @@ class _Work:
         return self.data.train if need_train(self.tasks) else None
 
     @property
-    def splits(self) -> list[LabelledImages]:
-        return [self.data.test] if self.train is None else [self.train, self.data.test]
+    def num_images(self) -> int:
+        """The number of images whose features a pass computes, altered ones included."""
+        altered = len(self.data.test) * (1 + len(self.alterations))
+        return altered + (len(self.train) if self.train is not None else 0)
 
     def records(self, sizes: Sequence[str], quiet: bool) -> list[Evaluation]:
         """Make one pass over the images, and compute the tasks of the sizes whose features this process gets."""
-        owners = {size: index % self.processes.count for index, size in enumerate(sizes)}
-        models = self.subject.callables(sizes)
-        features = [
-            image_features(
-                models,
-                split,
-                self.subject.processor,
-                owners,
-                self.processes,
-                self.batch_size,
-                self.num_workers,
-                self.bf16,
-                quiet,
-            )
-            for split in self.splits
-        ]
-        measured = _Measured.of_splits(self.data, features)
+        train = self._features(self.train, sizes, quiet) if self.train is not None else None
+        test = self._features(self.data.test, sizes, quiet, self.alterations)
+        measured = Measured.of_splits(self.data, train, test)
         if self.processes.is_main and not quiet:
-            self._warn(measured)
+            warn_of(measured, self.subject, self.data, self.tasks, self.options)
         return self._scores(measured)
 
-    def _scores(self, measured: _Measured) -> list[Evaluation]:
+    def _features(
+        self, split: LabelledImages, sizes: Sequence[str], quiet: bool, alterations: Sequence[Alteration] = ()
+    ) -> ImageFeatures:
+        return image_features(
+            self.subject.callables(sizes),
+            split,
+            self.subject.processor,
+            {size: index % self.processes.count for index, size in enumerate(sizes)},
+            self.processes,
+            self.batch_size,
+            self.num_workers,
+            self.bf16,
+            quiet,
+            alterations,
+        )
+
+    def _scores(self, measured: Measured) -> list[Evaluation]:
         train, test = measured.train, measured.test
         records = []
         hidden = None if self.processes.is_main else True  # None: hidden where the output is no terminal
         with tqdm(total=len(test.features) * len(self.tasks), unit="task", leave=False, disable=hidden) as progress:
             for size in test.features:
                 memory = LabelledFeatures(train.features[size], measured.train_labels) if train else None
-                queries = LabelledFeatures(test.features[size], measured.test_labels)
+                queries = LabelledFeatures(test.features[size], measured.test_labels, test.altered.get(size, {}))
                 for task in self.tasks:
                     progress.set_description(f"{size} {task}" if size != ONE_SIZE else task)
                     scores = run_task(task, memory, queries, measured.num_classes, self.options, self.processes.device)
@@ -204,7 +192,7 @@ class _Work:
                     progress.update()
         return records
 
-    def _record(self, measured: _Measured, size: str, task: str, score: Score) -> Evaluation:
+    def _record(self, measured: Measured, size: str, task: str, score: Score) -> Evaluation:
         data = self.data
         train, test = (measured.train if need_train([task]) else None), measured.test
         return Evaluation(
@@ -222,42 +210,10 @@ class _Work:
             holdout=data.holdout.fraction if data.holdout else None,
             holdout_seed=data.holdout.seed if data.holdout else None,
             coinciding_images=len(measured.coinciding) if train and measured.coinciding is not None else None,
-            pretrained_on_test=self._pretrained_on_test,
+            pretrained_on_test=pretrained_on_test(self.subject, data),
             skipped_images=test.skipped + (train.skipped if train else 0),
             step=self.subject.step,
             date=datetime.now(UTC).date().isoformat(),
             settings=score.settings | ({"bf16": True} if self.bf16 else {}),
             details=score.details,
         )
-
-    @property
-    def _pretrained_on_test(self) -> bool:
-        trained, tested = self.subject.trained_on, self.data.test_source
-        return trained is not None and tested is not None and trained.overlaps(tested)
-
-    def _warn(self, measured: _Measured) -> None:
-        """Say what in the data or the options does not show in the numbers."""
-        if self._pretrained_on_test:
-            logger.warning(
-                "%s was pre-trained, without labels, on the %s split that it is tested on, so its numbers may be "
-                "higher than on new images.",
-                self.subject.name,
-                self.data.test.name,
-            )
-        if measured.train is None:
-            return
-        warn_of_coinciding(measured.coinciding or [], len(measured.test.labels))
-        test_labels = measured.test_labels.tolist()
-        absent = set(test_labels) - set(measured.train_labels.tolist())
-        if absent:
-            share = sum(label in absent for label in test_labels) / len(test_labels)
-            logger.warning(
-                "%d of %d classes have no train image, so %.0f %% of the test images cannot be right: give more images"
-                "%s.",
-                len(absent),
-                measured.num_classes,
-                100 * share,
-                ", or use --holdout 0.2 if the rows are sorted by class" if self.data.holdout is None else "",
-            )
-        for remark in remarks(self.tasks, self.options, len(measured.train_labels)):
-            logger.warning("%s", remark)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -81,15 +82,25 @@ class Subject:
         # Sliced at each call: the slices of all sizes at once could need many times the model's memory.
         return {size: lambda pixel_values, size=size: model.sliced(size)(pixel_values) for size in sizes}
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model gets, in pixels."""
+        height, width = self._black_image().shape[2:]
+        return height, width
+
+    def _black_image(self) -> Tensor:
+        """A black image as the model takes it: (1, C, H, W)."""
+        decoding = decoding_of(self.processor)
+        black = np.zeros((64, 64, decoding["num_channels"]), dtype=np.uint8)
+        return prepared_images(self.processor, [open_image(black, **decoding)])
+
     def widths(self, sizes: Sequence[str], device: torch.device) -> dict[str, int]:
         """Return the number of channels of each size's features.
 
         Raises:
             ValueError: If the model gives no features of what its image processor makes.
         """
-        decoding = decoding_of(self.processor)
-        black = np.zeros((64, 64, decoding["num_channels"]), dtype=np.uint8)
-        pixel_values = prepared_images(self.processor, [open_image(black, **decoding)]).to(device)
+        pixel_values = self._black_image().to(device)
         try:
             with torch.no_grad():
                 return {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..alterations import Alteration
 from .clustering import CLUSTERING, ClusteringOptions
 from .knn import KNN, KnnOptions
 from .lowshot import LOW_SHOT, LowShotOptions
@@ -50,6 +51,19 @@ def check_tasks(tasks: Sequence[str], options: TaskOptions, train_images: int | 
 def need_train(tasks: Sequence[str]) -> bool:
     """Return whether any of the tasks needs a train split."""
     return any(_BY_NAME[task].needs_train for task in tasks)
+
+
+def alterations_of(tasks: Sequence[str], options: TaskOptions, image_size: tuple[int, int]) -> list[Alteration]:
+    """Return the alterations of test images that the tasks need, each once.
+
+    Args:
+        image_size: Height and width of the images that the model gets.
+
+    Raises:
+        ValueError: For options that do not fit images of this size.
+    """
+    wanted = [alteration for task in tasks for alteration in _BY_NAME[task].alterations(options, image_size)]
+    return list(dict.fromkeys(wanted))
 
 
 def remarks(tasks: Sequence[str], options: TaskOptions, train_images: int) -> list[str]:
@@ -91,6 +105,7 @@ __all__ = [
     "Score",
     "Task",
     "TaskOptions",
+    "alterations_of",
     "check_tasks",
     "need_train",
     "remarks",

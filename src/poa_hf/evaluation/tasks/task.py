@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+from ..alterations import Alteration, AlteredFeatures
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,14 @@ class Options:
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """The features (N, D) and labels (N,), whole numbers from 0, of one split."""
+    """The features (N, D) and labels (N,), whole numbers from 0, of one split.
+
+    `altered` are the features of the same images, altered as the task declares.
+    """
 
     features: Tensor
     labels: Tensor
+    altered: Mapping[Alteration, AlteredFeatures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Task(Generic[OptionsT]):
         needs_train: False for a task that looks at the test split only. Its `run` gets an empty train split.
         check: Raises ValueError for options that are not valid, or that ask for more than the number of train images
             allows. The number is None where it is not known or does not matter.
+        alterations: The alterations of test images whose features `run` finds in the test split's `altered`, from the
+            options and the height and width of the images. It raises ValueError for options that do not fit this size.
         remark: A sentence about what is left out with this number of train images, or None if nothing is.
     """
 
@@ -68,6 +76,7 @@ class Task(Generic[OptionsT]):
     run: Run[OptionsT]
     needs_train: bool = True
     check: Callable[[OptionsT, int | None], None] = lambda options, train_images: None
+    alterations: Callable[[OptionsT, tuple[int, int]], Sequence[Alteration]] = lambda options, image_size: ()
     remark: Callable[[OptionsT, int], str | None] = lambda options, train_images: None
 
 

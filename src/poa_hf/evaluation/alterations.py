@@ -1,0 +1,114 @@
+"""Altered test images: what a task changes in them to see how much of the accuracy is left.
+
+A task declares its alterations (`Task.alterations`). The evaluator computes the features of every altered test image in
+the pass in which it computes those of the image itself, so that each image is read and decoded once.
+
+An alteration is a frozen dataclass that only holds its settings. So it can be sent to workers and processes, two tasks
+that declare equal alterations share the work, and a task finds its features by making the alteration again. There are
+two kinds: `ImageAlteration` changes decoded images in the workers, `PixelAlteration` prepared batches on the device of
+the model.
+
+What is random in an alteration is drawn with `random_of`, from a seed and from the image's own content. So an image is
+altered in the same way whatever the batch, the worker, the process, the order of the rows and the sample that is tested
+on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from ..data.decoding import Pixels
+from .labelled import LabelledRow
+
+
+def random_of(image_hash: bytes, seed: int, purpose: str) -> np.random.Generator:
+    """Return the random numbers of one image.
+
+    Args:
+        image_hash: A hash of the image's content (`ImageId.hash`).
+        seed: The seed of the evaluation.
+        purpose: What they are for. Alterations with the same purpose get the same numbers.
+
+    Example:
+        >>> random_of(b"an image", 0, "noise").integers(100) == random_of(b"an image", 0, "noise").integers(100)
+        True
+    """
+    digest = hashlib.blake2b(f"{seed} {purpose} ".encode() + image_hash, digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest))
+
+
+@dataclass(frozen=True)
+class ImageAlteration:
+    """A change of decoded images, for example to their pixels at full resolution. Subclasses hold its settings."""
+
+    def alter(self, image: Pixels, row: LabelledRow, image_hash: bytes) -> Pixels | None:
+        """Return the altered image, of any size; None for an image that this alteration leaves out.
+
+        It runs in the workers. The image must not be changed in place.
+
+        Args:
+            image: The decoded image.
+            row: The row that holds it.
+            image_hash: A hash of its content, for `random_of`.
+
+        Raises:
+            ValueError: In one sentence with the row, for a row that lacks what the alteration needs.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PixelAlteration:
+    """A change of images as the model takes them. Subclasses hold its settings."""
+
+    def alter(self, batch: PixelBatch) -> Tensor:
+        """Return the altered images (B, C, H, W). Those of the batch must not be changed in place.
+
+        Raises:
+            ValueError: In one sentence, for images that cannot be altered, for example as they are too small.
+        """
+        raise NotImplementedError
+
+
+Alteration = ImageAlteration | PixelAlteration
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """A batch of prepared images.
+
+    Args:
+        pixel_values: (B, C, H, W) on the device of the model.
+        hashes: Hashes of the images' content, for `random_of`.
+        guide: A function from `pixel_values` to the saliency (B, h, w) of their patches, where there is one.
+    """
+
+    pixel_values: Tensor
+    hashes: Sequence[bytes]
+    guide: Callable[[Tensor], Tensor] | None
+
+    @cached_property
+    def saliency(self) -> Tensor:
+        """How salient each patch of the images is, (B, h, w), computed once for all alterations that ask for it."""
+        if self.guide is None:
+            raise ValueError("The model does not tell which patches of an image are salient: give a guide that does.")
+        return self.guide(self.pixel_values)
+
+
+@dataclass(frozen=True)
+class AlteredFeatures:
+    """The features of a split's altered images.
+
+    Args:
+        features: (N, D), in the order of the split's own features.
+        kept: bool (N,), False for images that the alteration leaves out, whose features are those of the image itself.
+    """
+
+    features: Tensor
+    kept: Tensor

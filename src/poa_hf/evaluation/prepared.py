@@ -1,0 +1,116 @@
+"""Batches of a split as workers make them: read, decoded, altered if a task asks for it, and prepared for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..data.decoding import Pixels, UndecodableImage, open_image
+from ..data.processor import decoding_of
+from ..data.workers import worker_share
+from .alterations import ImageAlteration
+from .coinciding import ImageId, identify
+from .features import prepared_batch
+from .labelled import BatchKey, LabelledImages, LabelledRow
+
+
+@dataclass
+class PreparedBatch:
+    """A batch of rows as a worker returns it, or the altered images of the batch that it returned before.
+
+    Args:
+        key: The batch's place in the split.
+        labels: The labels of the B images that could be decoded.
+        ids: What these images are known by.
+        pixel_values: (B, C, H, W); None if no image could be decoded.
+        bad_rows: The names of the other rows, with the reason.
+        error: What went wrong, if anything. The data loader would put the worker's traceback before the sentence of an
+            exception.
+        alteration: How the images were altered; None for the images themselves. Labels, ids and bad rows are those of
+            the batch that came before.
+        kept: For each altered image, whether the alteration did not leave it out.
+    """
+
+    key: BatchKey = (0, 0)
+    labels: list[int | str] = field(default_factory=list)
+    ids: list[ImageId] = field(default_factory=list)
+    pixel_values: Tensor | None = None
+    bad_rows: list[tuple[str, str]] = field(default_factory=list)
+    error: str | None = None
+    alteration: ImageAlteration | None = None
+    kept: list[bool] = field(default_factory=list)
+
+
+class PreparedBatches(IterableDataset[PreparedBatch]):
+    """Runs in each worker: reads its share of the batches, and decodes, alters and prepares their images.
+
+    Each batch is followed by its altered images, one alteration at a time: all at once could need many times its
+    memory.
+
+    Args:
+        images: The split.
+        processor: The image processor that makes `pixel_values` of the images.
+        batch_size: Images at a time.
+        rank: The number of this process, from 0.
+        count: The number of processes that share the split.
+        alterations: How the images are altered.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        processor: BaseImageProcessor,
+        batch_size: int,
+        rank: int,
+        count: int,
+        alterations: Sequence[ImageAlteration] = (),
+    ) -> None:
+        self.images, self.processor, self.batch_size = images, processor, batch_size
+        self.rank, self.count = rank, count
+        self.alterations = alterations
+
+    def __iter__(self) -> Iterator[PreparedBatch]:
+        worker, workers = worker_share()
+        try:
+            share = self.rank * workers + worker
+            for key, rows in self.images.batches(self.batch_size, share, self.count * workers):
+                yield from self._prepare(key, rows)
+        except ValueError as error:
+            yield PreparedBatch(error=str(error))
+
+    def _prepare(self, key: BatchKey, rows: list[LabelledRow]) -> Iterator[PreparedBatch]:
+        batch, decoded, read = PreparedBatch(key), [], []
+        decoding = decoding_of(self.processor)
+        for row in rows:
+            try:
+                decoded.append(open_image(row.image, self.images.max_image_pixels, **decoding))
+            except UndecodableImage as error:
+                batch.bad_rows.append((row.name, str(error)))
+                continue
+            read.append(row)
+            batch.labels.append(row.label)
+            batch.ids.append(identify(row.image, row.name, decoded[-1]))
+        if decoded:
+            batch.pixel_values = prepared_batch(self.processor, decoded)
+        yield batch
+        for alteration in self.alterations if decoded else ():
+            yield self._altered(key, alteration, decoded, read, batch.ids)
+
+    def _altered(
+        self,
+        key: BatchKey,
+        alteration: ImageAlteration,
+        images: Sequence[Pixels],
+        rows: Sequence[LabelledRow],
+        ids: Sequence[ImageId],
+    ) -> PreparedBatch:
+        altered = [
+            alteration.alter(image, row, image_id.hash) for image, row, image_id in zip(images, rows, ids, strict=True)
+        ]
+        kept = [image is not None for image in altered]
+        filled = [original if image is None else image for image, original in zip(altered, images, strict=True)]
+        return PreparedBatch(key, pixel_values=prepared_batch(self.processor, filled), alteration=alteration, kept=kept)
