@@ -85,8 +85,9 @@ def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
         return unformatted(dataset)
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
         dataset = dataset.with_format(None).select_columns(list(columns))
-        if isinstance(dataset.features[columns[0]], datasets.Image):
-            dataset = dataset.cast_column(columns[0], datasets.Image(decode=False))
+        for column in columns:
+            if isinstance(dataset.features[column], datasets.Image):
+                dataset = dataset.cast_column(column, datasets.Image(decode=False))
     return dataset
 
 
