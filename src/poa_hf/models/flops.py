@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from functools import cache
-from typing import Any, cast
+from functools import cache, lru_cache, wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -17,12 +17,36 @@ from ..elastic import ElasticSpace, SubNetwork
 from .elastic_config import ElasticConfigMixin
 from .elastic_model import ElasticModelMixin
 
+Counts = TypeVar("Counts")
+
 
 def flop_counter() -> FlopCounterMode:
     """Return a counter of matrix products, of which a multiplication and its addition count as two operations."""
     return FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
 
 
+def counted_once(count: Callable[..., Counts]) -> Callable[..., Counts]:
+    """Keep what a function counts of an elastic configuration, for all configurations with the same fields.
+
+    A recipe, a trainer and a saved run each have a configuration of their own, and want the same counts.
+
+    Args:
+        count: A function of a configuration and of further arguments, which can be hashed.
+    """
+
+    @lru_cache(maxsize=4096)
+    def counted(config_class: Any, fields: str, *others: Any) -> Counts:
+        return count(config_class.from_dict(json.loads(fields)), *others)
+
+    @wraps(count)
+    def by_fields(config: ElasticConfigMixin, *others: Any) -> Counts:
+        config_class: Any = type(config)
+        return counted(config_class, config.to_json_string(), *others)
+
+    return by_fields
+
+
+@counted_once
 def count_forward_flops(config: ElasticConfigMixin, sub_network: SubNetwork, side: int) -> int:
     """Count the operations of a forward pass of one image.
 
@@ -31,11 +55,8 @@ def count_forward_flops(config: ElasticConfigMixin, sub_network: SubNetwork, sid
         sub_network: A size in or outside of its space.
         side: Height and width of the image in pixels, which need not be `image_size`.
     """
-    with torch.device("meta"):  # some models look at values while they are made
-        model = plain_model(config, sub_network)
-    # unlike tensors on the meta device, fake ones are on the CPU, so that attention takes a fused kernel
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), torch.no_grad(), flop_counter() as counter:
-        model.to_empty(device="cpu")(torch.empty(1, config.num_channels, side, side))
+    with torch.device("meta"), torch.no_grad(), flop_counter() as counter:
+        plain_model(config, sub_network)(torch.empty(1, config.num_channels, side, side))  # (1, C, H, W)
     return counter.get_total_flops()
 
 

@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 from ..elastic import SubNetwork
 from ..models.elastic_config import ElasticConfigMixin, elastic_config, image_shape
 from ..models.elastic_model import ElasticModelMixin
-from ..models.flops import flop_counter, plain_model, summed_over_stages
+from ..models.flops import counted_once, flop_counter, plain_model, summed_over_stages
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def stock_model(config: ElasticConfigMixin, sub_network: SubNetwork) -> PreTrain
         return elastic_class.stock_class(config.stock_config(sub_network)).eval()
 
 
+@counted_once
 def count_costs(config: ElasticConfigMixin, sub_network: SubNetwork) -> Costs:
     """Count the costs of one sub-network, in or outside the space, by a forward pass of tensors without memory.
 
