@@ -58,12 +58,18 @@ def test_a_table_and_a_file_of_a_run(folders, capsys, tmp_path):
     assert lines[0] == "run on images, in % (29 test images classified by 60 train images)"
     assert lines[2].split("  ")[0] == "size" and lines[2].endswith("mAP     P@1    P@10")
     assert [line.split()[0] for line in lines[3:5]] == ["16x1", "32x3"] and len(lines[3].split()) == 12
+    margins = [float(cell) for cell in lines[5].split()[1:]]
+    assert lines[5].startswith("± ") and len(margins) == 11 and all(0 < margin < 40 for margin in margins)
+    assert lines[7] == "± half of the widest 95 % interval of the column, for other test images of the same kind"
     assert lines[-1] == f"Written to {tmp_path / 'e.json'}"
     records = load_evaluations(tmp_path / "e.json")
     assert len(records) == 22 and {record.test_images for record in records} == {29}
     shown = [float(cell) for cell in lines[3].split()[1:]]
     assert shown == [round(100 * record.value, 1) for record in records[:11]]
     assert {record.skipped_images for record in records} == {1}
+    assert all(record.interval[0] <= record.value <= record.interval[1] for record in records)
+    halves = [(records[i].interval[1] - records[i].interval[0], records[i + 11].interval) for i in range(11)]
+    assert margins == [round(50 * max(first, high - low), 1) for first, (low, high) in halves]
     # once more, and another size: the old numbers are replaced, the others kept
     assert command(capsys, *argv, "--k", "5", "--tasks", "knn", "--sizes", "16x1,16x2")[0] == 0
     assert len(load_evaluations(tmp_path / "e.json")) == 23

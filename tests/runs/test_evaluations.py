@@ -37,6 +37,23 @@ def test_what_is_not_known_is_not_written(tmp_path):
     assert {field.name for field in dataclasses.fields(Evaluation)} >= set(written)
 
 
+def test_intervals_come_back_and_say_nothing_of_what_was_measured(tmp_path):
+    with_interval = record(interval=[0.25, 0.75])
+    assert with_interval.key == record().key
+    path = save_evaluations(tmp_path / "file.json", [with_interval])
+    assert load_evaluations(path) == [with_interval]
+    save_evaluations(path, [record()])
+    assert load_evaluations(path) == [record()] and "interval" not in path.read_text()
+
+
+@pytest.mark.parametrize("ends", [[0.5], [0.5, 0.4], ["a", "b"], [None, 0.5], [0.1, True], 0.5, [float("nan")] * 2])
+def test_an_interval_is_two_numbers_in_order(tmp_path, ends):
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps([dataclasses.asdict(record()) | {"interval": ends}]))
+    with pytest.raises(ValueError, match="record 1 is not an evaluation: its interval is"):
+        load_evaluations(path)
+
+
 def test_checkpoints_share_the_file_of_their_run(tmp_path):
     (tmp_path / "checkpoint-30").mkdir()
     assert save_evaluations(tmp_path / "checkpoint-30", [record()]) == tmp_path / "evaluations.json"

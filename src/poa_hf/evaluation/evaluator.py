@@ -14,6 +14,7 @@ from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
 from .alterations import Alteration
 from .features import evaluation_mode
+from .intervals import mean_interval
 from .labelled import LabelledImages
 from .measured import Measured, pretrained_on_test, warn_of
 from .processes import Processes
@@ -124,6 +125,13 @@ def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list
     return passes
 
 
+def _interval(score: Score) -> list[float] | None:
+    interval = score.interval
+    if interval is None and score.outcomes is not None:
+        interval = mean_interval(score.outcomes.numpy())
+    return None if interval is None else list(interval)
+
+
 @dataclass(frozen=True)
 class _Work:
     """One evaluation as a process sees it. See `evaluate_sizes` for the attributes.
@@ -216,4 +224,5 @@ class _Work:
             date=datetime.now(UTC).date().isoformat(),
             settings=score.settings | ({"bf16": True} if self.bf16 else {}),
             details=score.details,
+            interval=_interval(score),
         )

@@ -16,6 +16,8 @@ from .layout import RunFolder
 from .lock import LockedError, locked
 
 _PATIENCE = 60  # seconds to wait for another evaluation that writes its records
+# what comes out of a measurement, while the other fields say what was measured
+_OUTCOMES = ("value", "interval", "details", "date", "skipped_images", "coinciding_images", "pretrained_on_test")
 _NUMBERS = {"k", "label_share"}  # settings that names and orders of metrics are made from
 
 
@@ -44,6 +46,7 @@ class Evaluation:
         step: The step of the run; None for a model without a run.
         settings: What else the number depends on, such as `k`.
         details: What was found beside the number, such as the learning rate of the best probe.
+        interval: The ends of the number's 95 % interval, for other test images of the same kind, if it is known.
     """
 
     model: str
@@ -66,12 +69,13 @@ class Evaluation:
     step: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    interval: list[float] | None = None
 
     @property
     def key(self) -> str:
         """What was measured, as text: of two records with the same key, the later one counts."""
         content = asdict(self)
-        for outcome in ("value", "details", "date", "skipped_images", "coinciding_images", "pretrained_on_test"):
+        for outcome in _OUTCOMES:
             del content[outcome]
         return json.dumps(content, sort_keys=True)
 
@@ -136,7 +140,14 @@ def _record(content: Any, number: int) -> Evaluation:
     for name in _NUMBERS & record.settings.keys():
         if not _fits(record.settings[name], float):
             raise ValueError(f"record {number} is not an evaluation: its setting {name} is not a number")
+    if record.interval is not None and not _is_interval(record.interval):
+        shown = one_line(repr(record.interval), 60)
+        raise ValueError(f"record {number} is not an evaluation: its interval is {shown}")
     return record
+
+
+def _is_interval(ends: list[Any]) -> bool:
+    return len(ends) == 2 and all(_fits(end, float) for end in ends) and ends[0] <= ends[1]
 
 
 def _fits(value: Any, kind: Any) -> bool:

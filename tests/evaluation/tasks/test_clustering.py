@@ -5,7 +5,13 @@ from scipy.optimize import linear_sum_assignment
 from sklearn import metrics
 from sklearn.cluster import KMeans
 
-from poa_hf.evaluation.tasks.clustering import ClusteringScores, clustering_scores, kmeans
+from poa_hf.evaluation.tasks.clustering import (
+    ClusteringScores,
+    clustering_intervals,
+    clustering_scores,
+    kmeans,
+    matched_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +89,29 @@ def test_what_makes_no_sense_is_refused():
         clustering_scores(torch.zeros(3, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="drop unlabelled"):
         clustering_scores(torch.zeros(3, dtype=torch.int64), torch.full((3,), -1))
+
+
+def test_intervals_are_those_of_a_bootstrap_by_scikit_learn():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, 150)
+    assignments = np.where(generator.random(150) < 0.5, labels, generator.integers(0, 5, 150))
+    found = clustering_intervals(torch.from_numpy(assignments), torch.from_numpy(labels))
+    for name, reference in (
+        ("clustering_nmi", metrics.normalized_mutual_info_score), ("clustering_ari", metrics.adjusted_rand_score),
+    ):  # fmt: skip
+        drawn = generator.integers(150, size=(600, 150))
+        values = np.array([reference(labels[rows], assignments[rows]) for rows in drawn])
+        measured = reference(labels, assignments)
+        low, high = np.quantile(values - values.mean() + measured, [0.025, 0.975])
+        assert found[name] == pytest.approx((low, high), abs=0.12 * (high - low))
+        assert found[name][0] < measured < found[name][1]
+    assert clustering_intervals(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)) == {}
+
+
+def test_matched_images_are_those_that_the_accuracy_counts():
+    generator = torch.Generator().manual_seed(3)
+    labels, assignments = (torch.randint(0, count, (200,), generator=generator) for count in (5, 8))
+    matched = matched_images(assignments, labels)
+    assert matched.double().mean().item() == clustering_scores(assignments, labels)["clustering_accuracy"]
+    of_pairs = {(a, b) for a, b, m in zip(assignments.tolist(), labels.tolist(), matched.tolist(), strict=True) if m}
+    assert len(of_pairs) == len({a for a, _ in of_pairs}) == len({b for _, b in of_pairs}) == 5

@@ -21,6 +21,16 @@ def test_every_task_gives_scores_that_depend_on_their_settings(splits, task):
     assert len({(score.metric, str(score.settings)) for score in scores}) == len(scores)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_every_score_says_what_each_test_image_contributes(splits, task):
+    scores = run_task(task, *splits, 3, TaskOptions(k=(5, 10)), torch.device("cpu"))
+    for score in scores:
+        assert score.outcomes is not None or score.metric in ("clustering_nmi", "clustering_ari")
+        if score.outcomes is not None:
+            assert len(score.outcomes) == 30
+            assert score.outcomes.nanmean().item() == pytest.approx(score.value, abs=1e-12)
+
+
 def test_tasks_without_a_train_split(splits):
     alone = [task for task in TASKS if not need_train([task])]
     assert alone == ["clustering"] and need_train(TASKS)

@@ -53,6 +53,15 @@ def test_of_many_results_the_metadata_holds_one_k_and_the_tables_all(tmp_path):
     assert "textures**, 100 test images classified by 200 train images" in card.text
 
 
+def test_intervals_have_a_column_where_one_is_known(tmp_path):
+    known = record(value=0.523, interval=[0.4261, 0.61849])
+    assert tables(written(tmp_path, facts_of(known, record(metric="linear_accuracy", value=0.7))))[1] == [
+        ["measure", "value", "95 % interval"],
+        ["20-NN accuracy", "52.3 %", "42.6 to 61.8 %"],
+        ["linear probe accuracy", "70.0 %", ""],
+    ]
+
+
 def test_results_on_folders_name_datasets_as_ids():
     names = {"my photos": "my-photos", "..hidden": "hidden", "模型": "dataset", "a--b": "a-b", "x" * 200: "x" * 96}
     for name, expected in {**names, "ILSVRC/imagenet-1k": "ILSVRC/imagenet-1k", "cifar10": "cifar10"}.items():

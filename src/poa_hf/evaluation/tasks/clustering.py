@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import datasets
 import evaluate
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .task import IN_MEMORY, LabelledFeatures, Options, Score, Task
+from ..intervals import percentile_interval, resamples
+from .task import LabelledFeatures, Options, Score, Task
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,15 @@ def _run(
 ) -> list[Score]:
     k = len(test.labels.unique())
     clusters = kmeans(normalize(test.features, dim=1), k, options.kmeans_restarts, seed=options.seed, device=device)
-    result = ClusteringScores(**IN_MEMORY).compute(predictions=clusters.assignments, references=test.labels)
+    result = clustering_scores(clusters.assignments, test.labels)
+    intervals = clustering_intervals(clusters.assignments, test.labels, options.seed)
     settings = {"clusters": k, "restarts": options.kmeans_restarts, "seed": options.seed}
-    return [Score(name, value, settings) for name, value in result.items()]
+    matched = matched_images(clusters.assignments, test.labels).double()
+    outcomes = {"clustering_accuracy": matched}
+    return [
+        Score(name, value, settings, outcomes=outcomes.get(name), interval=intervals.get(name))
+        for name, value in result.items()
+    ]
 
 
 CLUSTERING = Task("clustering", _run, needs_train=False)
@@ -152,6 +160,27 @@ def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
     Raises:
         ValueError: For shapes that do not match, negative numbers or no images.
     """
+    table = _contingency(assignments, labels)
+    rows, columns = _best_match(table)
+    return {
+        "clustering_accuracy": table[rows, columns].sum().item() / len(labels),
+    } | {name: measure(_Counts.of_table(table)).item() for name, measure in _MEASURES.items()}
+
+
+def matched_images(assignments: Tensor, labels: Tensor) -> Tensor:
+    """Return which images are in the cluster that is matched with their class: (N,) bool.
+
+    Their share is `clustering_accuracy` of `clustering_scores`, which says what the arguments are.
+    """
+    table = _contingency(assignments, labels)
+    rows, columns = _best_match(table)
+    class_of = torch.full((len(table),), -1)
+    class_of[rows] = columns
+    return class_of[assignments] == labels
+
+
+def _contingency(assignments: Tensor, labels: Tensor) -> Tensor:
+    """Return the number of images of each cluster and class, (clusters, classes)."""
     if assignments.ndim != 1 or assignments.shape != labels.shape or len(labels) == 0:
         raise ValueError(
             f"Clusters {tuple(assignments.shape)} and labels {tuple(labels.shape)} do not match: pass (N,) and (N,), "
@@ -161,41 +190,94 @@ def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
         raise ValueError("Clusters and labels must be whole numbers from 0: drop unlabelled images.")
     num_classes = int(labels.max()) + 1
     pairs = torch.bincount(assignments.long() * num_classes + labels.long(), minlength=num_classes)
-    # (clusters, classes): the number of images of each pair
-    table = torch.nn.functional.pad(pairs, (0, -len(pairs) % num_classes)).view(-1, num_classes).double()
-    return {
-        "clustering_accuracy": _matched_images(table) / len(labels),
-        "clustering_nmi": _normalised_mutual_information(table),
-        "clustering_ari": _adjusted_rand_index(table),
-    }
+    return torch.nn.functional.pad(pairs, (0, -len(pairs) % num_classes)).view(-1, num_classes).double()
 
 
-def _matched_images(table: Tensor) -> float:
+def _best_match(table: Tensor) -> tuple[Tensor, Tensor]:
     from scipy.optimize import linear_sum_assignment
 
     rows, columns = linear_sum_assignment(table.numpy(), maximize=True)
-    return table[rows, columns].sum().item()
+    return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
-def _normalised_mutual_information(table: Tensor) -> float:
-    joint = table / table.sum()
-    entropies = [torch.special.entr(joint.sum(dim=dim)).sum().item() for dim in (0, 1)]
-    information = sum(entropies) - torch.special.entr(joint).sum().item()
-    mean = sum(entropies) / 2
+@dataclass(frozen=True)
+class _Counts:
+    """Numbers of images, of one sample (...) or of each of several, as float64.
+
+    Args:
+        pairs: Of each pair of a cluster and a class that occurs, (..., P).
+        clusters: Of each cluster, (..., K).
+        classes: Of each class, (..., L).
+    """
+
+    pairs: Tensor
+    clusters: Tensor
+    classes: Tensor
+
+    @classmethod
+    def of_table(cls, table: Tensor) -> _Counts:
+        return cls(table.flatten(), table.sum(dim=1), table.sum(dim=0))
+
+
+def _normalised_mutual_information(counts: _Counts) -> Tensor:
+    total = counts.clusters.sum(dim=-1, keepdim=True)
+    joint, *entropies = (
+        torch.special.entr(part / total).sum(dim=-1) for part in (counts.pairs, counts.clusters, counts.classes)
+    )
+    mean = (entropies[0] + entropies[1]) / 2
     # one class and one cluster agree
-    return 1.0 if mean == 0 else max(0.0, information / mean)
+    return torch.where(mean == 0, 1.0, ((2 * mean - joint) / mean).clamp(min=0))
 
 
-def _adjusted_rand_index(table: Tensor) -> float:
+def _adjusted_rand_index(counts: _Counts) -> Tensor:
     """Return the share of all pairs of images that both groupings treat alike, corrected for chance."""
 
-    def pairs(counts: Tensor) -> float:
-        return (counts * (counts - 1) / 2).sum().item()
+    def pairs(numbers: Tensor) -> Tensor:
+        return (numbers * (numbers - 1) / 2).sum(dim=-1)
 
-    together, clusters, classes = pairs(table), pairs(table.sum(dim=1)), pairs(table.sum(dim=0))
-    by_chance = clusters * classes / max(1.0, pairs(table.sum()))
+    together, clusters, classes = pairs(counts.pairs), pairs(counts.clusters), pairs(counts.classes)
+    by_chance = clusters * classes / pairs(counts.clusters.sum(dim=-1, keepdim=True)).clamp(min=1)
     most = (clusters + classes) / 2
-    return 1.0 if most == by_chance else (together - by_chance) / (most - by_chance)
+    return torch.where(most == by_chance, 1.0, (together - by_chance) / (most - by_chance))
+
+
+_MEASURES = {"clustering_nmi": _normalised_mutual_information, "clustering_ari": _adjusted_rand_index}
+
+
+def clustering_intervals(assignments: Tensor, labels: Tensor, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Return 95 % intervals of mutual information and Rand index: a bootstrap over images, whose clusters stay.
+
+    In a sample that is drawn with replacement, mutual information is too high; so the replicates are moved such that
+    their mean is the measured number. Where they do not differ, as those of a single image, there is no interval.
+
+    Args:
+        assignments: (N,) clusters, see `clustering_scores`.
+        labels: (N,) classes.
+        seed: The seed of the bootstrap.
+    """
+    table = _contingency(assignments, labels)
+    if len(labels) == 1:
+        return {}
+    number = assignments.long() * table.shape[1] + labels.long()  # of each image's pair of cluster and class, (N,)
+    order = number.argsort()
+    pairs, sizes = number[order].unique_consecutive(return_counts=True)  # (P,)
+    starts = (sizes.cumsum(dim=0) - sizes).numpy()
+    replicates: dict[str, list[Tensor]] = {name: [] for name in _MEASURES}
+    for counts in resamples(len(labels), seed=seed):
+        images = torch.from_numpy(np.add.reduceat(counts[:, order.numpy()], starts, axis=1))  # (B, P)
+        clusters, classes = (images.new_zeros(len(images), size) for size in table.shape)
+        clusters.index_add_(1, pairs // table.shape[1], images)
+        classes.index_add_(1, pairs % table.shape[1], images)
+        for name, measure in _MEASURES.items():
+            replicates[name].append(measure(_Counts(images, clusters, classes)))
+    intervals = {}
+    for name, measure in _MEASURES.items():
+        values = torch.cat(replicates[name])
+        if values.min() == values.max():  # as of clusters without a fault, which do not show how sure that is
+            continue
+        low, high = percentile_interval(values - values.mean() + measure(_Counts.of_table(table)), len(labels))
+        intervals[name] = (low, min(high, 1.0))
+    return intervals
 
 
 class ClusteringScores(evaluate.Metric):

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .task import IN_MEMORY, LabelledFeatures, Options, Score, Task
+from .task import LabelledFeatures, Options, Score, Task
 
 DEFAULT_KS = (10, 20, 100, 200)  # DINO's
 
@@ -76,10 +76,13 @@ def _run(
     train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: KnnOptions, device: torch.device
 ) -> list[Score]:
     ks = knn_ks(options, len(train.labels))
-    metric = KnnAccuracy(train.features, train.labels, ks, options.temperature, num_classes, 4096, device, **IN_MEMORY)
-    result = metric.compute(predictions=test.features, references=test.labels)
-    settings = {"temperature": options.temperature}
-    return [Score("knn_accuracy", result[f"knn_accuracy_{k}"], {"k": k} | settings) for k in ks]
+    temperature = options.temperature
+    voted = knn_predictions(
+        train.features, train.labels, test.features, ks, temperature, num_classes, chunk_size=4096, device=device
+    )
+    correct = {k: (voted[k] == test.labels).double() for k in ks}  # (N,) each
+    settings = {"temperature": temperature}
+    return [Score("knn_accuracy", correct[k].mean().item(), {"k": k} | settings, outcomes=correct[k]) for k in ks]
 
 
 KNN = Task("knn", _run, check=_check_options, remark=_left_out)

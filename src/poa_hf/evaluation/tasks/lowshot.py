@@ -36,7 +36,7 @@ def _run(
 ) -> list[Score]:
     scores = []
     for share in options.label_shares:
-        accuracies, labels = low_shot_accuracies(
+        correct, labels = low_shot_outcomes(
             train.features,
             train.labels,
             test.features,
@@ -48,8 +48,10 @@ def _run(
             device,
         )
         settings = {"label_share": share, "draws": options.label_draws, "seed": options.seed}
+        accuracies = correct.mean(dim=0).tolist()
         mean = sum(accuracies) / len(accuracies)
-        scores.append(Score("lowshot_accuracy", mean, settings, {"labels": labels, "accuracies": accuracies}))
+        details = {"labels": labels, "accuracies": accuracies}
+        scores.append(Score("lowshot_accuracy", mean, settings, details, correct))
     return scores
 
 
@@ -121,8 +123,7 @@ def low_shot_accuracies(
 ) -> tuple[list[float], int]:
     """Return the test accuracy of classifiers that learn from a share of the train labels.
 
-    Every draw takes the same share of each class, at least one image of each. Features are standardised over all train
-    images, which needs no labels.
+    See `low_shot_outcomes` for how they learn.
 
     Args:
         train_features: (M, D).
@@ -140,6 +141,35 @@ def low_shot_accuracies(
     Raises:
         ValueError: For a share or a number of draws out of range, shapes that do not match, or labels out of range.
     """
+    correct, count = low_shot_outcomes(
+        train_features, train_labels, features, labels, share, draws, num_classes, seed, device
+    )
+    return correct.mean(dim=0).tolist(), count
+
+
+def low_shot_outcomes(
+    train_features: Tensor,
+    train_labels: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    share: float,
+    draws: int = 3,
+    num_classes: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, int]:
+    """Return which test images are classified rightly by classifiers that learn from a share of the train labels.
+
+    Every draw takes the same share of each class, at least one image of each. Features are standardised over all train
+    images, which needs no labels. The arguments are those of `low_shot_accuracies`.
+
+    Returns:
+        1 where the classifier of a draw is right and 0 where not, (N, draws), and the number of labels that each
+        learns from.
+
+    Raises:
+        ValueError: For a share or a number of draws out of range, shapes that do not match, or labels out of range.
+    """
     if not 0 < share <= 1 or draws < 1:
         raise ValueError(
             f"A share of {share} of the labels in {draws} draws is not possible: give a share above 0 and at most 1, "
@@ -147,7 +177,7 @@ def low_shot_accuracies(
         )
     num_classes = check_labelled(train_features, train_labels, num_classes)
     mean, deviation = standardisation(train_features)
-    accuracies = []
+    correct = []
     for draw in range(draws):
         chosen = stratified_sample(train_labels, share, seed * 1_000_003 + draw)
         inputs = (train_features[chosen].float() - mean) / deviation
@@ -155,5 +185,5 @@ def low_shot_accuracies(
         # the standardisation becomes part of the classifier
         weight = classifier.weight / deviation.to(classifier.weight.device)[:, None]  # (D, classes)
         unscaled = LinearClassifier(weight, classifier.bias - mean.to(weight.device) @ weight)
-        accuracies.append((unscaled.predict(features) == labels).double().mean().item())
-    return accuracies, int(chosen.sum())
+        correct.append((unscaled.predict(features) == labels).double())
+    return torch.stack(correct, dim=1), int(chosen.sum())

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .task import IN_MEMORY, LabelledFeatures, Options, Score, Task
+from .task import LabelledFeatures, Options, Score, Task
 
 # Similarities of 4 bytes that are held three times: unsorted, sorted, and as the ranks of the relevant ones.
 RANKED_AT_ONCE = 2**25
@@ -35,11 +35,14 @@ def _run(
     train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: RetrievalOptions, device: torch.device
 ) -> list[Score]:
     ks = [k for k in options.retrieval_k if k <= len(train.labels)]
-    metric = RetrievalMap(train.features, train.labels, ks, device, **IN_MEMORY)
-    result = metric.compute(predictions=test.features, references=test.labels)
-    details = {"queries": result["queries"]}
-    scores = [Score("retrieval_map", result["retrieval_map"], {}, details)]
-    return scores + [Score("retrieval_precision", result[f"retrieval_precision_{k}"], {"k": k}, details) for k in ks]
+    average, at_k = retrieval_scores(test.features, test.labels, train.features, train.labels, ks, device)
+    means = torch.cat([average[:, None], at_k], dim=1).nanmean(dim=0).tolist()
+    details = {"queries": int((~average.isnan()).sum())}
+    scores = [Score("retrieval_map", means[0], {}, details, average)]
+    return scores + [
+        Score("retrieval_precision", mean, {"k": k}, details, outcomes)
+        for k, mean, outcomes in zip(ks, means[1:], at_k.unbind(dim=1), strict=True)
+    ]
 
 
 RETRIEVAL = Task("retrieval", _run)

@@ -44,12 +44,19 @@ class Score:
         value: From 0 to 1 for most metrics.
         settings: What the number depends on, such as `k`. Scores with other settings do not compare.
         details: What came out beside it, such as the learning rate that was picked.
+        outcomes: What the number is the mean of, for each test image, such as 1 where it is classified rightly and 0
+            where not: (N,) in the order of the test split, or (N, R) for R repeats such as draws of the labels. NaN for
+            an image that does not count. None if the number is no such mean.
+        interval: The 95 % interval of the number, for a number that is no mean of `outcomes`; theirs is found from
+            them.
     """
 
     metric: str
     value: float
     settings: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    outcomes: Tensor | None = field(default=None, repr=False, compare=False)
+    interval: tuple[float, float] | None = None
 
 
 OptionsT = TypeVar("OptionsT", bound=Options, contravariant=True)

@@ -13,6 +13,8 @@ from ...runs.evaluations import Evaluation
 from ...runs.metrics import display_order, metric_name, metric_of
 from .markdown import escape, table
 
+_HEAD = ("measure", "value")
+
 
 def results_text(records: Sequence[Evaluation]) -> str:
     """Return a table for each dataset and number of images, with every measure of one size.
@@ -32,13 +34,15 @@ def results_text(records: Sequence[Evaluation]) -> str:
     for measured in groups.values():
         first = measured[0]
         title = f"**{escape(first.dataset)}**" + (f" ({escape(first.dataset_config)})" if first.dataset_config else "")
+        # only where one is known, so that the card of older records stays as it was
+        head = ("measure", "value", "95 % interval") if any(record.interval for record in measured) else _HEAD
         rows = [
-            (escape(metric_name(record)), metric_of(record).shown(record.value))
+            (escape(metric_name(record)), metric_of(record).shown(record.value), _interval(record))[: len(head)]
             for record in sorted(measured, key=display_order)
         ]
         remarks = _reservations(measured)
         text = f"{title}, {escape(images_of(first))}" + (f".{remarks}" if remarks else ":")
-        parts.append(f"{text}\n\n" + table(("measure", "value"), rows, right=[1]))
+        parts.append(f"{text}\n\n" + table(head, rows, right=range(1, len(head))))
     return "\n\n".join(parts)
 
 
@@ -69,6 +73,14 @@ def eval_results(records: Sequence[Evaluation]) -> list[EvalResult]:
         )
         for record in sorted(shown, key=lambda record: (record.test_set, display_order(record)))
     ]
+
+
+def _interval(record: Evaluation) -> str:
+    if record.interval is None:
+        return ""
+    low, high = record.interval
+    shown = metric_of(record).shown
+    return f"{shown(low, unit=False)} to {shown(high)}"
 
 
 def _reservations(records: Sequence[Evaluation]) -> str:
