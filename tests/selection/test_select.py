@@ -1,4 +1,5 @@
 import json
+import math
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from poa_hf.cli.main import run
 from poa_hf.cli.select import select as command
 from poa_hf.formatting import format_quantity
 from poa_hf.runs.evaluations import Evaluation, save_evaluations
+from poa_hf.runs.metrics import METRICS, Metric
 from poa_hf.selection import latency_table
 from poa_hf.selection.costs import Costs
 from poa_hf.selection.latency import Latency
@@ -91,6 +93,15 @@ def test_limits_that_exclude_each_other_name_what_comes_closest():
         select(ElasticSpace((1,), ((1,), (2,))), Budget(20, 50), costs)
 
 
+def test_predicted_sizes_rank_between_measured_ones_and_the_rest():
+    quality, predicted = {SIZES["1x2"]: 0.1}, {SIZES["2x2"]: 0.6, SIZES["2x1"]: 0.7, SIZES["1x1"]: float("nan")}
+    found = select(SPACE, Budget(), COSTS, quality, predicted=predicted)
+    assert found.within == chosen("1x2", "2x1", "2x2", "3x2", "3x1", "1x1")
+    assert found.pareto_front == chosen("1x2")
+    found = select(SPACE, Budget(max_flops="8G"), COSTS, {SIZES["3x2"]: 0.9}, predicted=predicted)
+    assert found.best == SIZES["2x1"] and found.pareto_front == chosen("2x1")
+
+
 def test_a_configuration_or_a_space_with_costs_is_needed():
     config = PoaViTConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
     assert select(config, Budget()).best == config.space.full
@@ -127,9 +138,8 @@ def test_quantities_are_read_and_written():
 def record(size, value, k=20, task="knn", **fields):
     settings = {"k": k} if task == "knn" else {}
     common = dict(model="run", dataset="birds", test_split="test", test_images=100, date="2026-11-23", step=50)
-    return Evaluation(
-        size=size, task=task, metric=f"{task}_accuracy", value=value, settings=settings, **common | fields
-    )
+    common |= dict(metric=f"{task}_accuracy", settings=settings)
+    return Evaluation(size=size, task=task, value=value, **common | fields)
 
 
 @pytest.fixture
@@ -165,6 +175,65 @@ def test_the_command_chooses_and_says_what_to_do_next(run_folder, capsys, tmp_pa
     assert saved["pareto_front"] == ["48x3", "32x2"] and len(saved["sizes"]) == 24 and saved["latency"] is None
 
 
+def test_any_task_or_metric_ranks_the_sizes(run_folder, capsys, monkeypatch):
+    error = Metric("depth", "RMSE", "depth RMSE", "rmse", higher_is_better=False, is_share=False)
+    monkeypatch.setitem(METRICS, "depth_rmse", error)
+    tasks = {"clustering_nmi": "clustering", "depth_rmse": "depth"}
+    values = {"clustering_nmi": (0.5, 0.3), "depth_rmse": (3.25, 1.5)}
+    save_evaluations(
+        run_folder,
+        [
+            record(size, value, task=task, metric=metric)
+            for metric, task in tasks.items()
+            for size, value in zip(("32x2", "64x4"), values[metric], strict=True)
+        ],
+    )
+    for name, best, value in (
+        ("clustering", "32x2", "50.0%"),
+        ("clustering_nmi", "32x2", "50.0%"),
+        ("depth", "64x4", "1.5"),
+        ("depth_rmse", "64x4", "1.5"),
+    ):
+        out = outcome(capsys, run_folder, "--task", name)[1].out
+        assert out.splitlines()[3].split()[:2] == ["best", best] and out.splitlines()[3].split()[-1] == value
+    assert "front      32x2" not in out and "runner-up  32x2" in out  # cheaper, which the front shows
+    default, alias = (outcome(capsys, run_folder, *options)[1].out for options in ((), ("--quality", "clustering")))
+    assert "ranked by clustering NMI on birds" in default and default == alias
+    status, printed = outcome(capsys, run_folder, "--task", "segmentation")
+    expected = "poa: 'segmentation' was not measured: choose from clustering, depth, or measure it by poa evaluate.\n"
+    assert status == 2 and printed.err == expected
+
+
+def test_predicted_qualities_come_after_measured_ones_and_are_marked(run_folder, capsys, tmp_path):
+    def quality(size):
+        width, depth = map(int, size.split("x"))
+        return 0.2 + 0.1 * math.log(width) - 0.02 * math.log(depth)  # the shallow ones are better
+
+    measured = ["32x2", "32x5", "32x9", "48x2", "48x9", "64x4", "64x9"]
+    save_evaluations(run_folder, [record(size, quality(size)) for size in measured])
+    path = tmp_path / "all.json"
+    out = outcome(capsys, run_folder, "--json", str(path))[1].out
+    saved = json.loads(path.read_text())
+    sizes = {each["size"]: each for each in saved["sizes"]}
+    predicted = {size for size, each in sizes.items() if each["predicted_quality"] is not None}
+    assert predicted and predicted.isdisjoint(measured) and "64x2" not in predicted  # which would extrapolate
+    assert all((each["quality"] is not None) is (size in measured) for size, each in sizes.items())
+    for size in predicted:
+        assert sizes[size]["predicted_quality"] == pytest.approx(quality(size), abs=0.002)
+    assert f"measured for 7 of them and predicted for {len(predicted)}." in out.splitlines()[0]
+    assert saved["prediction"]["measured"] == 7 and 0 < saved["prediction"]["mean_error"] < 0.01
+    assert saved["best"]["size"] == "64x4" and "~" not in out.splitlines()[3]
+    assert set(saved["pareto_front"]) <= set(measured)
+    assert "fitted to 7 measured sizes" in out and "64x3" in predicted
+    value = f"~{100 * sizes['64x3']['predicted_quality']:.1f}%"
+    assert f"64x3 is predicted to be better than the best measured size ({value}): measure it by poa evaluate" in out
+    save_evaluations(run_folder, [record("64x2", quality("64x2"))])
+    assert "predicted to be better" not in outcome(capsys, run_folder)[1].out
+    (run_folder / "evaluations.json").unlink()
+    save_evaluations(run_folder, [record(size, quality(size)) for size in measured[:3]])
+    assert "~" not in outcome(capsys, run_folder)[1].out  # too few, and of one width
+
+
 def test_what_the_command_chooses_by_latency_was_measured(run_folder, capsys, monkeypatch):
     def measure(config, sizes, *where):
         asked.extend(map(str, sizes))
@@ -198,7 +267,7 @@ def test_broken_evaluations_are_one_sentence(run_folder, capsys):
         ("--max_latency_ms -2", "max_latency_ms must be a positive number, not -2."),
         ("--device abacus", "Device 'abacus' is not available here: use cpu"),
         ("--device cpu --batch_size 0", "--batch_size is '0': give a whole number of at least 1."),
-        ("--quality taste", "--quality is 'taste': choose from knn, linear."),
+        ("--task taste", "'taste' is neither a task nor a metric: choose from knn, linear, lowshot"),
         ("--json {folder}", "cannot be a file: give --json the name"),
         ("--json {folder}/none/x.json", "cannot be a file"),
     ],

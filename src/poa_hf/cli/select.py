@@ -13,7 +13,7 @@ from .parser import CommandParser, number_in
 
 
 def select(argv: list[str]) -> None:
-    """Run `poa select RUN [--max_params 30M] [--max_flops 5G] [--max_latency_ms 4 --device cpu]`."""
+    """Run `poa select RUN [--max_params 30M] [--max_flops 5G] [--max_latency_ms 4 --device cpu] [--task T]`."""
     parser = CommandParser(
         prog="poa select", description="Find the best size of a run within a budget; without one, the Pareto front."
     )
@@ -25,7 +25,11 @@ def select(argv: list[str]) -> None:
     parser.add_option("--batch_size", type=number_in(COUNT), default=1, metavar="N", help="images of one forward pass")
     parser.add_option("--compile", action="store_true", help="measure models compiled by torch.compile")
     parser.add_option("--measure_all", action="store_true", help="measure every size instead of a grid")
-    parser.add_option("--quality", choices=["knn", "linear"], default="knn", help="which accuracy ranks the sizes")
+    parser.add_option(
+        "--task", "--quality", dest="quality", metavar="T",
+        help="which task or metric of poa evaluate ranks the sizes: knn, segmentation, clustering_nmi, ... (default: "
+        "knn, else linear, else what was measured)",
+    )  # fmt: skip
     parser.add_option("--json", type=Path, metavar="FILE", help="also write everything, all sizes included, to FILE")
     args = parser.parse_args(argv)
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from ..elastic import SubNetwork
 from .evaluations import Evaluation
-from .metrics import Metric, column_title, metric_name, metric_of
+from .metrics import Metric, check_measure, column_title, display_order, metric_name, metric_of
 
 USUAL_K = 20  # the number of neighbours that papers report
 
@@ -157,6 +157,33 @@ def choose(
         for comparison in comparisons:
             if comparison.metric == metric:
                 return comparison
+    return None
+
+
+def choose_by(comparisons: Sequence[Comparison], measure: str | None) -> Comparison | None:
+    """The set that counts for a task or a metric.
+
+    Args:
+        comparisons: The result of `compare`.
+        measure: A task of `poa evaluate`, of whose metrics the first in `METRICS` that was measured counts, or a
+            metric; k-NN, else a linear probe, else the first one in `METRICS`, if None.
+
+    Returns:
+        The set; None if nothing was measured at all.
+
+    Raises:
+        ValueError: If other measures were taken but not this one (with their names), or there is no such measure.
+    """
+    ordered = sorted({each.metric: each for each in comparisons}.values(), key=lambda each: display_order(each.example))
+    if measure is None:
+        return choose(comparisons, ["knn_accuracy", "linear_accuracy", *(each.metric for each in ordered)])
+    metrics = [each.metric for each in ordered if measure in (each.example.task, each.metric)]
+    if metrics:
+        return choose(comparisons, metrics)
+    if tasks := list(dict.fromkeys(each.example.task for each in ordered)):
+        names = ", ".join(tasks)
+        raise ValueError(f"{measure!r} was not measured: choose from {names}, or measure it by poa evaluate.")
+    check_measure(measure)
     return None
 
 

@@ -67,6 +67,13 @@ METRICS = {
 }
 
 
+def check_measure(name: str) -> None:
+    """Raise a ValueError for what is neither a task that measures something nor a metric."""
+    tasks = list(dict.fromkeys(metric.task for metric in METRICS.values()))
+    if name not in tasks and name not in METRICS:
+        raise ValueError(f"{name!r} is neither a task nor a metric: choose from {', '.join(tasks)}.")
+
+
 def metric_of(record: Evaluation) -> Metric:
     """The metric of a record; one that is not in the table is called as in the record."""
     return METRICS.get(record.metric) or Metric(record.task, "{metric}", "{metric}", record.metric)

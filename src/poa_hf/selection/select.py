@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -62,7 +62,7 @@ class Selection:
         best: The best size within the budget.
         runner_up: The second best; None if only one size fits.
         pareto_front: The sizes within the budget that no other beats (`pareto_front`), the best first; where quality
-            was measured, among the measured sizes only.
+            was measured or predicted, among the measured or else the predicted sizes only.
         within: All sizes within the budget, the best first.
     """
 
@@ -78,13 +78,14 @@ def select(
     costs: Mapping[SubNetwork, Costs] | None = None,
     quality: Mapping[SubNetwork, float] | None = None,
     latency: Mapping[SubNetwork, float] | LatencyTable | None = None,
+    predicted: Mapping[SubNetwork, float] | None = None,
 ) -> Selection:
     """Select the best size within a budget.
 
-    Sizes of measured quality come first, in descending order and the cheapest first among equals. Sizes that were never
-    measured follow, those with the most parameters first and, among equals, those with the fewest FLOPs. The Pareto
-    front weighs quality, or parameters where nothing was measured, against the costs that the budget limits, or against
-    all known costs if it limits none.
+    Sizes of measured quality come first, in descending order and the cheapest first among equals; then those of
+    predicted quality, likewise. The others follow, those with the most parameters first and, among equals, those with
+    the fewest FLOPs. The Pareto front weighs quality (predicted quality where none was measured, parameters where none
+    was predicted either) against the costs that the budget limits, or against all known costs if it limits none.
 
     Args:
         space: An elastic configuration, or a model or `PoaConfig` that has one; or a space, together with `costs`.
@@ -92,6 +93,8 @@ def select(
         costs: The result of `costs(config)`; counted here by default.
         quality: A measure of some sizes, higher is better.
         latency: Milliseconds of every size, such as a `LatencyTable`; `max_latency_ms` needs it.
+        predicted: A prediction of the same measure for other sizes, such as `predict` gives; it never comes before
+            what was measured.
 
     Raises:
         ValueError: If no size is within the budget (with the costs of the cheapest), or if costs or latencies are
@@ -118,17 +121,20 @@ def select(
     within = [size for size in space if all(spent[axis][size] <= limit for axis, limit in limits.items())]
     if not within:
         raise ValueError(_nothing_fits(list(space), limits, spent))
-    quality = {size: value for size, value in (quality or {}).items() if not math.isnan(value)}
-    # sizes without a measurement last, by parameters
-    within.sort(
-        key=lambda size: (
-            (0, -quality[size], costs[size].flops)
-            if size in quality
-            else (1, -costs[size].parameters, costs[size].flops)
-        )
-    )
-    front = _front(within, quality, spent, limits)
+    known = [_numbers(quality), _numbers(predicted)]
+    parameters = {size: float(cost.parameters) for size, cost in costs.items()}
+
+    def place(size: SubNetwork) -> tuple[int, float, float]:
+        rank, worth = next((rank, worth) for rank, worth in enumerate([*known, parameters]) if size in worth)
+        return rank, -worth[size], costs[size].flops
+
+    within.sort(key=place)
+    front = _front(within, known, spent, limits)
     return Selection(within[0], within[1] if len(within) > 1 else None, front, within)
+
+
+def _numbers(values: Mapping[SubNetwork, float] | None) -> dict[SubNetwork, float]:
+    return {size: value for size, value in (values or {}).items() if not math.isnan(value)}
 
 
 def _spent(
@@ -153,14 +159,14 @@ def _spent(
 
 def _front(
     within: list[SubNetwork],
-    quality: Mapping[SubNetwork, float],
+    known: Sequence[Mapping[SubNetwork, float]],
     spent: Mapping[str, Mapping[SubNetwork, float]],
     limits: Mapping[str, float],
 ) -> list[SubNetwork]:
     axes = list(limits or spent)
-    measured = {size: quality[size] for size in within if size in quality}
-    if measured:
-        return pareto_front(measured, [spent[axis] for axis in axes])
+    for quality in known:
+        if found := {size: quality[size] for size in within if size in quality}:
+            return pareto_front(found, [spent[axis] for axis in axes])
     parameters = {size: spent["max_params"][size] for size in within}
     other_axes = [axis for axis in axes if axis != "max_params"] or ["max_flops"]
     return pareto_front(parameters, [spent[axis] for axis in other_axes])

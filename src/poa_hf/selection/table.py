@@ -7,6 +7,7 @@ import numpy as np
 from ..elastic import SubNetwork
 from ..formatting import format_quantity
 from ..models.elastic_config import image_shape
+from ..runs.metrics import Metric
 from .search import Search
 
 _FRONT_ROWS = 12
@@ -18,20 +19,22 @@ def selection_text(search: Search) -> str:
 
 
 def _summary(search: Search) -> str:
-    within, values = search.selection.within, search.accuracies
+    within = search.selection.within
     limits = " and ".join(f"{name} {format_quantity(limit)}" for name, limit in search.budget.limits.items())
     total = len(search.costs)
     count = f"{len(within)} of {total} sizes fit {limits}" if limits else f"All {total} sizes"
-    measured = sum(size in values for size in within)
-    if search.quality is None or not measured:
-        return f"{count}, ranked by parameters: their accuracy has not been measured."
+    measured = sum(size in search.measured for size in within)
+    predicted = sum(size in search.predicted for size in within)
+    if search.quality is None or not measured + predicted:
+        return f"{count}, ranked by parameters: their quality has not been measured."
     partly = f", measured for {measured} of them" if measured < len(within) else ""
+    partly += f"{' and' if partly else ','} predicted for {predicted}" if predicted else ""
     return f"{count}, ranked by {search.quality.name}{partly}."
 
 
 def _table(search: Search) -> list[str]:
     """Lines of the best size, the runner-up and the rest of the Pareto front."""
-    selection, values, latencies = search.selection, search.accuracies, search.latencies
+    selection, latencies = search.selection, search.latencies
     names = {size: f" ({name})" for name, size in search.config.space.named.items()}
 
     def row(role: str, size: SubNetwork) -> list[str]:
@@ -41,7 +44,7 @@ def _table(search: Search) -> list[str]:
         if latencies:
             cells.append(f"{'' if size in latencies.measured else '~'}{latencies[size]:.3g} ms")
         if search.quality:
-            cells.append(search.quality.kind.shown(values[size]).replace(" ", "") if size in values else "-")
+            cells.append(_quality(search, search.quality.kind, size))
         return cells
 
     header = ["", "size", "parameters", "FLOPs", "activations"]
@@ -56,6 +59,14 @@ def _table(search: Search) -> list[str]:
         left = "  ".join(map(str.ljust, cells[:2], widths))
         lines.append(left + "".join(f"  {cell:>{width}}" for cell, width in zip(cells[2:], widths[2:], strict=True)))
     return lines
+
+
+def _quality(search: Search, kind: Metric, size: SubNetwork) -> str:
+    """A measured value, or a predicted one with a tilde, or a dash."""
+    for mark, values in (("", search.measured), ("~", search.predicted)):
+        if size in values:
+            return f"{mark}{kind.shown(values[size])}".replace(" ", "")
+    return "-"
 
 
 def _rest_of_front(search: Search) -> list[SubNetwork]:
@@ -86,7 +97,31 @@ def _notes(search: Search) -> list[str]:
                 f"{table.worst_error:.1%} at worst"
             )
         notes.append(f"{note}.")
+    notes += _predictions(search)
     if len(_rest_of_front(search)) > _FRONT_ROWS:
         count = len(search.selection.pareto_front)
         notes.append(f"The Pareto front has {count} sizes, of which some are shown; --json has them all.")
     return notes
+
+
+def _predictions(search: Search) -> list[str]:
+    """Sentences about the predicted qualities and their error, and a size that promises more than the best one."""
+    prediction, quality = search.prediction, search.quality
+    shown = [size for size in search.selection.within if size in search.predicted]
+    if prediction is None or quality is None or not shown:
+        return []
+    kind = quality.kind
+    error, worst = (kind.shown(value, unit=False) for value in (prediction.mean_error, prediction.worst_error))
+    points = " points" if kind.is_share else ""
+    sentences = [
+        f"{quality.title}: ~ is predicted by a smooth surface over width and depth, fitted to {prediction.measured} "
+        f"measured sizes; {error}{points} off on average, {worst} at worst, when each is predicted from the others."
+    ]
+    best, promising = search.selection.best, shown[0]
+    if best in search.measured and kind.worth(search.predicted[promising]) > kind.worth(search.measured[best]):
+        value = _quality(search, kind, promising)
+        sentences.append(
+            f"{promising} is predicted to be better than the best measured size ({value}): measure it by poa evaluate "
+            f"--sizes {promising}."
+        )
+    return sentences
