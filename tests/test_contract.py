@@ -109,15 +109,15 @@ FEWER_SIZES = dict(hidden_size_step=20, num_hidden_layers_step=6)  # 3 widths, 3
 
 @torch.inference_mode()
 def test_every_size_extracts_to_the_bit(family):
-    fewer = FEWER_SIZES if family in VITS[1:] else {}  # all 143 of them: below
+    fewer = FEWER_SIZES if family in VITS else {}  # all 143 of them: below
     config = backbone(family, SMALL[family], **fewer)
-    assert len(config.space) == {"vit": 143, "swin": 39, "resnet": 18}.get(family, 9)
+    assert len(config.space) == {"swin": 39, "resnet": 18}.get(family, 9)
     check_every_size(AutoModel.from_config(config))
 
 
 @pytest.mark.slow
 @torch.inference_mode()
-@pytest.mark.parametrize("family", VITS[1:])
+@pytest.mark.parametrize("family", VITS)
 def test_every_one_of_143_vits_extracts_to_the_bit(family):
     config = backbone(family, SMALL[family])
     assert len(config.space) == 143

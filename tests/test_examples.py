@@ -3,6 +3,7 @@ from pathlib import Path
 
 import datasets
 
+from poa_hf.cli.main import main
 from poa_hf.data.textures import TextureDataset
 from poa_hf.runs.facts import RunFacts
 
@@ -42,6 +43,5 @@ def test_pretraining_with_the_trainer_of_transformers(tmp_path):
     program = str(ROOT / "examples" / "pretrain_with_trainer.py")
     options = "--max_steps 2 --per_device_train_batch_size 4 --report_to none --save_strategy no --logging_steps 1"
     run_python(program, "--output_dir", str(tmp_path / "run"), *options.split())
-    poa = ("-m", "poa_hf", "extract", str(tmp_path / "run"), "--size", "32x2", "--output", str(tmp_path / "small"))
-    run_python(*poa)
+    assert main(["extract", str(tmp_path / "run"), "--size", "32x2", "--output", str(tmp_path / "small")]) == 0
     assert json.loads((tmp_path / "small" / "config.json").read_text())["hidden_size"] == 32

@@ -93,7 +93,8 @@ def block_names(model):
     return model.student.slice_rules.block_names(model.student)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_bfloat16_is_as_close_to_float64_as_without_compilation(backend):
     model = new_model()
     size = next(iter(model.config.backbone_config.space))

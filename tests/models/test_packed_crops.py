@@ -93,7 +93,8 @@ def test_bfloat16_is_as_close_to_float64_as_separate_passes():
     assert 0 < error(packed) < 1.2 * error(separate) < 0.2
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_blocks_of_packed_crops_are_compiled_once_per_kind(backend):
     model = new_model()
     sizes = ["16x1", "24x2", "16x3"]

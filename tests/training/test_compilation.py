@@ -90,6 +90,7 @@ def test_a_compiled_run_with_a_gram_teacher_equals_a_plain_one(tmp_path, quick_c
         torch.testing.assert_close(each, plain, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_number_of_compilations_is_known_beforehand(tmp_path, quick_compiler):
     args = arguments(tmp_path, compile="blocks", max_steps=12, save_steps=12)
     trainer = PoaTrainer(new_model(), args, images())

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from poa_hf.cli.main import main
+
 from ..conftest import run_python
 
 SCRIPT = str(Path(__file__).parents[2] / "examples" / "pretrain.py")
@@ -132,7 +134,7 @@ def test_two_processes_match_one(tmp_path):
         "--save_steps",
         "99",
     ]
-    run_python(SCRIPT, *argv, "--output_dir", str(tmp_path / "one"), env=ENVIRONMENT)
+    assert main(["pretrain", *argv, "--output_dir", str(tmp_path / "one")]) == 0
     launch(2, *argv, "--output_dir", str(tmp_path / "two"), "--per_device_train_batch_size", "4")
     one, two = (lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     names = [name for name in one[0] if "loss" in name]
