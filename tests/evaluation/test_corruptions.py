@@ -4,10 +4,21 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import MobileViTImageProcessorPil
 
+from poa_hf.data.processor import evaluation_processor, resized_images
 from poa_hf.data.textures import TextureDataset
-from poa_hf.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupted
+from poa_hf.evaluation.alterations import random_of
+from poa_hf.evaluation.corruptions import CORRUPTIONS, STRENGTHS, Corruption, corrupted
+from poa_hf.evaluation.features import class_features
+from poa_hf.evaluation.labelled import LabelledImages
+from poa_hf.evaluation.processes import Processes
+from poa_hf.evaluation.split_features import image_features
+from poa_hf.evaluation.subject import Subject
+
+from .images import table
 
 SIZES = [(32, 32), (224, 224), (20, 28), (64, 90), (260, 300)]
 # By corruption, the parameter at the five strengths as published for CIFAR-10-C and ImageNet-C.
@@ -199,3 +210,47 @@ def test_equal_random_numbers_give_equal_images(name):
     if name in ("gaussian_noise", "shot_noise", "motion_blur"):
         other = corrupted(image, name, 3, np.random.default_rng(8))
         assert not np.array_equal(np.asarray(first), np.asarray(other))
+
+
+PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def features_of(model, processor, dataset, alterations, **options):
+    subject = Subject("tiny", model, processor)
+    models = subject.callables(["32x3"])
+    images = LabelledImages(dataset)
+    return image_features(models, images, processor, {"32x3": 0}, Processes(), alterations=alterations, **options)
+
+
+def test_images_are_corrupted_as_the_model_sees_them(tiny_model):
+    """Resized and cropped first, whatever the batch; the random numbers come from the file's content."""
+    dataset, corruptions = table(9), [Corruption("gaussian_noise", 2, 5), Corruption("contrast", 3)]
+    found = features_of(tiny_model.teacher, PROCESSOR, dataset, corruptions, batch_size=4)
+    seen = resized_images(PROCESSOR, [row["image"] for row in dataset])
+    for corruption in corruptions:
+        changed = []
+        for image, image_id in zip(seen, found.ids, strict=True):
+            numbers = random_of(image_id.hash, corruption.seed, corruption.name)
+            changed.append(corrupted(image, corruption.name, corruption.strength, numbers))
+        pixels = torch.tensor(np.stack([np.asarray(image) for image in changed])).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(values)[:, None, None] for values in (PROCESSOR.image_mean, PROCESSOR.image_std))
+        expected = class_features(tiny_model.teacher.extract("32x3"), [(pixels - mean) / std])
+        torch.testing.assert_close(found.altered["32x3"][corruption].features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_an_image_becomes_does_not_depend_on_batches_or_workers(tiny_model):
+    corruptions = [Corruption(name, 4) for name in CORRUPTIONS]
+    alone = features_of(tiny_model.teacher, PROCESSOR, table(9), corruptions, batch_size=9)
+    helped = features_of(tiny_model.teacher, PROCESSOR, table(9), corruptions, batch_size=2, num_workers=2)
+    for corruption in corruptions:
+        features, again = (found.altered["32x3"][corruption].features for found in (alone, helped))
+        torch.testing.assert_close(features, again)
+        assert not torch.allclose(features, alone.features["32x3"])
+
+
+def test_a_processor_that_does_more_than_resize_and_scale(tiny_model):
+    turned = MobileViTImageProcessorPil(
+        size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )  # red and blue change places
+    with pytest.raises(ValueError, match="^MobileViTImageProcessorPil does more than resize, crop and scale"):
+        features_of(tiny_model.teacher, turned, table(3), [Corruption("contrast", 1)])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import BitImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
@@ -62,6 +63,24 @@ def decoding_of(processor: BaseImageProcessor) -> dict[str, Any]:
     mean = getattr(processor, "image_mean", None)
     num_channels = len(mean) if isinstance(mean, list | tuple) else 3
     return {"num_channels": num_channels, "value_range": getattr(processor, "image_range", None)}
+
+
+def resized_images(processor: Any, images: Sequence[Pixels]) -> list[Pixels]:
+    """Return images as `prepared_images` resizes and crops them, but with 8 bits per channel, as `open_image` does.
+
+    `scaled_images` makes of them what a model takes.
+    """
+    prepared = prepared_images(processor, images, do_rescale=False, do_normalize=False)  # (B, C, H, W)
+    arrays = prepared.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    if isinstance(images[0], np.ndarray):
+        return list(arrays)
+    return [Image.fromarray(array if array.shape[2] > 1 else array[..., 0]) for array in arrays]
+
+
+def scaled_images(processor: Any, images: Sequence[Pixels]) -> Tensor:
+    """Return images (B, C, H, W) of the size that a model takes, with their values scaled as it takes them."""
+    geometry = {name: False for name in ("do_resize", "do_center_crop", "do_pad") if hasattr(processor, name)}
+    return prepared_images(processor, images, **geometry)
 
 
 def prepared_images(processor: Any, images: Sequence[Pixels], **options: Any) -> Tensor:

@@ -5,8 +5,8 @@ the pass in which it computes those of the image itself, so that each image is r
 
 An alteration is a frozen dataclass that only holds its settings. So it can be sent to workers and processes, two tasks
 that declare equal alterations share the work, and a task finds its features by making the alteration again. There are
-two kinds: `ImageAlteration` changes decoded images in the workers, `PixelAlteration` prepared batches on the device of
-the model.
+two kinds: `ImageAlteration` changes images of 8 bits per channel in the workers, as they are decoded or as the model
+sees them; `PixelAlteration` changes prepared batches on the device of the model.
 
 What is random in an alteration is drawn with `random_of`, from a seed and from the image's own content. So an image is
 altered in the same way whatever the batch, the worker, the process, the order of the rows and the sample that is tested
@@ -19,6 +19,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -45,15 +46,22 @@ def random_of(image_hash: bytes, seed: int, purpose: str) -> np.random.Generator
 
 @dataclass(frozen=True)
 class ImageAlteration:
-    """A change of decoded images, for example to their pixels at full resolution. Subclasses hold its settings."""
+    """A change of images with 8 bits per channel. Subclasses hold its settings.
+
+    Attributes:
+        resized: Whether it changes images as the model sees them, resized and cropped, instead of those of the dataset.
+    """
+
+    resized: ClassVar[bool] = False
 
     def alter(self, image: Pixels, row: LabelledRow, image_hash: bytes) -> Pixels | None:
-        """Return the altered image, of any size; None for an image that this alteration leaves out.
+        """Return the altered image; None for an image that this alteration leaves out.
 
-        It runs in the workers. The image must not be changed in place.
+        It may have another size, unless images are `resized`. It runs in the workers. The image must not be changed in
+        place.
 
         Args:
-            image: The decoded image.
+            image: The image.
             row: The row that holds it.
             image_hash: A hash of its content, for `random_of`.
 

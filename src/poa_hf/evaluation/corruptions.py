@@ -6,6 +6,9 @@ those of 224. Both are used as they are at these sizes. In between, a parameter 
 same factor for each doubling of the image's shorter side; images below 32 pixels are treated as those of 32; above 224,
 lengths (of blurs) grow in proportion to the shorter side, while all else stays as it is.
 
+Images are corrupted as the model sees them, resized and cropped to its input, as ImageNet-C's were: otherwise the noise
+of a large photograph would be averaged away. So the sizes above are those of the model's input.
+
 Of their fifteen corruptions, these are the ones that need neither pictures of frost nor further libraries. Gaussian
 blur is one of their additional ones. Results are rounded to 8 bits, where the authors cut off.
 """
@@ -16,6 +19,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +27,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from ..data.decoding import Pixels
+from .alterations import ImageAlteration, random_of
+from .labelled import LabelledRow
 
 Floats = NDArray[np.float32]  # an image (height, width, channels) from 0 to 1
 
@@ -148,6 +154,25 @@ def corrupted(image: Pixels, name: str, strength: int, rng: np.random.Generator)
     if isinstance(image, np.ndarray):
         return result
     return Image.fromarray(result if image.mode == "RGB" else result[..., 0])
+
+
+@dataclass(frozen=True)
+class Corruption(ImageAlteration):
+    """Corrupts images as the model sees them.
+
+    Args:
+        name: One of `CORRUPTIONS`.
+        strength: From 1 to 5. All strengths of one corruption share the random numbers of an image.
+        seed: The seed of these.
+    """
+
+    name: str
+    strength: int
+    seed: int = 0
+    resized: ClassVar[bool] = True
+
+    def alter(self, image: Pixels, row: LabelledRow, image_hash: bytes) -> Pixels:
+        return corrupted(image, self.name, self.strength, random_of(image_hash, self.seed, self.name))
 
 
 def _as_floats(pixels: NDArray[np.uint8]) -> Floats:

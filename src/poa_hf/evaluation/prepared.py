@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.decoding import Pixels, UndecodableImage, open_image
-from ..data.processor import decoding_of
+from ..data.processor import decoding_of, resized_images, scaled_images
 from ..data.workers import worker_share
 from .alterations import ImageAlteration
 from .coinciding import ImageId, identify
@@ -97,8 +98,27 @@ class PreparedBatches(IterableDataset[PreparedBatch]):
         if decoded:
             batch.pixel_values = prepared_batch(self.processor, decoded)
         yield batch
-        for alteration in self.alterations if decoded else ():
-            yield self._altered(key, alteration, decoded, read, batch.ids)
+        if batch.pixel_values is None:
+            return
+        needs_resized = any(alteration.resized for alteration in self.alterations)
+        resized = self._resized(decoded, batch.pixel_values) if needs_resized else []
+        for alteration in self.alterations:
+            images = resized if alteration.resized else decoded
+            yield self._altered(key, alteration, images, read, batch.ids)
+
+    def _resized(self, images: Sequence[Pixels], pixel_values: Tensor) -> list[Pixels]:
+        """Return the images as the model sees them.
+
+        Raises:
+            ValueError: If the processor does more than resize, crop and scale, so that they cannot be had.
+        """
+        resized = resized_images(self.processor, images)
+        if not torch.allclose(scaled_images(self.processor, resized), pixel_values, rtol=0, atol=1e-3):
+            raise ValueError(
+                f"{type(self.processor).__name__} does more than resize, crop and scale images, so they cannot be "
+                "corrupted in the size that the model sees: leave the task corruptions out."
+            )
+        return resized
 
     def _altered(
         self,
@@ -113,4 +133,5 @@ class PreparedBatches(IterableDataset[PreparedBatch]):
         ]
         kept = [image is not None for image in altered]
         filled = [original if image is None else image for image, original in zip(altered, images, strict=True)]
-        return PreparedBatch(key, pixel_values=prepared_batch(self.processor, filled), alteration=alteration, kept=kept)
+        prepare = scaled_images if alteration.resized else prepared_batch
+        return PreparedBatch(key, pixel_values=prepare(self.processor, filled), alteration=alteration, kept=kept)
