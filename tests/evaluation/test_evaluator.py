@@ -50,8 +50,9 @@ def test_every_task_of_several_sizes(subject, data):
     metrics = [record.metric for record in records if record.size == sizes[0]]
     assert metrics == ["knn_accuracy", "knn_accuracy", "linear_accuracy", "lowshot_accuracy", "clustering_accuracy",
                        "clustering_nmi", "clustering_ari", "retrieval_map", "retrieval_precision",
-                       "retrieval_precision"]  # fmt: skip
-    assert len(records) == 10 * len(sizes)
+                       "retrieval_precision", "occlusion_accuracy", "occlusion_accuracy", "occlusion_accuracy",
+                       "shuffle_accuracy"]  # fmt: skip
+    assert len(records) == 14 * len(sizes)
     assert all(-0.5 <= record.value <= 1 and (record.step, record.test_images) == (3, 30) for record in records)
     assert {record.train_images for record in records} == {60, None}  # None for clustering
     train, test = (features_of(subject, split, sizes=("32x3",)) for split in (data.train, data.test))

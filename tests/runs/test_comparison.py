@@ -128,10 +128,15 @@ def random_record(generator: random.Random, index: int, sizes=tuple(SIZES)) -> E
 
 
 def test_every_metric_has_one_title_and_one_name():
-    records = [record("1x1", 0.5, metric=metric, settings={"k": 5, "label_share": 0.01}) for metric in METRICS]
+    settings = {"k": 5, "label_share": 0.01, "dropped": "salient"}
+    records = [record("1x1", 0.5, metric=metric, settings=settings) for metric in METRICS]
     titles = list(map(column_title, records))
-    assert titles == ["5-NN", "linear", "1 % labels", "ACC", "ARI", "NMI", "mAP", "P@5"]
+    assert titles == ["5-NN", "linear", "1 % labels", "ACC", "ARI", "NMI", "mAP", "P@5",
+                      "occlusion (salient)", "shuffle"]  # fmt: skip
     assert len(set(map(metric_name, records))) == len(METRICS)
+    assert metric_name(record("1x1", 0.5, metric="occlusion_accuracy", settings=settings)) == (
+        "5-NN accuracy with salient patches dropped"
+    )
     unknown = record("1x1", 0.5, metric="depth {k} error", settings={})
     assert column_title(unknown) == metric_name(unknown) == "depth {k} error"
     assert all(a != b for a, b in itertools.combinations(titles, 2))

@@ -34,7 +34,13 @@ def evaluate(argv: list[str]) -> None:
     from ..evaluation.tasks import TaskOptions, check_tasks
     from ..runs.evaluations import save_evaluations
 
-    options = TaskOptions(k=args.k, seed=args.seed)
+    options = TaskOptions(
+        k=args.k,
+        seed=args.seed,
+        occlusion_ratios=args.occlusion_ratios,
+        occlusion_grid=args.occlusion_grid,
+        shuffle_grids=args.shuffle_grids,
+    )
     # a wrong request is reported before the model and the data are opened, which takes a while
     check_tasks(args.tasks, options, None)
     own = own_data(args.model) if args.dataset_name is None else None
@@ -95,17 +101,35 @@ def _parser() -> CommandParser:
     )  # fmt: skip
     parser.add_option(
         "--tasks", several=True, type=words, default=["knn", "linear"], metavar="TASK,...",
-        help="some of knn, linear, lowshot, clustering, retrieval (default: knn,linear)",
+        help="some of knn, linear, lowshot, clustering, retrieval, occlusion, shuffle (default: knn,linear)",
     )  # fmt: skip
     parser.add_option(
         "--k", several=True, type=numbers_in(COUNT), metavar="N,...",
         help="numbers of neighbours that vote (default: those of 10,20,100,200 that fit)",
     )  # fmt: skip
-
+    _add_alterations(parser)
     _add_images(parser)
     _add_work(parser)
     parser.add_token()
     return parser
+
+
+def _add_alterations(parser: CommandParser) -> None:
+    altered = parser.add_argument_group("altered test images")
+    ratios, patches = Range(0, 1, above=True, below=True), Range(2, 1024, whole=True)
+    parser.add_option(
+        "--occlusion_ratios", group=altered, several=True, type=numbers_in(ratios), metavar="SHARE,...",
+        default=(0.25, 0.5, 0.75, 0.9), help="shares of patches that are dropped (default: 0.25,0.5,0.75,0.9)",
+    )  # fmt: skip
+    parser.add_option(
+        "--occlusion_grid", group=altered, type=number_in(patches), metavar="N",
+        help="patches per side, some of which are dropped (default: the largest number from 4 to 14 that divides the "
+        "sides)",
+    )  # fmt: skip
+    parser.add_option(
+        "--shuffle_grids", group=altered, several=True, type=numbers_in(patches), metavar="N,...",
+        help="patches per side that are shuffled (default: those of 2,4,8,14 that divide the sides)",
+    )  # fmt: skip
 
 
 def _add_images(parser: CommandParser) -> None:

@@ -109,6 +109,18 @@ class PixelBatch:
         return self.guide(self.pixel_values)
 
 
+def check_alterations(alterations: Sequence[Alteration], batch: PixelBatch) -> None:
+    """Raise ValueError if images like those of a batch cannot be altered on the device, before any work.
+
+    Args:
+        alterations: Those of images as the model takes them are tried, others not.
+        batch: Images of the size that the model gets.
+    """
+    for alteration in alterations:
+        if isinstance(alteration, PixelAlteration):
+            alteration.alter(batch)
+
+
 @dataclass(frozen=True)
 class AlteredFeatures:
     """The features of a split's altered images.

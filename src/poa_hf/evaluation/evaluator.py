@@ -12,12 +12,13 @@ from tqdm.auto import tqdm
 from ..elastic import SubNetwork
 from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
-from .alterations import Alteration
+from .alterations import Alteration, PixelBatch, check_alterations
 from .features import evaluation_mode
 from .intervals import mean_interval
 from .labelled import LabelledImages
 from .measured import Measured, pretrained_on_test, warn_of
 from .processes import Processes
+from .saliency import patch_saliency
 from .split_features import ImageFeatures, image_features
 from .splits import EvaluationData
 from .subject import ONE_SIZE, Subject
@@ -93,6 +94,8 @@ def evaluate_sizes(
         check_tasks(tasks, options, work.train.known_length if work.train else None)
         subject.model.to(processes.device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         widths = subject.widths(names, processes.device)
+        black = PixelBatch(subject.black_image.to(processes.device), [b""], patch_saliency(subject.model))
+        check_alterations(alterations, black)
         # a single size needs one pass, however many images there are
         num_images = work.num_images if len(names) > 1 else 0
         passes = _passes(widths, num_images, feature_memory_gb * 1e9)
@@ -183,6 +186,7 @@ class _Work:
             self.bf16,
             quiet,
             alterations,
+            patch_saliency(self.subject.model),
         )
 
     def _scores(self, measured: Measured) -> list[Evaluation]:

@@ -85,11 +85,12 @@ class Subject:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that the model gets, in pixels."""
-        height, width = self._black_image().shape[2:]
+        height, width = self.black_image.shape[2:]
         return height, width
 
-    def _black_image(self) -> Tensor:
-        """A black image as the model takes it: (1, C, H, W)."""
+    @property
+    def black_image(self) -> Tensor:
+        """A black image as the model takes it, (1, C, H, W), to try something out on."""
         decoding = decoding_of(self.processor)
         black = np.zeros((64, 64, decoding["num_channels"]), dtype=np.uint8)
         return prepared_images(self.processor, [open_image(black, **decoding)])
@@ -100,7 +101,7 @@ class Subject:
         Raises:
             ValueError: If the model gives no features of what its image processor makes.
         """
-        pixel_values = self._black_image().to(device)
+        pixel_values = self.black_image.to(device)
         try:
             with torch.no_grad():
                 return {

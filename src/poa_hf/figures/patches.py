@@ -10,9 +10,9 @@ from torch.nn.functional import interpolate, normalize
 from transformers import PreTrainedModel
 
 from ..elastic import SubNetwork
-from ..evaluation.opened import attention_weights, opened
+from ..evaluation.opened import opened
 from ..evaluation.opened import patches_of_output as patches_of_output
-from ..models.elastic_config import has_class_token
+from ..evaluation.saliency import NoClassAttention, class_attention
 
 COMPONENTS = 3  # red, green, blue
 INSTEAD = "use patch_pca on its patch_features instead"
@@ -45,21 +45,10 @@ def attention_maps(model: PreTrainedModel, pixel_values: Tensor, sub_network: Su
         torch.Size([1, 2, 4, 2])
     """
     with opened(model, sub_network) as run, torch.inference_mode():
-        module = run.module
-        attentions = [layer for layer in module.modules() if hasattr(layer, "q_proj") and hasattr(layer, "config")]
-        if not attentions:
-            raise ValueError(f"{run.name} has no attention that can be read: {INSTEAD}.")
-        if not has_class_token(module.config):
-            raise ValueError(f"{run.name} attends within windows and has no class token: {INSTEAD}.")
-        with attention_weights(attentions[-1]) as weights:
-            run(pixel_values)
-        if not weights:
-            raise ValueError(f"{run.name} gives no attention weights: {INSTEAD}.")
-        grid = run.grid(pixel_values)
-        others = weights[0].shape[-1] - grid[0] * grid[1]  # the class token and registers come first
-        if others < 1:
-            raise ValueError(f"{run.name} has no class token before its patches: {INSTEAD}.")
-        maps = weights[0][:, :, 0, others:].unflatten(2, grid).float().cpu()  # (B, heads, N, N) -> (B, heads, h, w)
+        try:
+            maps = class_attention(run, pixel_values).float().cpu()
+        except NoClassAttention as error:
+            raise ValueError(f"{error}: {INSTEAD}.") from None
     return maps.clone()  # outside inference mode, an ordinary tensor
 
 

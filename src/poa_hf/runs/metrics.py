@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .evaluations import Evaluation
@@ -11,7 +12,8 @@ from .evaluations import Evaluation
 class Metric:
     """A metric: its names, how its values are written, and which of them are better.
 
-    In `title` and `words`, `{k}` stands for the number of neighbours and `{labels}` for the share of the labels.
+    In `title` and `words`, the name of a setting in braces stands for its value, such as `{k}` for the number of
+    neighbours, and `{labels}` for the share of the labels.
 
     Args:
         task: The task of `poa evaluate` that measures it.
@@ -64,6 +66,10 @@ METRICS = {
     "clustering_nmi": Metric("clustering", "NMI", "clustering NMI", "clustering_nmi"),
     "retrieval_map": Metric("retrieval", "mAP", "retrieval mAP", "retrieval_map"),
     "retrieval_precision": Metric("retrieval", "P@{k}", "retrieval precision at {k}", "retrieval_precision"),
+    "occlusion_accuracy": Metric(
+        "occlusion", "occlusion ({dropped})", "{k}-NN accuracy with {dropped} patches dropped", *_CLASSIFICATION
+    ),
+    "shuffle_accuracy": Metric("shuffle", "shuffle", "{k}-NN accuracy with shuffled patches", *_CLASSIFICATION),
 }
 
 
@@ -103,7 +109,6 @@ def display_order(record: Evaluation) -> tuple[int, str, float, float]:
 
 def _filled(template: str, record: Evaluation) -> str:
     share = record.settings.get("label_share")
-    labels = "few" if share is None else f"{100 * share:g} %"
-    # replaced, not formatted: the name of an unknown metric may hold braces
-    text = template.replace("{k}", str(record.settings.get("k", "k"))).replace("{labels}", labels)
-    return text.replace("{metric}", record.metric)
+    names = record.settings | {"labels": "few" if share is None else f"{100 * share:g} %", "metric": record.metric}
+    # a setting that a record lacks, as one of an older version may, is called by its name
+    return re.sub(r"\{(\w+)\}", lambda match: str(names.get(match[1], match[1])), template)

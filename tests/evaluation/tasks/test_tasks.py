@@ -2,16 +2,31 @@ import pytest
 import torch
 
 from poa_hf.cli.main import main
-from poa_hf.evaluation.tasks import TASKS, LabelledFeatures, TaskOptions, check_tasks, need_train, remarks, run_task
+from poa_hf.evaluation.alterations import AlteredFeatures
+from poa_hf.evaluation.tasks import (
+    TASKS,
+    LabelledFeatures,
+    TaskOptions,
+    alterations_of,
+    check_tasks,
+    need_train,
+    remarks,
+    run_task,
+)
 
 
 @pytest.fixture(scope="module")
 def splits() -> tuple[LabelledFeatures, LabelledFeatures]:
-    """Three classes that are easily told apart: 60 train and 30 test images."""
+    """Three classes that are easily told apart: 60 train and 30 test images, which alterations hardly change."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(90) % 3
     features = 4 * torch.randn(3, 8, generator=generator)[labels] + torch.randn(90, 8, generator=generator)
-    return LabelledFeatures(features[:60], labels[:60]), LabelledFeatures(features[60:], labels[60:])
+    everything = torch.ones(30, dtype=torch.bool)
+    altered = {
+        alteration: AlteredFeatures(features[60:] + torch.randn(30, 8, generator=generator) / 4, everything)
+        for alteration in alterations_of(TASKS, TaskOptions(), (32, 32))
+    }
+    return LabelledFeatures(features[:60], labels[:60]), LabelledFeatures(features[60:], labels[60:], altered)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -16,17 +16,19 @@ from ..alterations import Alteration
 from .clustering import CLUSTERING, ClusteringOptions
 from .knn import KNN, KnnOptions
 from .lowshot import LOW_SHOT, LowShotOptions
+from .occlusion import OCCLUSION, OcclusionOptions
 from .probe import LINEAR
 from .retrieval import RETRIEVAL, RetrievalOptions
+from .shuffle import SHUFFLE, ShuffleOptions
 from .task import LabelledFeatures, Score, Task
 
 
 @dataclass(frozen=True)
-class TaskOptions(KnnOptions, LowShotOptions, RetrievalOptions, ClusteringOptions):
+class TaskOptions(OcclusionOptions, ShuffleOptions, KnnOptions, LowShotOptions, RetrievalOptions, ClusteringOptions):
     """The options of all tasks together; the class of each task's options says what they mean."""
 
 
-_TASKS: tuple[Task[TaskOptions], ...] = (KNN, LINEAR, LOW_SHOT, CLUSTERING, RETRIEVAL)
+_TASKS: tuple[Task[TaskOptions], ...] = (KNN, LINEAR, LOW_SHOT, CLUSTERING, RETRIEVAL, OCCLUSION, SHUFFLE)
 TASKS = tuple(task.name for task in _TASKS)
 _BY_NAME = dict(zip(TASKS, _TASKS, strict=True))
 

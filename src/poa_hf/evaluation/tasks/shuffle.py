@@ -1,0 +1,101 @@
+"""Accuracy on test images whose patches are shuffled, as a curve over the number of patches.
+
+The image, as the model gets it, is divided into a grid of patches, and these change their places. The finer the grid,
+the less is left of the shape of what is shown, and the more a model that still recognises it relies on texture.
+
+Source: Naseer et al. 2021, "Intriguing Properties of Vision Transformers", section 3.3, which POA's authors follow.
+There one permutation serves a whole batch; here each image has its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...ranges import check_number
+from ..alterations import PixelAlteration, PixelBatch, random_of
+from .altered import GRID, AlteredAccuracy, check_grid, check_neighbours
+from .knn import KnnOptions
+from .task import LabelledFeatures, Score, Task
+
+USUAL_GRIDS = (2, 4, 8, 14)
+
+
+@dataclass(frozen=True)
+class ShuffleOptions(KnnOptions):
+    """The options of the task `shuffle`.
+
+    Args:
+        shuffle_grids: Numbers of patches per side, which must divide both sides of the images; None means those of
+            `USUAL_GRIDS` that do.
+    """
+
+    shuffle_grids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Shuffle(PixelAlteration):
+    """Puts the patches of each image in a random order.
+
+    Args:
+        grid: The number of patches per side, which divides both sides of the images.
+        seed: The seed of the order.
+    """
+
+    grid: int
+    seed: int = 0
+
+    def alter(self, batch: PixelBatch) -> Tensor:
+        images, grid = batch.pixel_values, self.grid
+        _check_divides(grid, (images.shape[2], images.shape[3]))
+        orders = (random_of(image, self.seed, f"shuffle {grid}").permutation(grid**2) for image in batch.hashes)
+        order = torch.stack([torch.from_numpy(order) for order in orders]).to(images.device)  # (B, N)
+        # (B, C, H, W) -> (B, C, rows, h, columns, w) -> (B, rows, columns, C, h, w) -> (B, N, C, h, w)
+        patches = images.unflatten(3, (grid, -1)).unflatten(2, (grid, -1)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+        patches = patches[torch.arange(len(order), device=order.device)[:, None], order]
+        # and back
+        return patches.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def _check_divides(grid: int, image_size: tuple[int, int]) -> None:
+    check_grid(grid, image_size, "--shuffle_grids")
+    if any(side % grid for side in image_size):
+        raise ValueError(
+            f"A grid of {grid} x {grid} patches does not divide images of {image_size[0]} x {image_size[1]} pixels: "
+            "give --shuffle_grids numbers that divide both sides."
+        )
+
+
+def _alterations(options: ShuffleOptions, image_size: tuple[int, int]) -> list[Shuffle]:
+    grids = options.shuffle_grids
+    if grids is None:
+        grids = tuple(grid for grid in USUAL_GRIDS if not any(side % grid for side in image_size))
+        if not grids:
+            raise ValueError(
+                f"None of the grids of {', '.join(map(str, USUAL_GRIDS))} patches per side divides images of "
+                f"{image_size[0]} x {image_size[1]} pixels: give --shuffle_grids numbers that do."
+            )
+    for grid in grids:
+        _check_divides(grid, image_size)
+    return [Shuffle(grid, options.seed) for grid in sorted(set(grids))]
+
+
+def _check(options: ShuffleOptions, train_images: int | None) -> None:
+    if options.shuffle_grids is not None:
+        check_number("shuffle_grids", options.shuffle_grids, GRID)
+    check_neighbours(options, train_images)
+
+
+def _run(
+    train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: ShuffleOptions, device: torch.device
+) -> list[Score]:
+    accuracy = AlteredAccuracy(train, test, num_classes, options, device)
+    altered = [alteration for alteration in test.altered if isinstance(alteration, Shuffle)]
+    points = [(a.grid, test.altered[a]) for a in altered]
+    settings = {"grids": [a.grid for a in altered], "seed": options.seed}
+    return [accuracy.curve_score("shuffle_accuracy", "shuffled", "patches per side", points, 1, settings)]
+
+
+SHUFFLE = Task("shuffle", _run, check=_check, alterations=_alterations)
