@@ -6,8 +6,8 @@
 Each lever is a change of the recipe. All runs see as many images. k-NN (k = 20) and a linear probe are measured on
 images that no run sees: of CIFAR-10, the last of eight parts of the train split, never the test split. Levers of one
 run are compared with `base`, and sizes alone, at several learning rates, stand beside them: both sides are tuned.
-Runs in --output_dir are not repeated, and those that were cut off are gone on with, so that a screening may take several
-sessions; --report only prints what there is. The last line is one JSON object; `ratio` is the CPU time of `base` over
+Runs in --output_dir are not repeated, and those that were cut off go on, so that a screening may take several sessions;
+--report only prints what there is. The last line is one JSON object; `ratio` is the CPU time of `base` over
 that of the sizes alone.
 """
 

@@ -1,9 +1,11 @@
+import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from poa_hf import ElasticSpace, PoaViTConfig, SubNetwork
+from poa_hf import ElasticSpace, PoaResNetConfig, PoaSwinConfig, PoaViTConfig, SubNetwork
 from poa_hf.elastic import block_indices, stage_depths
 
 
@@ -74,6 +76,70 @@ def test_sampling_depends_on_step_seed_and_rank_alone():
 def test_a_space_of_one_draws_its_only_size():
     space = ElasticSpace(widths=(64,), depths=((4,),))
     assert len(space) == 1 and space.sub_network_at(7) == space.full == space.smallest
+
+
+@pytest.mark.parametrize(
+    "config",
+    [PoaViTConfig(), PoaSwinConfig(), PoaResNetConfig()],
+    ids=lambda config: config.family,
+)
+def test_candidates_are_spread_evenly_and_nested(config):
+    space = config.space
+    scale = [max(axis) - min(axis) or 1 for axis in zip(*((s.width, *s.depths) for s in space), strict=True)]
+    places = {s: np.array([s.width, *s.depths]) / scale for s in space}
+    previous: set[SubNetwork] = set()
+    for count in (2, 3, 9, 16, 30, len(space)):
+        chosen = dataclasses.replace(space, num_candidates=count).candidates
+        assert len(chosen) == len(set(chosen)) == count and {space.smallest, space.full} <= set(chosen) <= set(space)
+        assert previous <= set(chosen)
+        previous = set(chosen)
+        # no size is farther from its nearest candidate than the two closest candidates are from each other
+        apart = min(np.linalg.norm(places[a] - places[b]) for a, b in itertools.combinations(chosen, 2))
+        assert max(min(np.linalg.norm(places[s] - places[c]) for c in chosen) for s in space) <= apart + 1e-9
+    assert dataclasses.replace(space, num_candidates=len(space)).candidates == space.candidates == tuple(space)
+
+
+def test_only_candidates_are_trained_as_often_as_their_weights_say():
+    space, few = PoaViTConfig().space, PoaViTConfig(num_candidates=16).space
+    assert list(few) == list(space) and SubNetwork(448, 13) in few and few.named == space.named
+    entries = Counter(space.bag)
+    assert Counter(few.bag) == {size: entries[size] for size in few.candidates}
+    period = len(few.trained)
+    assert Counter(few.sub_network_at(step) for step in range(period)) == Counter(few.trained)
+    assert few.full not in few.trained and space.full not in space.trained
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (1, "num_candidates is 1: give a whole number of at least 2"),
+        (144, "num_candidates is 144, but there are 143 sizes: give at most as many"),
+    ],
+)
+def test_candidates_that_cannot_be_are_refused(count, message):
+    with pytest.raises(ValueError, match=message):
+        PoaViTConfig(num_candidates=count).space  # noqa: B018
+
+
+def test_of_several_elastic_students_one_is_the_smallest():
+    space = PoaViTConfig().space
+    for step in range(300):
+        assert space.sub_networks_at(step, seed=1, rank=3) == (space.sub_network_at(step, seed=1, rank=3),)
+        several = space.sub_networks_at(step, seed=1, count=4)
+        assert several[0] == space.smallest and space.full not in several
+        assert 2 <= len(set(several)) == len(several) <= 4
+        assert several == space.sub_networks_at(step, seed=1, count=4) and several[0] not in several[1:]
+    # the others come from a bag of their own, each as often as in it
+    between = Counter(size for size in space.trained if size != space.smallest)
+    drawn = Counter(space.sub_networks_at(step, count=2)[1] for step in range(sum(between.values())))
+    assert drawn == between
+
+
+def test_several_elastic_students_of_a_small_space_are_all_there_is():
+    two = ElasticSpace((32, 64), ((2,),))
+    assert two.sub_networks_at(5, count=3) == (SubNetwork(32, 2),)
+    three = ElasticSpace((32, 48, 64), ((2,),))
+    assert three.sub_networks_at(5, count=3) == (SubNetwork(32, 2), SubNetwork(48, 2))
 
 
 def test_other_families_fit_the_same_value():

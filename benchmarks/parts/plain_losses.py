@@ -39,7 +39,7 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
             GivenBatch(torch.empty(counts[0], 0), torch.empty(counts[1], 0), None, None, weights=patch_weights),
             branch(teacher, model.teacher_head, model.teacher_head),
             branch(features[:3], model.student_head, model.student_head),
-            lambda: branch(features[3:], heads, model.student_head),
+            [lambda: branch(features[3:], heads, model.student_head)],
             weights,
             temperature,
             gradients,

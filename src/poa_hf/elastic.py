@@ -82,6 +82,8 @@ class ElasticSpace:
             linearly to 1 (the authors' `net_select_scale`).
         depth_bias: The same for depths.
         named: The usual names of some sizes, such as `small`.
+        num_candidates: How many sizes are trained, evenly spread over the space, the smallest and the full one among
+            them; None trains all. The others can be evaluated and extracted as well.
 
     Example:
         >>> space = ElasticSpace((32, 48), ((2,), (3,)), named={"small": SubNetwork(32, 2)})
@@ -98,6 +100,22 @@ class ElasticSpace:
     width_bias: float = 1.0
     depth_bias: float = 1.0
     named: dict[str, SubNetwork] = field(default_factory=dict, hash=False)
+    num_candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_candidates is None:
+            return
+        if self.num_candidates < 2:
+            raise ValueError(
+                f"num_candidates is {self.num_candidates}: give at least 2, as the smallest and the full size are "
+                "always among them."
+            )
+        sizes = len(self.widths) * len(self.depths)
+        if self.num_candidates > sizes:
+            raise ValueError(
+                f"num_candidates is {self.num_candidates}, but there are {sizes} sizes: give at most as many, or leave "
+                "it out to train all."
+            )
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -107,18 +125,19 @@ class ElasticSpace:
         width_bias: float,
         depth_bias: float,
         named: tuple[tuple[str, SubNetwork], ...],
+        num_candidates: int | None = None,
     ) -> ElasticSpace:
         """Return the space of these hashable values, made only once: it is asked for at every step of training.
 
         Raises:
-            ValueError: If there are more sizes than anybody could list.
+            ValueError: If there are more sizes than anybody could list, or fewer than candidates.
         """
         if len(widths) * len(depths) > MOST_SIZES:
             raise ValueError(
                 f"{len(widths)} widths and {len(depths)} choices of depths make more than {MOST_SIZES:,} sizes: give "
                 "larger steps, or larger smallest sizes."
             )
-        return ElasticSpace(tuple(widths), depths, width_bias, depth_bias, dict(named))
+        return ElasticSpace(tuple(widths), depths, width_bias, depth_bias, dict(named), num_candidates)
 
     @cached_property
     def _members(self) -> dict[SubNetwork, None]:
@@ -154,19 +173,53 @@ class ElasticSpace:
         return self.by_cost[0], self.by_cost[len(self) // 2], self.by_cost[-1]
 
     @cached_property
+    def candidates(self) -> tuple[SubNetwork, ...]:
+        """The sizes that are trained, in the order of the space: all, or `num_candidates` of them, evenly spread.
+
+        Each one after the smallest and the full size is the one that is farthest from those before it, by width and
+        depths as shares of their ranges. So a set of more candidates contains each set of fewer.
+        """
+        members = tuple(self)
+        if self.num_candidates is None or self.num_candidates == len(members):
+            return members
+        places = np.array([(size.width, *size.depths) for size in members], dtype=float)
+        places = (places - places.min(0)) / np.maximum(places.max(0) - places.min(0), 1)
+        chosen: list[int] = []
+        distances = np.full(len(members), np.inf)
+        for index in (members.index(self.smallest), members.index(self.full)):
+            chosen.append(index)
+            distances = np.minimum(distances, np.linalg.norm(places - places[index], axis=1))
+        while len(chosen) < self.num_candidates:
+            # rounded, so that what is equally far stays so on every machine; the smaller one comes first
+            chosen.append(int(distances.round(9).argmax()))
+            distances = np.minimum(distances, np.linalg.norm(places - places[chosen[-1]], axis=1))
+        return tuple(members[index] for index in sorted(chosen))
+
+    @cached_property
     def bag(self) -> tuple[SubNetwork, ...]:
-        """Every sub-network `round(w_width * w_depth)` times, with the weights of its width and depths."""
+        """Every candidate `round(w_width * w_depth)` times, with the weights of its width and depths."""
+        candidates = set(self.candidates)
         return tuple(
             SubNetwork(width, depths)
             for width, width_weight in zip(self.widths, np.linspace(self.width_bias, 1, len(self.widths)), strict=True)
             for depths, depth_weight in zip(self.depths, np.linspace(self.depth_bias, 1, len(self.depths)), strict=True)
+            if SubNetwork(width, depths) in candidates
             for _ in range(round(width_weight * depth_weight))
         )
 
+    def _drawn_from(self, *trained_anyway: SubNetwork) -> tuple[SubNetwork, ...]:
+        """Return the bag without sizes that are trained at every step, unless there is no other."""
+        return tuple(size for size in self.bag if size not in trained_anyway) or (trained_anyway[-1],)
+
     @cached_property
-    def _trained(self) -> tuple[SubNetwork, ...]:
+    def trained(self) -> tuple[SubNetwork, ...]:
         """The bag without the full network, which the intact student trains anyway, unless there is no other."""
-        return tuple(sub_network for sub_network in self.bag if sub_network != self.full) or (self.full,)
+        return self._drawn_from(self.full)
+
+    @cached_property
+    def _between(self) -> tuple[SubNetwork, ...]:
+        """The bag without the full and the smallest network, unless there is no other."""
+        return self._drawn_from(self.full, self.smallest)
 
     def sub_network_at(self, step: int, seed: int = 0, rank: int = 0) -> SubNetwork:
         """Return the sub-network that a process trains at a step.
@@ -179,8 +232,25 @@ class ElasticSpace:
             seed: The run's seed.
             rank: The process.
         """
-        round_, position = divmod(step, len(self._trained))
-        return self._trained[_shuffled(len(self._trained), seed, rank, round_)[position]]
+        return _drawn(self.trained, step, seed, rank)
+
+    def sub_networks_at(self, step: int, seed: int = 0, rank: int = 0, count: int = 1) -> tuple[SubNetwork, ...]:
+        """Return the sub-networks that a process trains at a step, each once.
+
+        One is that of `sub_network_at`. Of several, the first is the smallest (the sandwich rule of arXiv 1903.05134,
+        whose largest one is the intact student), and the others are drawn from a bag without it. They are fewer than
+        `count` where the bag yields a size twice, or has no more.
+
+        Args:
+            step: The step, from 0.
+            seed: The run's seed.
+            rank: The process.
+            count: How many.
+        """
+        if count == 1:
+            return (self.sub_network_at(step, seed, rank),)
+        drawn = [_drawn(self._between, step * (count - 1) + index, seed, rank) for index in range(count - 1)]
+        return tuple(dict.fromkeys([self.smallest, *drawn]))
 
     def resolve(self, size: str | SubNetwork) -> SubNetwork:
         """Return the sub-network of this space that a name (`small`), a text (`384x12`) or a value stands for.
@@ -244,6 +314,12 @@ def block_indices(full_depth: int, depth: int) -> list[int]:
     [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]
     """
     return [int(block) for block in np.linspace(0, full_depth - 1, depth)]
+
+
+def _drawn(bag: Sequence[SubNetwork], draw: int, seed: int, rank: int) -> SubNetwork:
+    """Return what a process draws from a bag, which is shuffled anew whenever it is empty."""
+    round_, position = divmod(draw, len(bag))
+    return bag[_shuffled(len(bag), seed, rank, round_)[position]]
 
 
 @lru_cache(maxsize=8)

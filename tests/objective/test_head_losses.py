@@ -36,7 +36,7 @@ def plain_sinkhorn(logits):
     return assignments
 
 
-def plain_loss(model, batch, dtype):
+def plain_loss(model, batch, dtype, sizes=(SIZE,)):
     """The sum of all terms but KoLeo from the definitions, in `dtype` from the backbones' features on."""
     config, masks = model.config, batch["masks"]
     batch_size, lam, tau = len(masks) // 2, config.intact_weight, config.student_temperature
@@ -60,21 +60,28 @@ def plain_loss(model, batch, dtype):
         teacher = tokens(model.teacher, model.teacher_head, model.teacher_head.prototypes, hide=False)
     prototypes = model.student_head.prototypes
     intact = tokens(model.student, model.student_head, prototypes, hide=True)
-    elastic = tokens(model.student.sliced(SIZE), model.student_head.sliced(SIZE.width), prototypes, hide=True)
+    elastic = [
+        tokens(model.student.sliced(size), model.student_head.sliced(size.width), prototypes, hide=True)
+        for size in sizes
+    ]
+    shares = [lam] + [(1 - lam) / len(sizes)] * len(sizes) if sizes else [1]
     weights = (masks / masks.sum(dim=1, keepdim=True).clamp(min=1))[masks].to(dtype)
     total = 0
     for h in range(len(teacher)):
         targets, patch_targets = plain_sinkhorn(teacher[h][0]), plain_sinkhorn(teacher[h][2])
         first, second = targets.chunk(2)
-        for weight, (glob, local, patches) in ((lam, intact[h]), (1 - lam, elastic[h])):
+        students = [intact[h], *(each[h] for each in elastic)]
+        for weight, (glob, local, patches) in zip(shares, students, strict=True):
             cross = 2 * cross_entropy(torch.cat([second, first]), glob).mean()
             for view in local.split(batch_size) if views else ():
                 cross = cross + cross_entropy(first, view).mean() + cross_entropy(second, view).mean()
             masked = (cross_entropy(patch_targets, patches) * weights).sum() / (2 * batch_size)
             total = total + weight * (cross / (2 + 2 * views) + masked)
-        for own, other in zip(intact[h][:2], elastic[h][:2], strict=True):
-            if len(own):
-                total = total + (1 - lam) * cross_entropy((own.detach() / tau).softmax(dim=-1), other).mean()
+        for share, each in zip(shares[1:], elastic, strict=True):
+            for own, other in zip(intact[h][:2], each[h][:2], strict=True):
+                if len(own):
+                    same_view = cross_entropy((own.detach() / tau).softmax(dim=-1), other).mean()
+                    total = total + share * config.same_view_weight * same_view
     return total / len(teacher)
 
 
@@ -112,6 +119,40 @@ def test_chunks_equal_the_plain_equations_in_value_and_gradient(monkeypatch, chu
     largest = max(gradient.norm() for gradient in expected.values())
     for name, gradient in expected.items():  # some are 0 but for rounding: those of the keys' biases
         assert (found[name] - gradient).norm() < 3e-6 * gradient.norm() + 3e-7 * largest, name
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(), (SubNetwork(16, 1), SIZE), (SubNetwork(16, 1), SubNetwork(24, 2), SubNetwork(32, 1))],
+    ids=["none", "two", "three"],
+)
+@pytest.mark.parametrize("same_view_weight", [0.0, 0.5])
+def test_several_elastic_students_share_the_loss_in_value_and_gradient(sizes, same_view_weight):
+    model, batch = model_with_bent_prototypes(koleo_weight=0.0, same_view_weight=same_view_weight), random_batch()
+    output = model(**batch, sub_network=sizes, teacher_temperature=TEMPERATURE)
+    found = gradients(model, output.loss)
+    expected = plain_loss(model, batch, torch.float32, sizes)
+    torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=0)
+    by_plain = gradients(model, expected)
+    largest = max(gradient.norm() for gradient in by_plain.values())
+    for name, gradient in by_plain.items():
+        assert (found[name] - gradient).norm() < 1e-4 * gradient.norm() + 1e-5 * largest, name
+    names = {name for name in output.losses if name.startswith("distill")}
+    assert bool(names) == bool(sizes)
+    alone = [model(**batch, sub_network=size, teacher_temperature=TEMPERATURE).losses for size in sizes]
+    for name in names:  # as logged, the mean over the elastic students
+        mean = torch.stack([losses[name] for losses in alone]).mean()
+        torch.testing.assert_close(output.losses[name], mean, rtol=1e-5, atol=1e-7)
+
+
+def test_koleo_is_the_mean_over_all_students():
+    model, batch = model_with_bent_prototypes(koleo_weight=0.1), random_batch()
+
+    def koleo_of(*sizes):
+        return model(**batch, sub_network=sizes, teacher_temperature=TEMPERATURE).losses["koleo_loss"]
+
+    intact, first, second = koleo_of(), koleo_of(SIZE), koleo_of(SubNetwork(24, 2))
+    torch.testing.assert_close(koleo_of(SIZE, SubNetwork(24, 2)), (2 * first + 2 * second - intact) / 3)
 
 
 @pytest.mark.parametrize("chunk", [7, 2**23])

@@ -28,6 +28,8 @@ CASES = {
     "frozen": {"freeze_backbone": True},
     "accumulated": {"parts": 3},
     "no local crops": {"num_local": 0},
+    "several elastic students": {"sub_network": (SubNetwork(16, 1), SubNetwork(24, 2))},
+    "no elastic student": {"sub_network": ()},
 }
 
 
@@ -67,12 +69,12 @@ def compute(folder: str, options: dict, own_sizes: bool = False) -> None:
     found, expected = {}, {}
     for case, fields in CASES.items():
         fields = {"parts": 1, "num_local": 2, **fields}
-        parts, num_local = fields.pop("parts"), fields.pop("num_local")
+        parts, num_local, sizes = fields.pop("parts"), fields.pop("num_local"), fields.pop("sub_network", size)
         for part in range(parts):
             batch = share(part, num_local, rank, processes)
 
-            def backward(called, batch=batch, parts=parts, fields=fields):
-                (called(**batch, sub_network=size, teacher_temperature=0.05, **fields).loss / parts).backward()
+            def backward(called, batch=batch, parts=parts, fields=fields, sizes=sizes):
+                (called(**batch, sub_network=sizes, teacher_temperature=0.05, **fields).loss / parts).backward()
 
             if part + 1 < parts:
                 with accumulating(accelerator, wrapped):

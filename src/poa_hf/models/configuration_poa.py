@@ -26,6 +26,9 @@ class PoaConfig(PreTrainedConfig):
         num_prototypes: Number of prototypes of each head; there are as many heads as numbers.
         intact_weight: Lambda, the intact student's share of the loss, from 0 to 1; the rest is the elastic student's.
             At 1 the intact student trains alone, and no elastic student is computed.
+        same_view_weight: Weight of the same-view losses, by which the elastic student agrees with the intact one, in
+            the elastic student's share of the loss. There is one loss of global and one of local crops; at 0.5 they
+            weigh together as much as the cross-view losses do.
         koleo_weight: Weight of the KoLeo regulariser; 0 leaves it out.
         gram_weight: Weight of Gram anchoring (arXiv 2508.10104, section 4), which keeps the similarities of patches to
             each other what they are to an earlier teacher, for a short stage at a high resolution; 0 leaves it out.
@@ -57,6 +60,7 @@ class PoaConfig(PreTrainedConfig):
         **dict.fromkeys(("head_hidden_size", "head_bottleneck_size"), SIZE),
         "num_prototypes": Range(2, 2**24, whole=True),
         "intact_weight": SHARE,
+        "same_view_weight": NOT_NEGATIVE,
         "koleo_weight": NOT_NEGATIVE,
         "gram_weight": NOT_NEGATIVE,
         "student_temperature": POSITIVE,
@@ -69,6 +73,7 @@ class PoaConfig(PreTrainedConfig):
     head_bottleneck_size: int = 256
     num_prototypes: list[int] = field(default_factory=lambda: [8192, 16384, 32768, 65536])
     intact_weight: float | int = 0.8
+    same_view_weight: float | int = 1.0
     koleo_weight: float | int = 0.1
     gram_weight: float | int = 0.0
     student_temperature: float | int = 0.1

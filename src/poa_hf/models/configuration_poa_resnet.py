@@ -28,6 +28,8 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
             rounded up, and all blocks of the others.
         sampling_bias: How much more often the shallowest networks are trained than the deepest; all widths are trained
             equally often.
+        num_candidates: How many sizes are trained, evenly spread, the smallest and the full one among them (the paper
+            gains by 16 of 143). The others are extracted as well. None trains all.
         image_size: Side in pixels of the images that the model is meant for; it computes with any size.
         num_channels: Channels of the images.
         embedding_size: Channels of the stem.
@@ -70,6 +72,7 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
     base_width_step: Filled = None  # type: ignore[assignment]
     min_depths: Stages = None  # type: ignore[assignment]
     sampling_bias: int | float = 2
+    num_candidates: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_ranges(self, self.ranges)
@@ -105,7 +108,7 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
         named = tuple(
             (str(3 * totals[index] + 2), SubNetwork(widths[0], depths[index])) for index in (0, middle, len(depths) - 1)
         )
-        return ElasticSpace.from_axes(widths, depths, 1, self.sampling_bias, named)
+        return ElasticSpace.from_axes(widths, depths, 1, self.sampling_bias, named, self.num_candidates)
 
     def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
         return {"base_width": sub_network.width, "depths": list(sub_network.depths)}

@@ -42,6 +42,8 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
         min_depths: Fewest blocks of each stage. None means a third of the deepest stage, rounded up, and all blocks of
             the others.
         sampling_bias: How much more often the smallest width (and the smallest depth) is trained than the largest.
+        num_candidates: How many sizes are trained, evenly spread, the smallest and the full one among them (the paper
+            gains by 16 of 143). The others are extracted as well. None trains all.
         image_size: Side of the images in pixels.
         patch_size: Side of the patches in pixels.
         num_channels: Channels of the images.
@@ -100,6 +102,7 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
     embed_dim_step: Filled = None  # type: ignore[assignment]
     min_depths: Stages = None  # type: ignore[assignment]
     sampling_bias: int | float = 2
+    num_candidates: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_ranges(self, self.ranges)
@@ -170,7 +173,9 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
             ("small", SubNetwork(widths[0], depths[-1])),
             ("base", SubNetwork(widths[-1], depths[-1])),
         )
-        return ElasticSpace.from_axes(widths, depths, self.sampling_bias, self.sampling_bias, named)
+        return ElasticSpace.from_axes(
+            widths, depths, self.sampling_bias, self.sampling_bias, named, self.num_candidates
+        )
 
     @property
     def has_position_embeddings(self) -> bool:

@@ -61,6 +61,8 @@ class PoaViTConfig(ElasticDinov2ConfigMixin, Dinov2Config):
         hidden_size_step: Distance between widths. None means the head size.
         num_hidden_layers_step: Distance between depths.
         sampling_bias: How much more often the smallest width (and the smallest depth) is trained than the largest.
+        num_candidates: How many sizes are trained, evenly spread, the smallest and the full one among them (the paper
+            gains by 16 of 143). The others are extracted as well. None trains all.
         image_size: Side of the images in pixels, which sets the grid of position embeddings.
         patch_size: Side of the patches in pixels.
         num_channels: Channels of the images.
@@ -111,6 +113,7 @@ class PoaViTConfig(ElasticDinov2ConfigMixin, Dinov2Config):
     hidden_size_step: Filled = None  # type: ignore[assignment]
     num_hidden_layers_step: int = 1
     sampling_bias: int | float = 3
+    num_candidates: int | None = None
 
     @property
     def has_mask_token(self) -> bool:

@@ -42,6 +42,7 @@ SHARED_RANGES = {
     "num_channels": SIZE,
     "layer_norm_eps": EPSILON,
     "sampling_bias": Range(1, 100, below=True),
+    "num_candidates": Range(2, 100_000, whole=True),
 }
 TRANSFORMER_RANGES = {
     "patch_size": SIZE,

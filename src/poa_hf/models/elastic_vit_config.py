@@ -31,7 +31,8 @@ class ElasticViTConfigMixin(ElasticConfigMixin):
     """The sizes of a ViT: a width is a number of heads of one size, a depth a number of blocks.
 
     A family declares the fields `min_hidden_size`, `min_num_hidden_layers`, `hidden_size_step` (all None by default),
-    `num_hidden_layers_step` (1) and `sampling_bias` (3), and extends `_size` if other fields follow the width.
+    `num_hidden_layers_step` (1), `sampling_bias` (3) and `num_candidates` (None), and extends `_size` if other fields
+    follow the width.
     """
 
     has_class_token = True
@@ -45,6 +46,7 @@ class ElasticViTConfigMixin(ElasticConfigMixin):
         hidden_size_step: Filled
         num_hidden_layers_step: int
         sampling_bias: int | float
+        num_candidates: int | None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_fields()
@@ -121,7 +123,9 @@ class ElasticViTConfigMixin(ElasticConfigMixin):
             ("large", SubNetwork(self.hidden_size, self.num_hidden_layers)),
         )
         bias = self.sampling_bias
-        return ElasticSpace.from_axes(widths, tuple((depth,) for depth in depths), bias, bias, named)
+        return ElasticSpace.from_axes(
+            widths, tuple((depth,) for depth in depths), bias, bias, named, self.num_candidates
+        )
 
     def _size(self, sub_network: SubNetwork) -> dict[str, Any]:
         return {

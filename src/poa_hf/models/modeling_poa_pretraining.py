@@ -226,7 +226,7 @@ class PoaForPreTraining(PreTrainedModel):
         global_crops: Tensor,
         local_crops: Tensor,
         masks: Tensor,
-        sub_network: SubNetwork,
+        sub_network: SubNetwork | Sequence[SubNetwork],
         teacher_temperature: float,
         predict_masked_patches: bool = True,
         return_statistics: bool = False,
@@ -245,7 +245,9 @@ class PoaForPreTraining(PreTrainedModel):
             global_crops: (2B, 3, H, W), the first views of all images, then the second ones.
             local_crops: (V * B, 3, h, w), one view of all images after the other; V may be 0.
             masks: bool (2B, tokens), the patches of the global crops that are hidden from the students.
-            sub_network: The elastic student of this step, a member of `config.backbone_config.space`.
+            sub_network: The elastic student of this step, a member of `config.backbone_config.space`; or several, which
+                share the elastic student's part of the loss equally; or none (an empty tuple), so that the intact
+                student has all of the loss.
             teacher_temperature: Softmax temperature of the teacher's targets.
             predict_masked_patches: Whether patches are hidden and predicted.
             return_statistics: Whether to return the teacher's entropy and prototype use of each head.
@@ -272,6 +274,9 @@ class PoaForPreTraining(PreTrainedModel):
         config, student_heads = self.config, self._student_heads
         if (gram_features is None) == (config.gram_weight > 0):
             raise ValueError("gram_features are given if, and only if, the configuration has a gram_weight above 0.")
+        elastic_sizes = (sub_network,) if isinstance(sub_network, SubNetwork | str) else tuple(sub_network)
+        if config.intact_weight == 1:
+            elastic_sizes = ()
         # The weights of each branch are rounded once for all its passes; autocast would do so in every layer and pass.
         dtype = autocast_dtype(global_crops.device)
         functions = PLAIN if self._compiler is None else self._compiler.row_functions()
@@ -289,9 +294,13 @@ class PoaForPreTraining(PreTrainedModel):
                 )
 
             batch = Batch(global_crops, local_crops, masks, masked_patches, gram_features)
-            students = student(None), functools.partial(student, sub_network) if config.intact_weight < 1 else None
+            students = student(None), [functools.partial(student, size) for size in elastic_sizes]
             weights = LossWeights(
-                config.intact_weight, config.koleo_weight, config.student_temperature, config.gram_weight
+                config.intact_weight,
+                config.koleo_weight,
+                config.student_temperature,
+                config.gram_weight,
+                config.same_view_weight,
             )
             if self.distillation is not None and teacher_features is not None:
                 return self.distillation.loss(

@@ -11,6 +11,7 @@ evaluated and published (the "spare" average of DINOv2, arXiv 2304.07193, sectio
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,7 @@ class FeatureDistillation(nn.Module):
         batch: Batch,
         teacher: TeacherFeatures,
         intact: Branch,
-        elastic: Callable[[], Branch] | None,
+        elastic: Sequence[Callable[[], Branch]],
         weights: LossWeights,
         teacher_temperature: float,
         gradients: GradientSums,
@@ -148,7 +149,7 @@ class PrototypeDistillation(nn.Module):
         batch: Batch,
         teacher: TeacherFeatures,
         intact: Branch,
-        elastic: Callable[[], Branch] | None,
+        elastic: Sequence[Callable[[], Branch]],
         weights: LossWeights,
         teacher_temperature: float,
         gradients: GradientSums,
@@ -176,7 +177,7 @@ class PrototypeDistillation(nn.Module):
             batch,
             branch(self.teacher_heads),
             _unmasked(intact),
-            None if elastic is None else (lambda: _unmasked(elastic())),
+            [functools.partial(_unmasked_once_made, make_student) for make_student in elastic],
             weights,
             teacher_temperature,
             gradients,
@@ -200,6 +201,10 @@ def distillation(spec: DistillationSpec, in_features: int, head_sizes: Sequence[
     if spec.loss == "features":
         return FeatureDistillation(spec, in_features)
     return PrototypeDistillation(spec, head_sizes)
+
+
+def _unmasked_once_made(make_student: Callable[[], Branch]) -> Branch:
+    return _unmasked(make_student())
 
 
 def _unmasked(student: Branch) -> Branch:

@@ -95,7 +95,7 @@ def feature_matching_loss(
     batch: Batch,
     teacher: TeacherFeatures,
     intact: Branch,
-    elastic: Callable[[], Branch] | None,
+    elastic: Sequence[Callable[[], Branch]],
     weights: LossWeights,
     metric: str,
     gradients: GradientSums,
@@ -110,7 +110,7 @@ def feature_matching_loss(
         batch: Crops of B images; their masks are not used.
         teacher: The teacher's features of the global crops.
         intact: The full-size student; its heads are `FeatureProjections.sliced`.
-        elastic: Makes the sub-network of this step; None to train the intact student alone.
+        elastic: Make the sub-networks of this step; empty to train the intact student alone.
         weights: Weights of the losses.
         metric: One of `METRICS`.
         gradients: Receives the gradients of the students' and projections' parameters and of the crops.
@@ -120,9 +120,7 @@ def feature_matching_loss(
         both students by lambda, as does `gram_loss` where the batch has anchors, and half of the KoLeo regulariser as
         `koleo_loss`.
     """
-    students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
-    if elastic is not None:
-        students.append((elastic, 1 - weights.intact))
+    students = list(zip([lambda: intact, *elastic], weights.shares(len(elastic)), strict=True))
     koleo_weight, last = weights.koleo / len(students), students[-1][0]
     losses = [
         _student_losses(

@@ -133,13 +133,15 @@ class Part:
     Attributes:
         weights: Weight of each row's cross-entropy in a head's loss (n,).
         targets: By head, the teacher's targets, for the cross-view or the masked patches' loss.
-        same_view: By head, the other student's projected features (H, n, bottleneck), for the same-view loss; None if
+        same_view: By head, the intact student's projected features (H, n, bottleneck), for the same-view loss; None if
             the part has none.
+        same_view_weight: Weight of the same-view loss, beside the mean over the rows.
     """
 
     weights: Tensor
     targets: Sequence[MakeTargets]
     same_view: Tensor | None = None
+    same_view_weight: float = 1.0
 
 
 @dataclass
@@ -222,7 +224,8 @@ def _part_losses(
         functions: What is computed of chunks of rows of logits, compiled or not.
     """
     losses, scale = PartLosses(features.clone()), weight / len(prototypes)
-    same_view_weights = part.weights.new_full(part.weights.shape, 1 / max(1, len(part.weights)))
+    mean = part.same_view_weight / max(1, len(part.weights))
+    same_view_weights = part.weights.new_full(part.weights.shape, mean)
     weights, scaled_same_view = scale * part.weights, scale * same_view_weights
     for index, (shared, targets) in enumerate(zip(prototypes, part.targets, strict=True)):
         same_view = None if part.same_view is None else (part.same_view[index], scaled_same_view)

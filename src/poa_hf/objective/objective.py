@@ -113,16 +113,26 @@ class LossWeights:
     """Weights of the losses, and the students' temperature.
 
     Attributes:
-        intact: Lambda, the intact student's share of the loss; the elastic student's is the rest.
+        intact: Lambda, the intact student's share of the loss; the elastic students share the rest.
         koleo: Weight of the KoLeo regulariser, averaged over the students; 0 leaves it out.
         student_temperature: Softmax temperature of the students.
         gram: Weight of Gram anchoring, which needs the anchors of the batch.
+        same_view: Weight of the same-view losses within an elastic student's share.
     """
 
     intact: float
     koleo: float
     student_temperature: float
     gram: float = 0.0
+    same_view: float = 1.0
+
+    def shares(self, num_elastic: int) -> list[float]:
+        """Return the shares of the loss of the intact student, which has all of it if it is alone, and of the others.
+
+        >>> LossWeights(intact=0.75, koleo=0.1, student_temperature=0.1).shares(2)
+        [0.75, 0.125, 0.125]
+        """
+        return [self.intact, *[(1 - self.intact) / num_elastic] * num_elastic] if num_elastic else [1.0]
 
 
 @dataclass(frozen=True)
@@ -161,7 +171,7 @@ def poa_loss(
     batch: Batch,
     teacher: Branch,
     intact: Branch,
-    elastic: Callable[[], Branch] | None,
+    elastic: Sequence[Callable[[], Branch]],
     weights: LossWeights,
     teacher_temperature: float,
     gradients: GradientSums,
@@ -178,8 +188,8 @@ def poa_loss(
         batch: Crops of B images and their masks.
         teacher: The teacher, whose features are computed without gradients.
         intact: The full-size student.
-        elastic: Makes the sub-network of this step when its turn comes, as its slices take memory; None to train the
-            intact student alone.
+        elastic: Make the sub-networks of this step when their turn comes, as their slices take memory; empty to train
+            the intact student alone.
         weights: Weights of the losses.
         teacher_temperature: Softmax temperature of the teacher's targets.
         gradients: Receives the gradients of the students' and heads' parameters and of the crops.
@@ -192,7 +202,7 @@ def poa_loss(
         The loss, a scalar, and further values of the step.
     """
     images = len(batch.global_crops)  # 2B
-    # The teacher sees the global crops without masks; its targets, by Sinkhorn-Knopp, are the same for both students.
+    # The teacher sees the global crops without masks; its targets, by Sinkhorn-Knopp, are the same for all students.
     with torch.no_grad():
         teacher_tokens = teacher.global_tokens(replace(batch, anchors=None), masks=None)  # (2B + M, D)
         targets = [
@@ -219,9 +229,7 @@ def poa_loss(
                 {name: parts[name] for name in ("global", "patches")}, functions,
             )  # fmt: skip
 
-    students: list[tuple[Callable[[], Branch], float]] = [(lambda: intact, weights.intact)]
-    if elastic is not None:
-        students.append((elastic, 1 - weights.intact))
+    students = list(zip([lambda: intact, *elastic], weights.shares(len(elastic)), strict=True))
     losses: list[StudentLosses] = []
     with student_prototypes(intact.prototypes, targets[0].dtype, gradients) as shared:
         for make_student, weight in students:
@@ -263,9 +271,12 @@ def poa_loss(
                         totals.append(anchored)
                         del patches
             losses.append(StudentLosses(found, spread, anchored, functools.reduce(torch.add, totals)))
-            # The intact student comes first; the elastic student learns to agree with it on the same views.
-            for name in found.keys() - {"patches"}:
-                parts[name] = replace(parts[name], same_view=found[name].projected)
+            # The intact student comes first; the elastic students learn to agree with it on the same views.
+            if len(losses) == 1:
+                for name in found.keys() - {"patches"}:
+                    parts[name] = replace(
+                        parts[name], same_view=found[name].projected, same_view_weight=weights.same_view
+                    )
         del targets, parts, compared, rows, tokens  # their memory is needed for the gradients of the prototypes
     total, terms = functools.reduce(torch.add, (each.total for each in losses)), _terms(losses)
     if on_teacher is not None:
@@ -309,7 +320,7 @@ def _terms(losses: Sequence[StudentLosses]) -> dict[str, Tensor]:
         terms[f"ibot_loss_{index}"] = mixed(each.against_teacher[index] / 2 for each in of("patches", losses))
         if len(losses) > 1:
             for part in ("local", "global"):
-                same_view = (each.same_view[index] for each in of(part, losses[1:]))
+                same_view = (each.same_view[index] / (len(losses) - 1) for each in of(part, losses[1:]))
                 terms[f"distill_{part}_crops_loss_{index}"] = mixed(same_view)
     if losses[0].koleo is not None:
         terms["koleo_loss"] = mixed(each.koleo / 2 for each in losses if each.koleo is not None)

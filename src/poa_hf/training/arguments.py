@@ -54,6 +54,8 @@ class PoaTrainingArguments(StockArguments, CropArguments):
         "dataloader_num_workers": WHOLE,
         "freeze_last_layer_steps": WHOLE,
         "freeze_backbone_steps": WHOLE,
+        "elastic_start_step": WHOLE,
+        "num_elastic_students": COUNT,
         "masked_prediction_start_step": WHOLE,
         "teacher_temperature_warmup_steps": WHOLE,
         "min_learning_rate": NOT_NEGATIVE,
@@ -100,6 +102,14 @@ class PoaTrainingArguments(StockArguments, CropArguments):
     )
     same_sub_network: bool = argument(
         False, "Whether all processes train the same sub-network at a step, instead of one each."
+    )
+    num_elastic_students: int = argument(
+        1,
+        "Sub-networks that a process trains at a step, which share the elastic student's part of the loss. Of several, "
+        "the smallest size is always one, and the others are drawn.",
+    )
+    elastic_start_step: int = argument(
+        0, "First step in which sub-networks are trained; before it, the intact student has all of the loss."
     )
     reduce_dtype: str | None = argument(
         None,

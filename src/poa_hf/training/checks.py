@@ -35,6 +35,7 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
             f"A {config.backbone_config.model_type} computes global and local crops in passes of their own: leave "
             "pack_crops out."
         )
+    _check_students(config, args)
     _check_trackers(args.trackers)
     check_login(args)
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
@@ -64,6 +65,15 @@ def _check_crops(config: PoaConfig, args: PoaTrainingArguments) -> None:
         raise ValueError(
             f"image_mean and image_std have {args.num_channels} numbers each, and num_channels is {channels}: give one "
             "for each channel, or leave both out for the defaults."
+        )
+
+
+def _check_students(config: PoaConfig, args: PoaTrainingArguments) -> None:
+    trained = set(config.backbone_config.space.trained)
+    if args.num_elastic_students > len(trained):
+        raise ValueError(
+            f"num_elastic_students is {args.num_elastic_students}, but only {len(trained)} "
+            f"{'size is' if len(trained) == 1 else 'sizes are'} trained besides the full one: give at most as many."
         )
 
 

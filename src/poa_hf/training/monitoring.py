@@ -40,10 +40,10 @@ class LogWindow:
         self.images = 0
         self.data_wait = 0.0  # seconds
         self.step_seconds: list[float] = []
-        self.sizes: list[SubNetwork] = []
+        self.sizes: list[tuple[SubNetwork, ...]] = []
         self.statistics: dict[str, float] = {}
         self.hyperparameters: StepHyperparameters | None = None
-        self.sub_network: SubNetwork | None = None
+        self.sub_networks: tuple[SubNetwork, ...] = ()
 
     def add(self, losses: Mapping[str, Tensor], skipped: Tensor) -> None:
         """Add a step's losses, unless the step is skipped.
@@ -81,7 +81,7 @@ class LogWindow:
         if self.hyperparameters is not None:
             values |= dataclasses.asdict(self.hyperparameters)
         return values | {
-            "sub_network": str(self.sub_network),
+            "sub_network": ", ".join(map(str, self.sub_networks)),
             "images_per_second": self.images / elapsed,
             "data_wait": self.data_wait / elapsed,
         }

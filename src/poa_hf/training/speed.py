@@ -59,30 +59,35 @@ class StepFlops:
             backbone.space, lambda size: np.array([count_forward_flops(backbone, size, side) for side in sides])
         )
 
-    def of_step(self, size: SubNetwork) -> float:
-        """Return the operations of one optimizer step whose elastic student has a size."""
+    def of_step(self, *sizes: SubNetwork) -> float:
+        """Return the operations of one optimizer step whose elastic students have these sizes."""
         args, full = self.args, self.config.backbone_config.space.full
         crops = np.array([2, args.num_local_crops][: 1 + (args.num_local_crops > 0)])  # of an image
         of_teachers = sum(teacher.flops for teacher in self.frozen)
         if self.config.distillation is None:
             of_teachers += self._forward(full)[0]
-        passes = of_teachers * 2 + self._gram_matrices(size) + 3 * (self._forward(full) + self._forward(size)) @ crops
+        students = (full, *sizes)
+        of_students = np.sum([self._forward(size) for size in students], axis=0)
+        passes = of_teachers * 2 + self._gram_matrices(students) + 3 * of_students @ crops
         images = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        return float(passes + self._heads(size, int(crops.sum()))) * images
+        return float(passes + self._heads(students, int(crops.sum()))) * images
 
-    def _gram_matrices(self, size: SubNetwork) -> int:
+    def _gram_matrices(self, students: Sequence[SubNetwork]) -> int:
         """Return the operations of the students' Gram matrices of both global crops of an image."""
         if not self.config.gram_weight:
             return 0
         backbone = self.config.backbone_config
         tokens = (self.args.global_crop_size // backbone.patch_grid) ** 2
-        channels = backbone.hidden_size + backbone.plain_config(size).hidden_size
+        channels = sum(self._channels(size) for size in students)
         return 2 * 3 * 2 * tokens**2 * channels  # of 2 crops, forward and backward, a product and its addition
 
-    def _heads(self, size: SubNetwork, crops: int) -> float:
+    def _channels(self, size: SubNetwork) -> int:
+        return self.config.backbone_config.plain_config(size).hidden_size
+
+    def _heads(self, sizes: Sequence[SubNetwork], crops: int) -> float:
         """Return the operations of the heads, or of the projections of matched features, of all crops of an image."""
         args, backbone, fields = self.args, self.config.backbone_config, self.config.distillation
-        students = backbone.hidden_size, backbone.plain_config(size).hidden_size
+        students = [self._channels(size) for size in sizes]
         tokens = 2 * (args.global_crop_size // backbone.patch_grid) ** 2  # of the global crops
         if fields is not None and fields["loss"] == "features":
             matched = crops * fields["image_features"] + tokens * fields["patch_features"]
@@ -132,14 +137,14 @@ class SpeedLog:
             self.peak = peak_flops(torch.cuda.get_device_name(device), dtype)
         self._recompilations = 0
 
-    def values(self, seconds: Sequence[float], sizes: Sequence[SubNetwork]) -> dict[str, float]:
+    def values(self, seconds: Sequence[float], sizes: Sequence[tuple[SubNetwork, ...]]) -> dict[str, float]:
         """Return the values of a log line: those of `speed_summary`, and `compile_seconds` of the run so far.
 
         Args:
             seconds: Seconds of each step since the last line.
-            sizes: The size of the elastic student in each of them.
+            sizes: The sizes of the elastic students in each of them.
         """
-        values = speed_summary(seconds, [self.flops.of_step(size) for size in sizes], self.peak, self.device)
+        values = speed_summary(seconds, [self.flops.of_step(*of_step) for of_step in sizes], self.peak, self.device)
         if self.compiler is not None:
             values["compile_seconds"] = self.compiler.seconds
             if self.compiler.recompilations > self._recompilations:

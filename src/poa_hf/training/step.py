@@ -70,11 +70,10 @@ class OptimizerStep:
         values = hyperparameters_at(step, args, global_batch_size)
         set_hyperparameters(self.optimizer, values)
         seed_step(args.seed, step, rank)
-        space = self.model.config.backbone_config.space
-        sub_network = space.sub_network_at(step, args.seed, 0 if args.same_sub_network else rank)
-        window.sub_network, window.hyperparameters = sub_network, values
+        sub_networks = self._sub_networks(step)
+        window.sub_networks, window.hyperparameters = sub_networks, values
         will_log = self.flow.logs_at(step + 1, args)
-        losses, output = self._accumulate_gradients(batches, values, sub_network, window, will_log)
+        losses, output = self._accumulate_gradients(batches, values, sub_networks, window, will_log)
         losses["grad_norm"] = engines.clip_grad_norm(self.accelerator, self.model.learning, args.max_grad_norm)
         if values.freeze_backbone:
             # AdamW must not see gradients of 0: its count of steps would run ahead of its moments
@@ -90,13 +89,22 @@ class OptimizerStep:
         if will_log:
             window.add_statistics(output)
         window.step_seconds.append(time.perf_counter() - started)
-        window.sizes.append(sub_network)
+        window.sizes.append(sub_networks)
+
+    def _sub_networks(self, step: int) -> tuple[SubNetwork, ...]:
+        """Return what this process trains besides the intact student at a step."""
+        args = self.args
+        if step < args.elastic_start_step:
+            return ()
+        space = self.model.config.backbone_config.space
+        rank = 0 if args.same_sub_network else self.accelerator.process_index
+        return space.sub_networks_at(step, args.seed, rank, args.num_elastic_students)
 
     def _accumulate_gradients(
         self,
         batches: Iterator[dict[str, Any]],
         values: StepHyperparameters,
-        sub_network: SubNetwork,
+        sub_networks: tuple[SubNetwork, ...],
         window: LogWindow,
         will_log: bool,
     ) -> tuple[dict[str, Tensor], PoaForPreTrainingOutput]:
@@ -113,7 +121,7 @@ class OptimizerStep:
             window.data_wait += time.perf_counter() - waiting_since
             is_last = part + 1 == num_parts
             with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
-                inputs = self._inputs(batch, values, sub_network, will_log and is_last)
+                inputs = self._inputs(batch, values, sub_networks, will_log and is_last)
                 with self.accelerator.autocast():
                     total, output = self.compute_loss(self.wrapped_model, inputs, True)
                 self.accelerator.backward(total / num_parts)
@@ -125,7 +133,11 @@ class OptimizerStep:
         return dict(zip(losses, means, strict=True)), output
 
     def _inputs(
-        self, batch: dict[str, Any], values: StepHyperparameters, sub_network: SubNetwork, return_statistics: bool
+        self,
+        batch: dict[str, Any],
+        values: StepHyperparameters,
+        sub_networks: tuple[SubNetwork, ...],
+        return_statistics: bool,
     ) -> dict[str, Any]:
         """Colour a batch of the loader on the device, and return the arguments of the model."""
         device = self.accelerator.device
@@ -135,7 +147,8 @@ class OptimizerStep:
             "global_crops": crops["global"],
             "local_crops": crops["local"],
             "masks": batch["masks"].to(device, non_blocking=True),
-            "sub_network": sub_network,
+            # one is given as itself, for subclasses of PoaTrainer that compute a loss of their own
+            "sub_network": sub_networks[0] if len(sub_networks) == 1 else sub_networks,
             "teacher_temperature": values.teacher_temperature,
             "predict_masked_patches": values.predict_masked_patches,
             "return_statistics": return_statistics,

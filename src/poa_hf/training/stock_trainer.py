@@ -75,7 +75,7 @@ class PoaDataCollator:
             pixels = torch.from_numpy(crops).flatten(0, 1)
             of_crops = {n: torch.from_numpy(a[views].reshape(-1, *a.shape[2:])) for n, a in drawn.items()}
             batch[name] = augment(pixels, of_crops, args.image_mean, args.image_std)
-        trained = [size for size in self.space.bag if size != self.space.full] or [self.space.full]
+        trained = self.space.trained
         return batch | {
             "masks": torch.from_numpy(masks),
             "sub_network": trained[int(rng.integers(len(trained)))],

@@ -93,7 +93,7 @@ def _inherited(family: type[ElasticConfigMixin], source: Source) -> set[str]:
     """The names of fields that a run may change, and that the source's values are the defaults of."""
     if isinstance(source.config, family):  # a run, or its backbone: its sizes and how it was trained
         own = {name for name in field_names(family) if name.startswith("min_") or name.endswith("_step")}
-        return {*family.shared_fields, *family.pretraining_fields, *own, "sampling_bias"}
+        return {*family.shared_fields, *family.pretraining_fields, *own, "sampling_bias", "num_candidates"}
     # dropout and stochastic depth of a stock model are those of its last training, not of this one
     return _ADAPTED | _KEPT_OF_STOCK & {*family.shared_fields, *family.pretraining_fields}
 
