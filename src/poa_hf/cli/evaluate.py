@@ -40,6 +40,8 @@ def evaluate(argv: list[str]) -> None:
         occlusion_ratios=args.occlusion_ratios,
         occlusion_grid=args.occlusion_grid,
         shuffle_grids=args.shuffle_grids,
+        corruptions=args.corruptions,
+        corruption_strengths=args.corruption_strengths,
     )
     # a wrong request is reported before the model and the data are opened, which takes a while
     check_tasks(args.tasks, options, None)
@@ -101,7 +103,8 @@ def _parser() -> CommandParser:
     )  # fmt: skip
     parser.add_option(
         "--tasks", several=True, type=words, default=["knn", "linear"], metavar="TASK,...",
-        help="some of knn, linear, lowshot, clustering, retrieval, occlusion, shuffle (default: knn,linear)",
+        help="some of knn, linear, lowshot, clustering, retrieval, occlusion, shuffle, corruptions (default: "
+        "knn,linear)",
     )  # fmt: skip
     parser.add_option(
         "--k", several=True, type=numbers_in(COUNT), metavar="N,...",
@@ -129,6 +132,15 @@ def _add_alterations(parser: CommandParser) -> None:
     parser.add_option(
         "--shuffle_grids", group=altered, several=True, type=numbers_in(patches), metavar="N,...",
         help="patches per side that are shuffled (default: those of 2,4,8,14 that divide the sides)",
+    )  # fmt: skip
+    parser.add_option(
+        "--corruptions", group=altered, several=True, type=words, metavar="NAME,...",
+        help="some of gaussian_noise, shot_noise, gaussian_blur, motion_blur, jpeg, brightness, contrast (default: "
+        "all)",
+    )  # fmt: skip
+    parser.add_option(
+        "--corruption_strengths", group=altered, several=True, type=numbers_in(Range(1, 5, whole=True)),
+        metavar="N,...", help="strengths from 1 to 5 (default: all)",
     )  # fmt: skip
 
 

@@ -70,6 +70,9 @@ METRICS = {
         "occlusion", "occlusion ({dropped})", "{k}-NN accuracy with {dropped} patches dropped", *_CLASSIFICATION
     ),
     "shuffle_accuracy": Metric("shuffle", "shuffle", "{k}-NN accuracy with shuffled patches", *_CLASSIFICATION),
+    "corruptions_accuracy": Metric(
+        "corruptions", "corruptions", "{k}-NN accuracy on corrupted images", *_CLASSIFICATION
+    ),
 }
 
 

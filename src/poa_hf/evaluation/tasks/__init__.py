@@ -14,6 +14,7 @@ import torch
 
 from ..alterations import Alteration
 from .clustering import CLUSTERING, ClusteringOptions
+from .corruptions import CORRUPTIONS_TASK, CorruptionOptions
 from .knn import KNN, KnnOptions
 from .lowshot import LOW_SHOT, LowShotOptions
 from .occlusion import OCCLUSION, OcclusionOptions
@@ -24,11 +25,22 @@ from .task import LabelledFeatures, Score, Task
 
 
 @dataclass(frozen=True)
-class TaskOptions(OcclusionOptions, ShuffleOptions, KnnOptions, LowShotOptions, RetrievalOptions, ClusteringOptions):
+class TaskOptions(
+    OcclusionOptions,
+    ShuffleOptions,
+    CorruptionOptions,
+    KnnOptions,
+    LowShotOptions,
+    RetrievalOptions,
+    ClusteringOptions,
+):
     """The options of all tasks together; the class of each task's options says what they mean."""
 
 
-_TASKS: tuple[Task[TaskOptions], ...] = (KNN, LINEAR, LOW_SHOT, CLUSTERING, RETRIEVAL, OCCLUSION, SHUFFLE)
+_TASKS: tuple[Task[TaskOptions], ...] = (
+    *(KNN, LINEAR, LOW_SHOT, CLUSTERING, RETRIEVAL),
+    *(OCCLUSION, SHUFFLE, CORRUPTIONS_TASK),
+)
 TASKS = tuple(task.name for task in _TASKS)
 _BY_NAME = dict(zip(TASKS, _TASKS, strict=True))
 
