@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..elastic import SubNetwork
@@ -78,6 +79,45 @@ def evaluate_sizes(
         >>> record.metric, record.settings["k"], record.train_images, record.test_images
         ('knn_accuracy', 5, 20, 10)
     """
+    measurements, _ = measure_sizes(
+        subject, data, sizes, tasks, options, batch_size, num_workers, bf16, feature_memory_gb, quiet, outcomes=False
+    )
+    return [measurement.record for measurement in measurements]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A record, and what each test image contributes to its number (`Score.outcomes`), if that was asked for."""
+
+    record: Evaluation
+    outcomes: Tensor | None = None
+
+
+def measure_sizes(
+    subject: Subject,
+    data: EvaluationData,
+    sizes: str | Sequence[str | SubNetwork] | None = None,
+    tasks: Sequence[str] = ("knn", "linear"),
+    options: TaskOptions | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    bf16: bool = False,
+    feature_memory_gb: float = 4.0,
+    quiet: bool = False,
+    outcomes: bool = True,
+) -> tuple[list[Measurement], list[str]]:
+    """Evaluate sizes as `evaluate_sizes` does, and keep what each test image contributes.
+
+    Args:
+        outcomes: Whether to keep it. The other arguments are those of `evaluate_sizes`.
+
+    Returns:
+        The measurements, ordered by size and then by task, and the names of the test images, in the order of the
+        outcomes.
+
+    Raises:
+        ValueError: As `evaluate_sizes` does.
+    """
     options = options or TaskOptions()
     names = subject.sizes(sizes)
     check_tasks(tasks, options, None)
@@ -99,13 +139,14 @@ def evaluate_sizes(
         # a single size needs one pass, however many images there are
         num_images = work.num_images if len(names) > 1 else 0
         passes = _passes(widths, num_images, feature_memory_gb * 1e9)
-        records: list[Evaluation] = []
+        measurements: list[Measurement] = []
         for number, part in enumerate(passes, 1):
             if len(passes) > 1 and processes.is_main:
                 logger.info("Pass %d of %d over the images: %s.", number, len(passes), ", ".join(part))
-            records += work.records(part, quiet=quiet or number > 1)
-        everyone = [record for part in processes.from_all(records) for record in part]
-    return sorted(everyone, key=lambda record: names.index(record.size))
+            found, images = work.measurements(part, quiet or number > 1, outcomes)
+            measurements += found
+        everyone = [measurement for part in processes.from_all(measurements) for measurement in part]
+    return sorted(everyone, key=lambda measurement: names.index(measurement.record.size)), images
 
 
 def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list[str]]:
@@ -163,14 +204,18 @@ class _Work:
         altered = len(self.data.test) * (1 + len(self.alterations))
         return altered + (len(self.train) if self.train is not None else 0)
 
-    def records(self, sizes: Sequence[str], quiet: bool) -> list[Evaluation]:
-        """Make one pass over the images, and compute the tasks of the sizes whose features this process gets."""
+    def measurements(self, sizes: Sequence[str], quiet: bool, outcomes: bool) -> tuple[list[Measurement], list[str]]:
+        """Make one pass over the images, and compute the tasks of the sizes whose features this process gets.
+
+        Returns:
+            What was measured, and the names of the test images.
+        """
         train = self._features(self.train, sizes, quiet) if self.train is not None else None
         test = self._features(self.data.test, sizes, quiet, self.alterations)
         measured = Measured.of_splits(self.data, train, test)
         if self.processes.is_main and not quiet:
             warn_of(measured, self.subject, self.data, self.tasks, self.options)
-        return self._scores(measured)
+        return self._scores(measured, outcomes), [image.name for image in test.ids]
 
     def _features(
         self, split: LabelledImages, sizes: Sequence[str], quiet: bool, alterations: Sequence[Alteration] = ()
@@ -189,9 +234,9 @@ class _Work:
             patch_saliency(self.subject.model),
         )
 
-    def _scores(self, measured: Measured) -> list[Evaluation]:
+    def _scores(self, measured: Measured, outcomes: bool) -> list[Measurement]:
         train, test = measured.train, measured.test
-        records = []
+        measurements = []
         hidden = None if self.processes.is_main else True  # None: hidden where the output is no terminal
         with tqdm(total=len(test.features) * len(self.tasks), unit="task", leave=False, disable=hidden) as progress:
             for size in test.features:
@@ -200,9 +245,12 @@ class _Work:
                 for task in self.tasks:
                     progress.set_description(f"{size} {task}" if size != ONE_SIZE else task)
                     scores = run_task(task, memory, queries, measured.num_classes, self.options, self.processes.device)
-                    records += [self._record(measured, size, task, score) for score in scores]
+                    measurements += [
+                        Measurement(self._record(measured, size, task, score), score.outcomes if outcomes else None)
+                        for score in scores
+                    ]
                     progress.update()
-        return records
+        return measurements
 
     def _record(self, measured: Measured, size: str, task: str, score: Score) -> Evaluation:
         data = self.data

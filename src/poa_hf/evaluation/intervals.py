@@ -92,23 +92,35 @@ def percentile_interval(replicates: ArrayLike, count: int, confidence: float = C
     return float(low), float(high)
 
 
-def _repeated_interval(values: NDArray[np.float64], confidence: float) -> Interval | None:
-    """Return the interval of the mean of (N, R) values for other images and other repeats, both drawn at random.
+def two_way(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the standard error of the mean of (N, R) values of N images and R repeats, both drawn at random.
 
     The variance of the mean is that of a two-way layout with random effects, the degrees of freedom are
     Satterthwaite's. A bootstrap of three repeats would find a third too little variance between them.
+
+    Args:
+        values: (N, R), both at least 2.
+
+    Returns:
+        The standard error, and its degrees of freedom.
     """
     images, repeats = values.shape
-    if images == 1:
-        return None
-    mean = values.mean()
     rows, columns = values.mean(axis=1), values.mean(axis=0)
-    residuals = values - rows[:, None] - columns + mean
+    residuals = values - rows[:, None] - columns + values.mean()
     between_images = repeats * rows.var(ddof=1)
     between_repeats = images * columns.var(ddof=1)
     residual = (residuals**2).sum() / ((images - 1) * (repeats - 1))
     variance = between_images + max(between_repeats - residual, 0.0)
-    freedom = variance**2 / (between_images**2 / (images - 1) + between_repeats**2 / (repeats - 1))
-    half = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance / values.size)
+    spread = between_images**2 / (images - 1) + between_repeats**2 / (repeats - 1)
+    freedom = variance**2 / spread if spread > 0 else images - 1
+    return float(np.sqrt(variance / values.size)), float(freedom)
+
+
+def _repeated_interval(values: NDArray[np.float64], confidence: float) -> Interval | None:
+    if len(values) == 1:
+        return None
+    mean = values.mean()
+    error, freedom = two_way(values)
+    half = stats.t.ppf((1 + confidence) / 2, freedom) * error
     # no mean is outside of the values
     return float(max(mean - half, values.min())), float(min(mean + half, values.max()))
