@@ -69,7 +69,7 @@ def test_mistakes_are_refused_before_any_work(tmp_path, capsys, options, words):
 
 
 def test_other_mistakes_of_the_command(capsys):
-    commands = "choose from check, convert, embed, evaluate, extract"
+    commands = "choose from check, compare, convert, embed, evaluate"
     assert f"'train' is not a command of poa: {commands}" in refused(capsys, "train")
     assert "'evalute' is not a command of poa: did you mean evaluate?" in refused(capsys, "evalute")
     assert "'--hlep' is not an option of poa: did you mean --help?" in refused(capsys, "--hlep")

@@ -6,7 +6,7 @@ import logging
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..ranges import COUNT, POSITIVE, SEED, WHOLE, Range
@@ -51,10 +51,8 @@ def evaluate(argv: list[str]) -> None:
     output = Path(args.output) if args.output else subject.results or Path(EVALUATIONS)
     _check_output(output)
     processes = Processes()
-    data = _open_data(args, own, processes.is_main)
-    workers = args.num_workers
-    if workers is None:
-        workers = min(4, (os.cpu_count() or 1) // processes.count)
+    data = open_data(args, own, processes.is_main)
+    workers = workers_of(args, processes.count)
     records = evaluate_sizes(
         subject, data, sizes, args.tasks, options, args.batch_size, workers, args.bf16, args.feature_memory_gb
     )
@@ -65,8 +63,15 @@ def evaluate(argv: list[str]) -> None:
     processes.state.destroy_process_group()
 
 
-def _open_data(args: Namespace, own: OwnData | None, is_main: bool) -> EvaluationData:
-    """Open the splits that the options name, or those of the run itself."""
+def workers_of(args: Namespace, processes: int) -> int:
+    """Return how many workers decode the images of each process: what `--num_workers` says, or up to 4."""
+    if args.num_workers is not None:
+        return args.num_workers
+    return min(4, (os.cpu_count() or 1) // processes)
+
+
+def open_data(args: Namespace, own: OwnData | None, is_main: bool) -> EvaluationData:
+    """Open the splits that the options of `add_images` and `--tasks` name, or those of the run itself."""
     from ..evaluation.own_data import open_own_splits
     from ..evaluation.splits import open_splits
     from ..evaluation.tasks import need_train
@@ -111,8 +116,11 @@ def _parser() -> CommandParser:
         help="numbers of neighbours that vote (default: those of 10,20,100,200 that fit)",
     )  # fmt: skip
     _add_alterations(parser)
-    _add_images(parser)
-    _add_work(parser)
+    add_images(parser)
+    work = add_work(parser)
+    parser.add_option(
+        "--output", group=work, metavar="FILE", help=f"file of the results (default: {EVALUATIONS} in the run)"
+    )
     parser.add_token()
     return parser
 
@@ -144,7 +152,8 @@ def _add_alterations(parser: CommandParser) -> None:
     )  # fmt: skip
 
 
-def _add_images(parser: CommandParser) -> None:
+def add_images(parser: CommandParser) -> None:
+    """Add the options that say which labelled images are measured on."""
     data = parser.add_argument_group("images")
     parser.add_option(
         "--dataset_name", group=data, metavar="D",
@@ -180,7 +189,8 @@ def _add_images(parser: CommandParser) -> None:
         )  # fmt: skip
 
 
-def _add_work(parser: CommandParser) -> None:
+def add_work(parser: CommandParser) -> Any:
+    """Add the options that say how features and numbers are computed, and return their group."""
     work = parser.add_argument_group("computation and output")
     parser.add_option(
         "--batch_size", group=work, type=number_in(COUNT), default=64, metavar="N", help="images of one forward pass"
@@ -198,9 +208,7 @@ def _add_work(parser: CommandParser) -> None:
         "--seed", group=work, type=number_in(SEED), default=0, metavar="N",
         help="seed of samples, of the hold-out, draws and starting points (default: 0)",
     )  # fmt: skip
-    parser.add_option(
-        "--output", group=work, metavar="FILE", help=f"file of the results (default: {EVALUATIONS} in the run)"
-    )
+    return work
 
 
 def _check_output(output: Path) -> None:

@@ -1,0 +1,76 @@
+"""`poa compare` from end to end, on folders made for it."""
+
+import json
+
+import pytest
+import torch
+
+from poa_hf.cli.compare import compare
+from poa_hf.cli.main import run
+from poa_hf.data.processor import evaluation_processor
+from poa_hf.models.modeling_poa_pretraining import PoaForPreTraining
+
+from ..conftest import tiny_config
+from ..evaluation.images import parquet_folder, table
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two saved models, a stock one, and a dataset of 60 train and 30 test images of which one can't be decoded."""
+    root = tmp_path_factory.mktemp("compare")
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        model = PoaForPreTraining(tiny_config())
+        model.save_pretrained(root / name)
+        evaluation_processor(32).save_pretrained(root / name)
+    model.teacher.extract("small").save_pretrained(root / "stock")
+    evaluation_processor(40).save_pretrained(root / "stock")  # prepares the same images in another way
+    parquet_folder(root / "images", table(60), table(30, seed=6, broken=(4,)))
+    return root
+
+
+def command(capsys, *argv) -> tuple[int, str, str]:
+    status = run(compare, [str(argument) for argument in argv])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_runs_sizes_and_a_stock_model(folders, capsys, caplog, tmp_path, monkeypatch):
+    monkeypatch.chdir(folders)
+    options = ["--dataset_name", "images", "--num_workers", 0, "--json", tmp_path / "found.json"]
+    status, out, err = command(capsys, "one:small", "two", "stock", *options, "--tasks", "knn,retrieval", "--k", 5)
+    assert status == 0, err
+    lines = out.splitlines()
+    assert lines[0] == "Compared on images (29 test images classified by 60 train images)"
+    assert lines[2:5] == ["A  one:16x1", "B  two:32x3", "C  stock"]
+    assert [line.split("  ")[:2] for line in lines[7:15]] == [
+        [pair, title] for pair in ("A - B", "A - C") for title in ("5-NN", "mAP", "P@1", "P@10")
+    ]
+    assert "p values are those of 8 comparisons together (Holm)" in out
+    assert caplog.text.count("could not be decoded") == 1  # what there is to say about the data is said once
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["test_images"] == 29 and len(found["comparisons"]) == 8
+    for each in found["comparisons"]:
+        assert each["difference"] == pytest.approx(each["first_value"] - each["second_value"])
+        assert each["interval"][0] <= each["difference"] <= each["interval"][1] and 0 < each["p_value"] <= 1
+        assert each["adjusted_p_value"] >= each["p_value"]
+    assert not (folders / "one" / "evaluations.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["one", "one:large"], "one:32x3 is compared with itself"),
+        (["one"], "There is nothing to compare one with: name a second model, or several --sizes."),
+        (["one:", "two"], "one: names no model and size"),
+        (["one", "stock:small"], "stock is a checkpoint of one size"),
+        (["one", "two", "--tasks", "knnn"], "'knnn' is not a task"),
+        (["one", "two", "--tasks", "knn", "--k", "61"], "k = 61 neighbours cannot be found among 60 train images"),
+        (["one", "two", "--json", "."], "cannot be a file"),
+        ([], "Give MODEL[:SIZE]: see poa compare --help."),
+    ],
+)
+def test_mistakes_are_one_sentence(folders, capsys, monkeypatch, argv, words):
+    monkeypatch.chdir(folders)
+    status, out, err = command(capsys, *argv, "--dataset_name", "images", "--num_workers", 0)
+    assert status == 2 and out == "" and words in err and err.count("\n") == 1 and "Traceback" not in err
