@@ -439,7 +439,7 @@ def test_rights_that_only_the_hub_knows_of(vit_run, hub, poa):
         ("--namespace me --size 17x2", "nearest are"),
         ("--namespace me --size tiny", "is neither a named size"),
         ("--namespace me --all --name_template poa", "the same name"),
-        ("--namespace me --all --format timm", "is not a format of this model"),
+        ("--namespace me --all --format swin", "is not a format of this model"),
         ("--namespace me --all --format onnx", "poa push does not publish ONNX"),
         ("--namespace me --all --license gpl-9", "gpl-9"),
         ("--namespace me --all --max_repos 0", "--max_repos is '0': give a whole number of at least 1"),

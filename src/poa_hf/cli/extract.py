@@ -23,7 +23,10 @@ def extract(argv: list[str]) -> None:
         "--output", required=True, type=Path, metavar="DIR",
         help="folder of the model; of several models, the folder of their folders",
     )  # fmt: skip
-    parser.add_option("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm, or onnx")
+    parser.add_option(
+        "--format", help="what to write: the family's own format (dinov2, swin, gn_resnet, ...), which is the default, "
+        "timm, onnx, or vit for a ViT"
+    )  # fmt: skip
     parser.add_option(
         "--onnx_batch", type=number_in(COUNT), metavar="N",
         help="images that an ONNX model takes at a time; any number if not given",

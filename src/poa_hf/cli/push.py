@@ -84,7 +84,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="T",
         help="names of the repos, with {family}, {size}, {width}, {depth}",
     )
-    parser.add_option("--format", help="what to write: a ViT as dinov2 or vit, a ResNet as gn_resnet or timm")
+    parser.add_option(
+        "--format",
+        help="what to write: the family's own format (dinov2, swin, gn_resnet, ...), which is the default, vit for a "
+        "ViT, or timm, the default for a ResNet that timm can hold, as it spares remote code",
+    )
     parser.add_option("--license", "--licence", metavar="ID", help="licence of the weights: an identifier of the Hub")
     parser.add_option("--private", action="store_true", help="make repos and collection private")
     parser.add_option("--revision", metavar="BRANCH", help="publish on this branch instead of main")

@@ -158,5 +158,6 @@ def _write(
     folder = output.absolute()
     with written_folder(folder) as aside:
         artifact.save(aside)
-        write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters, hints=artifact.hints)
+        hints = artifact.hints(folder.name)
+        write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters, hints=hints)
     return output, artifact.num_parameters

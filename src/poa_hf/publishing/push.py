@@ -192,7 +192,8 @@ class _Push:
             more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
             raise ValueError(
                 f"{shown}{more} on the Hub {'holds' if len(conflicts) == 1 else 'hold'} other content than this run: "
-                "give --overwrite to replace it, or another --namespace or --name_template; nothing was sent."
+                "give --overwrite to replace it, --format if it was published in another one, or another --namespace "
+                "or --name_template; nothing was sent."
             )
         supernet = self.repos[0]
         if supernet.size is None and SIZES in supernet.remote and not supernet.conflict:

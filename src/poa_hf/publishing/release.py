@@ -25,7 +25,7 @@ from .card.facts import CardFacts
 from .card.metadata import card_problems
 from .card.size_table import size_table
 from .card.stamp import add_stamp
-from .formats.format import Format, find_format
+from .formats.format import Format, find_format, format_to_publish
 from .hub.names import NAME_TEMPLATE, repo_ids
 
 
@@ -92,7 +92,8 @@ class Release:
             sizes: Names and sizes separated by commas, or `all`.
             namespace: The user or organisation that the repositories belong to.
             template: The names of repositories (see `hub.names.repo_name`).
-            format: The format's name; by default the family's stock one.
+            format: The format's name; by default the family's stock one, but `timm` for a ResNet that timm can hold,
+                which transformers loads without remote code.
             supernet: Whether the supernet is published too.
             owner: Fields of `OwnerFacts`, such as `license`.
 
@@ -107,6 +108,11 @@ class Release:
         config = model.config.backbone_config
         wanted = config.space if sizes == "all" else map(config.space.resolve, sizes.split(","))
         supernet_id, ids = repo_ids(config, dict.fromkeys(wanted), namespace, template)
+        processor = run_processor(folder) or usual_processor(config)
+        if format is None:  # what can be held does not depend on the size
+            target = format_to_publish(model.teacher.extract(next(iter(ids))), processor)
+        else:
+            target = find_format(config.stock_config_class.model_type, format)
         facts = CardFacts.read(model, folder, **owner)
         evaluations = tuple(
             replace(record, dataset=without_local_paths(record.dataset)) for record in facts.run.evaluations
@@ -115,8 +121,8 @@ class Release:
             model=model,
             run=folder,
             facts=replace(facts, run=replace(facts.run, evaluations=evaluations)),
-            format=find_format(config.stock_config_class.model_type, format),
-            processor=run_processor(folder) or usual_processor(config),
+            format=target,
+            processor=processor,
             ids=ids,
             supernet=supernet_id if supernet else None,
         )
@@ -132,7 +138,8 @@ class Release:
         artifact = self.format.convert(self.model.teacher.extract(size), self.processor)
         artifact.save(folder)
         model = _files_in(folder)
-        write_card(folder, self.facts, size, self.format, self.ids[size], artifact.num_parameters, self.supernet)
+        name, parameters = self.ids[size], artifact.num_parameters
+        write_card(folder, self.facts, size, self.format, name, parameters, self.supernet, artifact.hints(name))
         return self._with_documents(folder, model)
 
     def supernet_files(self, folder: Path, published: Mapping[SubNetwork, str]) -> RepoFiles:

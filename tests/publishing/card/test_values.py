@@ -16,3 +16,4 @@ def test_times_add_up_by_device():
 def test_images_of_other_channels():
     assert image_words(3) == "a PIL image" and "grey" in image_words(1)
     assert "(4, height, width)" in image_words(4) and "torchvision" in image_words(5)
+    assert image_words(4, "timm").startswith("a float tensor of shape (4, height, width)")

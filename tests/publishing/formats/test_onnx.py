@@ -203,7 +203,7 @@ def test_mistakes_are_refused(tiny_model, tmp_path, monkeypatch):
     for opset in (-1, 0, 17, 1000):
         assert f"onnx_opset is {opset}: give 18 to " in refused(format="onnx", onnx_opset=opset)
     assert "onnx_dtype is 'int8': give float32 or float16" in refused(format="onnx", onnx_dtype="int8")
-    assert "use dinov2 or vit or onnx" in refused(format="timm")
+    assert "use dinov2, vit, timm or onnx" in refused(format="swin")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "not installed (onnxscript): pip install 'poa_hf[onnx]'" in refused(format="onnx")
     monkeypatch.undo()

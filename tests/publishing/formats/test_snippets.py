@@ -7,12 +7,13 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig
+from poa_hf.data.processor import usual_processor
 from poa_hf.publishing.export import extract_to
 from poa_hf.publishing.formats.format import find_format
 
-from ...conftest import golden_config, run_python
+from ...conftest import golden_config, run_python, tiny_config
 from ...test_contract import tiny
-from ..card.helpers import blocks, facts_of, loaded, written
+from ..card.helpers import SIZE, blocks, facts_of, loaded, written
 
 RUN = """
 import sys
@@ -59,16 +60,45 @@ def test_the_code_of_a_card_loads_the_model_without_poa_hf(tmp_path):
     assert not expected
 
 
-def test_the_code_of_a_timm_card(tmp_path):
+def timm_resnet() -> PoaForPreTraining:
+    """A small ResNet whose channels timm has."""
     backbone = PoaResNetConfig(depths=[1, 2, 1, 1], min_depths=[1, 1, 1, 1], base_width=64, min_base_width=32)
-    model = PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[8], head_hidden_size=8)).eval()
-    extract_to(model, backbone.space.smallest, tmp_path / "poa-timm", format="timm")
+    return PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[8], head_hidden_size=8)).eval()
+
+
+def test_the_code_of_a_timm_card(tmp_path):
+    extract_to(PoaForPreTraining(tiny_config()), SIZE, tmp_path / "poa-timm", format="timm", facts=facts_of())
     card = loaded(tmp_path / "poa-timm")
-    assert card.data.library_name == "timm" and "transformers" not in card.text
-    (code,) = blocks(card, "python")
-    compile(code, "card", "exec")
-    assert 'timm.create_model("local-dir:poa-timm", pretrained=True)' in code
+    assert card.data.library_name == "timm" and {"timm", "transformers"} <= set(card.data.tags)
+    assert 'image.convert("RGB")' in card.text  # timm's transforms leave the channels as they are
+    of_timm, of_transformers = blocks(card, "python")
+    assert 'timm.create_model("local-dir:poa-timm", pretrained=True)' in of_timm and "transformers" not in of_timm
+    assert 'AutoModel.from_pretrained("poa-timm")' in of_transformers and "trust_remote_code" not in card.text
+    for code in (of_timm, of_transformers):
+        compile(code, "card", "exec")
     assert '"hf-hub:me/poa-timm"' in find_format("gn_resnet", "timm").snippet("me/poa-timm")
+
+
+@pytest.mark.slow
+def test_the_code_of_a_timm_card_gives_the_features_in_timm_and_transformers(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm", exc_type=ImportError, reason="needs timm, and a torchvision that it can import")
+    model = timm_resnet()
+    size = model.config.backbone_config.space.spread[1]
+    extract_to(model, size, tmp_path / "poa-timm", format="timm")
+    monkeypatch.chdir(tmp_path)
+    of_timm, of_transformers = blocks(loaded(tmp_path / "poa-timm"), "python")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8))
+    pixels = usual_processor(model.config.backbone_config)(image, return_tensors="pt").pixel_values
+    # the image's preparation needs the real torchvision
+    monkeypatch.setattr(timm.data, "create_transform", lambda **options: lambda image: pixels[0])
+    prepared = {"pixel_values": pixels}
+    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", lambda name: lambda image, **options: prepared)
+    with torch.no_grad():
+        expected = model.teacher(pixels, sub_network=size).pooler_output
+        for code in (of_timm, of_transformers):
+            scope = {"image": image}
+            exec(code, scope)
+            torch.testing.assert_close(scope["features"], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ['we"ird', "back\\slash", "{braces}", "tick`s ``` ```` more", "é 模型"])

@@ -5,18 +5,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.models.configuration_gn_resnet import GnResNetConfig
 from poa_hf.models.modeling_gn_resnet import GnResNetForImageClassification, GnResNetModel
 from poa_hf.publishing.formats.timm import as_timm, save_as_timm
 
+from ...test_contract import PUBLISHED, TINY
+
 try:
     import timm
 except Exception:  # timm needs a torchvision that goes with the installed torch
     timm = None
 
-RECORDED = json.loads((Path(__file__).parents[2] / "fixtures" / "timm_resnet_gn.json").read_text())["sizes"]
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+RECORDED = json.loads((FIXTURES / "timm_resnet_gn.json").read_text())["sizes"]
+TRANSFORMERS = json.loads((FIXTURES / "timm_transformers.json").read_text())["models"]
 SIZES = {"64x3-4-6-3": (64, [3, 4, 6, 3]), "96x3-6-21-3": (96, [3, 6, 21, 3]), "128x3-8-36-3": (128, [3, 8, 36, 3])}
 
 
@@ -177,3 +182,109 @@ def test_timm_loads_the_folder(tmp_path, num_channels):
     classifier = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7)
     assert classifier(torch.randn(1, num_channels, 64, 64)).shape == (1, 7)
     assert torch.equal(classifier.layer4[0].conv2.weight, theirs.layer4[0].conv2.weight)
+
+
+BIASES = ("query_bias", "value_bias", "proj_bias", "mlp_bias")
+# Family, fields that differ from the tiny ones, and the side of the images where it is not the model's own.
+CASES = {
+    "vit": ("vit", {}, None),
+    "vit of other images": ("vit", {}, 48),
+    "vit of other patches and no biases": ("vit", dict(qkv_bias=False, patch_size=4, mlp_ratio=3), None),
+    "grey vit": ("vit", dict(num_channels=1, image_size=64, patch_size=16), None),
+    "gated vit": ("vit", dict(use_swiglu_ffn=True), None),
+    "registers": ("dinov2_registers", {}, None),
+    "registers and other images": ("dinov2_registers", {}, 56),
+    "no registers": ("dinov2_registers", dict(num_register_tokens=0), None),
+    "gated with a register": ("dinov2_registers", dict(use_swiglu_ffn=True, num_register_tokens=1), None),
+    "dinov3, gated": ("dinov3_vit", {}, None),
+    "dinov3": ("dinov3_vit", dict(use_gated_mlp=False, hidden_act="gelu", intermediate_size=170), None),
+    "dinov3 of other images": ("dinov3_vit", dict(num_register_tokens=0, rope_theta=50.0), 48),
+    "dinov3 without biases": ("dinov3_vit", dict.fromkeys(BIASES, False), None),
+    "swin": ("swin", {}, None),
+    "swin of other images": ("swin", {}, 96),
+    "swin of other windows": ("swin", dict(window_size=4, qkv_bias=False), None),
+    "swin of four channels": ("swin", dict(patch_size=4, image_size=128, mlp_ratio=2.5, num_channels=4), None),
+}  # fmt: skip
+
+
+def transformer(case: str, size: str = "smallest"):
+    """An extracted model, and the processor of its images."""
+    family, fields, side = CASES[case]
+    config = PUBLISHED[family][0](**{**TINY[family], **fields}, drop_path_rate=0.0)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).extract(getattr(config.space, size)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    statistics = [0.5] * config.num_channels
+    return model, evaluation_processor(side or config.image_size, statistics, statistics)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_names_and_shapes_of_transformers_are_timms(case):
+    tensors, config = as_timm(*transformer(case))
+    recorded = TRANSFORMERS[case]
+    assert {name: list(tensor.shape) for name, tensor in tensors.items()} == recorded["shapes"]
+    assert (config["architecture"], config["model_args"]) == (recorded["architecture"], recorded["model_args"])
+    assert config["num_features"] == recorded["num_features"]
+
+
+def test_queries_keys_and_values_keep_their_order():
+    model, processor = transformer("dinov3")
+    tensors, _ = as_timm(model, processor)
+    attention = model.model.layer[1].attention
+    query, key, value = tensors["blocks.1.attn.qkv.weight"].chunk(3)
+    assert torch.equal(query, attention.q_proj.weight) and torch.equal(key, attention.k_proj.weight)
+    assert torch.equal(value, attention.v_proj.weight) and torch.equal(
+        tensors["blocks.1.attn.v_bias"], attention.v_proj.bias
+    )
+
+
+def test_a_class_token_beside_registers_holds_its_position():
+    """As in timm, where neither the class token nor registers have positions."""
+    model, processor = transformer("registers")
+    tensors, _ = as_timm(model, processor)
+    embeddings = model.embeddings
+    assert torch.equal(tensors["cls_token"], embeddings.cls_token + embeddings.position_embeddings[:, :1])
+    assert torch.equal(tensors["pos_embed"], embeddings.position_embeddings[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "side", "message"),
+    [
+        ("vit", dict(layer_norm_eps=1e-5), 32, "layer_norm_eps 1e-06, not 1e-05: use the format dinov2"),
+        ("vit", dict(hidden_act="relu"), 32, "hidden_act gelu, not relu"),
+        ("vit", {}, 36, "36 pixels in patches of 8"),
+        ("dinov3_vit", dict(key_bias=True), 32, "key_bias False, not True: use the format dinov3_vit"),
+        ("dinov3_vit", dict(hidden_act="gelu"), 32, "hidden_act silu, not gelu"),
+        ("swin", dict(use_absolute_embeddings=True), 64, "use_absolute_embeddings False, not True"),
+        ("swin", dict(depths=[2, 2, 2, 2]), 80, "stage 4 has 5 positions a side for images of 80 pixels"),
+        ("swin", dict(window_size=4), 32, "stage 4 has 2 positions a side for images of 32 pixels"),
+    ],
+)
+def test_transformers_that_timm_cannot_hold_are_refused(family, fields, side, message):
+    config = PUBLISHED[family][0](**{**TINY[family], **fields})
+    with torch.device("meta"):
+        model = AutoModel.from_config(config).extract(config.space.full)
+    with pytest.raises(ValueError, match=message):
+        as_timm(model, evaluation_processor(side, [0.5] * 3, [0.5] * 3))
+
+
+@needs_timm
+@pytest.mark.parametrize("size", ["smallest", "full"])
+@pytest.mark.parametrize("case", CASES)
+def test_timm_and_its_wrapper_compute_what_transformers_do(tmp_path, case, size):
+    model, processor = transformer(case, size)
+    save_as_timm(model, tmp_path, processor)
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    wrapped = AutoModel.from_pretrained(tmp_path).eval()
+    assert type(wrapped).__name__ == "TimmWrapperModel"
+    side = processor.crop_size["height"]
+    pixels = torch.randn(2, model.config.num_channels, side, side)
+    with torch.no_grad():
+        output, maps, pooled, through = model(pixels), theirs.forward_features(pixels), theirs(pixels), wrapped(pixels)
+    expected = output.last_hidden_state
+    close = dict(rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(maps.reshape(expected.shape), expected, **close)
+    torch.testing.assert_close(pooled, output.pooler_output, **close)
+    torch.testing.assert_close(through.pooler_output, output.pooler_output, **close)

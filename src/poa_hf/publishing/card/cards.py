@@ -71,7 +71,7 @@ def write_card(
         one_of_sizes=f"one of {len(space)} sizes" if len(space) > 1 else "the only size",
         supernet=link(supernet, f"{values.HUB}/{supernet}") if is_repo_id(supernet) else "",
         snippet=snippet,
-        image=values.image_words(stock_config.num_channels),
+        image=values.image_words(stock_config.num_channels, format.library),
         processor=values.processor_words(stock_config.num_channels) if "AutoImageProcessor" in snippet else "",
         hints=hints,
         num_features=getattr(stock_config, "hidden_size", None) or stock_config.hidden_sizes[-1],
@@ -82,7 +82,7 @@ def write_card(
         results=results_text(records),
         **values.run_values(facts),
     )
-    tags = ["poa", "self-supervised", "elastic", format.name]
+    tags = ["poa", "self-supervised", "elastic", format.name, *format.tags]
     base_model = supernet if is_repo_id(supernet) else None
     _write(folder, _metadata(facts, name, format.library, tags, base_model, eval_results(records)), text)
 

@@ -73,12 +73,14 @@ def run_values(facts: CardFacts) -> dict[str, Any]:
     }
 
 
-def image_words(num_channels: int) -> str:
-    """Say what a model of these channels takes for an image."""
+def image_words(num_channels: int, library: str = "transformers") -> str:
+    """Say what the code on the card of a model of these channels takes for an image."""
     if num_channels == 3:
-        return "a PIL image"
+        return "a PIL image" if library != "timm" else 'an RGB PIL image (`image.convert("RGB")`)'
     if num_channels == 1:
         return 'a grey PIL image (`image.convert("L")`)'
+    if library == "timm":
+        return f"a float tensor of shape ({num_channels}, height, width) with values from 0 to 1"
     # without torchvision, Pillow resizes two and four channels as if the last were opacity, and no others
     return (
         f'a uint8 array of shape ({num_channels}, height, width), given with `input_data_format="channels_first"`, '

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 
+from ..card.markdown import code
+
 
 def transformers_snippet(name: str, load_options: str = "", features: str = "pooler_output") -> str:
     """Return code for `AutoModel`; `features` is the part of the model's output that holds them.
@@ -34,6 +36,16 @@ def timm_snippet(name: str) -> str:
 model = timm.create_model({source}, pretrained=True)
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 features = model(transform(image).unsqueeze(0))"""
+
+
+def timm_hints(name: str) -> str:
+    """Say in Markdown how transformers loads a model of timm."""
+    return f"""With `timm` installed, `transformers` loads it too, as a `TimmWrapperModel` and without remote code:
+
+{code(transformers_snippet(name), "python")}
+
+The image processor is then timm's transform, which needs torchvision (timm installs it) and resizes with Pillow, as
+this run's evaluations do."""
 
 
 def onnx_snippet(name: str, batch_size: int | None = None) -> str:

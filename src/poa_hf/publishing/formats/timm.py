@@ -1,39 +1,39 @@
-"""The GroupNorm ResNet in timm's format, for `timm.create_model("hf-hub:...")` or `"local-dir:..."`."""
+"""Extracted models in timm's format, for `timm.create_model("hf-hub:...")` or `"local-dir:..."`."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import BitImageProcessorPil, PreTrainedModel
+from transformers import (
+    BitImageProcessorPil,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    DINOv3ViTModel,
+    PreTrainedModel,
+    SwinModel,
+)
 
 from ...data.processor import usual_processor
 from ...models.modeling_gn_resnet import GnResNetModel
+from .timm_parts import TimmModel
+from .timm_resnet import resnet_in_timm
+from .timm_swin import swin_in_timm
+from .timm_vit import dinov2_in_timm, dinov3_in_timm
 
-# Fields that `model_args` cannot change in timm's `resnet50_gn`.
-_FIXED_IN_TIMM = {
-    "embedding_size": 64,
-    "hidden_sizes": [256, 512, 1024, 2048],
-    "num_groups": 32,
-    "hidden_act": "relu",
-    "layer_norm_eps": 1e-5,
-}
-_STEM = {"embedder.embedder.convolution": "conv1", "embedder.embedder.normalization": "bn1"}
-_BLOCK = {
-    "layer.0.convolution": "conv1",
-    "layer.0.normalization": "bn1",
-    "layer.1.convolution": "conv2",
-    "layer.1.normalization": "bn2",
-    "layer.2.convolution": "conv3",
-    "layer.2.normalization": "bn3",
-    "shortcut.convolution": "downsample.0",
-    "shortcut.normalization": "downsample.1",
+# The models that timm can hold, by their model_type, which those of their elastic subclasses differ in.
+_CONVERSIONS: dict[str, tuple[type[PreTrainedModel], Callable[[Any, int], TimmModel]]] = {
+    "gn_resnet": (GnResNetModel, resnet_in_timm),
+    "dinov2": (Dinov2Model, dinov2_in_timm),
+    "dinov2_with_registers": (Dinov2WithRegistersModel, dinov2_in_timm),
+    "dinov3_vit": (DINOv3ViTModel, dinov3_in_timm),
+    "swin": (SwinModel, swin_in_timm),
 }
 
 
@@ -43,39 +43,31 @@ def as_timm(
     """Return the model's tensors under timm's names, and the content of timm's `config.json`.
 
     Args:
-        model: A plain `GnResNetModel`.
+        model: An extracted model: a plain `GnResNetModel`, `Dinov2Model`, `Dinov2WithRegistersModel`, `DINOv3ViTModel`
+            or `SwinModel`.
         processor: How images are prepared; by default the usual evaluation at the model's image size.
 
     Raises:
-        ValueError: If the model is not a plain `GnResNetModel`, or if timm cannot hold it or its processor.
+        ValueError: If the model is not an extracted one, or if timm cannot hold it or its processor.
     """
-    if not isinstance(model, GnResNetModel) or model.config.model_type != "gn_resnet":
-        raise ValueError(f"timm's format holds a plain GnResNetModel, not a {type(model).__name__}: extract one first.")
     config = model.config
-    for name, value in _FIXED_IN_TIMM.items():
-        if getattr(config, name) != value:
-            raise ValueError(
-                f"timm's GroupNorm ResNet has {name} {value}, not {getattr(config, name)}: use the format gn_resnet."
-            )
-    model_args: dict[str, Any] = {"layers": list(config.depths), "base_width": config.base_width}
-    if config.num_channels != 3:
-        model_args["in_chans"] = config.num_channels
+    expected, convert = _CONVERSIONS.get(config.model_type, (None, None))
+    if expected is None or convert is None or not isinstance(model, expected):
+        *others, last = [kind.__name__ for kind, _ in _CONVERSIONS.values()]
+        kinds = f"{', '.join(others)} or {last}"
+        raise ValueError(f"timm's format holds a plain {kinds}, not a {type(model).__name__}: extract one first.")
+    data_config = _data_config(processor or usual_processor(config), config.num_channels, config.model_type)
+    converted = convert(model, data_config["input_size"][1])
+    channels = {} if config.num_channels == 3 else {"in_chans": config.num_channels}
     timm_config = {
-        "architecture": "resnet50_gn",  # the only GroupNorm ResNet that timm names; model_args give the size
+        "architecture": converted.architecture,
         "num_classes": 0,
-        "num_features": config.hidden_size,
-        "global_pool": "avg",
-        "model_args": model_args,
-        "pretrained_cfg": {
-            "custom_load": False,
-            **_data_config(processor or usual_processor(config), config.num_channels),
-            "fixed_input_size": False,
-            "num_classes": 0,
-            "first_conv": "conv1",
-            "classifier": "fc",
-        },
+        "num_features": converted.num_features,
+        "global_pool": converted.global_pool,
+        "model_args": converted.model_args | channels,
+        "pretrained_cfg": {"custom_load": False, **data_config, "num_classes": 0, **converted.pretrained_cfg},
     }
-    return {_timm_name(name): tensor for name, tensor in model.state_dict().items()}, timm_config
+    return converted.tensors, timm_config
 
 
 def save_as_timm(model: PreTrainedModel, folder: str | Path, processor: BitImageProcessorPil | None = None) -> None:
@@ -91,17 +83,7 @@ def save_as_timm(model: PreTrainedModel, folder: str | Path, processor: BitImage
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _timm_name(name: str) -> str:
-    """Translate the name of a tensor of `GnResNetModel` into timm's."""
-    module, _, leaf = name.rpartition(".")
-    match = re.fullmatch(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(.+)", module)
-    if match is None:
-        return f"{_STEM[module]}.{leaf}"
-    stage, block, module = match.groups()
-    return f"layer{int(stage) + 1}.{block}.{_BLOCK[module]}.{leaf}"
-
-
-def _data_config(processor: BitImageProcessorPil, num_channels: int) -> dict[str, Any]:
+def _data_config(processor: BitImageProcessorPil, num_channels: int, format: str) -> dict[str, Any]:
     """Describe a processor's steps in timm's words; sizes are in pixels.
 
     Raises:
@@ -113,7 +95,7 @@ def _data_config(processor: BitImageProcessorPil, num_channels: int) -> dict[str
     if not steps or not short_side or not height or height != width or processor.rescale_factor != 1 / 255:
         raise ValueError(
             "timm's format needs a processor that resizes the short side, crops a square from the centre, rescales by "
-            "1/255 and normalises: use the format gn_resnet."
+            f"1/255 and normalises: use the format {format}."
         )
     crop_pct = height / short_side
     if math.floor(height / crop_pct) < short_side:  # timm divides again, and rounds down
@@ -125,5 +107,4 @@ def _data_config(processor: BitImageProcessorPil, num_channels: int) -> dict[str
         "crop_mode": "center",
         "mean": list(processor.image_mean),
         "std": list(processor.image_std),
-        "pool_size": [math.ceil(height / 32), math.ceil(width / 32)],
     }
