@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import shutil
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from poa_hf import PoaConfig, PoaViTConfig
 from poa_hf.cli.main import run
 from poa_hf.cli.report import report
 from poa_hf.data.processor import evaluation_processor
@@ -181,3 +183,34 @@ def test_a_hostile_run(trained, tmp_path):
     page = check(path)
     assert page.tags.count("script") == 1
     assert evil in page.text and "<b>run" in page.text and "onerror" not in page.attributes
+
+
+def test_any_task_is_shown_first_and_sizes_that_were_not_measured_are_predicted(tmp_path, capsys):
+    backbone = PoaViTConfig(
+        hidden_size=64, num_hidden_layers=6, num_attention_heads=4, min_hidden_size=32, min_num_hidden_layers=2,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    PoaConfig(backbone_config=backbone).save_pretrained(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "loss": 2.0}\n')
+    measured = [size for size in backbone.space if size.width != 48 and size.depths[0] != 3]
+    values = {str(size): 0.1 * math.log(size.width) + 0.05 * math.log(size.depths[0]) for size in measured}
+    records = [evaluation(size, value, dataset="imagenet-1k") for size, value in values.items()]
+    fields = dict(task="clustering", metric="clustering_nmi", settings={})
+    records += [evaluation(size, value / 2, interval=[0.0, 0.5], **fields) for size, value in values.items()]
+    save_evaluations(tmp_path, records)
+
+    def shown(task):
+        page = LivePage([tmp_path], quality=task).page()
+        return page.split('<div data-choice="0">')[1].partition('<div data-choice="1"')[0]
+
+    first = shown("clustering")
+    assert "Clustering NMI on textures" in first and "paper" not in first and "20-NN accuracy on" in shown("knn")
+    # the predicted value of 48x3, which is on the line between its neighbours in logarithms
+    value = 0.1 * math.log(48) + 0.05 * math.log(3)
+    assert f">~{100 * value / 2:.1f}</td>" in first and f">~{100 * value:.1f}</td>" in shown(None)
+    assert "repeating-linear-gradient" in first and "fitted to 8 sizes" in first
+    page = LivePage([tmp_path]).page()
+    assert "paper: ViT" in page and page.count('class="bar"') == 2 * len(measured)
+    assert run(report, [str(tmp_path), "--task", "taste"]) == 2
+    assert "'taste' is neither a task nor a metric: choose from knn, linear" in capsys.readouterr().err
+    assert "measured yet by a linear probe" in LivePage([tmp_path], quality="linear").page()

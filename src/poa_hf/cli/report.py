@@ -14,7 +14,7 @@ _PORT = Range(0, 65535, whole=True)
 
 
 def report(argv: list[str]) -> None:
-    """Run `poa report RUN ... [--output DIR] [--dataset_name D] [--images N] [--quality knn|linear] [--watch]`."""
+    """Run `poa report RUN ... [--output DIR] [--dataset_name D] [--images N] [--task T] [--watch]`."""
     args = _parser().parse_args(argv)
     quiet_libraries()
     if args.watch:
@@ -83,7 +83,11 @@ def _parser() -> CommandParser:
         help="images for crops and pictures: a dataset of the Hub, a folder, or textures (default: the run's)",
     )  # fmt: skip
     parser.add_option("--images", type=number_in(COUNT), metavar="N", help="number of images (default: 4)")
-    parser.add_option("--quality", choices=["knn", "linear"], default="knn", help="which accuracy charts show first")
+    parser.add_option(
+        "--task", "--quality", dest="quality", metavar="T",
+        help="which task or metric of poa evaluate charts show first: knn, segmentation, clustering_nmi, ... (default: "
+        "knn, else linear, else what was measured)",
+    )  # fmt: skip
     parser.add_option(
         "--watch", action="store_true",
         help="write nothing, but serve the page on this machine, without pictures of images, and refresh it as the run "

@@ -35,7 +35,7 @@ class Grid:
     exists: np.ndarray
 
 
-def grids(space: ElasticSpace, values: Mapping[SubNetwork, float]) -> list[Grid]:
+def grids(space: ElasticSpace, values: Mapping[SubNetwork, float], higher_is_better: bool = True) -> list[Grid]:
     """Arrange the values of sizes as panels.
 
     With one elastic stage there is one panel, of width and depth; with two, one panel for each width, of both depths.
@@ -44,6 +44,7 @@ def grids(space: ElasticSpace, values: Mapping[SubNetwork, float]) -> list[Grid]
     Args:
         space: All sizes.
         values: The values of the sizes that were measured.
+        higher_is_better: Whether the best value is the highest.
     """
     stages = [stage for stage, depths in enumerate(zip(*space.depths, strict=True)) if len(set(depths)) > 1]
     if len(stages) == 2:
@@ -54,10 +55,11 @@ def grids(space: ElasticSpace, values: Mapping[SubNetwork, float]) -> list[Grid]
         names = f"blocks of stage {first + 1}", f"blocks of stage {second + 1}"
         return [_grid(f"width {width}", *names, cells) for width, cells in by_width.items()]
     cells: Cells = {}
+    better = np.fmax if higher_is_better else np.fmin
     for size in space:
         depth = sum(size.depths) if len(stages) > 2 else size.depths[stages[0] if stages else 0]
         value = values.get(size, np.nan)
-        cells[depth, size.width] = np.fmax(cells.get((depth, size.width), np.nan), value)
+        cells[depth, size.width] = better(cells.get((depth, size.width), np.nan), value)
     if len(stages) > 2:
         return [_grid("the best of each total depth", "blocks of all stages", "width", cells)]
     several_stages = len(space.depths[0]) > 1

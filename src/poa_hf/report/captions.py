@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..elastic import SubNetwork
+from ..runs.comparison import Comparison
+from ..runs.metrics import Metric
+from ..selection.prediction import Prediction
 
 Series = tuple[list[int], list[float]]  # steps, and the value at each
 
@@ -83,27 +86,48 @@ def accuracies(lines: Mapping[str, Series]) -> str:
     return " ".join(parts)
 
 
-def over_sizes(values: Mapping[SubNetwork, float], parameters: Mapping[SubNetwork, float]) -> str:
-    """Say which size is the best, and how much of its quality the cheapest one keeps.
+def over_sizes(measured: Comparison, parameters: Mapping[SubNetwork, float]) -> str:
+    """Say which size is the best, and how its quality compares with that of the cheapest one.
 
     Args:
-        values: The quality of each measured size.
+        measured: The quality of the measured sizes.
         parameters: The parameters of each size.
     """
-    best = max(values, key=values.__getitem__)
-    text = f"Best: {best} with {percent(values[best])}."
+    values, best = measured.values, measured.best
+    text = f"Best: {best} with {measured.kind.shown(values[best])}."
     cheapest = min(values, key=parameters.__getitem__)
-    if cheapest == best or values[best] <= 0:
+    if cheapest == best or values[best] <= 0 or not measured.kind.higher_is_better:
         return text
     kept, share = values[cheapest] / values[best], parameters[cheapest] / parameters[best]
     return f"{text} {cheapest} reaches {100 * kept:.0f} % of that with {100 * share:.0f} % of its parameters."
 
 
-def on_front(values: Mapping[SubNetwork, float], cost: Mapping[SubNetwork, float], front: Sequence[SubNetwork]) -> str:
-    """Say how many sizes no other beats, and the cheapest that is almost as good as the best."""
-    text = f"{len(front)} of {len(values)} sizes {'is' if len(front) == 1 else 'are'} on the line."
-    best = max(values, key=values.__getitem__)
-    near = min((size for size in values if values[size] >= values[best] - 0.01), key=cost.__getitem__)
+def on_front(
+    worth: Mapping[SubNetwork, float], cost: Mapping[SubNetwork, float], front: Sequence[SubNetwork], percent: bool
+) -> str:
+    """Say how many sizes no other beats, and the cheapest that is almost as good as the best.
+
+    Args:
+        worth: How good each size is, higher is better.
+        cost: What each size costs.
+        front: The sizes that no other beats.
+        percent: Whether worth is a share: almost is within one point of it, otherwise within 2 %.
+    """
+    text = f"{len(front)} of {len(worth)} sizes {'is' if len(front) == 1 else 'are'} on the line."
+    best = max(worth, key=worth.__getitem__)
+    within = 0.01 if percent else 0.02 * abs(worth[best])
+    near = min((size for size in worth if worth[size] >= worth[best] - within), key=cost.__getitem__)
     if near != best and cost[best] > 0:
-        text += f" {near} comes within one point of {best} at {100 * cost[near] / cost[best]:.0f} % of its cost."
+        almost = "one point" if percent else "2 %"
+        text += f" {near} comes within {almost} of {best} at {100 * cost[near] / cost[best]:.0f} % of its cost."
     return text
+
+
+def predicted(prediction: Prediction, kind: Metric) -> str:
+    """Say which cells are predicted, and how far off such predictions are."""
+    points = " points" if kind.is_share else ""
+    mean, worst = (kind.shown(error, unit=False) for error in (prediction.mean_error, prediction.worst_error))
+    return (
+        f"Striped cells with ~ are predicted by a smooth surface over width and depth, fitted to {prediction.measured} "
+        f"sizes: {mean}{points} off on average, {worst} at worst, when each measured size is predicted from the others."
+    )

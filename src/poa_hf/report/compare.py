@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,12 @@ from ..runs.comparison import Comparison, images_of, one_per_measure
 from ..runs.facts import RunFacts
 from ..runs.layout import REPORT
 from ..runs.metrics import display_order
+from ..selection.pareto import pareto_front
 from . import plots
+from .axes import percent as in_percent
 from .captions import percent
 from .content import RunContent
+from .cost_plots import CostPoint, Group, cost_plot
 from .numbers import entry, series
 from .quality import MOST_CHOICES, choice_of
 from .rendering import check_folder, check_request, rendered, write_page
@@ -43,13 +46,13 @@ class RunRow:
     report: str = ""
 
 
-def write_comparison(runs: Sequence[str | Path], output: str | Path | None = None, quality: str = "knn") -> Path:
+def write_comparison(runs: Sequence[str | Path], output: str | Path | None = None, quality: str | None = None) -> Path:
     """Write a page that compares runs: a table of them, their losses, and their qualities against parameters.
 
     Args:
         runs: What `write_report` takes, twice or more.
         output: The folder to write into; by default `report` beside the runs.
-        quality: The accuracy that is shown first, `knn` or `linear`.
+        quality: The task or metric that is shown first, as for `write_report`.
 
     Returns:
         The path of the page.
@@ -69,13 +72,13 @@ def write_comparison(runs: Sequence[str | Path], output: str | Path | None = Non
 
 
 def comparison_page(
-    contents: Contents, quality: str, folder: Path | None = None, live: bool = False, missing: Sequence[str] = ()
+    contents: Contents, quality: str | None, folder: Path | None = None, live: bool = False, missing: Sequence[str] = ()
 ) -> str:
     """Return the page that compares runs.
 
     Args:
         contents: What is known of the runs, by their names.
-        quality: The accuracy that is shown first.
+        quality: The task or metric that is shown first.
         folder: The folder that it is written into, from which it refers to the reports of the runs.
         live: Whether it asks for news while it is shown.
         missing: Why other runs are not shown, a sentence each.
@@ -143,7 +146,7 @@ def _cells(content: RunContent) -> list[tuple[str, float | str]]:
     ]
 
 
-def _measures(contents: Contents, quality: str) -> list[dict[str, Comparison]]:
+def _measures(contents: Contents, quality: str | None) -> list[dict[str, Comparison]]:
     """Return, for each measure, the evaluation of each run that has one; what most runs have comes first."""
     measures: dict[tuple, dict[str, Comparison]] = {}
     for name, content in contents.items():
@@ -154,7 +157,8 @@ def _measures(contents: Contents, quality: str) -> list[dict[str, Comparison]]:
     def place(item: tuple[tuple, dict[str, Comparison]]) -> tuple:
         first = next(iter(item[1].values()))
         usual = first.example.settings.get("k", 20) == 20
-        return -len(item[1]), first.metric != f"{quality}_accuracy", not usual, display_order(first.example), item[0][0]
+        wanted = (quality or "knn") in (first.metric, first.example.task)
+        return -len(item[1]), not wanted, not usual, display_order(first.example), item[0][0]
 
     return [measured for _, measured in sorted(measures.items(), key=place)][:MOST_CHOICES]
 
@@ -179,31 +183,36 @@ def _choice(measured: Mapping[str, Comparison], contents: Contents) -> Choice:
         choice.text += f". The runs were not measured alike ({alike})."
     if absent := [name for name in contents if name not in measured]:
         choice.text += f" Not measured: {', '.join(absent)}."
-    groups, fronts = {}, {}
-    for name in contents:
-        values = measured[name].values if name in measured else {}
-        points = [(contents[name].sizes[size].parameters, value, str(size)) for size, value in values.items()]
-        groups[name] = points
-        fronts[name] = _front(points)
-    plot = plots.cost_plot(groups, fronts, "parameters", first.metric_name, labels=False)
+    groups = {name: _group(measured.get(name), contents[name]) for name in contents}
+    shown = in_percent if first.kind.is_share else first.kind.shown
+    plot = cost_plot(groups, "parameters", first.metric_name, labels=False, shown=shown)
     title = f"{capitalised(first.metric_name)} against parameters"
     choice.charts.append(Chart("quality", title, _leaders(measured, contents), plot))
     return choice
 
 
-def _front(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Return the points that are better than all cheaper ones, in the order of their costs."""
-    front: list[tuple[float, float, str]] = []
-    for point in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or point[1] > front[-1][1]:
-            front.append(point)
-    return front
+def _group(measured: Comparison | None, content: RunContent) -> Group:
+    """Return the points of a run, and the line through those that are better than all cheaper ones."""
+    if measured is None:
+        return Group([], [])
+    parameters = {size: content.sizes[size].parameters for size in measured.values}
+    ends = measured.intervals
+    points = {
+        size: CostPoint(parameters[size], value, str(size), ends.get(size)) for size, value in measured.values.items()
+    }
+    front = sorted(pareto_front(measured.worth, [parameters]), key=parameters.__getitem__)
+    return Group([*points.values()], [points[size] for size in front])
 
 
 def _leaders(measured: Mapping[str, Comparison], contents: Contents) -> str:
     """Say which run is the best at the fewest and at the most parameters that all runs have."""
-    best = {name: max(comparison.values.values()) for name, comparison in measured.items()}
-    leader = max(best, key=best.__getitem__)
+    kind = next(iter(measured.values())).kind
+    best = {name: comparison.values[comparison.best] for name, comparison in measured.items()}
+
+    def worth(values: Mapping[str, float]) -> Callable[[str], float]:
+        return lambda name: kind.worth(values[name])
+
+    leader = max(best, key=worth(best))
     text = "Each point is a size; lines join those that no cheaper size of their run beats."
     if len(measured) < 2:
         return text
@@ -211,10 +220,10 @@ def _leaders(measured: Mapping[str, Comparison], contents: Contents) -> str:
     for name, comparison in measured.items():
         size = min(comparison.values, key=lambda size: contents[name].sizes[size].parameters)
         smallest[name] = comparison.values[size]
-    first = max(smallest, key=smallest.__getitem__)
+    first = max(smallest, key=worth(smallest))
     return (
-        f"{text} Best of all: {leader}, {percent(best[leader])}. Best of the smallest sizes: {first}, "
-        f"{percent(smallest[first])}."
+        f"{text} Best of all: {leader}, {kind.shown(best[leader])}. Best of the smallest sizes: {first}, "
+        f"{kind.shown(smallest[first])}."
     )
 
 

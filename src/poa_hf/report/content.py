@@ -10,12 +10,13 @@ from typing import Any
 from ..elastic import SubNetwork
 from ..formatting import format_quantity
 from ..models.elastic_config import image_shape
-from ..runs.comparison import Comparison, choose
+from ..runs.comparison import Comparison, choose_by
 from ..runs.facts import RunFacts
 from ..runs.layout import RunFolder
 from ..selection.costs import Costs, costs
 from ..selection.latency_table import read_latencies
 from ..selection.select import select
+from .curves import curves_section
 from .numbers import collapse_section, entry, loss_section, numeric, series
 from .quality import quality_sections
 from .section import Section
@@ -41,18 +42,18 @@ class RunContent:
     latencies: Mapping[str, Mapping[SubNetwork, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, facts: RunFacts, quality: str, before: RunContent | None = None) -> RunContent:
+    def of(cls, facts: RunFacts, quality: str | None, before: RunContent | None = None) -> RunContent:
         """Read the latencies of a run, and choose the evaluation that counts.
 
         Args:
             facts: What the run has written down.
-            quality: The accuracy that charts show first, `knn` or `linear`.
+            quality: The task or metric that charts show first; by default k-NN, a linear probe or what was measured.
             before: What was known of the run before: costs of the same model are not computed again.
         """
         folder = facts.folder or RunFolder.containing(facts.name)
         if facts.config is None:
             return cls(facts, folder)
-        measured = choose(facts.comparisons, [f"{quality}_accuracy"])
+        measured = _measured(facts, quality)
         known = None if before is None else before.facts.config
         if before is not None and before.sizes and known is not None and known.to_dict() == facts.config.to_dict():
             sizes = before.sizes
@@ -65,13 +66,15 @@ class RunContent:
         """The lines of the log with the values that can be drawn."""
         return numeric(self.facts.log)
 
-    def sections(self, quality: str) -> list[Section]:
+    def sections(self, quality: str | None) -> list[Section]:
         """Make the sections of numbers."""
         table = Section("sizes", "Sizes")
         if not self.sizes:
             table.missing.append((self.facts.no_model, None))
+        curves = curves_section(self.facts, self.sizes)
         return [
             *quality_sections(self.facts, self.measured, self.sizes, self.latencies, quality),
+            *([] if curves is None else [curves]),
             table,
             loss_section(self.facts, self.log),
             collapse_section(self.facts, self.log),
@@ -110,3 +113,11 @@ class RunContent:
             best = select(facts.space, costs=self.sizes, quality=measured.worth).best
             shown.append((f"best {measured.title}", f"{measured.kind.shown(measured.values[best])} ({best})"))
         return shown
+
+
+def _measured(facts: RunFacts, quality: str | None) -> Comparison | None:
+    """Return the evaluation that counts for a task or metric; None if it was not measured, perhaps not yet."""
+    try:
+        return choose_by(facts.comparisons, quality)
+    except ValueError:
+        return None

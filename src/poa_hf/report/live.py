@@ -37,7 +37,7 @@ class LivePage:
 
     Args:
         runs: Folders of runs, which need not exist yet, or checkpoints.
-        quality: The accuracy that is shown first, `knn` or `linear`.
+        quality: The task or metric that is shown first, as for `write_report`.
         rest: How long a page is kept, in times as long as a processor took to make it, but for 20 seconds at most:
             reading a long log every few seconds would take the processor from the trainer.
 
@@ -45,7 +45,7 @@ class LivePage:
         ValueError: If a run is given twice, or no page can be made.
     """
 
-    def __init__(self, runs: Sequence[str | Path], quality: str = "knn", rest: float = 9) -> None:
+    def __init__(self, runs: Sequence[str | Path], quality: str | None = None, rest: float = 9) -> None:
         check_request(quality)
         self.quality, self.rest = quality, rest
         self._kept_until = 0.0

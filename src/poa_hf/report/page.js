@@ -45,7 +45,7 @@ function read(area, share) {
   ruler.style.left = `${first[0]}%`;
   box.style.left = first[0] > 50 ? "" : `calc(${first[0]}% + .5rem)`;
   box.style.right = first[0] > 50 ? `calc(${100 - first[0]}% + .5rem)` : "";
-  const said = [`step ${first[2]}`];
+  const said = [`${area.parentElement.dataset.x} ${first[2]}`];
   for (const line of lines) {
     const point = nearest(line.points);
     if (point[2] === first[2]) said.push(lines.length > 1 ? `${line.name}: ${point[3]}` : point[3]);

@@ -22,7 +22,7 @@ def write_report(
     output: str | Path | None = None,
     dataset_name: str | None = None,
     num_images: int = 4,
-    quality: str = "knn",
+    quality: str | None = None,
 ) -> Path:
     """Write the report on a run, `index.html` and its pictures, into a folder.
 
@@ -32,7 +32,8 @@ def write_report(
         dataset_name: Images for crops and pictures, as `open_dataset` takes it; by default those that the run trains
             on, or the built-in textures if the run does not say.
         num_images: The number of images to show, 1 to 16.
-        quality: The accuracy that charts show first, `knn` or `linear`.
+        quality: The task or metric that charts show first, such as `linear` or `segmentation`; by default k-NN, else a
+            linear probe, else whatever was measured.
 
     Returns:
         The path of the page.
@@ -46,7 +47,7 @@ def write_report(
 
 
 def make_report(
-    run: str | Path, output: str | Path | None, dataset_name: str | None, num_images: int, quality: str
+    run: str | Path, output: str | Path | None, dataset_name: str | None, num_images: int, quality: str | None
 ) -> tuple[Path, list[Section], int]:
     """Write a report as `write_report` does, and return the path of the page, its sections and the number of files
     beside it."""

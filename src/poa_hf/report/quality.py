@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -15,15 +15,18 @@ from ..figures.grids import Grid, grids
 from ..formatting import capitalised
 from ..runs.comparison import Comparison, one_per_measure
 from ..runs.facts import RunFacts
+from ..runs.metrics import METRICS, Metric, measure_in_words
 from ..selection.costs import Costs
 from ..selection.pareto import pareto_front
-from . import captions, plots
+from ..selection.search import predicted_quality
+from . import captions
+from .axes import percent
+from .cost_plots import CostPoint, Group, cost_plot
+from .heat_maps import heat_map
+from .published import published_points
 from .section import Chart, Choice, Section
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-MOST_CHOICES = 16  # evaluations among which a reader chooses
+MOST_CHOICES = 32  # evaluations among which a reader chooses
 
 
 def quality_sections(
@@ -31,7 +34,7 @@ def quality_sections(
     measured: Comparison | None,
     costs: Mapping[SubNetwork, Costs],
     latencies: Mapping[str, Mapping[SubNetwork, float]],
-    task: str,
+    task: str | None,
 ) -> tuple[Section, Section]:
     """Make the sections that show quality: as a map over widths and depths, and against each cost.
 
@@ -42,7 +45,7 @@ def quality_sections(
         measured: The evaluation that is shown first; None if there is none.
         costs: The costs of each size.
         latencies: The measured latencies of sizes, by their titles.
-        task: The task that `measured` is of, `knn` or `linear`.
+        task: The task or metric that was asked for; None for the default.
     """
     over_sizes, against_cost = Section("quality", "Quality over the sizes"), Section("pareto", "Quality against cost")
     if measured is None:
@@ -55,7 +58,8 @@ def quality_sections(
             over_sizes.choices.append(_heat_maps(facts, comparison, costs, first))
             against_cost.choices.append(_cost_charts(facts, comparison, costs, latencies, first))
         if len(measured.values) < len(facts.space):
-            over_sizes.missing.append(("The other sizes, marked with a dot, have not been measured:", _evaluate(facts)))
+            sentence = "The other sizes, predicted or marked with a dot, have not been measured:"
+            over_sizes.missing.append((sentence, _evaluate(facts)))
         against_cost.text = "Each point is a size; no size that costs as little is better than those on the line."
     if not latencies and facts.config is not None and not facts.no_model:
         command = facts.command("select", "--device", "cpu")
@@ -80,26 +84,33 @@ def choice_of(measured: Comparison, step: int | None) -> Choice:
 
 
 def _heat_maps(facts: RunFacts, measured: Comparison, costs: Mapping[SubNetwork, Costs], first: bool) -> Choice:
-    choice, values, space = choice_of(measured, facts.steps), measured.values, facts.space
-    low, high = min(values.values()), max(values.values())
+    choice, values, space, kind = choice_of(measured, facts.steps), measured.values, facts.space, measured.kind
+    high, low = values[measured.best], kind.worth(min(measured.worth.values()))
+    prediction = predicted_quality(space, measured)
     if len(values) < len(space):
         choice.text += f" {len(values)} of the {len(space)} sizes have been measured."
-    seen = captions.over_sizes(values, {size: cost.parameters for size, cost in costs.items()})
-    for index, grid in enumerate(grids(space, values)):
-        title = f"{capitalised(measured.metric_name)}, %, by {grid.column_name} and {grid.row_name}"
-        draw = partial(charts.heat_map, grid=grid, low=low, high=high, title=measured.metric_name) if first else None
+    if prediction is not None:
+        choice.text += f" {captions.predicted(prediction, kind)}"
+    guesses = grids(space, {} if prediction is None else prediction.values, kind.higher_is_better)
+    seen = captions.over_sizes(measured, {size: cost.parameters for size, cost in costs.items()})
+    unit = ", %" if kind.is_share else ""
+    for index, (grid, guess) in enumerate(zip(grids(space, values, kind.higher_is_better), guesses, strict=True)):
+        title = f"{capitalised(measured.metric_name)}{unit}, by {grid.column_name} and {grid.row_name}"
         title = f"{title}: {grid.title}" if grid.title else title
-        caption = seen if index == 0 else _best_in(grid)
-        choice.charts.append(Chart(f"quality-{index + 1}", title, caption, plots.heat_map(grid, low, high), draw))
+        drawn: dict[str, Any] = {"grid": grid, "low": low, "high": high, "shown": kind.shown, "predicted": guess}
+        draw = partial(charts.heat_map, title=measured.metric_name, **drawn) if first else None
+        caption = seen if index == 0 else _best_in(grid, kind)
+        choice.charts.append(Chart(f"quality-{index + 1}", title, caption, heat_map(**drawn), draw))
     return choice
 
 
-def _best_in(grid: Grid) -> str:
+def _best_in(grid: Grid, kind: Metric) -> str:
     if np.isnan(grid.values).all():
         return "Not measured."
-    row, column = np.unravel_index(np.nanargmax(grid.values), grid.values.shape)
+    best = np.nanargmax(grid.values) if kind.higher_is_better else np.nanargmin(grid.values)
+    row, column = np.unravel_index(best, grid.values.shape)
     place = f"{grid.column_name} {grid.columns[column]}, {grid.row_name} {grid.rows[row]}"
-    return f"Best: {captions.percent(grid.values[row, column])} ({place})."
+    return f"Best: {kind.shown(float(grid.values[row, column]))} ({place})."
 
 
 def _cost_charts(
@@ -115,44 +126,69 @@ def _cost_charts(
         "flops": ("FLOPs of one image", {size: cost.flops for size, cost in costs.items()}),
     }
     axes |= {f"latency-{index + 1}": latency for index, latency in enumerate(latencies.items())}
-    named = {size: name for name, size in facts.space.named.items()}
     for name, (title, cost) in axes.items():
-        quality = {size: value for size, value in measured.values.items() if size in cost}
-        if not quality:
-            continue
-        front = pareto_front(quality, [cost])
-        caption = captions.on_front(quality, cost, front)
-        if name == "flops":
-            caption += " A multiply-add counts once."
-        if len(quality) < len(measured.values):
-            caption += f" Shown: the {len(quality)} sizes whose latency was measured (poa select --measure_all: all)."
-        options = (cost, quality, front, title, measured.metric_name, named)
-        points = {size: (cost[size], quality[size], named.get(size, str(size))) for size in quality}
-        along = sorted(front, key=cost.__getitem__)
-        plot = plots.cost_plot(
-            {"": [*points.values()]}, {"": [points[size] for size in along]}, title, measured.metric_name
-        )
-        heading = f"{capitalised(measured.metric_name)} against {title}"
-        draw = _pareto_figure(options) if first else None
-        choice.charts.append(Chart(f"pareto-{name}", heading, caption, plot, draw))
+        if cost.keys() & measured.values.keys():
+            paper = published_points(measured.example, name)
+            choice.charts.append(_cost_chart(facts, measured, name, title, cost, paper, first))
     return choice
 
 
-def _pareto_figure(options: tuple) -> Callable[[charts.Theme], Figure]:
-    return lambda theme: charts.pareto_chart(theme, *options)
+def _cost_chart(
+    facts: RunFacts,
+    measured: Comparison,
+    name: str,
+    title: str,
+    cost: Mapping[SubNetwork, float],
+    paper: Mapping[str, list[tuple[float, float, str]]],
+    first: bool,
+) -> Chart:
+    """Make the chart of one kind of cost, with the paper's models beside the sizes."""
+    kind, names = measured.kind, {size: named for named, size in facts.space.named.items()}
+    quality = {size: value for size, value in measured.values.items() if size in cost}
+    worth = {size: kind.worth(value) for size, value in quality.items()}
+    front = sorted(pareto_front(worth, [cost]), key=cost.__getitem__)
+    caption = captions.on_front(worth, cost, front, kind.is_share)
+    if name == "flops":
+        caption += " A multiply-add counts once."
+    if len(quality) < len(measured.values):
+        caption += f" Shown: the {len(quality)} sizes whose latency was measured (poa select --measure_all: all)."
+    intervals = {size: ends for size, ends in measured.intervals.items() if size in quality}
+    if intervals:
+        caption += " Thin bars: 95 % intervals."
+    points = {
+        size: CostPoint(cost[size], value, names.get(size, str(size)), intervals.get(size))
+        for size, value in quality.items()
+    }
+    groups = {"this run" if paper else "": Group([*points.values()], [points[size] for size in front])}
+    for family, models in paper.items():
+        others = [CostPoint(*model) for model in models]
+        groups[family] = Group(others, others, is_reference=True)
+    if paper:
+        caption += " Dashed: what the paper gives for its models."
+    shown = kind.shown if not kind.is_share else percent
+    plot = cost_plot(groups, title, measured.metric_name, shown=shown)
+    figure = partial(
+        charts.pareto_chart, cost=cost, quality=quality, front=front, cost_name=title,
+        quality_name=measured.metric_name, names=names, intervals=intervals,
+        references={family: [model[:2] for model in models] for family, models in paper.items()}, percent=kind.is_share,
+    )  # fmt: skip
+    heading = f"{capitalised(measured.metric_name)} against {title}"
+    return Chart(f"pareto-{name}", heading, caption, plot, figure if first else None)
 
 
-def _evaluate(facts: RunFacts) -> str:
+def _evaluate(facts: RunFacts, measure: str | None = None) -> str:
     """Return the command that measures all sizes on the labelled data that the run names."""
     data = facts.recipe.get("eval_dataset_name") or facts.recipe.get("dataset_name") or "DATASET"
-    return facts.command("evaluate", "--dataset_name", data, "--sizes", "all")
+    task = METRICS[measure].task if measure in METRICS else measure
+    tasks = [] if task in (None, "knn", "linear") else ["--tasks", str(task)]
+    return facts.command("evaluate", "--dataset_name", data, "--sizes", "all", *tasks)
 
 
-def _no_quality(facts: RunFacts, task: str) -> tuple[str, str | None]:
+def _no_quality(facts: RunFacts, task: str | None) -> tuple[str, str | None]:
     if facts.no_evaluations:
         return facts.no_evaluations, None
     if facts.no_model:
         return facts.no_model, None
     if facts.evaluations:
-        return f"No size has been measured yet by {'k-NN' if task == 'knn' else 'a linear probe'}:", _evaluate(facts)
+        return f"No size has been measured yet by {measure_in_words(task)}:", _evaluate(facts, task)
     return "No size has been measured yet:", _evaluate(facts)

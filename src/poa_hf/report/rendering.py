@@ -12,6 +12,7 @@ import jinja2
 
 from ..formatting import printable
 from ..runs.atomic import write_bytes, write_text
+from ..runs.metrics import check_measure
 from .section import columns, uri
 
 _GENERATOR = '<meta name="generator" content="poa report">'
@@ -26,12 +27,12 @@ def rendered(template: str, **content: Any) -> str:
     return printable(_TEMPLATES.get_template(template).render(**shown, **content))
 
 
-def check_request(quality: str) -> None:
-    """Raise a ValueError if no page can be made, or not with this accuracy."""
+def check_request(quality: str | None) -> None:
+    """Raise a ValueError if no page can be made, or there is no such task or metric."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("The report's charts need matplotlib: install poa_hf[plots].")
-    if quality not in ("knn", "linear"):
-        raise ValueError(f"{quality!r} is not an accuracy that charts show: use knn or linear.")
+    if quality is not None:
+        check_measure(quality)
 
 
 def check_folder(folder: Path) -> None:

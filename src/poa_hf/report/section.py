@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..figures import charts
-from .plots import HeatMap, Plot
+from .heat_maps import HeatMap
+from .plots import Plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

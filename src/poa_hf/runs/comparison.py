@@ -48,6 +48,12 @@ class Comparison:
         return {size: self.kind.worth(value) for size, value in self.values.items()}
 
     @property
+    def intervals(self) -> dict[SubNetwork, tuple[float, float]]:
+        """The ends of the interval of each size's value, where it is known."""
+        known = {size: record.interval for size, record in self.records.items() if record.interval}
+        return {size: (ends[0], ends[1]) for size, ends in known.items() if all(map(math.isfinite, ends))}
+
+    @property
     def best(self) -> SubNetwork:
         """The size with the best value; of several, the first."""
         return max(self.worth, key=self.worth.__getitem__)

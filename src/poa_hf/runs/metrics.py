@@ -83,6 +83,13 @@ def check_measure(name: str) -> None:
         raise ValueError(f"{name!r} is neither a task nor a metric: choose from {', '.join(tasks)}.")
 
 
+def measure_in_words(name: str | None) -> str:
+    """Return a task or metric in running text: `k-NN`, `a linear probe`, `segmentation`."""
+    if name in METRICS:
+        return METRICS[name].words
+    return {"knn": "k-NN", "linear": "a linear probe"}.get(name or "knn", str(name))
+
+
 def metric_of(record: Evaluation) -> Metric:
     """The metric of a record; one that is not in the table is called as in the record."""
     return METRICS.get(record.metric) or Metric(record.task, "{metric}", "{metric}", record.metric)
