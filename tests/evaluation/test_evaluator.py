@@ -40,7 +40,9 @@ def features_of(subject, images, sizes=("16x1", "32x3"), **options):
 def test_every_task_of_several_sizes(subject, data):
     subject.model.train()
     weights = copy.deepcopy(subject.model.state_dict())
-    options = TaskOptions(k=(5, 20), label_shares=(0.1,))
+    options = TaskOptions(
+        k=(5, 20), label_shares=(0.1,), occlusion_ratios=(0.5,), shuffle_grids=(4,), corruption_strengths=(3,)
+    )
     sizes = ["16x1", "32x2", "32x3"]
     records = evaluate_sizes(subject, data, sizes, TASKS, options)
     assert subject.model.training and all(
@@ -51,8 +53,9 @@ def test_every_task_of_several_sizes(subject, data):
     assert metrics == ["knn_accuracy", "knn_accuracy", "linear_accuracy", "lowshot_accuracy", "clustering_accuracy",
                        "clustering_nmi", "clustering_ari", "retrieval_map", "retrieval_precision",
                        "retrieval_precision", "occlusion_accuracy", "occlusion_accuracy", "occlusion_accuracy",
-                       "shuffle_accuracy"]  # fmt: skip
-    assert len(records) == 14 * len(sizes)
+                       "shuffle_accuracy", "corruptions_accuracy"]  # fmt: skip
+    assert list(dict.fromkeys(record.task for record in records)) == list(TASKS)
+    assert len(records) == len(metrics) * len(sizes)
     assert all(-0.5 <= record.value <= 1 and (record.step, record.test_images) == (3, 30) for record in records)
     assert {record.train_images for record in records} == {60, None}  # None for clustering
     train, test = (features_of(subject, split, sizes=("32x3",)) for split in (data.train, data.test))
