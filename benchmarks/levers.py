@@ -6,7 +6,7 @@
 Each lever is a change of the recipe. All runs see as many images. k-NN (k = 20) and a linear probe are measured on
 images that no run sees: of CIFAR-10, the last of eight parts of the train split, never the test split. Levers of one
 run are compared with `base`, and sizes alone, at several learning rates, stand beside them: both sides are tuned.
-Runs in --output_dir are not repeated, and those that were cut off go on, so that a screening may take several sessions;
+Runs in --output_dir are not repeated, and those that were cut off are continued: a screening may take several sessions.
 --report only prints what there is. The last line is one JSON object; `ratio` is the CPU time of `base` over
 that of the sizes alone.
 """
@@ -85,7 +85,7 @@ def runs(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     if options.dataset_name:
         base["dataset_name"] = options.dataset_name
     steps = options.steps
-    base |= {"max_steps": steps, "save_steps": 300, "save_total_limit": 1, "disable_tqdm": True, "quiet": True}
+    base |= {"max_steps": steps, "save_steps": 300, "save_total_limit": None, "disable_tqdm": True, "quiet": True}
     if base["masked_prediction_start_step"]:
         base["masked_prediction_start_step"] = steps  # never, as in the recipe
     found = {}

@@ -15,11 +15,11 @@ from poa_hf import PoaForPreTraining
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.training.step import OptimizerStep
 
-from .conftest import ROOT, run_python
+from .conftest import ROOT, TINY, run_python
 
 
-def figures(program: str, *options: str) -> dict:
-    output = run_python(str(ROOT / "benchmarks" / program), *options, timeout=220).stdout.splitlines()
+def figures(program: str, *options: str, timeout: int = 220) -> dict:
+    output = run_python(str(ROOT / "benchmarks" / program), *options, timeout=timeout).stdout.splitlines()
     found = json.loads(output[-1])
     assert found["ratio"] > 0 and math.isfinite(found["ratio"])
     assert {"device", "torch", "python"} <= found.keys()
@@ -174,3 +174,85 @@ def test_gpu_figures_come_in_calls_of_under_six_minutes(tmp_path):
     for line in found:
         failed = line["part"].startswith("real_data")
         assert (line["status"], line["figures"]) == ((3, None) if failed else (0, {"seconds": 1}))
+
+
+def tiny_cifar(folder):
+    """A labelled dataset of two splits, of textures, as a folder of parquet files like CIFAR-10's train split."""
+    import datasets
+
+    from poa_hf import TextureDataset
+
+    folder.mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(10)})
+    for number, name in enumerate([*(f"train-{part:05d}-of-00008" for part in range(8)), "test-00000-of-00001"]):
+        rows = [TextureDataset(seed=number)[index] for index in range(30)]
+        table = {name: [row[name] for row in rows] for name in ("image", "label")}
+        datasets.Dataset.from_dict(table, features=features).to_parquet(str(folder / f"{name}.parquet"))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_one_run_many_sizes(tmp_path):
+    """A comparison that is cut off goes on, repeats nothing, and has all three readings and their intervals."""
+    options = ["--dataset_name", str(tiny_cifar(tmp_path / "images")), "--scale", "cpu", "--sizes", "32x2", "64x4"]
+    options += ["--steps", "8", "--seeds", "0", "1", "--output_dir", str(tmp_path / "runs"), "--plot", str(tmp_path)]
+    options += ["--every_run", "per_device_train_batch_size=8", "dataloader_num_workers=0"]
+    cut_off = run_python(str(ROOT / "benchmarks" / "one_run_many_sizes.py"), *options, "--seconds", "0")
+    assert json.loads(cut_off.stdout.splitlines()[-1])["compared"]["alone"] == {} and "was not begun" in cut_off.stderr
+    found = figures("one_run_many_sizes.py", *options, timeout=1500)
+    assert {kind: set(sizes) for kind, sizes in found["compared"].items()} == dict.fromkeys(
+        ("alone", "short", "slices", "untrained"), {"32x2", "64x4"}
+    )
+    for sizes in found["compared"].values():
+        for of_size in sizes.values():
+            for task in ("knn", "linear"):
+                low, high = of_size[task]["interval"]
+                assert low <= of_size[task]["difference"] <= high and of_size["seeds"] == 2
+                mean = sum(of_size[task]["first"]) / 2 - sum(of_size[task]["second"]) / 2
+                assert of_size[task]["difference"] == pytest.approx(mean)
+    # the full size cut from itself is the full size trained alone
+    assert found["compared"]["slices"]["64x4"]["knn"]["second"] == found["compared"]["alone"]["64x4"]["knn"]["second"]
+    assert all(len(found["curves"][way]) == 8 for way in ("one run", "alone"))
+    assert found["curves"]["alone"]["8"].keys() == {"32x2", "64x4"} and (tmp_path / "one_run.svg").exists()
+    runs = tmp_path / "runs"
+    steps = json.loads((runs / "equal_compute.json").read_text())["steps"]
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("model.safetensors")}
+    assert len(before) == 2 * (1 + 2) * (8 + 1) + 2 * 2 * (1 + 1) and 1 <= steps
+    assert figures("one_run_many_sizes.py", *options) == found
+    assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("model.safetensors")}
+
+
+@pytest.mark.slow
+def test_levers(tmp_path):
+    """Levers are compared with the base of the same seed, on the last file of the train split."""
+    images = tiny_cifar(tmp_path / "images")
+    (images / "test-00000-of-00001.parquet").write_bytes(b"the test split is not read")
+    options = ["--data", "cifar10", "--dataset_name", str(images), "--steps", "2", "--seeds", "0"]
+    options += ["--output_dir", str(tmp_path / "runs"), "--levers", "base", "candidates-4+students-2"]
+    found = figures("levers.py", *options, "--alone", "32x2")
+    assert found["runs"].keys() == {"base", "candidates-4+students-2", "alone-32x2"}
+    assert found["runs"]["alone-32x2"]["0"].keys() == {"32x2"} < found["runs"]["base"]["0"].keys()
+    recipe = (tmp_path / "runs" / "cifar10-2" / "candidates-4+students-2" / "seed-0" / "config.yaml").read_text()
+    assert "num_candidates: 4" in recipe and "num_elastic_students: 2" in recipe
+    assert figures("levers.py", *options, "--report") == found
+
+
+@pytest.mark.slow
+def test_gradient_conflict(tmp_path):
+    """The full size as the elastic student pulls where the intact one does, but for the same-view terms."""
+    run = tmp_path / "run"
+    options = ["--output_dir", str(run), "--max_steps", "2", "--save_steps", "1", *TINY.split()[:-2]]
+    run_python("-m", "poa_hf.cli", "pretrain", "--config", "quickstart", *options)
+    program = str(ROOT / "benchmarks" / "gradient_conflict.py")
+    options = [str(run / "checkpoint-1"), str(run / "checkpoint-2"), "--batches", "2", "--plot", str(tmp_path)]
+    found = json.loads(run_python(program, *options).stdout.splitlines()[-1])
+    assert found["steps"].keys() == {"1", "2"} and (tmp_path / "gradient_conflict.svg").exists()
+    for sizes in found["steps"].values():
+        assert sizes.keys() == {"intact", "32x1", "32x2", "48x1", "48x2", "64x1"}
+        for name, size in sizes.items():
+            if name == "intact":
+                continue
+            assert size["norm"] > 0 and all(-1 <= size[key] <= 1 for key in ("mean_cosine", "agreement", "ceiling"))
+            blocks = {layer for layer, value in size["cosine"].items() if value is None}
+            assert blocks == ({"block 2"} if name.endswith("x1") else set())

@@ -1,4 +1,4 @@
-"""Pre-training runs of a comparison: each in a folder of its own, made once, and gone on with if it was cut off."""
+"""Pre-training runs of a comparison: each in a folder of its own, made once, and continued if it was cut off."""
 
 from __future__ import annotations
 
@@ -24,20 +24,33 @@ def finished_cost(folder: Path) -> dict[str, float] | None:
     return cost if cost.pop("finished") else None
 
 
-def pretrain(folder: Path, recipe: Mapping[str, Any]) -> dict[str, float]:
+class Unfinished(SystemExit):
+    """A run was cut off, by a signal, a limit of time or a failure."""
+
+
+def pretrain(folder: Path, recipe: Mapping[str, Any], until: float | None = None) -> dict[str, float]:
     """Pre-train as a recipe says, unless that is done, and return what it cost in all.
 
-    A run that was cut off goes on from its last checkpoint. SIGTERM saves one: what was spent until then is kept.
+    A run that was cut off goes on from its last checkpoint. SIGTERM and the limit save one; what was spent is kept.
 
     Args:
         folder: The run's folder.
         recipe: What `poa pretrain --config` reads, without the folder.
+        until: The time, of `time.monotonic`, at which the run is cut off; None for no limit.
+
+    Raises:
+        Unfinished: If the run was cut off.
+        ValueError: If the folder holds a run by another recipe.
     """
+    recipe, config = {**recipe, "output_dir": str(folder)}, folder / "recipe.yaml"
+    if config.exists() and yaml.safe_load(config.read_text()) != recipe:
+        raise ValueError(f"{folder} holds a run by another recipe: give another --output_dir, or delete it.")
     if (cost := finished_cost(folder)) is not None:
         return cost
+    if until is not None and time.monotonic() > until:
+        raise Unfinished(f"{folder} was not begun: run the same command again to go on.")
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "recipe.yaml"
-    config.write_text(yaml.safe_dump({**recipe, "output_dir": str(folder)}, sort_keys=False))
+    config.write_text(yaml.safe_dump(recipe, sort_keys=False))
     resumable = any(folder.glob("checkpoint-*"))
     command = ["resume", str(folder)] if resumable else ["pretrain", "--config", str(config), "--overwrite_output_dir"]
     print(f"{folder}: {recipe['max_steps']} steps{', going on' if resumable else ''}", file=sys.stderr, flush=True)
@@ -45,7 +58,9 @@ def pretrain(folder: Path, recipe: Mapping[str, Any]) -> dict[str, float]:
     start, before, finished = time.perf_counter(), _cpu_seconds(), False
     stopping = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        finished = process.wait() == 0
+        finished = process.wait(None if until is None else max(0.0, until - time.monotonic())) == 0
+    except subprocess.TimeoutExpired:
+        pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if process.poll() is None:
@@ -56,7 +71,7 @@ def pretrain(folder: Path, recipe: Mapping[str, Any]) -> dict[str, float]:
         _replace(folder / COST, total | {"finished": finished})
         signal.signal(signal.SIGTERM, stopping)
     if not finished:
-        raise SystemExit(f"{folder} was not finished: run the same command again to go on.")
+        raise Unfinished(f"{folder} was not finished: run the same command again to go on.")
     return total
 
 
