@@ -111,7 +111,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
         name = options.dataset_name if options.data != "textures" else "textures"
         data = open_splits(name, **DATA[options.data]["splits"])
         subject = load_subject(folder)
-        sizes = [str(subject.space.full)] if len(subject.space) == 1 else SIZES
+        space = subject.model.config.space
+        sizes = [str(space.full)] if len(space) == 1 else SIZES
         records = evaluate_sizes(
             subject, data, sizes, ["knn", "linear"], TaskOptions(k=(20,)), batch_size=256, quiet=True
         )

@@ -70,10 +70,14 @@ def run_recipe(recipe: Recipe) -> None:
     order = None
     if checkpoint is not None:
         recipe.model.units_ordered_on = model.config.units_ordered_on = units_ordered_on(checkpoint)
-    elif recipe.order_units:
+    elif recipe.order_units and not training.elastic_start_step:
         from ..warm_start.ordering.run import order_before_training
 
         order = order_before_training(model, dataset, training, recipe.order_images)
+    if recipe.order_units and training.elastic_start_step:
+        from ..warm_start.ordering.run import OrderWhenElasticStarts
+
+        callbacks.append(OrderWhenElasticStarts(dataset, recipe.order_images))
     callbacks.insert(0, _recipe_saver(recipe, order))
     trainer = PoaTrainer(model, training, train_dataset=dataset, callbacks=callbacks, **teachers)
     try:

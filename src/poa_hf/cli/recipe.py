@@ -40,8 +40,9 @@ class ModelArguments:
     order_units: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether to put channels, heads and hidden units in order of importance before the first step, so "
-            "that each size starts with those that matter most. By default, if init_from is a model of one size."
+            "help": "Whether to put channels, heads and hidden units in order of importance before sub-networks are "
+            "trained, at elastic_start_step, so that each size starts with those that matter most. By default, if "
+            "init_from is a model of one size."
         },
     )
     order_images: int = field(
@@ -114,7 +115,7 @@ class Recipe:
         checkpoint: The checkpoint that a run with `init_from` resumes from; then `init_from` is not read.
         foreign_teacher: Folder or Hub id of the frozen model to learn from.
         gram_teacher: Folder or Hub id of the Gram teacher; None for the run's own teacher at step 0.
-        order_units: Whether units are put in order of importance before the first step.
+        order_units: Whether units are put in order of importance before sub-networks are trained.
         order_images: Images by whose features it is estimated.
     """
 

@@ -1,15 +1,21 @@
-"""The order of units before the first step, in one process and in two."""
+"""The order of units before sub-networks are trained, in one process and in two."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from transformers import Dinov2Config, Dinov2Model
 
-from ...conftest import run_python
+from poa_hf import PoaForPreTraining, PoaTrainer, PoaTrainingArguments, TextureDataset, UnitOrder
+from poa_hf.warm_start.ordering.run import OrderWhenElasticStarts
+
+from ...conftest import run_python, tiny_config
 from ...training.test_processes import ENVIRONMENT, launch
+from ...training.test_trainer import arguments, metrics
 
 # Each process orders the model and writes what it has then.
 SCRIPT = """
@@ -53,3 +59,42 @@ def test_two_processes_have_the_order_of_one(tmp_path):
         assert weights.keys() == expected.keys()
         for name, tensor in expected.items():
             assert torch.equal(weights[name], tensor), (rank, name)
+
+
+def test_units_are_ordered_once_when_sub_networks_begin_to_be_trained(tmp_path):
+    """The full size, which learns alone here, goes on as it would have: its moments have moved with its weights."""
+
+    def train(name, order, resume=None, **options):
+        torch.manual_seed(0)
+        model = PoaForPreTraining(tiny_config(intact_weight=1.0, koleo_weight=0.1))
+        args = arguments(
+            tmp_path / name, max_steps=5, learning_rate=0.05, elastic_start_step=2, save_steps=1,
+            save_total_limit=None, **options,
+        )  # fmt: skip
+        callbacks = [OrderWhenElasticStarts(TextureDataset(), 40)] if order else []
+        PoaTrainer(model, args, TextureDataset(length=64), callbacks).train(resume)
+        return model
+
+    plain, ordered = train("plain", order=False), train("ordered", order=True)
+    lines = [metrics(tmp_path / name) for name in ("plain", "ordered")]
+    for a, b in zip(*lines, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4) and b["grad_norm"] == pytest.approx(a["grad_norm"], 1e-3)
+    order = UnitOrder.load(tmp_path / "ordered" / "unit_order.json")
+    assert ordered.config.units_ordered_on == 40 and plain.config.units_ordered_on is None
+    assert any(list(units) != sorted(units) for units in order.orders.values())
+    order.apply(plain)
+    for (name, expected), found in zip(plain.named_parameters(), ordered.parameters(), strict=True):
+        if "key.bias" not in name:  # their gradient is nothing but rounding, which AdamW makes steps of
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=2e-4, msg=name)
+    # resumed before that step, it is ordered then; after it, not again
+    for checkpoint in (1, 2, 3):
+        again = train("ordered", True, str(tmp_path / "ordered" / f"checkpoint-{checkpoint}"))
+        assert all(map(torch.equal, again.state_dict().values(), ordered.state_dict().values())), checkpoint
+
+
+@pytest.mark.parametrize("engine", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_engines_that_keep_parts_of_weights_refuse_to_order_late(monkeypatch, engine):
+    monkeypatch.setattr("poa_hf.warm_start.ordering.run.PartialState", lambda: SimpleNamespace(distributed_type=engine))
+    callback, args = OrderWhenElasticStarts(TextureDataset(), 40), PoaTrainingArguments(elastic_start_step=7)
+    with pytest.raises(ValueError, match=f"at elastic_start_step 7 where {engine.value} keeps parts of the weights"):
+        callback.on_train_begin(args, None, None)

@@ -1,4 +1,4 @@
-"""The order of units of a run, before its first step, and of a family that is not trained at all."""
+"""The order of units of a run, before its sub-networks are trained, and of a family that is not trained at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ...data.crop_arguments import CropArguments
 from ...data.processor import evaluation_processor
@@ -69,6 +72,37 @@ def order_before_training(
     if accelerator.is_main_process:
         logger.info("%s", order)
     return order
+
+
+class OrderWhenElasticStarts(TrainerCallback):
+    """Orders the units just before sub-networks are trained for the first time, at `elastic_start_step`.
+
+    Until then the intact student has been trained alone, so that the order is of units that have learned something. The
+    full size computes what it did, and AdamW's moments move with the weights.
+
+    Args:
+        dataset: The images of the run.
+        num_images: Images at most.
+    """
+
+    def __init__(self, dataset: Any, num_images: int):
+        self.dataset, self.num_images = dataset, num_images
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        engine = PartialState().distributed_type
+        if engine in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ValueError(
+                f"Units cannot be ordered at elastic_start_step {args.elastic_start_step} where {engine.value} keeps "
+                "parts of the weights on each process: leave out order_units, or train without it."
+            )
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step != args.elastic_start_step:
+            return
+        order = order_before_training(kwargs["model"], self.dataset, args, self.num_images)
+        order.apply_to_optimizer(kwargs["model"], kwargs["optimizer"].state)
+        if state.is_world_process_zero:
+            order.save(RunFolder(Path(args.output_dir)).unit_order)
 
 
 def write_ordered_family(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...data.crop_arguments import CropArguments
+from ...models.elastic_model import ElasticModelMixin
 from ...models.modeling_poa_pretraining import PoaForPreTraining
-from ...models.unit_groups import permute_units
+from ...models.unit_groups import UnitGroup, permute_units
 from ...objective.feature_matching import FeatureProjections
 from ...objective.heads import ProjectionHeads
 from ...runs.atomic import write_json
@@ -54,16 +56,40 @@ class UnitOrder:
             raise ValueError("The order has other groups of units than the model: it is that of another architecture.")
         for group in groups:
             group.check_order(self.orders[group.name])
-        for backbone in (model.student, model.teacher):
+        self._permute([model.student, model.teacher], [*_student_readers(model), model.teacher_head], groups)
+        model.config.units_ordered_on = self.num_images if self.orders else None
+
+    @torch.no_grad()
+    def apply_to_optimizer(self, model: PoaForPreTraining, state: Mapping[Tensor, Mapping[str, Any]]) -> None:
+        """Put what an optimizer keeps of the student and its heads into this order, in place: AdamW's moments.
+
+        Args:
+            model: The model that is trained, which this order was applied to.
+            state: The optimizer's state by parameter. Tensors of a parameter's shape belong to its entries.
+        """
+        readers = _student_readers(model)
+        parameters = [p for module in (model.student, *readers) for p in module.parameters()]
+        weights = {parameter: parameter.data for parameter in parameters}
+        kept = {p: {n: t for n, t in state.get(p, {}).items() if _is_like(t, p)} for p in parameters}
+        for name in sorted({name for of_parameter in kept.values() for name in of_parameter}):
+            # what moves the units of a model moves those of a model whose weights are the moments
+            for parameter, of_parameter in kept.items():
+                parameter.data = of_parameter[name] if name in of_parameter else weights[parameter].clone()
+            self._permute([model.student], readers, model.student.unit_groups())
+        for parameter, weight in weights.items():
+            parameter.data = weight
+
+    def _permute(
+        self,
+        backbones: Sequence[ElasticModelMixin],
+        readers: Sequence[ProjectionHeads | FeatureProjections],
+        groups: Sequence[UnitGroup],
+    ) -> None:
+        for backbone in backbones:
             permute_units(backbone, groups, self.orders)
-        readers: list[ProjectionHeads | FeatureProjections] = [model.student_head, model.teacher_head]
-        if model.distillation is not None:
-            reader = model.distillation.student_heads(model.student_head)
-            readers += [] if reader is model.student_head else [reader]
         for group in groups:
             for reader in readers if group.are_features else ():
                 reader.permute_inputs(torch.tensor(self.orders[group.name]))
-        model.config.units_ordered_on = self.num_images if self.orders else None
 
     def save(self, path: str | Path) -> None:
         """Write the order to a JSON file."""
@@ -84,6 +110,19 @@ class UnitOrder:
             return cls(orders, int(content["num_images"]), int(content["seed"]))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ValueError(f"{path} holds no order of units: give a file that UnitOrder.save wrote.") from None
+
+
+def _student_readers(model: PoaForPreTraining) -> list[ProjectionHeads | FeatureProjections]:
+    """Return what reads the features of the student: its heads, and projections that are trained in their place."""
+    readers: list[ProjectionHeads | FeatureProjections] = [model.student_head]
+    if model.distillation is not None:
+        reader = model.distillation.student_heads(model.student_head)
+        readers += [] if reader is model.student_head else [reader]
+    return readers
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def order_units(
