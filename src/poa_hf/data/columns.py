@@ -5,7 +5,7 @@ Follows `sources`, which opens the dataset; `rows` reads the column.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ..formatting import suggest
@@ -13,17 +13,46 @@ from .errors import reading_error
 
 # Names of image columns in datasets that declare no features: WebDataset names fields by file extension.
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
+# Names of columns with a value for each pixel, which are often stored as images: not what a model is shown.
+MASK_COLUMNS = (
+    *("mask", "masks", "segmentation", "segmentation_mask", "semantic_segmentation", "semantic_mask", "seg"),
+    *("annotation", "label_map", "labelmap"),
+)
+DEPTH_COLUMNS = ("depth", "depth_map", "depths")
 
 
-def find_image_column(dataset: Any, name: str | None = None) -> str | None:
+def column_features(dataset: Any) -> tuple[list[str] | None, Any]:
+    """Return the names of a dataset's columns, and what `datasets` knows of their types.
+
+    Of a dataset with a transform (`set_transform`), they are those of the transformed items.
+
+    Args:
+        dataset: A `datasets` dataset or any collection of images, tuples or dicts.
+
+    Returns:
+        The names, or None if the items are no dicts; and the features by name, or None if they are not known.
+    """
+    features = getattr(dataset, "features", None)
+    columns = getattr(dataset, "column_names", None)
+    if isinstance(form := getattr(dataset, "format", None), dict) and form.get("type") == "custom":
+        features, columns = None, None
+    if not columns:
+        first = _first_item(dataset)
+        columns = list(first) if isinstance(first, dict) else None
+    return columns, features
+
+
+def find_image_column(dataset: Any, name: str | None = None, other_than: Collection[str | None] = ()) -> str | None:
     """Find the column that holds the images.
 
-    Columns of type `datasets.Image` come first, then those of type `Array2D` and `Array3D`, then common names. Of a
-    dataset with a transform (`set_transform`), the columns are those of the transformed items.
+    Columns of type `datasets.Image` come first, then those of type `Array2D` and `Array3D`, then common names. Columns
+    that are called like masks or depth maps are passed over where there is another one. Of a dataset with a transform
+    (`set_transform`), the columns are those of the transformed items.
 
     Args:
         dataset: A `datasets` dataset or any collection of images, tuples or dicts.
         name: The column that the user asked for, if any.
+        other_than: Columns that are known to hold something else.
 
     Returns:
         The column's name, or None if the dataset's items are images or (image, label) tuples.
@@ -37,17 +66,11 @@ def find_image_column(dataset: Any, name: str | None = None) -> str | None:
         >>> find_image_column([{"jpg": b"...", "png": b"..."}], name="png")
         'png'
     """
-    features = getattr(dataset, "features", None)
-    columns = getattr(dataset, "column_names", None)
-    if isinstance(form := getattr(dataset, "format", None), dict) and form.get("type") == "custom":
-        features, columns = None, None  # they are the transform's
-    if not columns:
-        first = _first_item(dataset)
-        if not isinstance(first, dict):
-            if name is not None:
-                raise ValueError(f"The dataset's items have no columns, so not {name!r}: leave out --image_column.")
-            return None
-        columns = list(first)
+    columns, features = column_features(dataset)
+    if columns is None:
+        if name is not None:
+            raise ValueError(f"The dataset's items have no columns, so not {name!r}: leave out --image_column.")
+        return None
     if name is not None:
         if name in columns:
             return name
@@ -59,6 +82,8 @@ def find_image_column(dataset: Any, name: str | None = None) -> str | None:
         for kinds in (datasets.Image, (datasets.Array2D, datasets.Array3D)):
             candidates = candidates or [column for column in columns if isinstance(features[column], kinds)]
     candidates = candidates or [column for column in columns if column in IMAGE_COLUMNS]
+    candidates = [column for column in candidates if column not in other_than]
+    candidates = [each for each in candidates if each not in MASK_COLUMNS + DEPTH_COLUMNS] or candidates
     if len(candidates) == 1:
         return candidates[0]
     names = ", ".join(columns)

@@ -29,7 +29,7 @@ from .metadata import QUARTER_TURNS, hide_metadata, orientation, turn_upright, w
 from .tiff import is_tiff, read_tiff
 
 __all__ = ["UndecodableImage", "as_pixels", "as_rgb", "open_image", "open_lazily", "oriented_size"]
-__all__ += ["shrink_while_decoding"]
+__all__ += ["shrink_while_decoding", "stored_values"]
 
 Pixels: TypeAlias = Image.Image | np.ndarray  # an array is uint8 (height, width, channels)
 
@@ -144,6 +144,36 @@ def as_pixels(
     if held != num_channels or image.mode not in _PLAIN_MODES:
         raise UndecodableImage(f"it holds {held} channels ({image.mode}), where the model takes {num_channels}")
     return np.asarray(image)
+
+
+def stored_values(value: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
+    """Decode a row's value to the numbers that it stores, upright and unscaled, such as the classes of a mask.
+
+    Of an image with a palette, they are the numbers of its colours.
+
+    Args:
+        value: What `open_lazily` takes.
+        max_pixels: The largest width times height that is decoded.
+
+    Returns:
+        (height, width) of any type of numbers, or (height, width, channels) for an image with several channels.
+
+    Raises:
+        UndecodableImage: If the value is not an image, or broken, or too large.
+    """
+    if not isinstance(value, Image.Image) and (hasattr(value, "__array__") or isinstance(value, list)):
+        try:
+            array = array_of(value)
+        except ValueError as error:  # rows of several lengths
+            raise UndecodableImage(reason(error)) from error
+        if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
+            array = array[0] if array.shape[0] == 1 else array[..., 0]
+        if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "biuf":
+            raise UndecodableImage(f"an array of shape {array.shape} and type {array.dtype} has no number per pixel")
+        check_size(array.shape[1], array.shape[0], max_pixels)
+        return array
+    image = open_lazily(value, max_pixels, num_channels=1)
+    return image if isinstance(image, np.ndarray) else np.asarray(_read(image, max_pixels))
 
 
 def as_rgb(

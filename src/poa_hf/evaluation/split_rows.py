@@ -71,7 +71,7 @@ class SplitRows(ABC, Generic[RowT]):
         if not self.is_stream and len(dataset) == 0:
             raise ValueError(f"The {name} split is empty: give one with at least one image.")
         dataset = unformatted(dataset) if self.is_stream else dataset
-        self.image_column = find_image_column(dataset, image_column)
+        self.image_column = self._find_image_column(dataset, image_column)
         self.folder = folder_of_images(dataset)
         self.value_columns = self._find_columns(dataset)
         self.dtype = stored_type(dataset, self.image_column)
@@ -143,6 +143,16 @@ class SplitRows(ABC, Generic[RowT]):
             frozenset((rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)] - start).tolist())
             for start, stop in zip(starts[:-1], starts[1:], strict=True)
         ]
+
+    def labels(self) -> list[list[int | str]]:
+        """Return by shard, in the order of the rows, the classes of which a hold-out takes the same share each.
+
+        Without labels, all rows are alike.
+        """
+        return [[0] * length for length in (self._lengths(None) if self.is_stream else [len(self)])]
+
+    def _find_image_column(self, dataset: Any, name: str | None) -> str | None:
+        return find_image_column(dataset, name)
 
     @abstractmethod
     def _find_columns(self, dataset: Any) -> list[str | None]:
