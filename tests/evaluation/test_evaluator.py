@@ -14,7 +14,7 @@ from poa_hf.evaluation.processes import Processes
 from poa_hf.evaluation.split_features import image_features
 from poa_hf.evaluation.splits import EvaluationData
 from poa_hf.evaluation.subject import Subject
-from poa_hf.evaluation.tasks import TASKS, TaskOptions
+from poa_hf.evaluation.tasks import IMAGE_TASKS, TaskOptions
 from poa_hf.evaluation.tasks.knn import knn_predictions
 
 from .images import table
@@ -44,7 +44,7 @@ def test_every_task_of_several_sizes(subject, data):
         k=(5, 20), label_shares=(0.1,), occlusion_ratios=(0.5,), shuffle_grids=(4,), corruption_strengths=(3,)
     )
     sizes = ["16x1", "32x2", "32x3"]
-    records = evaluate_sizes(subject, data, sizes, TASKS, options)
+    records = evaluate_sizes(subject, data, sizes, IMAGE_TASKS, options)
     assert subject.model.training and all(
         torch.equal(weights[name], t) for name, t in subject.model.state_dict().items()
     )

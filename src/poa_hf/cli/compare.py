@@ -11,6 +11,7 @@ from ..ranges import COUNT
 from .evaluate import add_images, add_work, open_data, workers_of
 from .main import quiet_libraries
 from .parser import CommandParser, numbers_in, words
+from .pixel_options import task_options
 
 if TYPE_CHECKING:
     from ..evaluation.comparing import ModelDifference, Side
@@ -39,7 +40,7 @@ def compare(argv: list[str]) -> None:
     # what cannot be compared is reported before any image is read
     pairs = pairs_of(named, subjects, args.sizes, args.all_pairs)
     processes = Processes()
-    data = open_data(args, own, processes.is_main)
+    data = open_data(args, own, args.tasks, processes.is_main)
     measured = _measured(args, pairs, subjects, data, processes)
     found = differences(pairs, measured, args.seed)
     if processes.is_main:
@@ -84,7 +85,7 @@ def _measured(
 def _options(args: Namespace) -> Any:
     from ..evaluation.tasks import TaskOptions
 
-    return TaskOptions(k=args.k, seed=args.seed)
+    return TaskOptions(k=args.k, seed=args.seed, **task_options(args))
 
 
 def _as_json(found: list[ModelDifference]) -> dict[str, Any]:

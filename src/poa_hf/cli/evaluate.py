@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..runs.layout import EVALUATIONS
 from .data_options import add_data_options, data_options
 from .main import quiet_libraries
 from .parser import CommandParser, number_in, numbers_in, words
+from .pixel_options import add_pixel_options, task_options
 
 if TYPE_CHECKING:
     from ..evaluation.own_data import OwnData
@@ -31,7 +33,7 @@ def evaluate(argv: list[str]) -> None:
     from ..evaluation.processes import Processes
     from ..evaluation.subject import load_subject
     from ..evaluation.table import results_table
-    from ..evaluation.tasks import TaskOptions, check_tasks
+    from ..evaluation.tasks import TaskOptions, by_kind, check_tasks
     from ..runs.evaluations import save_evaluations
 
     options = TaskOptions(
@@ -42,6 +44,7 @@ def evaluate(argv: list[str]) -> None:
         shuffle_grids=args.shuffle_grids,
         corruptions=args.corruptions,
         corruption_strengths=args.corruption_strengths,
+        **task_options(args),
     )
     # a wrong request is reported before the model and the data are opened, which takes a while
     check_tasks(args.tasks, options, None)
@@ -51,11 +54,16 @@ def evaluate(argv: list[str]) -> None:
     output = Path(args.output) if args.output else subject.results or Path(EVALUATIONS)
     _check_output(output)
     processes = Processes()
-    data = open_data(args, own, processes.is_main)
+    work = [(tasks, open_data(args, own, tasks, processes.is_main)) for tasks in by_kind(args.tasks)]
     workers = workers_of(args, processes.count)
-    records = evaluate_sizes(
-        subject, data, sizes, args.tasks, options, args.batch_size, workers, args.bf16, args.feature_memory_gb
-    )
+    records = [
+        record
+        for tasks, data in work
+        for record in evaluate_sizes(
+            subject, data, sizes, tasks, options, args.batch_size, workers, args.bf16, args.feature_memory_gb
+        )
+    ]
+    records.sort(key=lambda record: sizes.index(record.size))
     if processes.is_main:
         save_evaluations(output, records)
         print(results_table(records))
@@ -70,13 +78,13 @@ def workers_of(args: Namespace, processes: int) -> int:
     return min(4, (os.cpu_count() or 1) // processes)
 
 
-def open_data(args: Namespace, own: OwnData | None, is_main: bool) -> EvaluationData:
-    """Open the splits that the options of `add_images` and `--tasks` name, or those of the run itself."""
+def open_data(args: Namespace, own: OwnData | None, tasks: Sequence[str], is_main: bool) -> EvaluationData[Any]:
+    """Open the splits that the options of `add_images` name, or those of the run itself, with what the tasks need."""
     from ..evaluation.own_data import open_own_splits
     from ..evaluation.splits import open_splits
-    from ..evaluation.tasks import need_train
+    from ..evaluation.tasks import need_train, pixel_kinds
 
-    needs_train = need_train(args.tasks) or args.holdout is not None
+    needs_train = need_train(tasks) or args.holdout is not None
     options = {
         name: getattr(args, name)
         for name in (
@@ -84,6 +92,8 @@ def open_data(args: Namespace, own: OwnData | None, is_main: bool) -> Evaluation
             *("seed", "holdout", "max_image_pixels"),
         )
     }
+    kinds = pixel_kinds(tasks)
+    options["pixel_columns"] = None if kinds is None else {kind: getattr(args, f"{kind}_column") for kind in kinds}
     if own is None:
         train_split = (args.train_split or "train") if needs_train else None
         return open_splits(args.dataset_name, args.dataset_config_name, train_split, **options, **data_options(args))
@@ -97,7 +107,8 @@ def open_data(args: Namespace, own: OwnData | None, is_main: bool) -> Evaluation
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="poa evaluate",
-        description="Measure the frozen features of sizes of a run, or of a stock checkpoint, on labelled images.",
+        description="Measure the frozen features of sizes of a run, or of a stock checkpoint, on images with labels or "
+        "masks.",
         epilog=f"Results are added to {EVALUATIONS} in the run. For several GPUs, start it with accelerate launch -m "
         "poa_hf.cli evaluate.",
     )
@@ -108,8 +119,8 @@ def _parser() -> CommandParser:
     )  # fmt: skip
     parser.add_option(
         "--tasks", several=True, type=words, default=["knn", "linear"], metavar="TASK,...",
-        help="some of knn, linear, lowshot, clustering, retrieval, occlusion, shuffle, corruptions (default: "
-        "knn,linear)",
+        help="some of knn, linear, lowshot, clustering, retrieval, occlusion, shuffle, corruptions, segmentation "
+        "(default: knn,linear)",
     )  # fmt: skip
     parser.add_option(
         "--k", several=True, type=numbers_in(COUNT), metavar="N,...",
@@ -187,6 +198,7 @@ def add_images(parser: CommandParser) -> None:
             f"--{column}_column", group=data, metavar="C",
             help=f"column of the {content}, if its type and name do not tell",
         )  # fmt: skip
+    add_pixel_options(parser)
 
 
 def add_work(parser: CommandParser) -> Any:

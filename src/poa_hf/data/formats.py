@@ -29,6 +29,7 @@ RASTER_FORMATS = (
 # The beginnings of files that are not read, with what they are and what to do.
 _PILLOW = "which this Pillow was built without: install one of Pillow's own wheels (pip install --upgrade pillow)"
 _CONVERT = "which is not a raster format that is read: convert it to PNG or JPEG"
+_FRAMES = "where an image is needed: give its frames as images"
 _SIGNATURES = (
     (0, b"%!PS", f"PostScript, {_CONVERT}"),
     (0, b"\xc5\xd0\xd3\xc6", f"PostScript, {_CONVERT}"),
@@ -44,6 +45,10 @@ _SIGNATURES = (
     (4, b"ftyphev", f"HEIC, {_CONVERT}"),
     (4, b"ftypavi", f"AVIF, {_PILLOW}"),
     (8, b"WEBP", f"WebP, {_PILLOW}"),
+    (4, b"ftyp", f"a video, {_FRAMES}"),
+    (8, b"AVI ", f"a video, {_FRAMES}"),
+    (0, b"\x1a\x45\xdf\xa3", f"a video, {_FRAMES}"),
+    (0, b"\0\0\1\xba", f"a video, {_FRAMES}"),
     (0, b"version https://git-lfs", 'a Git LFS pointer instead of the image: run "git lfs pull" in its repository'),
     (0, b"<!DOCTYPE html", "a web page instead of an image: download the image again"),
     (0, b"<html", "a web page instead of an image: download the image again"),

@@ -5,32 +5,44 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any
 
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..elastic import SubNetwork
 from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
 from .alterations import Alteration, PixelBatch, check_alterations
+from .dense.evaluator import DenseWork
+from .dense.images import DenseImages
 from .features import evaluation_mode
-from .intervals import mean_interval
 from .labelled import LabelledImages
-from .measured import Measured, pretrained_on_test, warn_of
+from .measured import Measured, warn_of
 from .processes import Processes
+from .record import Measurement as Measurement
+from .record import record_of
 from .saliency import patch_saliency
 from .split_features import ImageFeatures, image_features
 from .splits import EvaluationData
 from .subject import ONE_SIZE, Subject
-from .tasks import LabelledFeatures, Score, TaskOptions, alterations_of, check_tasks, need_train, run_task
+from .tasks import (
+    DENSE_TASKS,
+    LabelledFeatures,
+    Score,
+    TaskOptions,
+    alterations_of,
+    check_tasks,
+    dense_tasks,
+    need_train,
+    run_task,
+)
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate_sizes(
     subject: Subject,
-    data: EvaluationData,
+    data: EvaluationData[Any],
     sizes: str | Sequence[str | SubNetwork] | None = None,
     tasks: Sequence[str] = ("knn", "linear"),
     options: TaskOptions | None = None,
@@ -40,7 +52,7 @@ def evaluate_sizes(
     feature_memory_gb: float = 4.0,
     quiet: bool = False,
 ) -> list[Evaluation]:
-    """Evaluate sizes of a model on a labelled dataset.
+    """Evaluate sizes of a model on a dataset with labels, or with values of pixels.
 
     With several processes, each computes the features of its share of the images, and then the tasks of its share of
     the sizes. The numbers are those of a single process, and every process gets all of them.
@@ -48,8 +60,8 @@ def evaluate_sizes(
     Args:
         subject: The model, from `load_subject` or built from a model in memory. Its weights are sliced, not copied. It
             is unchanged afterwards, except that it stays on the device that is used.
-        data: The dataset, from `open_splits` or built from datasets in memory. All tasks but clustering need its
-            `train`.
+        data: The dataset, from `open_splits` or built from datasets in memory. Most tasks need its `train`. Tasks that
+            look at patches take splits of `DenseImages`, all others of `LabelledImages`.
         sizes: What `Subject.sizes` takes, the named sizes by default.
         tasks: Some of `TASKS`.
         options: The options of the tasks.
@@ -85,14 +97,6 @@ def evaluate_sizes(
     return [measurement.record for measurement in measurements]
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A record, and what each test image contributes to its number (`Score.outcomes`), if that was asked for."""
-
-    record: Evaluation
-    outcomes: Tensor | None = None
-
-
 def measure_sizes(
     subject: Subject,
     data: EvaluationData,
@@ -121,6 +125,7 @@ def measure_sizes(
     options = options or TaskOptions()
     names = subject.sizes(sizes)
     check_tasks(tasks, options, None)
+    _check_kind(tasks, data)
     if data.train is None and need_train(tasks):
         raise ValueError(f"The tasks {', '.join(tasks)} need a train split: give one, or ask for clustering only.")
     if batch_size < 1 or num_workers < 0 or feature_memory_gb <= 0:
@@ -129,16 +134,21 @@ def measure_sizes(
             "least 1, at least 0, and positive."
         )
     with Processes() as processes, evaluation_mode(subject.model):
+        computing = processes, batch_size, num_workers, bf16
         alterations = alterations_of(tasks, options, subject.image_size)
-        work = _Work(subject, data, tasks, options, alterations, processes, batch_size, num_workers, bf16)
+        work: _Work | DenseWork
+        if isinstance(data.test, DenseImages):
+            work = DenseWork(subject, data, dense_tasks(tasks), options, *computing)
+        else:
+            work = _Work(subject, data, tasks, options, alterations, *computing)
         check_tasks(tasks, options, work.train.known_length if work.train else None)
         subject.model.to(processes.device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         widths = subject.widths(names, processes.device)
         black = PixelBatch(subject.black_image.to(processes.device), [b""], patch_saliency(subject.model))
         check_alterations(alterations, black)
         # a single size needs one pass, however many images there are
-        num_images = work.num_images if len(names) > 1 else 0
-        passes = _passes(widths, num_images, feature_memory_gb * 1e9)
+        num_vectors = work.num_vectors if len(names) > 1 else 0
+        passes = _passes(widths, num_vectors, feature_memory_gb * 1e9)
         measurements: list[Measurement] = []
         for number, part in enumerate(passes, 1):
             if len(passes) > 1 and processes.is_main:
@@ -149,31 +159,40 @@ def measure_sizes(
     return sorted(everyone, key=lambda measurement: names.index(measurement.record.size)), images
 
 
-def _passes(widths: dict[str, int], num_images: int, memory: float) -> list[list[str]]:
+def _check_kind(tasks: Sequence[str], data: EvaluationData[Any]) -> None:
+    """Raise ValueError for splits that do not hold what the tasks need."""
+    is_dense = isinstance(data.test, DenseImages)
+    wrong = [task for task in tasks if (task in DENSE_TASKS) != is_dense]
+    if wrong:
+        needed = "labels, but the splits have none" if is_dense else "DenseImages, but the splits have labels"
+        raise ValueError(f"The task {wrong[0]} needs {needed}: evaluate it on splits of its own kind.")
+    for task in dense_tasks(tasks):
+        if task.kind is not None and task.kind not in data.test.kinds:
+            raise ValueError(
+                f"The task {task.name} needs a {task.kind} for each image, but the splits are opened with "
+                f"{', '.join(data.test.kinds) or 'none'}: open them with it."
+            )
+
+
+def _passes(widths: dict[str, int], num_vectors: int, memory: float) -> list[list[str]]:
     """Group sizes into passes such that the float32 features of each pass fit into `memory` bytes.
 
     A pass has no more sizes than an elastic model keeps plain models: with more, they would be rebuilt at every batch.
 
     Args:
         widths: The number of channels of each size's features.
+        num_vectors: The number of feature vectors of each size.
     """
     passes: list[list[str]] = []
     used = 0
     for size, width in widths.items():
-        needed = 4 * width * num_images
+        needed = 4 * width * num_vectors
         if not passes or used + needed > memory or len(passes[-1]) == PLAIN_MODELS_KEPT:
             passes.append([])
             used = 0
         passes[-1].append(size)
         used += needed
     return passes
-
-
-def _interval(score: Score) -> list[float] | None:
-    interval = score.interval
-    if interval is None and score.outcomes is not None:
-        interval = mean_interval(score.outcomes.numpy())
-    return None if interval is None else list(interval)
 
 
 @dataclass(frozen=True)
@@ -184,7 +203,7 @@ class _Work:
     """
 
     subject: Subject
-    data: EvaluationData
+    data: EvaluationData[LabelledImages]
     tasks: Sequence[str]
     options: TaskOptions
     alterations: Sequence[Alteration]
@@ -199,8 +218,8 @@ class _Work:
         return self.data.train if need_train(self.tasks) else None
 
     @property
-    def num_images(self) -> int:
-        """The number of images whose features a pass computes, altered ones included."""
+    def num_vectors(self) -> int:
+        """The number of feature vectors of a size that a pass keeps in memory, those of altered images included."""
         altered = len(self.data.test) * (1 + len(self.alterations))
         return altered + (len(self.train) if self.train is not None else 0)
 
@@ -253,28 +272,16 @@ class _Work:
         return measurements
 
     def _record(self, measured: Measured, size: str, task: str, score: Score) -> Evaluation:
-        data = self.data
         train, test = (measured.train if need_train([task]) else None), measured.test
-        return Evaluation(
-            model=self.subject.name,
-            size=size,
-            task=task,
-            metric=score.metric,
-            value=score.value,
-            dataset=data.name,
-            dataset_config=data.config_name,
-            train_split=data.train.name if train and data.train else None,
-            test_split=data.test.name,
+        return record_of(
+            self.subject,
+            self.data,
+            size,
+            task,
+            score,
             train_images=len(train.labels) if train else None,
             test_images=len(test.labels),
-            holdout=data.holdout.fraction if data.holdout else None,
-            holdout_seed=data.holdout.seed if data.holdout else None,
             coinciding_images=len(measured.coinciding) if train and measured.coinciding is not None else None,
-            pretrained_on_test=pretrained_on_test(self.subject, data),
             skipped_images=test.skipped + (train.skipped if train else 0),
-            step=self.subject.step,
-            date=datetime.now(UTC).date().isoformat(),
-            settings=score.settings | ({"bf16": True} if self.bf16 else {}),
-            details=score.details,
-            interval=_interval(score),
+            bf16=self.bf16,
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .labelled import LabelledImages
+from .split_rows import SplitRows
 
+RowsT = TypeVar("RowsT", bound=SplitRows[Any])
 logger = logging.getLogger(__name__)
 
 
@@ -38,8 +40,8 @@ class HoldOut:
             raise ValueError(f"--seed is {self.seed}: give at least 0.")
 
     def split(
-        self, images: LabelledImages, max_train_images: int | None = None, max_test_images: int | None = None
-    ) -> tuple[LabelledImages, LabelledImages]:
+        self, images: RowsT, max_train_images: int | None = None, max_test_images: int | None = None
+    ) -> tuple[RowsT, RowsT]:
         """Divide a split into a train and a test part, which share no row.
 
         Every class with at least two images has at least one in each part; the only image of a class stays in the train

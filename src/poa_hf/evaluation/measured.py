@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -38,16 +39,14 @@ class Measured:
         return cls(train, test, *labels, coinciding(train.ids, test.ids) if train else None)
 
 
-def pretrained_on_test(subject: Subject, data: EvaluationData) -> bool:
+def pretrained_on_test(subject: Subject, data: EvaluationData[Any]) -> bool:
     """Whether the model was pre-trained, without labels, on images that it is tested on."""
     trained, tested = subject.trained_on, data.test_source
     return trained is not None and tested is not None and trained.overlaps(tested)
 
 
-def warn_of(
-    measured: Measured, subject: Subject, data: EvaluationData, tasks: Sequence[str], options: TaskOptions
-) -> None:
-    """Say what in the data or the options does not show in the numbers."""
+def warn_of_pretraining(subject: Subject, data: EvaluationData[Any]) -> None:
+    """Warn if the model was pre-trained on the images that it is tested on."""
     if pretrained_on_test(subject, data):
         logger.warning(
             "%s was pre-trained, without labels, on the %s split that it is tested on, so its numbers may be "
@@ -55,6 +54,13 @@ def warn_of(
             subject.name,
             data.test.name,
         )
+
+
+def warn_of(
+    measured: Measured, subject: Subject, data: EvaluationData, tasks: Sequence[str], options: TaskOptions
+) -> None:
+    """Say what in the data or the options does not show in the numbers."""
+    warn_of_pretraining(subject, data)
     if measured.train is None:
         return
     warn_of_coinciding(measured.coinciding or [], len(measured.test.labels))

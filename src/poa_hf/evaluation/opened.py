@@ -19,6 +19,8 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..slicing import SlicedModel
 from .features import evaluation_mode
 
+CONVOLUTIONAL_STRIDE = 32  # of the last feature map of ResNet and its like
+
 
 @dataclass(frozen=True)
 class OpenedModel:
@@ -61,6 +63,14 @@ class OpenedModel:
         # hierarchical models pad where others cut off
         merged = 2 ** (len(config.depths) - 1)
         return -(-height // (patch_height * merged)), -(-width // (patch_width * merged))
+
+    @property
+    def stride(self) -> int:
+        """The side in pixels of what one token, or one position of the feature map, stands for."""
+        config = self.module.config
+        if not hasattr(config, "patch_size"):
+            return CONVOLUTIONAL_STRIDE
+        return _pair(config.patch_size)[0] * (2 ** (len(config.depths) - 1) if is_hierarchical(config) else 1)
 
     def _check(self, pixel_values: Tensor) -> None:
         if pixel_values.ndim != 4:

@@ -65,13 +65,13 @@ class Processes:
         """Gather the batches of all processes as one tensor at one of them.
 
         Args:
-            batches: This process's batches, [(B, D), ...]. The list is emptied on the way, so that the features are not
-                in memory twice.
+            batches: This process's batches, [(B, ...), ...]. The list is emptied on the way, so that the features are
+                not in memory twice.
             places: By rank, the rows of the result that each of its batches fills: [(B,), ...].
             owner: The rank of the process that gets the result.
 
         Returns:
-            (N, D) at the owner, None at the others.
+            (N, ...) at the owner, None at the others.
         """
         batches.reverse()  # taken from the end
         result: Tensor | None = None
@@ -89,6 +89,6 @@ class Processes:
                     continue
                 if result is None:
                     total = sum(len(place) for batches_of_rank in places for place in batches_of_rank)
-                    result = torch.empty(total, rows.shape[1])  # (N, D)
+                    result = torch.empty(total, *rows.shape[1:], dtype=rows.dtype)  # (N, ...)
                 result[torch.cat(places_of_rank[start : start + BATCHES_AT_A_TIME])] = rows
         return result

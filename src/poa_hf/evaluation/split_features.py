@@ -203,7 +203,7 @@ def _of_all_shares(
             "holds images."
         )
     if processes.is_main and not quiet:
-        _warn_of(bad_rows, split)
+        warn_of_bad_rows(bad_rows, split)
     places, start = {}, 0  # where in the split's features the rows of each batch belong
     for key, part in labels.items():
         places[key] = torch.arange(start, start + len(part))
@@ -226,7 +226,8 @@ def _of_all_shares(
     return ImageFeatures(owned, flat_labels, len(bad_rows), flat_ids, altered)
 
 
-def _warn_of(bad_rows: list[tuple[str, str]], split: str) -> None:
+def warn_of_bad_rows(bad_rows: list[tuple[str, str]], split: str) -> None:
+    """Warn of images that are left out, each of the first ones by name."""
     for row, reason in bad_rows[:NAMED_BAD_ROWS]:
         logger.warning("Image %s of the %s split could not be decoded and is left out: %s.", row, split, reason)
     if len(bad_rows) > NAMED_BAD_ROWS:

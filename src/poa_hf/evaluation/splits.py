@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,16 +13,20 @@ from torch import Tensor
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.sources import TEXTURES, MissingSplit, check_texture_split, open_dataset
 from ..data.textures import EVALUATION_TEXTURES, TextureDataset
+from .dense.images import DenseImages
 from .holdout import HoldOut
 from .labelled import LabelledImages, UnlabelledImage
 from .sources import Source, source_part, split_lengths, splits_overlap
+from .split_rows import SplitRows
 
 TEST_SPLITS = ("test", "validation", "val", "valid")
 
+RowsT = TypeVar("RowsT", bound=SplitRows[Any])
+
 
 @dataclass
-class EvaluationData:
-    """A labelled dataset.
+class EvaluationData(Generic[RowsT]):
+    """A dataset of images with labels, or with values of their pixels.
 
     Args:
         test: The test split.
@@ -36,15 +40,15 @@ class EvaluationData:
         ValueError: If both splits have rows of one dataset object in common.
     """
 
-    test: LabelledImages
-    train: LabelledImages | None = None
+    test: RowsT
+    train: RowsT | None = None
     name: str = "dataset"
     config_name: str | None = None
     holdout: HoldOut | None = None
     test_source: Source | None = None
 
     @classmethod
-    def held_out(cls, images: LabelledImages, share: float, seed: int = 0, name: str = "dataset") -> EvaluationData:
+    def held_out(cls, images: RowsT, share: float, seed: int = 0, name: str = "dataset") -> EvaluationData[RowsT]:
         """Make both splits of one, for a dataset in memory or a stream: a share of each class is the test split.
 
         Raises:
@@ -77,9 +81,11 @@ def open_splits(
     seed: int = 0,
     holdout: float | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
+    pixel_columns: Mapping[str, str | None] | None = None,
     **part: Any,
-) -> EvaluationData:
-    """Open the splits of a labelled dataset. It is streamed unless it is a folder of image files.
+) -> EvaluationData[Any]:
+    """Open the splits of a dataset with labels, or with values of pixels. It is streamed unless it is a folder of image
+    files.
 
     Args:
         name: A dataset, as `open_dataset` takes it. "textures" are built-in images that differ from those of training.
@@ -94,6 +100,8 @@ def open_splits(
         holdout: The share of the train split to test on, such as 0.2, for a dataset without a test split. It is chosen
             at random, the same share of every class, and not part of the train split then (see `HoldOut`).
         max_image_pixels: The largest width times height of an image that is decoded; larger ones are left out.
+        pixel_columns: For tasks that look at patches: the column of each kind of values of pixels that they need
+            ("mask", "depth"), None for one that is found by its name. The splits then have no labels.
         **part: What of the dataset is read: `revision`, `data_dir` and `data_files` of `open_dataset`.
 
     Raises:
@@ -113,7 +121,7 @@ def open_splits(
             raise ValueError(f"{option} is {limit}: give at least 1, or leave it out for all images.")
     if max_image_pixels < 1:
         raise ValueError(f"max_image_pixels is {max_image_pixels}: give a number of at least 1.")
-    opener = _Opener(name, config_name, image_column, label_column, seed, max_image_pixels, part)
+    opener = _Opener(name, config_name, image_column, label_column, seed, max_image_pixels, pixel_columns, part)
     shown = Path(name).name if Path(name).exists() else name
     if holdout is not None:
         held_out = HoldOut(holdout, seed)
@@ -151,19 +159,24 @@ class _Opener:
     label_column: str | None
     seed: int
     max_image_pixels: int
+    pixel_columns: Mapping[str, str | None] | None
     part: dict[str, Any]
 
-    def open(self, split: str, limit: int | None) -> LabelledImages:
+    def open(self, split: str, limit: int | None) -> SplitRows[Any]:
         if self.name == TEXTURES and not any(self.part.values()):
             check_texture_split(split)
             seed, count = EVALUATION_TEXTURES[split]
             textures = TextureDataset(seed=seed, length=limit or count)
-            return LabelledImages(textures, self.image_column, self.label_column, name=split)
-        dataset = open_dataset(self.name, self.config_name, split, **self.part)
-        columns = self.image_column, self.label_column
-        return LabelledImages(dataset, *columns, limit, self.seed, split, self.max_image_pixels)
+            return self._rows(textures, split, None)
+        return self._rows(open_dataset(self.name, self.config_name, split, **self.part), split, limit)
 
-    def open_test(self, split: str | None, train_split: str | None, limit: int | None) -> LabelledImages:
+    def _rows(self, dataset: Any, split: str, limit: int | None) -> SplitRows[Any]:
+        options = limit, self.seed, split, self.max_image_pixels
+        if self.pixel_columns is None:
+            return LabelledImages(dataset, self.image_column, self.label_column, *options)
+        return DenseImages(dataset, list(self.pixel_columns), self.pixel_columns, self.image_column, *options)
+
+    def open_test(self, split: str | None, train_split: str | None, limit: int | None) -> SplitRows[Any]:
         """Open the split that is named, or the first labelled one of `TEST_SPLITS` that is not the train split."""
         if split is not None:
             return self.open(split, limit)
@@ -194,7 +207,7 @@ def _same_images(train: str, test: str) -> str:
 
 
 def encode_labels(
-    data: EvaluationData, train: Sequence[int | str], test: Sequence[int | str]
+    data: EvaluationData[LabelledImages], train: Sequence[int | str], test: Sequence[int | str]
 ) -> tuple[Tensor, Tensor, int]:
     """Encode the labels of both splits as whole numbers from 0.
 

@@ -55,6 +55,7 @@ class Metric:
 
 
 _CLASSIFICATION = ("accuracy", "image-classification")
+_SEGMENTATION = "image-segmentation"
 
 # In the order in which they are shown.
 METRICS = {
@@ -72,6 +73,16 @@ METRICS = {
     "shuffle_accuracy": Metric("shuffle", "shuffle", "{k}-NN accuracy with shuffled patches", *_CLASSIFICATION),
     "corruptions_accuracy": Metric(
         "corruptions", "corruptions", "{k}-NN accuracy on corrupted images", *_CLASSIFICATION
+    ),
+    "segmentation_miou": Metric("segmentation", "mIoU", "segmentation mIoU", "mean_iou", _SEGMENTATION),
+    "segmentation_accuracy": Metric(
+        "segmentation", "pixels", "segmentation pixel accuracy", "pixel_accuracy", _SEGMENTATION
+    ),
+    "segmentation_knn_miou": Metric(
+        "segmentation", "{k}-NN mIoU", "{k}-NN segmentation mIoU", "mean_iou", _SEGMENTATION
+    ),
+    "segmentation_knn_accuracy": Metric(
+        "segmentation", "{k}-NN pixels", "{k}-NN segmentation pixel accuracy", "pixel_accuracy", _SEGMENTATION
     ),
 }
 

@@ -4,6 +4,7 @@ import torch
 from poa_hf.cli.main import main
 from poa_hf.evaluation.alterations import AlteredFeatures
 from poa_hf.evaluation.tasks import (
+    IMAGE_TASKS,
     TASKS,
     LabelledFeatures,
     TaskOptions,
@@ -29,14 +30,14 @@ def splits() -> tuple[LabelledFeatures, LabelledFeatures]:
     return LabelledFeatures(features[:60], labels[:60]), LabelledFeatures(features[60:], labels[60:], altered)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_every_task_gives_scores_that_depend_on_their_settings(splits, task):
     scores = run_task(task, *splits, 3, TaskOptions(k=(5, 10)), torch.device("cpu"))
     assert scores and all(0.8 < score.value <= 1 for score in scores)
     assert len({(score.metric, str(score.settings)) for score in scores}) == len(scores)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_every_score_says_what_each_test_image_contributes(splits, task):
     scores = run_task(task, *splits, 3, TaskOptions(k=(5, 10)), torch.device("cpu"))
     for score in scores:

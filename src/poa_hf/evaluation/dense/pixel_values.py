@@ -70,7 +70,8 @@ def read_mask(value: Any, max_pixels: int) -> np.ndarray:
         ValueError: If it is a colour image, or holds numbers that are not whole.
     """
     values = _single_channel(stored_values(value, max_pixels))
-    classes = values.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # NaN is found below
+        classes = values.astype(np.int64)
     if values.dtype.kind == "f" and not (classes == values).all():
         raise ValueError("holds numbers that are not whole, where a mask holds the number of a class for each pixel")
     return classes

@@ -1,5 +1,7 @@
 """The evaluation tasks: each measures the quality of frozen features in a different way.
 
+There are tasks of images, each a `Task`, and tasks of patches, each a `DenseTask`.
+
 To add a task, write one file like its neighbours, which holds the task's options, their check and the computation as
 one `Task`. Then add the task to `_TASKS`, and its options, if it has any, to the bases of `TaskOptions`. A test reminds
 you of the help of `poa evaluate`, which names the tasks without importing them.
@@ -15,11 +17,13 @@ import torch
 from ..alterations import Alteration
 from .clustering import CLUSTERING, ClusteringOptions
 from .corruptions import CORRUPTIONS_TASK, CorruptionOptions
+from .dense_task import DenseTask
 from .knn import KNN, KnnOptions
 from .lowshot import LOW_SHOT, LowShotOptions
 from .occlusion import OCCLUSION, OcclusionOptions
 from .probe import LINEAR
 from .retrieval import RETRIEVAL, RetrievalOptions
+from .segmentation import SEGMENTATION, SegmentationOptions
 from .shuffle import SHUFFLE, ShuffleOptions
 from .task import LabelledFeatures, Score, Task
 
@@ -33,6 +37,7 @@ class TaskOptions(
     LowShotOptions,
     RetrievalOptions,
     ClusteringOptions,
+    SegmentationOptions,
 ):
     """The options of all tasks together; the class of each task's options says what they mean."""
 
@@ -41,8 +46,12 @@ _TASKS: tuple[Task[TaskOptions], ...] = (
     *(KNN, LINEAR, LOW_SHOT, CLUSTERING, RETRIEVAL),
     *(OCCLUSION, SHUFFLE, CORRUPTIONS_TASK),
 )
-TASKS = tuple(task.name for task in _TASKS)
-_BY_NAME = dict(zip(TASKS, _TASKS, strict=True))
+_DENSE_TASKS: tuple[DenseTask[TaskOptions], ...] = (SEGMENTATION,)
+_BY_NAME = {task.name: task for task in _TASKS}
+_DENSE_BY_NAME = {task.name: task for task in _DENSE_TASKS}
+_ALL: dict[str, Task[TaskOptions] | DenseTask[TaskOptions]] = {**_BY_NAME, **_DENSE_BY_NAME}
+IMAGE_TASKS, DENSE_TASKS = tuple(_BY_NAME), tuple(_DENSE_BY_NAME)
+TASKS = tuple(_ALL)
 
 
 def check_tasks(tasks: Sequence[str], options: TaskOptions, train_images: int | None) -> None:
@@ -58,13 +67,30 @@ def check_tasks(tasks: Sequence[str], options: TaskOptions, train_images: int | 
     unknown = [task for task in tasks if task not in TASKS]
     if unknown or not tasks:
         raise ValueError(f"{(unknown or ['nothing'])[0]!r} is not a task: choose from {', '.join(TASKS)}.")
-    for task in _TASKS:
+    for task in _ALL.values():
         task.check(options, train_images if task.name in tasks else None)
 
 
 def need_train(tasks: Sequence[str]) -> bool:
     """Return whether any of the tasks needs a train split."""
-    return any(_BY_NAME[task].needs_train for task in tasks)
+    return any(_ALL[task].needs_train for task in tasks)
+
+
+def by_kind(tasks: Sequence[str]) -> list[list[str]]:
+    """Return the tasks in groups that are evaluated on splits of one kind: those of images, and those of patches."""
+    groups = [[task for task in tasks if task in known] for known in (IMAGE_TASKS, DENSE_TASKS)]
+    return [group for group in groups if group]
+
+
+def pixel_kinds(tasks: Sequence[str]) -> list[str] | None:
+    """Return the kinds of values of pixels that tasks of patches need; None for tasks of images."""
+    chosen = dense_tasks(tasks)
+    return sorted({task.kind for task in chosen if task.kind is not None}) if chosen else None
+
+
+def dense_tasks(tasks: Sequence[str]) -> list[DenseTask[TaskOptions]]:
+    """Return those of the tasks that look at patches."""
+    return [_DENSE_BY_NAME[task] for task in tasks if task in _DENSE_BY_NAME]
 
 
 def alterations_of(tasks: Sequence[str], options: TaskOptions, image_size: tuple[int, int]) -> list[Alteration]:
@@ -76,13 +102,13 @@ def alterations_of(tasks: Sequence[str], options: TaskOptions, image_size: tuple
     Raises:
         ValueError: For options that do not fit images of this size.
     """
-    wanted = [alteration for task in tasks for alteration in _BY_NAME[task].alterations(options, image_size)]
-    return list(dict.fromkeys(wanted))
+    of_images = [_BY_NAME[task] for task in tasks if task in _BY_NAME]
+    return list(dict.fromkeys(each for task in of_images for each in task.alterations(options, image_size)))
 
 
 def remarks(tasks: Sequence[str], options: TaskOptions, train_images: int) -> list[str]:
     """Return sentences about what the tasks leave out with this number of train images."""
-    candidates = (_BY_NAME[task].remark(options, train_images) for task in tasks)
+    candidates = (_ALL[task].remark(options, train_images) for task in tasks)
     return [remark for remark in candidates if remark]
 
 
@@ -97,7 +123,7 @@ def run_task(
     """Return the scores of one task.
 
     Args:
-        task: One of `TASKS`.
+        task: One of `TASKS` that looks at images.
         train: May be None for a task that looks at the test split only, such as clustering.
         num_classes: The number of classes in both splits together.
         device: Where the task is computed.
@@ -114,14 +140,19 @@ def run_task(
 
 
 __all__ = [
+    "DENSE_TASKS",
+    "IMAGE_TASKS",
     "TASKS",
     "LabelledFeatures",
     "Score",
     "Task",
     "TaskOptions",
     "alterations_of",
+    "by_kind",
     "check_tasks",
+    "dense_tasks",
     "need_train",
+    "pixel_kinds",
     "remarks",
     "run_task",
 ]

@@ -144,6 +144,32 @@ def knn_predictions(
     return {k: torch.cat(parts) for k, parts in predictions.items()}
 
 
+def knn_votes(
+    memory_features: Tensor,
+    memory_labels: Tensor,
+    features: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+    chunk_size: int = 4096,
+) -> Tensor:
+    """Return the shares of the votes that each class gets from the k nearest neighbours: (N, num_classes).
+
+    The arguments are those of `knn_predictions`. All tensors are on one device.
+
+    Raises:
+        ValueError: As `knn_predictions` does.
+    """
+    _check_search(memory_features, memory_labels, features, k, temperature, chunk_size)
+    num_classes = int(memory_labels.max()) + 1 if num_classes is None else num_classes
+    parts = []
+    for queries in features.split(chunk_size):
+        similarities, indices = _nearest(memory_features, queries, k, chunk_size)
+        votes = _votes(similarities, indices, memory_labels, temperature, num_classes)
+        parts.append(votes / votes.sum(dim=1, keepdim=True))
+    return torch.cat(parts)
+
+
 def _check_search(
     memory: Tensor, labels: Tensor, features: Tensor, k: int, temperature: float, chunk_size: int
 ) -> None:

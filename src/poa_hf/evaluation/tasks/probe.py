@@ -79,6 +79,7 @@ def fit_linear_probe(
     min_steps: int = MIN_STEPS,
     seed: int = 0,
     device: torch.device | str | None = None,
+    held_out_images: Tensor | None = None,
 ) -> LinearProbe:
     """Train one classifier per learning rate, and return the one that does best on held-out images.
 
@@ -95,6 +96,7 @@ def fit_linear_probe(
         seed: Decides which images are held out, and the order of the others.
         device: Where the classifiers are trained, by default where the features are. Batches are moved there one by
             one.
+        held_out_images: Which images are held out, (N,) bool, instead of a random share of each class.
 
     Raises:
         ValueError: For shapes that do not match, labels out of range, learning rates or a share that are not valid, if
@@ -106,7 +108,9 @@ def fit_linear_probe(
             f"learning_rates {list(learning_rates)} must be positive, and held_out ({held_out}) between 0 and 1."
         )
     device = torch.device(device or features.device)
-    is_held_out = stratified_sample(labels, held_out, seed, leave_one=True)
+    is_held_out = held_out_images
+    if is_held_out is None:
+        is_held_out = stratified_sample(labels, held_out, seed, leave_one=True)
     if not is_held_out.any():
         raise ValueError("No class has two labelled images, so none can be held out: give more images of each class.")
     held_out_index, training_index = (part.nonzero()[:, 0] for part in (is_held_out, ~is_held_out))

@@ -1,0 +1,40 @@
+"""Options of tasks that look at patches, and so need a value for each pixel."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from ..ranges import COUNT, Range
+from .parser import CommandParser, number_in, numbers_in
+
+
+def add_pixel_options(parser: CommandParser) -> None:
+    """Add the options of `segmentation` and its like to `poa evaluate`."""
+    group = parser.add_argument_group("patches")
+    parser.add_option(
+        "--mask_column", group=group, metavar="C",
+        help="column of the masks, with the number of a class for each pixel, if its name does not tell",
+    )  # fmt: skip
+    parser.add_option(
+        "--num_classes", group=group, type=number_in(Range(2, 65_536, whole=True)), metavar="N",
+        help="number of classes of masks (default: those of the train masks)",
+    )  # fmt: skip
+    parser.add_option(
+        "--ignore_index", group=group, several=True, type=numbers_in(Range(-(2**31), 2**31, whole=True)), default=[],
+        metavar="N,...",
+        help="numbers of pixels without a class, which do not count, beside 255",
+    )  # fmt: skip
+    parser.add_option(
+        "--dense_image_size", group=group, type=number_in(COUNT), metavar="N",
+        help="short side of the images for tasks of patches (default: that of the model's processor)",
+    )  # fmt: skip
+
+
+def task_options(args: Namespace) -> dict[str, Any]:
+    """Return what these options say, as `TaskOptions` takes it."""
+    return {
+        "num_classes": args.num_classes,
+        "ignore_index": tuple(args.ignore_index),
+        "dense_image_size": args.dense_image_size,
+    }
