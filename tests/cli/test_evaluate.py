@@ -18,6 +18,7 @@ from poa_hf.publishing.formats.vit import as_vit
 from poa_hf.runs.evaluations import load_evaluations
 
 from ..conftest import run_python, tiny_config
+from ..evaluation.dense import pictures
 from ..evaluation.images import parquet_folder, table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -219,3 +220,40 @@ def test_a_checkpoint_that_is_not_whole(folders, capsys, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     status, _, err = command(capsys, tmp_path, "--dataset_name", folders / "images")
     assert status == 2 and "has no weights in safetensors files" in err
+
+
+def test_masks_and_labels_of_one_dataset_in_one_command(folders, capsys, tmp_path):
+    labelled = [
+        pictures.table(count, seed).add_column("label", [number % 2 for number in range(count)])
+        for seed, count in enumerate((16, 6))
+    ]
+    parquet_folder(tmp_path / "data", *labelled)
+    argv = [folders / "run", "--dataset_name", tmp_path / "data", "--num_workers", 0, "--output", tmp_path / "e.json"]
+    argv += ["--sizes", "small", "--dense_image_size", 16]
+    status, out, err = command(capsys, *argv, "--tasks", "segmentation,knn", "--k", "5", "--ignore_index", "3,-1")
+    assert status == 0, err
+    assert out.splitlines()[2].split() == ["size", "5-NN", "mIoU", "pixels", "20-NN", "mIoU", "20-NN", "pixels"]
+    knn, miou = load_evaluations(tmp_path / "e.json")[:2]
+    assert (knn.metric, miou.metric) == ("knn_accuracy", "segmentation_miou")
+    assert miou.settings["ignored"] == [-1, 3, 255] and list(miou.details["iou"]) == ["0", "1", "2"]
+    status, _, err = command(capsys, *argv, "--tasks", "segmentation", "--mask_column", "label")
+    assert status == 2 and "its mask" in err
+    status, _, err = command(capsys, *argv, "--tasks", "segmentation", "--num_classes", "2")
+    assert status == 2 and re.search(r"Row 0:\d of the train split has a pixel of the class \d, but classes", err)
+    argv[2] = folders / "images"
+    status, _, err = command(capsys, *argv, "--tasks", "segmentation")
+    assert status == 2 and "no column of masks (its columns: image, label): pass --mask_column" in err
+
+
+@pytest.mark.slow
+def test_two_processes_measure_patches_as_one_does(folders, capsys, tmp_path):
+    parquet_folder(tmp_path / "data", pictures.table(14), pictures.table(7, seed=1))
+    argv = [str(folders / "run"), "--dataset_name", str(tmp_path / "data"), "--num_workers", "1"]
+    argv += ["--tasks", "segmentation", "--sizes", "small,32x3", "--batch_size", "2"]
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "script.py")]
+    run_python(*launch, *argv, "--output", str(tmp_path / "two.json"))
+    status, _, err = command(capsys, *argv, "--output", tmp_path / "one.json")
+    assert status == 0, err
+    one, two = (load_evaluations(tmp_path / f"{name}.json") for name in ("one", "two"))
+    assert one == two and len(one) == 8
