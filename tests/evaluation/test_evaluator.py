@@ -54,7 +54,7 @@ def test_every_task_of_several_sizes(subject, data):
                        "clustering_nmi", "clustering_ari", "retrieval_map", "retrieval_precision",
                        "retrieval_precision", "occlusion_accuracy", "occlusion_accuracy", "occlusion_accuracy",
                        "shuffle_accuracy", "corruptions_accuracy"]  # fmt: skip
-    assert list(dict.fromkeys(record.task for record in records)) == list(TASKS)
+    assert list(dict.fromkeys(record.task for record in records)) == list(IMAGE_TASKS)
     assert len(records) == len(metrics) * len(sizes)
     assert all(-0.5 <= record.value <= 1 and (record.step, record.test_images) == (3, 30) for record in records)
     assert {record.train_images for record in records} == {60, None}  # None for clustering

@@ -132,7 +132,8 @@ def test_every_metric_has_one_title_and_one_name():
     records = [record("1x1", 0.5, metric=metric, settings=settings) for metric in METRICS]
     titles = list(map(column_title, records))
     assert titles == ["5-NN", "linear", "1 % labels", "ACC", "ARI", "NMI", "mAP", "P@5",
-                      "occlusion (salient)", "shuffle", "mIoU", "pixels", "5-NN mIoU", "5-NN pixels"]  # fmt: skip
+                      "occlusion (salient)", "shuffle", "corruptions",
+                      "mIoU", "pixels", "5-NN mIoU", "5-NN pixels"]  # fmt: skip
     assert len(set(map(metric_name, records))) == len(METRICS)
     assert metric_name(record("1x1", 0.5, metric="occlusion_accuracy", settings=settings)) == (
         "5-NN accuracy with salient patches dropped"
