@@ -1,4 +1,5 @@
 # make quickstart   environment, install, main job (3 to 5 minutes on 2 cores after installation); MODEL=swin or resnet
+# make transfer     the quickstart's sizes fine-tuned and probed, in one table; ARGS="--run runs/mine --datasets my/images"
 # make test         environment, install, lint, types, tests
 # make docs         the documentation as a site, in site/
 PYTHON ?= python3
@@ -7,7 +8,7 @@ ARGS ?=
 MODEL ?= vit
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: install quickstart test test-slow lint format docs clean
+.PHONY: install quickstart transfer test test-slow lint format docs clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +21,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 
 quickstart: install
 	$(VENV)/bin/python examples/quickstart.py --family $(MODEL) --overwrite_output_dir $(ARGS)
+
+transfer: install
+	$(VENV)/bin/python examples/transfer.py $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)

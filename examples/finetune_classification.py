@@ -5,8 +5,7 @@
     accelerate launch examples/finetune_classification.py ... --bf16   # any option of TrainingArguments
 
 The data: a folder or Hub dataset with an Image and a ClassLabel column. poa_hf is not needed; GroupNorm ResNets bring
-their own code (--trust_remote_code). The accuracy is printed at the end, and `pipeline("image-classification",
-model=OUTPUT_DIR)` works afterwards.
+their own code (--trust_remote_code). Afterwards `pipeline("image-classification", model=OUTPUT_DIR)` works.
 
 Images get the size of pre-training, as the checkpoint's image processor says, or --image_size (ViTs interpolate their
 position embeddings, Swins need maps no smaller than their windows). --drop_path_rate sets stochastic depth (ViT, Swin).
@@ -47,15 +46,11 @@ class Arguments:
     trust_remote_code: bool = HfArg(default=False, help="Run the code that comes with the model.")
 
 
-def load_data(args):  # training data, evaluation data, the names of their image and label columns
+def load_data(args):  # training and evaluation data
     try:
-        train, evaluation = load_dataset(args.dataset_name, split=[args.train_split, args.eval_split])
+        return load_dataset(args.dataset_name, split=[args.train_split, args.eval_split])
     except (ValueError, OSError) as error:  # names the splits that exist
         sys.exit(f"{args.dataset_name} cannot be loaded: {error}")
-    columns = {type(feature): name for name, feature in reversed(train.features.items())}  # first of each type
-    if not {Image, ClassLabel} <= set(columns):
-        sys.exit(f"{args.dataset_name} needs an Image and a ClassLabel column, and has {train.features}.")
-    return train, evaluation, columns[Image], columns[ClassLabel]
 
 
 def load_model(args, classes):
@@ -108,15 +103,13 @@ def random_crop(image, size, min_crop):
     return image.transpose(0) if random.random() < 0.5 else image  # left to right
 
 
-def main(argv=None):
-    parser = HfArgumentParser((Arguments, TrainingArguments))
-    parser.set_defaults(per_device_train_batch_size=64, per_device_eval_batch_size=64, learning_rate=1e-3,
-                        weight_decay=0.05, lr_scheduler_type="cosine", warmup_steps=0.05, save_total_limit=1,
-                        remove_unused_columns=False)  # fmt: skip
-    args, training = parser.parse_args_into_dataclasses(argv)
+def fine_tune(args, training, train, evaluation):
+    """Train, and return the Trainer, which holds the model and the evaluation data."""
     set_seed(training.seed)  # Trainer would seed after the random weights are made
-    train, evaluation, image_column, label_column = load_data(args)
-    model, processor = load_model(args, train.features[label_column].names)
+    columns = {type(feature): name for name, feature in reversed(train.features.items())}  # first of each type
+    if not {Image, ClassLabel} <= set(columns):
+        sys.exit(f"{args.dataset_name} needs an Image and a ClassLabel column, and has {train.features}.")
+    model, processor = load_model(args, train.features[columns[ClassLabel]].names)
     if size := args.image_size:
         processor.size, processor.crop_size = {"shortest_edge": round(size * 8 / 7)}, {"height": size, "width": size}
     size = processor.crop_size["height"]
@@ -126,21 +119,28 @@ def main(argv=None):
         sys.exit(f"{args.model} cannot compute with --image_size {size}: {error}")
 
     def prepare(rows, augment=False):
-        images = [image.convert("RGB") for image in rows[image_column]]
+        images = [image.convert("RGB") for image in rows[columns[Image]]]
         images = [random_crop(image, size, args.min_crop) if augment else image for image in images]
         pixels = processor(images, do_resize=not augment, do_center_crop=not augment, return_tensors="pt").pixel_values
-        return {"pixel_values": list(pixels), "labels": rows[label_column]}
+        return {"pixel_values": list(pixels), "labels": rows[columns[ClassLabel]]}
 
     trainer = Trainer(
-        model,
-        training,
-        train_dataset=train.with_transform(lambda rows: prepare(rows, augment=True)),
-        eval_dataset=evaluation.with_transform(prepare),
-        processing_class=processor,
+        model, training, train_dataset=train.with_transform(lambda rows: prepare(rows, augment=True)),
+        eval_dataset=evaluation.with_transform(prepare), processing_class=processor,
         compute_metrics=lambda output: {"accuracy": float(np.mean(output.predictions.argmax(1) == output.label_ids))},
         optimizers=(torch.optim.AdamW(layer_wise_groups(model, training, args.layer_decay)), None),
-    )
+    )  # fmt: skip
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    return trainer
+
+
+def main(argv=None):
+    parser = HfArgumentParser((Arguments, TrainingArguments))
+    parser.set_defaults(per_device_train_batch_size=64, per_device_eval_batch_size=64, learning_rate=1e-3,
+                        weight_decay=0.05, lr_scheduler_type="cosine", warmup_steps=0.05, save_total_limit=1,
+                        remove_unused_columns=False)  # fmt: skip
+    args, training = parser.parse_args_into_dataclasses(argv)
+    trainer = fine_tune(args, training, *load_data(args))
     trainer.save_model()  # with its image processor
     trainer.log_metrics("eval", metrics := trainer.evaluate())  # prints the accuracy
     trainer.save_metrics("eval", metrics)  # eval_results.json

@@ -11,7 +11,9 @@ import transformers
 from PIL import Image
 from transformers import pipeline
 
-from poa_hf.data.textures import TextureDataset
+from poa_hf.data.scenes import drawn_scenes
+from poa_hf.data.textures import TEXTURE_NAMES, TextureDataset
+from poa_hf.evaluation.average_precision import average_precision
 from poa_hf.publishing.export import extract_to
 
 from .conftest import FAMILIES, ROOT, slow_but
@@ -70,6 +72,18 @@ def masked(tmp_path_factory) -> str:
         rows.append({"image": Image.fromarray(image.astype(np.uint8)), "mask": Image.fromarray(mask)})
     features = {"image": datasets.Image(), "mask": datasets.Image()}
     return write(tmp_path_factory.mktemp("data") / "masked", features, train=rows[:10], test=rows[10:])
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory) -> str:
+    """Drawn images with the boxes of three classes."""
+    rows = drawn_scenes(12, seed=4).to_list()
+    rows = [{"image": row["image"], "objects": row["objects"]} for row in rows]
+    for row in rows:
+        row["objects"]["category"] = [label % 3 for label in row["objects"]["category"]]
+    numbers = datasets.List(datasets.Value("int64"))
+    features = {"image": datasets.Image(), "objects": {"bbox": datasets.List(numbers), "category": numbers}}
+    return write(tmp_path_factory.mktemp("data") / "boxed", features, train=rows[:8], test=rows[8:])
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -193,19 +207,24 @@ def test_segmentation_counts_each_pixel_once_and_ignores_what_has_no_class():
 
 
 @pytest.mark.parametrize("family", slow_but(FAMILIES, "resnet"))
-def test_detection(family, checkpoints, tmp_path, capsys):
+def test_detection(family, checkpoints, boxed, tmp_path):
     output = tmp_path / "out"
-    options = ["--model", str(checkpoints[family]), "--output_dir", str(output), "--image_size", "64"]
-    options += "--max_steps 12 --logging_steps 1 --head_size 16 --head_layers 1 --learning_rate 2e-3".split()
-    detection = example("finetune_detection")
-    detection.main([*options, "--save_strategy", "no", "--disable_tqdm", "true", "--lr_scheduler_type", "constant"])
-    printed = capsys.readouterr().out
-    assert "'logits': (2, 10, 3), 'boxes': (2, 10, 4)" in printed
-    losses = [float(line.split("'")[3]) for line in printed.splitlines() if line.startswith("{'loss'")]
-    assert len(losses) == 12 and np.isfinite(losses).all() and np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
+    options = ["--model", str(checkpoints[family]), "--output_dir", str(output), "--dataset_name", boxed]
+    options += [*"--image_size 96 --head_size 16 --head_layers 1 --num_queries 6 --labels a b c".split()]
+    example("finetune_detection").main([*options, *OPTIONS.split()])
+    assert 0 <= results(output)["map"] <= results(output)["map_50"] <= 1
+    # the numbers are those of the saved model's own boxes
     detect = pipeline("object-detection", str(output))
-    assert isinstance(detect(Image.new("RGB", (50, 40)), threshold=0.0)[0]["box"]["xmin"], int)
-    # DETR would have frozen the ResNet
+    found, true = [], []
+    for row in datasets.load_dataset(boxed, split="test"):
+        guesses = detect(row["image"], threshold=0.0)
+        boxes = [[guess["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for guess in guesses]
+        found.append({"boxes": boxes, "labels": ["abc".index(guess["label"]) for guess in guesses],
+                      "scores": [guess["score"] for guess in guesses]})  # fmt: skip
+        corners = [[x, y, x + width, y + height] for x, y, width, height in row["objects"]["bbox"]]
+        true.append({"boxes": corners, "labels": row["objects"]["category"]})
+    assert results(output)["map"] == pytest.approx(average_precision(found, true)["map"], abs=0.02)  # whole pixels
+    # it went on from the checkpoint's weights, all of which are trained
     after = dict(detect.model.model.backbone.model.named_parameters())
     prefix = {"vit": "", "swin": "swin.", "resnet": "resnet."}[family]
     moved = {name: (tensor - after[prefix + name]).abs().max() for name, tensor in weights(checkpoints[family]).items()}
@@ -214,16 +233,64 @@ def test_detection(family, checkpoints, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_detection_on_a_dataset_of_ones_own(checkpoints, tmp_path):
-    rows = example("finetune_detection").drawn_images(4).to_list()
-    numbers = datasets.List(datasets.Value("int64"))
-    objects = {"bbox": datasets.List(numbers), "category": numbers}
-    data = write(tmp_path / "data", {"image": datasets.Image(), "objects": objects}, train=rows)
-    options = ["--model", str(checkpoints["vit"]), "--dataset_name", data, "--output_dir", str(tmp_path / "out")]
-    options += [*"--head_size 16 --head_layers 1 --labels cat dog bird".split(), *OPTIONS.split()]
-    example("finetune_detection").main(options)
-    model = transformers.DetrForObjectDetection.from_pretrained(tmp_path / "out")
-    assert model.config.id2label == {0: "cat", 1: "dog", 2: "bird"}
+def test_detection_of_drawn_images_from_scratch(checkpoints, tmp_path, monkeypatch):
+    detection = example("finetune_detection")
+    monkeypatch.setattr(detection, "drawn_scenes", lambda count, seed: drawn_scenes(min(count, 12), seed))
+    options = ["--model", str(checkpoints["vit"]), "--output_dir", str(tmp_path / "out"), "--from_scratch"]
+    detection.main([*options, *"--head_size 16 --head_layers 1".split(), *OPTIONS.split()])
+    model = transformers.RTDetrForObjectDetection.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == dict(enumerate(TEXTURE_NAMES))
+    before = weights(checkpoints["vit"])["encoder.layer.0.mlp.fc1.weight"]
+    assert not torch.allclose(model.model.backbone.model.encoder.layer[0].mlp.fc1.weight, before, atol=0.02)
+
+
+def test_transfer_of_sizes_to_datasets(labelled, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    transfer = example("transfer")
+    tiny("vit").save_pretrained(tmp_path / "run")
+    space = tiny("vit").config.backbone_config.space
+    options = ["--run", str(tmp_path / "run"), "--sizes", str(space.smallest), "--datasets", labelled, "/no/data"]
+    options += [*"--rates 1e-3 3e-3 --seeds 1 --holdout 0.5 --max_steps 1".split()]
+    options += ["--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr("poa_hf.evaluation.transfer.split_classes", lambda data, share: (data, data))
+    monkeypatch.setattr(transfer, "split_classes", lambda data, share: (data, data))  # twelve images of ten classes
+    monkeypatch.setattr(transfer, "probed", lambda *args: 0.5)
+    with pytest.raises(SystemExit, match="3 trainings failed"):
+        transfer.main(options)
+    rows = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert [(row["dataset"], row["method"], len(row["accuracies"])) for row in rows] == [
+        (labelled, "finetune", 1), (labelled, "linear", 1), ("/no/data", "finetune", 0), ("/no/data", "linear", 0),
+    ]  # fmt: skip
+    assert all("/no/data" in row["error"] for row in rows[2:]) and rows[0]["error"] is None
+    assert rows[0]["rate"] in (1e-3, 3e-3) and rows[0]["parameters"] == rows[1]["parameters"] > 10_000
+    assert len((tmp_path / "out" / "transfer.md").read_text().splitlines()) == 2 + 4
+    # a second call computes only what had failed
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        transfer.main(options)
+    assert "train_runtime" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "transfer.json").read_text()) == rows
+
+
+@pytest.mark.slow
+def test_transfer_to_textures_of_extracted_and_random_weights(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    tiny("resnet").save_pretrained(tmp_path / "run")
+    size = str(tiny("resnet").config.backbone_config.space.smallest)
+    options = ["--run", str(tmp_path / "run"), "--sizes", size, "--starts", "extracted", "random", "--max_steps", "1"]
+    options += [*"--rates 1e-3 --max_train_images 200 --max_test_images 50 --seeds 3".split()]
+    example("transfer").main([*options, "--output_dir", str(tmp_path / "out")])
+    rows = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert len(rows) == 4 and all(len(row["accuracies"]) == 1 and row["seconds"] > 0 for row in rows)
+
+
+def test_mistakes_of_a_transfer_give_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    options = ["--run", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    for more, sentence in [(["--starts", "imagenet"], "--starts imagenet does not exist"), ([], str(tmp_path))]:
+        with pytest.raises(SystemExit) as exit:
+            example("transfer").main([*options, *more])
+        assert sentence in exit.value.code and "\n" not in exit.value.code
 
 
 EXTRA = {"classification": [], "segmentation": ["--labels", "a", "b", "c"], "detection": []}
@@ -236,9 +303,9 @@ def without_labels(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize("task", EXTRA)
-def test_mistakes_give_one_sentence(task, checkpoints, labelled, masked, without_labels, tmp_path):
+def test_mistakes_give_one_sentence(task, checkpoints, labelled, masked, boxed, without_labels, tmp_path):
     main = example(f"finetune_{task}").main
-    good = {"classification": labelled, "segmentation": masked, "detection": without_labels}[task]
+    good = {"classification": labelled, "segmentation": masked, "detection": boxed}[task]
     (tmp_path / "empty").mkdir()
     (tmp_path / "part").mkdir()  # a checkpoint without its weights
     for name in ("config.json", "preprocessor_config.json"):
@@ -249,8 +316,6 @@ def test_mistakes_give_one_sentence(task, checkpoints, labelled, masked, without
         "is no": ["--model", str(tmp_path / "empty"), "--dataset_name", good],
         f"{tmp_path / 'part'} is no": ["--model", str(tmp_path / "part"), "--dataset_name", good],
     }
-    if task == "detection":  # models are looked at after the data
-        mistakes = {sentence: options[:2] if "is no" in sentence else options for sentence, options in mistakes.items()}
     for sentence, options in mistakes.items():
         with pytest.raises(SystemExit) as exit:
             main([*options, *EXTRA[task], "--output_dir", str(tmp_path / "out"), *OPTIONS.split()])
