@@ -25,7 +25,7 @@ def test_pretrain_then_extract(tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["pretrain", "--config", QUICKSTART, *TINY.split(), "--output_dir", str(run)]) == 0
     out = capsys.readouterr().out
-    assert re.search(rf"Step 2 written to {run} after .*\nnext: poa report {run}\n", out), out
+    assert re.search(rf"Step 2 written to {run} after .*\nnext: poa report {run}\n +poa evaluate {run}\n", out), out
     saved = yaml.safe_load((run / "config.yaml").read_text())
     assert saved["max_steps"] == 2 and saved["model"]["backbone_config"]["num_hidden_layers"] == 2
     assert main(["extract", str(run), "--size", "small", "--output", str(tmp_path / "small")]) == 0

@@ -35,6 +35,7 @@ def test_a_run_says_what_it_does_how_it_goes_and_what_is_next(tmp_path, capsys):
     distilled = sum(value for name, value in last.items() if name.startswith("distill_")) / 2  # two heads
     assert f"distill {distilled:.2f}" in second
     assert end[0].startswith(f"Step 8 written to {tmp_path} after ") and end[1] == f"next: poa report {tmp_path}"
+    assert end[2] == f"      poa evaluate {tmp_path} --dataset_name DATASET"  # it does not know of labels
     assert last["epoch"] == 2 and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", last["time"])
 
 

@@ -99,11 +99,16 @@ def test_repositories_that_cannot_be_read_are_refused(hub, repository, monkeypat
     for missing in ("fb/nothing", "fb/hidden"):
         assert f"{missing} is neither a folder nor a model of the Hub that can be loaded" in refusal(missing)
     assert "fb/open has no revision 'v9' on the Hub" in refusal("fb/open@v9")
+    neither = "fb/open is neither a folder nor a model of the Hub that can be loaded, as "
     hub.inject("GET|HEAD", ".*", times=None, drop="before")
-    assert "check the name and the connection" in refusal("fb/open")
+    assert f"{neither}the Hub did not answer: check the name and the connection." in refusal("fb/open")
     hub.clear()
+    hub.inject("GET|HEAD", ".*", times=None, status=500)
+    assert f"{neither}the Hub answered with an error (status 500): check the name, or try" in refusal("fb/open")
+    hub.clear()
+    assert "that can be loaded, as the Hub has no such names: check the name." in refusal("my model")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "fb/open is neither a folder nor a model of the Hub that can be loaded" in refusal("fb/open")
+    assert f"{neither}HF_HUB_OFFLINE is set and the cache does not hold it: check" in refusal("fb/open")
 
 
 def test_a_repository_gives_its_weights_or_says_what_they_lack(hub, repository, tmp_path):

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .configs import list_configs
 from .failures import is_first_process
@@ -60,7 +60,7 @@ def run_recipe(recipe: Recipe) -> None:
     dataset = data.open_dataset()
     callbacks = _evaluation(recipe)
     if not training.quiet:
-        callbacks.append(ConsoleCallback(data.described))
+        callbacks.append(ConsoleCallback(data.described, _has_labels(recipe, dataset)))
     set_seed(training.seed)
     model = PoaForPreTraining(recipe.model)
     if recipe.init_from:
@@ -131,6 +131,21 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
         raise ValueError(re.sub(r"--(test_split|holdout|max_\w+_images)\b", r"--eval_\1", str(error))) from error
     callback = WarmStartGuard if recipe.init_from else KnnEvaluationCallback
     return [callback(splits, options.eval_steps if strategy == "steps" else None, options.eval_sizes, options.eval_k)]
+
+
+def _has_labels(recipe: Recipe, dataset: Any) -> bool:
+    """Return whether the run's own data has labels, so that `poa evaluate` needs no other."""
+    from ..evaluation.label_column import find_label_column
+
+    if recipe.evaluation.eval_dataset_name is not None:
+        return True
+    if recipe.data.datasets is not None:  # a mixture
+        return False
+    try:
+        find_label_column(dataset)
+    except ValueError:
+        return False
+    return True
 
 
 def _recipe_saver(recipe: Recipe, order: UnitOrder | None) -> TrainerCallback:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -30,6 +30,7 @@ SPLITS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+SYSTEM_PATHS = type(PurePath())
 FEW_PICTURES = 10  # per shard: with more of them, it is the shards that lie beside the images
 LOADERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".json": "json", ".jsonl": "json"}
 LOADERS |= {".csv": "csv", ".tar.gz": "webdataset", ".tgz": "webdataset"}
@@ -93,12 +94,38 @@ def folder_of_images(dataset: Any) -> str | None:
     # Where datasets of several folders are joined, there are several.
     if not homepage.startswith("file://") or "\n" in homepage:
         return None
-    return os.fsdecode(unquote_to_bytes(homepage.removeprefix("file://")))
+    return path_of_uri(homepage)
 
 
-def path_in_folder(path: str, folder: str | None) -> str:
-    """Return an image's path relative to the folder of its dataset, or as it is if it lies elsewhere."""
-    return path.removeprefix(shown(folder).rstrip("/") + "/") if folder is not None else path
+def path_of_uri(uri: str, paths: type[PurePath] = SYSTEM_PATHS) -> str:
+    """Return the path that `Path.as_uri` made an address of.
+
+    >>> print(path_of_uri("file:///C:/my%20photos", PureWindowsPath))
+    C:\\my photos
+
+    Args:
+        uri: The address.
+        paths: The system's kind of paths.
+    """
+    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+    if issubclass(paths, PureWindowsPath):  # /C:/photos, or server/share/photos
+        path = path.removeprefix("/") if path.startswith("/") else f"//{path}"
+    return str(paths(path))
+
+
+def path_in_folder(path: str, folder: str | None, paths: type[PurePath] = SYSTEM_PATHS) -> str:
+    """Return an image's path relative to the folder of its dataset, or as it is if it lies elsewhere.
+
+    A relative path has forward slashes on every system, so that the same image has the same name.
+
+    Args:
+        path: The path of the image.
+        folder: The folder of its dataset; None if it is not known.
+        paths: The system's kind of paths.
+    """
+    if folder is None or not paths(path).is_relative_to(shown(folder)):
+        return path
+    return paths(path).relative_to(shown(folder)).as_posix()
 
 
 def choose_shards(

@@ -17,6 +17,9 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -73,10 +76,25 @@ def saved_folder(location: str | Path) -> Path:
         except RepositoryNotFoundError as error:
             raise ValueError(f"{neither}: check the name, or log in with `hf auth login` if it is private.") from error
         except (OSError, HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
-            raise ValueError(f"{neither} ({one_line(error, 200)}): check the name and the connection.") from error
+            raise ValueError(f"{neither}, {_why_it_cannot_be_read(error)}.") from error
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{location} holds no model ({CONFIG} is missing): give a folder or repository with one.")
     return folder
+
+
+def _why_it_cannot_be_read(error: Exception) -> str:
+    """Return the end of a sentence that says why a repository could not be read, and what to do."""
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "as HF_HUB_OFFLINE is set and the cache does not hold it: check the name, or unset HF_HUB_OFFLINE"
+    if isinstance(cause, HFValidationError):
+        return "as the Hub has no such names: check the name"
+    if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        return f"as the Hub answered with an error (status {status}): check the name, or try again later"
+    if isinstance(cause, httpx2.HTTPError):
+        return "as the Hub did not answer: check the name and the connection"
+    return f"as it could not be downloaded ({one_line(error, 200)}): check the name and the connection"
 
 
 def read_fields(path: Path, name: object = None) -> dict[str, Any]:

@@ -38,10 +38,11 @@ class ConsoleCallback(TrainerCallback):
 
     Args:
         data: What the images are called, such as the name of a dataset.
+        labelled: Whether the run's own images have labels, so that `poa evaluate` needs no others.
     """
 
-    def __init__(self, data: str | None = None):
-        self.data = data
+    def __init__(self, data: str | None = None, labelled: bool = False):
+        self.data, self.labelled = data, labelled
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._began, self._first_step = time.perf_counter(), state.global_step
@@ -67,11 +68,12 @@ class ConsoleCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder, duration = args.output_dir, format_duration(time.perf_counter() - self._began)
+        images = "" if self.labelled else " --dataset_name DATASET"
         best = f"; the best checkpoint by k-NN is {state.best_model_checkpoint}" if state.best_model_checkpoint else ""
         say(
             f"Step {state.global_step} written to {folder} after {duration}{best}\n"
             f"next: poa report {folder}\n"
-            f"      poa evaluate {folder} --dataset_name DATASET\n"
+            f"      poa evaluate {folder}{images}\n"
             f"      poa extract {folder} --size {kwargs['model'].config.backbone_config.space.smallest} --output FOLDER"
         )
 
