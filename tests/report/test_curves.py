@@ -65,3 +65,15 @@ def test_what_is_no_curve_is_left_out(curve):
     assert read_curve(recorded("1x1", curve)) is None
     size = ElasticSpace((32,), ((3,),)).full
     assert section(recorded(size, curve)) is None
+
+
+def test_the_series_of_one_task_in_several_records_share_an_axis():
+    size = tiny_config().backbone_config.space.full
+    fields = dict(task="occlusion", metric="occlusion_accuracy")
+    records = []
+    for kind, values in (("random", [0.8, 0.4]), ("salient", [0.4, 0.2])):
+        curve = {"x_name": "share", "x": [0, 0.5], "series": {kind: values}}
+        records.append(recorded(size, curve, settings={"k": 20, "dropped": kind}, **fields))
+    random, salient = section(*records).charts
+    assert random.plot.lines[0].readings[1][:2] == (100, salient.plot.lines[0].readings[0][1])
+    assert ":" not in random.title and "(30 test images)" in random.caption

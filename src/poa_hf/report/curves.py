@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 from ..elastic import SubNetwork
 from ..figures import charts
 from ..formatting import capitalised
-from ..runs.comparison import Comparison, one_per_measure
+from ..runs.comparison import Comparison, images_of, one_per_measure
 from ..runs.evaluations import Evaluation
 from ..runs.facts import RunFacts
+from ..runs.metrics import display_order
 from . import plots
 from .captions import Series
-from .quality import choice_of
 from .section import Chart, Section
 
 _MOST_LINES = plots.LINE_COLORS
@@ -31,6 +31,9 @@ class Curve:
     series: dict[str, Series]
 
 
+Curves = Mapping[SubNetwork, Curve]
+
+
 def curves_section(facts: RunFacts, costs: Mapping[SubNetwork, Any]) -> Section | None:
     """Make the section that shows the curves of all tasks that record some, or return None without any.
 
@@ -42,12 +45,19 @@ def curves_section(facts: RunFacts, costs: Mapping[SubNetwork, Any]) -> Section 
         costs: The costs of each size.
     """
     section = Section("curves", "Robustness")
-    section.text = "Lines are sizes. The charts of one task have the same vertical axis."
-    for comparison in one_per_measure(facts.comparisons):
-        curves = {size: curve for size, record in comparison.records.items() if (curve := read_curve(record))}
-        shown = sorted(curves, key=lambda size: (costs[size].parameters, costs[size].flops))
-        drawn = {size: curves[size] for size in _some(shown)}
-        section.charts += _charts(comparison, drawn, facts.steps, len(section.charts) + 1)
+    section.text = "Lines are sizes. The charts of one task on one dataset have the same vertical axis."
+    groups: dict[tuple, list[tuple[Comparison, Curves]]] = {}
+    compared = one_per_measure(facts.comparisons)
+    for comparison in sorted(compared, key=lambda each: (each.example.dataset, display_order(each.example))):
+        found = {size: curve for size, record in comparison.records.items() if (curve := read_curve(record))}
+        shown = _some(sorted(found, key=lambda size: (costs[size].parameters, costs[size].flops)))
+        if shown:
+            task = (comparison.example.task, comparison.metric, comparison.example.test_set)
+            groups.setdefault(task, []).append((comparison, {size: found[size] for size in shown}))
+    for members in groups.values():
+        ends = _ends(curves for _, curves in members)
+        for comparison, curves in members:
+            section.charts += _charts(comparison, curves, ends, facts.steps, len(section.charts) + 1)
     return section if section.charts else None
 
 
@@ -71,27 +81,34 @@ def read_curve(record: Evaluation) -> Curve | None:
     return Curve(name if isinstance(name, str) else "", series) if series else None
 
 
-def _charts(comparison: Comparison, curves: Mapping[SubNetwork, Curve], step: int | None, first: int) -> list[Chart]:
+def _ends(members: Iterable[Curves]) -> tuple[float, float]:
+    """Return where the vertical axis of the charts of some curves begins and ends: at 0 or below, and above all."""
+    series = [ys for curves in members for curve in curves.values() for _, ys in curve.series.values()]
+    values = [value for ys in series for value in ys]
+    return min(0.0, *values), 1.04 * max(values) if max(values) > 0 else 1.0
+
+
+def _charts(
+    comparison: Comparison, curves: Curves, ends: tuple[float, float], step: int | None, first: int
+) -> list[Chart]:
     """Make a chart of each series, with names numbered from `first`."""
     names = dict.fromkeys(name for curve in curves.values() for name in curve.series)
-    values = [value for curve in curves.values() for series in curve.series.values() for value in series[1]]
+    x_name = next(iter(curves.values())).x_name
+    options: dict[str, Any] = {"percent": comparison.kind.is_share, "x_name": x_name, "bottom": ends[0], "top": ends[1]}
+    record = comparison.example
+    at = "" if comparison.step in (None, step) else f" at step {comparison.step:,}"
     made = []
     for number, name in enumerate(names, first):
         lines = {str(size): curve.series[name] for size, curve in curves.items() if name in curve.series}
-        choice = choice_of(comparison, step)
-        title = f"{capitalised(comparison.metric_name)}: {name}" if len(names) > 1 else choice.name
-        percent = comparison.kind.is_share
-        options: dict[str, Any] = {"percent": percent, "x_name": next(iter(curves.values())).x_name}
-        if percent:
-            options |= {"bottom": min(0.0, *values), "top": max(values) * 1.04 or 1.0}
+        measure = capitalised(comparison.metric_name)
+        title = f"{measure}: {name.replace('_', ' ')}" if len(names) > 1 else measure
         plot = plots.line_plot(lines, title, **options)
-        draw = partial(charts.line_chart, lines=lines, **options)
-        caption = f"{_ends(lines, comparison)} {comparison.example.dataset}, {comparison.example.test_split}."
-        made.append(Chart(f"curve-{number}", title, caption, plot, draw))
+        caption = f"{_largest(lines, comparison)} On {record.dataset}{at} ({images_of(record)})."
+        made.append(Chart(f"curve-{number}", title, caption, plot, partial(charts.line_chart, lines=lines, **options)))
     return made
 
 
-def _ends(lines: Mapping[str, Series], comparison: Comparison) -> str:
+def _largest(lines: Mapping[str, Series], comparison: Comparison) -> str:
     """Say where the line of the largest size begins and ends."""
     name, (x, values) = list(lines.items())[-1]
     first, last = (comparison.kind.shown(value) for value in (values[0], values[-1]))

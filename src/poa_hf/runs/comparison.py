@@ -171,8 +171,9 @@ def choose_by(comparisons: Sequence[Comparison], measure: str | None) -> Compari
 
     Args:
         comparisons: The result of `compare`.
-        measure: A task of `poa evaluate`, of whose metrics the first in `METRICS` that was measured counts, or a
-            metric; k-NN, else a linear probe, else the first one in `METRICS`, if None.
+        measure: A task of `poa evaluate`, of whose metrics the first in `METRICS` that was measured counts; a metric;
+            or one as tables and text call it, such as `10-NN`, `1 % labels` or `clustering NMI`. If None: k-NN, else a
+            linear probe, else the first one in `METRICS`.
 
     Returns:
         The set; None if nothing was measured at all.
@@ -180,6 +181,9 @@ def choose_by(comparisons: Sequence[Comparison], measure: str | None) -> Compari
     Raises:
         ValueError: If other measures were taken but not this one (with their names), or there is no such measure.
     """
+    for comparison in comparisons:
+        if measure in (comparison.title, comparison.metric_name):
+            return comparison
     ordered = sorted({each.metric: each for each in comparisons}.values(), key=lambda each: display_order(each.example))
     if measure is None:
         return choose(comparisons, ["knn_accuracy", "linear_accuracy", *(each.metric for each in ordered)])
