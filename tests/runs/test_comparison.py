@@ -168,6 +168,16 @@ def test_every_metric_has_one_title_and_one_name():
     assert all(a != b for a, b in itertools.combinations(titles, 2))
 
 
+def test_of_a_metric_measured_in_several_ways_the_usual_one_counts():
+    ways = [
+        record(size, 0.5, task="occlusion", metric="occlusion_accuracy", settings={"dropped": dropped})
+        for dropped in ("non-salient", "random", "salient")
+        for size in ("1x1", "2x1")[: 1 if dropped == "random" else 2]
+    ]
+    found = compare(ways, SPACE, 50)
+    assert [each.example.settings["dropped"] for each in found] == ["random", "non-salient", "salient"]
+
+
 def test_of_an_error_the_lowest_value_is_the_best(monkeypatch):
     error = Metric("depth", "RMSE", "depth RMSE", "rmse", higher_is_better=False, is_share=False)
     monkeypatch.setitem(METRICS, "depth_rmse", error)

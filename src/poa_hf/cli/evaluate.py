@@ -145,8 +145,7 @@ def _add_alterations(parser: CommandParser) -> None:
     )  # fmt: skip
     parser.add_option(
         "--occlusion_grid", group=altered, type=number_in(patches), metavar="N",
-        help="patches per side, some of which are dropped (default: the largest number from 4 to 14 that divides the "
-        "sides)",
+        help="patches per side, some of which are dropped (default: a ViT's own, else up to 14 that divide the sides)",
     )  # fmt: skip
     parser.add_option(
         "--shuffle_grids", group=altered, several=True, type=numbers_in(patches), metavar="N,...",

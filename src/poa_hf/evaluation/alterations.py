@@ -88,6 +88,26 @@ Alteration = ImageAlteration | PixelAlteration
 
 
 @dataclass(frozen=True)
+class ModelInput:
+    """What the images are that a model gets, which decides on usual settings of alterations.
+
+    Args:
+        height: Their height in pixels.
+        width: Their width.
+        patch_size: The side in pixels of the patches that a ViT divides them into; None for models without patches of
+            one size, such as Swin and ResNet.
+    """
+
+    height: int
+    width: int
+    patch_size: int | None = None
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+@dataclass(frozen=True)
 class PixelBatch:
     """A batch of prepared images.
 

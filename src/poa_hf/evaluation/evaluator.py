@@ -135,7 +135,7 @@ def measure_sizes(
         )
     with Processes() as processes, evaluation_mode(subject.model):
         computing = processes, batch_size, num_workers, bf16
-        alterations = alterations_of(tasks, options, subject.image_size)
+        alterations = alterations_of(tasks, options, subject.input)
         work: _Work | DenseWork
         if isinstance(data.test, DenseImages):
             work = DenseWork(subject, data, dense_tasks(tasks), options, *computing)

@@ -18,12 +18,14 @@ from ..data.processor import decoding_of, prepared_images, usual_processor
 from ..elastic import SubNetwork
 from ..formatting import one_line
 from ..locations import looks_local
+from ..models.elastic_config import is_hierarchical
 from ..models.elastic_model import ElasticModelMixin
 from ..models.saved import load_saved_model, load_saved_processor
 from ..models.saved_files import read_config_fields
 from ..runs.hub import is_supernet_on_hub
 from ..runs.layout import CONFIG, RunFolder
 from ..runs.load import load_run, model_step, resolve_run, run_processor
+from .alterations import ModelInput
 from .features import pooled_features
 from .sources import SeveralSources, Source, training_source
 
@@ -87,6 +89,15 @@ class Subject:
         """Height and width of the images that the model gets, in pixels."""
         height, width = self.black_image.shape[2:]
         return height, width
+
+    @property
+    def input(self) -> ModelInput:
+        """What the images are that the model gets."""
+        height, width = self.image_size
+        config: Any = getattr(self.model, "config", None)
+        patch = None if is_hierarchical(config) else getattr(config, "patch_size", None)
+        sides = {*patch} if isinstance(patch, list | tuple) else {patch}
+        return ModelInput(height, width, sides.pop() if len(sides) == 1 else None)
 
     @property
     def black_image(self) -> Tensor:

@@ -125,11 +125,12 @@ def compare(records: Iterable[Evaluation], sizes: Iterable[SubNetwork], step: in
 
     1. the step: that of the model; then an unknown one; then the nearest, of two equally near the earlier;
     2. k of k-NN: the nearest to 20, of two equally near the smaller;
-    3. the number of sizes: more;
-    4. the number of test images: more;
-    5. the number of train images: more;
-    6. the latest day of a record: later;
-    7. what the records have in common, as text, so that the order never depends on that of the records.
+    3. of a metric that is measured in several ways, the usual one, such as occlusion of random patches;
+    4. the number of sizes: more;
+    5. the number of test images: more;
+    6. the number of train images: more;
+    7. the latest day of a record: later;
+    8. what the records have in common, as text, so that the order never depends on that of the records.
 
     Args:
         records: Evaluations of one run, in the order in which they were made.
@@ -222,7 +223,8 @@ def _rank(comparison: Comparison, step: int | None) -> tuple:
     record = comparison.example
     k = record.settings.get("k", USUAL_K) if record.metric == "knn_accuracy" else USUAL_K
     images = (-record.test_images, -(record.train_images or 0))
-    return (*_step_rank(record.step, step), abs(k - USUAL_K), k, -len(comparison.records), *images)
+    is_unusual = not metric_of(record).is_usual(record.settings)
+    return (*_step_rank(record.step, step), abs(k - USUAL_K), k, is_unusual, -len(comparison.records), *images)
 
 
 def _step_rank(step: int | None, wanted: int | None) -> tuple[int, int, int]:

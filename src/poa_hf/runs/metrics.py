@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from .evaluations import Evaluation
 
@@ -24,6 +26,7 @@ class Metric:
         higher_is_better: Whether a higher value is better; False for errors, such as an RMSE.
         is_share: Whether values are shares, which are shown in per cent; others are shown as they are, and `words` says
             in which unit.
+        usual: Of a metric that is measured in several ways, the settings of the one that counts before the others.
     """
 
     task: str
@@ -33,6 +36,7 @@ class Metric:
     hub_task: str = "image-feature-extraction"
     higher_is_better: bool = True
     is_share: bool = True
+    usual: Mapping[str, Any] = field(default_factory=dict)
 
     def shown(self, value: float, unit: bool = True) -> str:
         """Return a value as it is shown.
@@ -48,6 +52,10 @@ class Metric:
         if not self.is_share:
             return f"{value:.3g}"
         return f"{100 * value:.1f}" + (" %" if unit else "")
+
+    def is_usual(self, settings: Mapping[str, Any]) -> bool:
+        """Whether settings of a record are the usual ones, where there are any."""
+        return all(settings.get(name) == value for name, value in self.usual.items())
 
     def worth(self, value: float) -> float:
         """Return a number that is higher the better the value is."""
@@ -68,7 +76,11 @@ METRICS = {
     "retrieval_map": Metric("retrieval", "mAP", "retrieval mAP", "retrieval_map"),
     "retrieval_precision": Metric("retrieval", "P@{k}", "retrieval precision at {k}", "retrieval_precision"),
     "occlusion_accuracy": Metric(
-        "occlusion", "occlusion ({dropped})", "{k}-NN accuracy with {dropped} patches dropped", *_CLASSIFICATION
+        "occlusion",
+        "occlusion ({dropped})",
+        "{k}-NN accuracy with {dropped} patches dropped",
+        *_CLASSIFICATION,
+        usual={"dropped": "random"},
     ),
     "shuffle_accuracy": Metric("shuffle", "shuffle", "{k}-NN accuracy with shuffled patches", *_CLASSIFICATION),
     "corruptions_accuracy": Metric(

@@ -44,7 +44,7 @@ def test_accuracy_is_that_of_altered_images_among_train_images_as_they_are(subje
     ]
     train, test = table(60), table(40, seed=6)
     labels = torch.tensor(train["label"]), torch.tensor(test["label"])
-    alterations = module.alterations_of(["occlusion", "shuffle"], OPTIONS, (32, 32))
+    alterations = module.alterations_of(["occlusion", "shuffle"], OPTIONS, subject.input)
     images = pixels(test)
     found = module.image_features(
         {"pixels": lambda pixel_values: _Output(pixel_values)},
@@ -70,7 +70,7 @@ def test_accuracy_is_that_of_altered_images_among_train_images_as_they_are(subje
         assert record.value == pytest.approx(torch.stack(right[1:]).mean().item())
         assert curve["x"] == ([0, 0.25, 0.75] if record.task == "occlusion" else [1, 4])
         assert record.details["clean_accuracy"] == series[0] and record.interval is not None
-        expected = {"ratios": [0.25, 0.75], "grid": 8} if record.task == "occlusion" else {"grids": [4]}
+        expected = {"ratios": [0.25, 0.75], "grid": 4} if record.task == "occlusion" else {"grids": [4]}
         assert record.settings.items() >= (expected | {"k": 5, "seed": 2}).items()
 
 

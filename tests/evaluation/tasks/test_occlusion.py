@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from poa_hf.evaluation.alterations import PixelBatch, random_of
+from poa_hf.evaluation.alterations import ModelInput, PixelBatch, random_of
 from poa_hf.evaluation.tasks import TaskOptions, alterations_of, check_tasks
 from poa_hf.evaluation.tasks.occlusion import DROPPED, Occlusion
 
@@ -77,20 +77,24 @@ def test_a_larger_share_drops_the_same_patches_and_more_whatever_the_batch():
 
 
 @pytest.mark.parametrize(
-    ("size", "grid"),
-    [((224, 224), 14), ((32, 32), 8), ((96, 96), 12), ((97, 97), 14), ((28, 42), 14), ((518, 518), 14)],
-)
-def test_the_usual_grid_divides_the_sides_where_one_does(size, grid):
-    alterations = alterations_of(["occlusion"], TaskOptions(), size)
+    ("images", "grid"),
+    [
+        ((224, 224, 16), 14), ((224, 224, 14), 16), ((32, 32, 8), 4), ((518, 518, 14), 37),  # a ViT's own patches
+        ((224, 224), 14), ((32, 32), 8), ((96, 96), 12), ((97, 97), 14), ((28, 42), 14), ((518, 518), 14),
+        ((224, 112, 16), 14), ((100, 100, 16), 10), ((32, 32, 32), 8),  # not a square grid of whole patches
+    ],
+)  # fmt: skip
+def test_the_usual_grid_is_that_of_the_model_or_divides_the_sides(images, grid):
+    alterations = alterations_of(["occlusion"], TaskOptions(), ModelInput(*images))
     assert {alteration.grid for alteration in alterations} == {grid}
     assert len(alterations) == 3 * 4  # kinds x shares
 
 
 def test_options_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="^Images of 11 x 13 pixels are smaller than a grid of 14 x 14 patches"):
-        alterations_of(["occlusion"], TaskOptions(), (11, 13))
+        alterations_of(["occlusion"], TaskOptions(), ModelInput(11, 13))
     with pytest.raises(ValueError, match="grid of 40 x 40 patches: give --occlusion_grid a smaller number.$"):
-        alterations_of(["occlusion"], TaskOptions(occlusion_grid=40), (32, 64))
+        alterations_of(["occlusion"], TaskOptions(occlusion_grid=40), ModelInput(32, 64))
     for options, message in (
         ({"occlusion_ratios": (0.5, 1.0)}, "^occlusion_ratios is .0.5, 1.0.: give numbers above 0 and below 1.$"),
         ({"occlusion_ratios": ()}, "^occlusion_ratios is"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from poa_hf.evaluation.alterations import PixelBatch, random_of
+from poa_hf.evaluation.alterations import ModelInput, PixelBatch, random_of
 from poa_hf.evaluation.tasks import TaskOptions, alterations_of, check_tasks
 from poa_hf.evaluation.tasks.shuffle import Shuffle
 
@@ -40,16 +40,16 @@ def test_patches_are_shuffled_as_a_loop_shuffles_them(channels, height, width, g
     ("size", "grids"), [((224, 224), [2, 4, 8, 14]), ((32, 32), [2, 4, 8]), ((518, 518), [2, 14]), ((98, 28), [2, 14])]
 )
 def test_the_usual_grids_are_those_that_divide_the_sides(size, grids):
-    assert alterations_of(["shuffle"], TaskOptions(), size) == [Shuffle(grid) for grid in grids]
+    assert alterations_of(["shuffle"], TaskOptions(), ModelInput(*size)) == [Shuffle(grid) for grid in grids]
 
 
 def test_grids_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="^None of the grids of 2, 4, 8, 14 patches per side divides images of 33 x"):
-        alterations_of(["shuffle"], TaskOptions(), (33, 33))
+        alterations_of(["shuffle"], TaskOptions(), ModelInput(33, 33))
     with pytest.raises(ValueError, match="^A grid of 5 x 5 patches does not divide images of 32 x 32 pixels: give --s"):
-        alterations_of(["shuffle"], TaskOptions(shuffle_grids=(2, 5)), (32, 32))
+        alterations_of(["shuffle"], TaskOptions(shuffle_grids=(2, 5)), ModelInput(32, 32))
     with pytest.raises(ValueError, match="^Images of 32 x 32 pixels are smaller than a grid of 64 x 64 patches: give"):
-        alterations_of(["shuffle"], TaskOptions(shuffle_grids=(64,)), (32, 32))
+        alterations_of(["shuffle"], TaskOptions(shuffle_grids=(64,)), ModelInput(32, 32))
     for grids in ((), (1,), (2, 0)):
         with pytest.raises(ValueError, match="^shuffle_grids is"):
             check_tasks(["shuffle"], TaskOptions(shuffle_grids=grids), None)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from poa_hf.cli.main import main
-from poa_hf.evaluation.alterations import AlteredFeatures
+from poa_hf.evaluation.alterations import AlteredFeatures, ModelInput
 from poa_hf.evaluation.tasks import (
     IMAGE_TASKS,
     TASKS,
@@ -25,7 +25,7 @@ def splits() -> tuple[LabelledFeatures, LabelledFeatures]:
     everything = torch.ones(30, dtype=torch.bool)
     altered = {
         alteration: AlteredFeatures(features[60:] + torch.randn(30, 8, generator=generator) / 4, everything)
-        for alteration in alterations_of(TASKS, TaskOptions(), (32, 32))
+        for alteration in alterations_of(TASKS, TaskOptions(), ModelInput(32, 32))
     }
     return LabelledFeatures(features[:60], labels[:60]), LabelledFeatures(features[60:], labels[60:], altered)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..alterations import Alteration
+from ..alterations import Alteration, ModelInput
 from .clustering import CLUSTERING, ClusteringOptions
 from .corruptions import CORRUPTIONS_TASK, CorruptionOptions
 from .dense_task import DenseTask
@@ -93,17 +93,17 @@ def dense_tasks(tasks: Sequence[str]) -> list[DenseTask[TaskOptions]]:
     return [_DENSE_BY_NAME[task] for task in tasks if task in _DENSE_BY_NAME]
 
 
-def alterations_of(tasks: Sequence[str], options: TaskOptions, image_size: tuple[int, int]) -> list[Alteration]:
+def alterations_of(tasks: Sequence[str], options: TaskOptions, images: ModelInput) -> list[Alteration]:
     """Return the alterations of test images that the tasks need, each once.
 
     Args:
-        image_size: Height and width of the images that the model gets.
+        images: What the images are that the model gets.
 
     Raises:
-        ValueError: For options that do not fit images of this size.
+        ValueError: For options that do not fit these images.
     """
     of_images = [_BY_NAME[task] for task in tasks if task in _BY_NAME]
-    return list(dict.fromkeys(each for task in of_images for each in task.alterations(options, image_size)))
+    return list(dict.fromkeys(each for task in of_images for each in task.alterations(options, images)))
 
 
 def remarks(tasks: Sequence[str], options: TaskOptions, train_images: int) -> list[str]:

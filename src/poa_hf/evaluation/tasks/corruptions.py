@@ -16,6 +16,7 @@ import torch
 
 from ...formatting import suggest
 from ...ranges import Range, check_number
+from ..alterations import ModelInput
 from ..corruptions import CORRUPTIONS, STRENGTHS, Corruption
 from .altered import AlteredAccuracy, check_neighbours
 from .knn import KnnOptions
@@ -56,7 +57,7 @@ def _check(options: CorruptionOptions, train_images: int | None) -> None:
     check_neighbours(options, train_images)
 
 
-def _alterations(options: CorruptionOptions, image_size: tuple[int, int]) -> list[Corruption]:
+def _alterations(options: CorruptionOptions, images: ModelInput) -> list[Corruption]:
     return [corruption for of_name in _chosen(options).values() for corruption in of_name]
 
 

@@ -7,8 +7,8 @@ the same patches and more. The saliency is that of the full size for all sizes o
 images.
 
 Source: Naseer et al. 2021, "Intriguing Properties of Vision Transformers", section 3.1 (random, salient and non-salient
-PatchDrop on a grid of 14 x 14), which POA's authors follow. Differences: their dropped pixels are black, one random
-choice serves a whole batch, and their shares of salient patches are shares of the attention, here of the patches.
+PatchDrop on a grid of 14 x 14). Differences: their dropped pixels are black, one random choice serves a whole batch,
+and their shares of salient patches are shares of the attention, here of the patches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...ranges import Range, check_number
-from ..alterations import PixelAlteration, PixelBatch, random_of
+from ..alterations import ModelInput, PixelAlteration, PixelBatch, random_of
 from .altered import GRID, AlteredAccuracy, check_grid, check_neighbours
 from .knn import KnnOptions
 from .task import LabelledFeatures, Score, Task
@@ -36,8 +36,7 @@ class OcclusionOptions(KnnOptions):
 
     Args:
         occlusion_ratios: Shares of the patches that are dropped, each above 0 and below 1.
-        occlusion_grid: The number of patches per side; None means the largest number from 4 to 14 that divides both
-            sides of the images, and 14 if there is none.
+        occlusion_grid: The number of patches per side; None means what `usual_grid` says.
     """
 
     occlusion_ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
@@ -81,16 +80,18 @@ class Occlusion(PixelAlteration):
         return saliency.flatten(1).argsort(dim=1, descending=self.dropped == "salient", stable=True)
 
 
-def _grid(options: OcclusionOptions, image_size: tuple[int, int]) -> int:
-    if options.occlusion_grid is not None:
-        return options.occlusion_grid
+def usual_grid(images: ModelInput) -> int:
+    """Return the number of patches per side: a ViT's own, else the largest one up to 14 that divides both sides."""
+    side, patch = images.height, images.patch_size
+    if patch is not None and side == images.width and side > patch and side % patch == 0:
+        return side // patch
     candidates = range(USUAL_GRID, SMALLEST_GRID - 1, -1)
-    return next((grid for grid in candidates if not any(side % grid for side in image_size)), USUAL_GRID)
+    return next((grid for grid in candidates if not any(side % grid for side in images.sides)), USUAL_GRID)
 
 
-def _alterations(options: OcclusionOptions, image_size: tuple[int, int]) -> list[Occlusion]:
-    grid = _grid(options, image_size)
-    check_grid(grid, image_size, "--occlusion_grid")
+def _alterations(options: OcclusionOptions, images: ModelInput) -> list[Occlusion]:
+    grid = usual_grid(images) if options.occlusion_grid is None else options.occlusion_grid
+    check_grid(grid, images.sides, "--occlusion_grid")
     ratios = sorted(set(options.occlusion_ratios))
     return [Occlusion(dropped, ratio, grid, options.seed) for dropped in DROPPED for ratio in ratios]
 

@@ -3,8 +3,8 @@
 The image, as the model gets it, is divided into a grid of patches, and these change their places. The finer the grid,
 the less is left of the shape of what is shown, and the more a model that still recognises it relies on texture.
 
-Source: Naseer et al. 2021, "Intriguing Properties of Vision Transformers", section 3.3, which POA's authors follow.
-There one permutation serves a whole batch; here each image has its own.
+Source: Naseer et al. 2021, "Intriguing Properties of Vision Transformers", section 3.3. There
+one permutation serves a whole batch; here each image has its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...ranges import check_number
-from ..alterations import PixelAlteration, PixelBatch, random_of
+from ..alterations import ModelInput, PixelAlteration, PixelBatch, random_of
 from .altered import GRID, AlteredAccuracy, check_grid, check_neighbours
 from .knn import KnnOptions
 from .task import LabelledFeatures, Score, Task
@@ -68,17 +68,17 @@ def _check_divides(grid: int, image_size: tuple[int, int]) -> None:
         )
 
 
-def _alterations(options: ShuffleOptions, image_size: tuple[int, int]) -> list[Shuffle]:
+def _alterations(options: ShuffleOptions, images: ModelInput) -> list[Shuffle]:
     grids = options.shuffle_grids
     if grids is None:
-        grids = tuple(grid for grid in USUAL_GRIDS if not any(side % grid for side in image_size))
+        grids = tuple(grid for grid in USUAL_GRIDS if not any(side % grid for side in images.sides))
         if not grids:
             raise ValueError(
                 f"None of the grids of {', '.join(map(str, USUAL_GRIDS))} patches per side divides images of "
-                f"{image_size[0]} x {image_size[1]} pixels: give --shuffle_grids numbers that do."
+                f"{images.height} x {images.width} pixels: give --shuffle_grids numbers that do."
             )
     for grid in grids:
-        _check_divides(grid, image_size)
+        _check_divides(grid, images.sides)
     return [Shuffle(grid, options.seed) for grid in sorted(set(grids))]
 
 

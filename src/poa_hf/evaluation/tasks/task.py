@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ..alterations import Alteration, AlteredFeatures
+from ..alterations import Alteration, AlteredFeatures, ModelInput
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Task(Generic[OptionsT]):
         check: Raises ValueError for options that are not valid, or that ask for more than the number of train images
             allows. The number is None where it is not known or does not matter.
         alterations: The alterations of test images whose features `run` finds in the test split's `altered`, from the
-            options and the height and width of the images. It raises ValueError for options that do not fit this size.
+            options and from what the images are that the model gets. It raises ValueError for options that do not fit.
         remark: A sentence about what is left out with this number of train images, or None if nothing is.
     """
 
@@ -83,7 +83,7 @@ class Task(Generic[OptionsT]):
     run: Run[OptionsT]
     needs_train: bool = True
     check: Callable[[OptionsT, int | None], None] = lambda options, train_images: None
-    alterations: Callable[[OptionsT, tuple[int, int]], Sequence[Alteration]] = lambda options, image_size: ()
+    alterations: Callable[[OptionsT, ModelInput], Sequence[Alteration]] = lambda options, images: ()
     remark: Callable[[OptionsT, int], str | None] = lambda options, train_images: None
 
 
