@@ -19,7 +19,7 @@ from poa_hf.runs.evaluations import load_evaluations
 
 from ..conftest import run_python, tiny_config
 from ..evaluation.dense import pictures
-from ..evaluation.images import parquet_folder, table
+from ..evaluation.images import challenge_folder, masked_table, parquet_folder, table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 SCRIPT = """
@@ -257,3 +257,19 @@ def test_two_processes_measure_patches_as_one_does(folders, capsys, tmp_path):
     assert status == 0, err
     one, two = (load_evaluations(tmp_path / f"{name}.json") for name in ("one", "two"))
     assert one == two and len(one) == 8
+
+
+def test_backgrounds_by_masks_and_by_the_challenge_s_folder(folders, capsys, tmp_path):
+    parquet_folder(tmp_path / "masked", masked_table(60), masked_table(30, seed=6, classes=3))
+    challenge_folder(tmp_path / "bg_challenge")
+    argv = [folders / "run", "--num_workers", 0, "--sizes", "16x1", "--tasks", "knn,backgrounds", "--k", 3]
+    for name, kinds in (("masked", 5), ("bg_challenge", 4)):
+        output = tmp_path / f"{name}.json"
+        status, out, err = command(capsys, *argv, "--dataset_name", tmp_path / name, "--output", output)
+        assert status == 0, err
+        records = load_evaluations(output)
+        assert [record.metric for record in records[1:]] == ["backgrounds_accuracy"] * kinds + ["background_gap"]
+        assert "backgrounds (mixed_rand)" in out and "background gap" in out
+    assert "bg_challenge" == records[0].dataset and records[0].holdout == 0.5
+    status, out, err = command(capsys, *argv, "--dataset_name", folders / "images", "--output", tmp_path / "e.json")
+    assert status == 2 and "no column of masks (its columns: image, label): pass --mask_column" in err

@@ -82,7 +82,7 @@ def open_data(args: Namespace, own: OwnData | None, tasks: Sequence[str], is_mai
     """Open the splits that the options of `add_images` name, or those of the run itself, with what the tasks need."""
     from ..evaluation.own_data import open_own_splits
     from ..evaluation.splits import open_splits
-    from ..evaluation.tasks import need_train, pixel_kinds
+    from ..evaluation.tasks import need_backgrounds, need_train, pixel_kinds
 
     needs_train = need_train(tasks) or args.holdout is not None
     options = {
@@ -94,6 +94,8 @@ def open_data(args: Namespace, own: OwnData | None, tasks: Sequence[str], is_mai
     }
     kinds = pixel_kinds(tasks)
     options["pixel_columns"] = None if kinds is None else {kind: getattr(args, f"{kind}_column") for kind in kinds}
+    if need_backgrounds(tasks):
+        options |= {"with_masks": True, "mask_column": args.mask_column}
     if own is None:
         train_split = (args.train_split or "train") if needs_train else None
         return open_splits(args.dataset_name, args.dataset_config_name, train_split, **options, **data_options(args))
@@ -119,8 +121,8 @@ def _parser() -> CommandParser:
     )  # fmt: skip
     parser.add_option(
         "--tasks", several=True, type=words, default=["knn", "linear"], metavar="TASK,...",
-        help="some of knn, linear, lowshot, clustering, retrieval, occlusion, shuffle, corruptions, segmentation "
-        "(default: knn,linear)",
+        help="some of knn, linear, lowshot, clustering, retrieval, occlusion, shuffle, corruptions, backgrounds, "
+        "segmentation (default: knn,linear)",
     )  # fmt: skip
     parser.add_option(
         "--k", several=True, type=numbers_in(COUNT), metavar="N,...",

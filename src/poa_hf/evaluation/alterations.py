@@ -16,16 +16,18 @@ on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from ..data.decoding import Pixels
-from .labelled import LabelledRow
+from .labelled import LabelledImages, LabelledRow
+
+MadeT = TypeVar("MadeT")
 
 
 def random_of(image_hash: bytes, seed: int, purpose: str) -> np.random.Generator:
@@ -37,11 +39,33 @@ def random_of(image_hash: bytes, seed: int, purpose: str) -> np.random.Generator
         purpose: What they are for. Alterations with the same purpose get the same numbers.
 
     Example:
-        >>> random_of(b"an image", 0, "noise").integers(100) == random_of(b"an image", 0, "noise").integers(100)
+        >>> first, again = (random_of(b"an image", 0, "noise").integers(100) for _ in range(2))
+        >>> bool(first == again)
         True
     """
     digest = hashlib.blake2b(f"{seed} {purpose} ".encode() + image_hash, digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest))
+
+
+@dataclass(frozen=True)
+class AlteredSplit:
+    """A split whose images are altered, for alterations that need others of its images.
+
+    Args:
+        images: The split.
+        decoding: The arguments of `open_image`.
+    """
+
+    images: LabelledImages
+    decoding: Mapping[str, Any]
+    _made: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, make: Callable[[LabelledImages, Mapping[str, Any]], MadeT]) -> MadeT:
+        """Return what a function makes of the images, which are read once for all alterations that ask for it."""
+        if make not in self._made:
+            self._made[make] = make(self.images, self.decoding)
+        made: MadeT = self._made[make]
+        return made
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,13 @@ class ImageAlteration:
     """
 
     resized: ClassVar[bool] = False
+
+    def ready(self, split: AlteredSplit) -> Self:
+        """Return an equal alteration that holds what it needs of the split's other images.
+
+        It runs before the pass, in each process. Raises ValueError for a split that lacks what the alteration needs.
+        """
+        return self
 
     def alter(self, image: Pixels, row: LabelledRow, image_hash: bytes) -> Pixels | None:
         """Return the altered image; None for an image that this alteration leaves out.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from .dense.evaluator import DenseWork
 from .dense.images import DenseImages
 from .features import evaluation_mode
 from .labelled import LabelledImages
+from .masked import NO_MASKS, MaskedImages
 from .measured import Measured, warn_of
 from .processes import Processes
 from .record import Measurement as Measurement
@@ -33,6 +34,7 @@ from .tasks import (
     alterations_of,
     check_tasks,
     dense_tasks,
+    need_backgrounds,
     need_train,
     run_task,
 )
@@ -135,7 +137,7 @@ def measure_sizes(
         )
     with Processes() as processes, evaluation_mode(subject.model):
         computing = processes, batch_size, num_workers, bf16
-        alterations = alterations_of(tasks, options, subject.input)
+        alterations = alterations_of(tasks, options, subject.input, bool(data.variants))
         work: _Work | DenseWork
         if isinstance(data.test, DenseImages):
             work = DenseWork(subject, data, dense_tasks(tasks), options, *computing)
@@ -166,6 +168,8 @@ def _check_kind(tasks: Sequence[str], data: EvaluationData[Any]) -> None:
     if wrong:
         needed = "labels, but the splits have none" if is_dense else "DenseImages, but the splits have labels"
         raise ValueError(f"The task {wrong[0]} needs {needed}: evaluate it on splits of its own kind.")
+    if need_backgrounds(tasks) and not data.variants and not isinstance(data.test, MaskedImages):
+        raise ValueError(NO_MASKS)
     for task in dense_tasks(tasks):
         if task.kind is not None and task.kind not in data.test.kinds:
             raise ValueError(
@@ -218,10 +222,16 @@ class _Work:
         return self.data.train if need_train(self.tasks) else None
 
     @property
+    def variants(self) -> Mapping[str, LabelledImages]:
+        """The variants of the test split, if a task needs them."""
+        return self.data.variants if need_backgrounds(self.tasks) else {}
+
+    @property
     def num_vectors(self) -> int:
         """The number of feature vectors of a size that a pass keeps in memory, those of altered images included."""
         altered = len(self.data.test) * (1 + len(self.alterations))
-        return altered + (len(self.train) if self.train is not None else 0)
+        variants = sum(map(len, self.variants.values()))
+        return altered + variants + (len(self.train) if self.train is not None else 0)
 
     def measurements(self, sizes: Sequence[str], quiet: bool, outcomes: bool) -> tuple[list[Measurement], list[str]]:
         """Make one pass over the images, and compute the tasks of the sizes whose features this process gets.
@@ -231,7 +241,8 @@ class _Work:
         """
         train = self._features(self.train, sizes, quiet) if self.train is not None else None
         test = self._features(self.data.test, sizes, quiet, self.alterations)
-        measured = Measured.of_splits(self.data, train, test)
+        variants = {kind: self._features(images, sizes, quiet) for kind, images in self.variants.items()}
+        measured = Measured.of_splits(self.data, train, test, variants)
         if self.processes.is_main and not quiet:
             warn_of(measured, self.subject, self.data, self.tasks, self.options)
         return self._scores(measured, outcomes), [image.name for image in test.ids]
@@ -260,7 +271,7 @@ class _Work:
         with tqdm(total=len(test.features) * len(self.tasks), unit="task", leave=False, disable=hidden) as progress:
             for size in test.features:
                 memory = LabelledFeatures(train.features[size], measured.train_labels) if train else None
-                queries = LabelledFeatures(test.features[size], measured.test_labels, test.altered.get(size, {}))
+                queries = measured.test_features(size)
                 for task in self.tasks:
                     progress.set_description(f"{size} {task}" if size != ONE_SIZE else task)
                     scores = run_task(task, memory, queries, measured.num_classes, self.options, self.processes.device)

@@ -78,7 +78,7 @@ class LabelledImages(SplitRows[LabelledRow]):
 
         if self.is_stream:
             return [
-                [row.label for row in self._shard_rows(shard, columns=self.value_columns)] for shard in self._shards()
+                [row.label for row in self._shard_rows(shard, columns=[self.label_column])] for shard in self._shards()
             ]
         if not isinstance(self.dataset, datasets.Dataset) or self.dataset.format["type"] is not None:
             return [[row.label for row in self._all_rows()]]

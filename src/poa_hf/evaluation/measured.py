@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .coinciding import ImageId, coinciding, warn_of_coinciding
 from .split_features import ImageFeatures
 from .splits import EvaluationData, encode_labels
 from .subject import Subject
-from .tasks import TaskOptions, remarks
+from .tasks import LabelledFeatures, TaskOptions, remarks
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 class Measured:
     """What one pass has measured: the features of both splits, and their labels (M,) and (N,) as whole numbers.
 
-    `coinciding` are test images that are train images too, with these, if there is a train split.
+    `coinciding` are test images that are train images too, with these, if there is a train split; `variants` are the
+    features of the test split's variants.
     """
 
     train: ImageFeatures | None
@@ -31,12 +33,28 @@ class Measured:
     test_labels: Tensor
     num_classes: int
     coinciding: list[tuple[ImageId, ImageId]] | None
+    variants: Mapping[str, ImageFeatures] = field(default_factory=dict)
 
     @classmethod
-    def of_splits(cls, data: EvaluationData, train: ImageFeatures | None, test: ImageFeatures) -> Measured:
-        """Combine the features of the train split, if there is one, and of the test split with their labels."""
+    def of_splits(
+        cls,
+        data: EvaluationData,
+        train: ImageFeatures | None,
+        test: ImageFeatures,
+        variants: Mapping[str, ImageFeatures] | None = None,
+    ) -> Measured:
+        """Combine the features of the train split, if there is one, of the test split and its variants with labels."""
         labels = encode_labels(data, train.labels if train else [], test.labels)
-        return cls(train, test, *labels, coinciding(train.ids, test.ids) if train else None)
+        return cls(train, test, *labels, coinciding(train.ids, test.ids) if train else None, variants or {})
+
+    def test_features(self, size: str) -> LabelledFeatures:
+        """Return the features of the test split, of its altered images and of its variants, with their labels."""
+        numbers = dict(zip(self.test.labels, self.test_labels.tolist(), strict=True))
+        variants = {
+            kind: LabelledFeatures(each.features[size], torch.tensor([numbers.get(label, -1) for label in each.labels]))
+            for kind, each in self.variants.items()
+        }
+        return LabelledFeatures(self.test.features[size], self.test_labels, self.test.altered.get(size, {}), variants)
 
 
 def pretrained_on_test(subject: Subject, data: EvaluationData[Any]) -> bool:

@@ -13,7 +13,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.decoding import Pixels, UndecodableImage, open_image
 from ..data.processor import decoding_of, resized_images, scaled_images
 from ..data.workers import worker_share
-from .alterations import ImageAlteration
+from .alterations import AlteredSplit, ImageAlteration
 from .coinciding import ImageId, identify
 from .features import prepared_batch
 from .labelled import BatchKey, LabelledImages, LabelledRow
@@ -72,7 +72,8 @@ class PreparedBatches(IterableDataset[PreparedBatch]):
     ) -> None:
         self.images, self.processor, self.batch_size = images, processor, batch_size
         self.rank, self.count = rank, count
-        self.alterations = alterations
+        split = AlteredSplit(images, decoding_of(processor))
+        self.alterations = [alteration.ready(split) for alteration in alterations]
 
     def __iter__(self) -> Iterator[PreparedBatch]:
         worker, workers = worker_share()

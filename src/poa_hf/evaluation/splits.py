@@ -1,11 +1,11 @@
-"""The two splits of an evaluation: train images, which vote or train a probe, and test images."""
+"""Open the two splits of an evaluation: train images, which vote or train a probe, and test images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,60 +13,17 @@ from torch import Tensor
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.sources import TEXTURES, MissingSplit, check_texture_split, open_dataset
 from ..data.textures import EVALUATION_TEXTURES, TextureDataset
+from .challenge import is_challenge, open_challenge
 from .dense.images import DenseImages
+from .evaluation_data import EvaluationData as EvaluationData
+from .evaluation_data import same_images
 from .holdout import HoldOut
 from .labelled import LabelledImages, UnlabelledImage
+from .masked import MaskedImages
 from .sources import Source, source_part, split_lengths, splits_overlap
 from .split_rows import SplitRows
 
 TEST_SPLITS = ("test", "validation", "val", "valid")
-
-RowsT = TypeVar("RowsT", bound=SplitRows[Any])
-
-
-@dataclass
-class EvaluationData(Generic[RowsT]):
-    """A dataset of images with labels, or with values of their pixels.
-
-    Args:
-        test: The test split.
-        train: The train split; None if no task needs it.
-        name: What records call the dataset.
-        config_name: The configuration of the dataset, if it has several.
-        holdout: How the test split was made of the train split, if it was.
-        test_source: Where the test split comes from, to tell whether a model was pre-trained on it.
-
-    Raises:
-        ValueError: If both splits have rows of one dataset object in common.
-    """
-
-    test: RowsT
-    train: RowsT | None = None
-    name: str = "dataset"
-    config_name: str | None = None
-    holdout: HoldOut | None = None
-    test_source: Source | None = None
-
-    @classmethod
-    def held_out(cls, images: RowsT, share: float, seed: int = 0, name: str = "dataset") -> EvaluationData[RowsT]:
-        """Make both splits of one, for a dataset in memory or a stream: a share of each class is the test split.
-
-        Raises:
-            ValueError: As `HoldOut` does.
-
-        Example:
-            >>> from poa_hf.data.textures import TextureDataset
-            >>> data = EvaluationData.held_out(LabelledImages(TextureDataset(length=100)), 0.2)
-            >>> len(data.train) + len(data.test)
-            100
-        """
-        holdout = HoldOut(share, seed)
-        train, test = holdout.split(images)
-        return cls(test, train, name, holdout=holdout)
-
-    def __post_init__(self) -> None:
-        if self.train is not None and (self.train is self.test or self.train.shares_rows_with(self.test)):
-            raise ValueError(_same_images(self.train.name, self.test.name))
 
 
 def open_splits(
@@ -82,6 +39,8 @@ def open_splits(
     holdout: float | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     pixel_columns: Mapping[str, str | None] | None = None,
+    with_masks: bool = False,
+    mask_column: str | None = None,
     **part: Any,
 ) -> EvaluationData[Any]:
     """Open the splits of a dataset with labels, or with values of pixels. It is streamed unless it is a folder of image
@@ -102,6 +61,8 @@ def open_splits(
         max_image_pixels: The largest width times height of an image that is decoded; larger ones are left out.
         pixel_columns: For tasks that look at patches: the column of each kind of values of pixels that they need
             ("mask", "depth"), None for one that is found by its name. The splits then have no labels.
+        with_masks: Whether test images need masks of their foreground beside their labels.
+        mask_column: The column with these masks, found by its name by default.
         **part: What of the dataset is read: `revision`, `data_dir` and `data_files` of `open_dataset`.
 
     Raises:
@@ -121,7 +82,11 @@ def open_splits(
             raise ValueError(f"{option} is {limit}: give at least 1, or leave it out for all images.")
     if max_image_pixels < 1:
         raise ValueError(f"max_image_pixels is {max_image_pixels}: give a number of at least 1.")
-    opener = _Opener(name, config_name, image_column, label_column, seed, max_image_pixels, pixel_columns, part)
+    if pixel_columns is None and is_challenge(name):
+        limits = max_train_images, max_test_images
+        return open_challenge(name, train_split, *limits, seed, holdout, max_image_pixels)
+    columns = image_column, label_column, pixel_columns, with_masks, mask_column
+    opener = _Opener(name, config_name, *columns, seed, max_image_pixels, part)
     shown = Path(name).name if Path(name).exists() else name
     if holdout is not None:
         held_out = HoldOut(holdout, seed)
@@ -133,11 +98,12 @@ def open_splits(
         source = Source(name, config_name, train_split, **source_part(part))
         return EvaluationData(test, train, shown, _shown_config(config_name, part), held_out, source)
     if train_split is not None and test_split is not None and splits_overlap(train_split, test_split):
-        raise ValueError(_same_images(train_split, test_split))
-    opened = opener.open(train_split, max_train_images) if train_split is not None else None
+        raise ValueError(same_images(train_split, test_split))
+    without_masks = replace(opener, with_masks=False)
+    opened = without_masks.open(train_split, max_train_images) if train_split is not None else None
     test = opener.open_test(test_split, train_split, max_test_images)
     if opened is not None and splits_overlap(opened.name, test.name, split_lengths(opened.dataset)):
-        raise ValueError(_same_images(opened.name, test.name))
+        raise ValueError(same_images(opened.name, test.name))
     source = Source(name, config_name, test.name, **source_part(part))
     return EvaluationData(test, opened, shown, _shown_config(config_name, part), None, source)
 
@@ -157,9 +123,11 @@ class _Opener:
     config_name: str | None
     image_column: str | None
     label_column: str | None
+    pixel_columns: Mapping[str, str | None] | None
+    with_masks: bool
+    mask_column: str | None
     seed: int
     max_image_pixels: int
-    pixel_columns: Mapping[str, str | None] | None
     part: dict[str, Any]
 
     def open(self, split: str, limit: int | None) -> SplitRows[Any]:
@@ -172,6 +140,8 @@ class _Opener:
 
     def _rows(self, dataset: Any, split: str, limit: int | None) -> SplitRows[Any]:
         options = limit, self.seed, split, self.max_image_pixels
+        if self.pixel_columns is None and self.with_masks:
+            return MaskedImages(dataset, self.image_column, self.label_column, self.mask_column, *options)
         if self.pixel_columns is None:
             return LabelledImages(dataset, self.image_column, self.label_column, *options)
         return DenseImages(dataset, list(self.pixel_columns), self.pixel_columns, self.image_column, *options)
@@ -196,14 +166,6 @@ class _Opener:
             f"{self.name} has neither a test nor a validation split beside {train_split or 'others'}: pass --holdout "
             "0.2 to hold a fifth of the train split out, or --test_split with another split."
         )
-
-
-def _same_images(train: str, test: str) -> str:
-    splits = f"The split {train} is" if train == test else f"Images of the splits {train} and {test} are"
-    return (
-        f"{splits} given both for training and for testing, so accuracy would mean nothing: pass --test_split with "
-        "another split, or --holdout 0.2 to hold a fifth of the train split out."
-    )
 
 
 def encode_labels(

@@ -86,6 +86,16 @@ METRICS = {
     "corruptions_accuracy": Metric(
         "corruptions", "corruptions", "{k}-NN accuracy on corrupted images", *_CLASSIFICATION
     ),
+    "backgrounds_accuracy": Metric(
+        "backgrounds", "backgrounds ({kind})", "{k}-NN accuracy on {kind} images", *_CLASSIFICATION
+    ),
+    "background_gap": Metric(
+        "backgrounds",
+        "background gap",
+        "{k}-NN accuracy lost with backgrounds of other classes",
+        "background_gap",
+        higher_is_better=False,
+    ),
     "segmentation_miou": Metric("segmentation", "mIoU", "segmentation mIoU", "mean_iou", _SEGMENTATION),
     "segmentation_accuracy": Metric(
         "segmentation", "pixels", "segmentation pixel accuracy", "pixel_accuracy", _SEGMENTATION

@@ -4,7 +4,7 @@ import torch
 
 from poa_hf.cli.main import main
 from poa_hf.data.processor import evaluation_processor, resized_images
-from poa_hf.evaluation.alterations import random_of
+from poa_hf.evaluation.alterations import ModelInput, random_of
 from poa_hf.evaluation.coinciding import identify
 from poa_hf.evaluation.corruptions import CORRUPTIONS, corrupted
 from poa_hf.evaluation.evaluator import evaluate_sizes
@@ -65,7 +65,7 @@ def test_the_number_is_the_mean_accuracy_on_images_that_were_corrupted_beforehan
 
 
 def test_all_corruptions_at_all_strengths_by_default():
-    alterations = alterations_of(["corruptions"], TaskOptions(), (224, 224))
+    alterations = alterations_of(["corruptions"], TaskOptions(), ModelInput(224, 224))
     assert [(each.name, each.strength) for each in alterations] == [(n, s) for n in CORRUPTIONS for s in range(1, 6)]
 
 

@@ -33,7 +33,8 @@ def splits() -> tuple[LabelledFeatures, LabelledFeatures]:
 @pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_every_task_gives_scores_that_depend_on_their_settings(splits, task):
     scores = run_task(task, *splits, 3, TaskOptions(k=(5, 10)), torch.device("cpu"))
-    assert scores and all(0.8 < score.value <= 1 for score in scores)
+    values = [score.value for score in scores if score.metric != "background_gap"]  # a difference of accuracies
+    assert values and all(0.8 < value <= 1 for value in values)
     assert len({(score.metric, str(score.settings)) for score in scores}) == len(scores)
 
 

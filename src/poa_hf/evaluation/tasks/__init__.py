@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from ..alterations import Alteration, ModelInput
+from .backgrounds import BACKGROUNDS
 from .clustering import CLUSTERING, ClusteringOptions
 from .corruptions import CORRUPTIONS_TASK, CorruptionOptions
 from .dense_task import DenseTask
@@ -44,7 +45,7 @@ class TaskOptions(
 
 _TASKS: tuple[Task[TaskOptions], ...] = (
     *(KNN, LINEAR, LOW_SHOT, CLUSTERING, RETRIEVAL),
-    *(OCCLUSION, SHUFFLE, CORRUPTIONS_TASK),
+    *(OCCLUSION, SHUFFLE, CORRUPTIONS_TASK, BACKGROUNDS),
 )
 _DENSE_TASKS: tuple[DenseTask[TaskOptions], ...] = (SEGMENTATION,)
 _BY_NAME = {task.name: task for task in _TASKS}
@@ -76,6 +77,11 @@ def need_train(tasks: Sequence[str]) -> bool:
     return any(_ALL[task].needs_train for task in tasks)
 
 
+def need_backgrounds(tasks: Sequence[str]) -> bool:
+    """Return whether any of the tasks needs masks of the test images, or variants of them with other backgrounds."""
+    return any(_BY_NAME[task].needs_backgrounds for task in tasks if task in _BY_NAME)
+
+
 def by_kind(tasks: Sequence[str]) -> list[list[str]]:
     """Return the tasks in groups that are evaluated on splits of one kind: those of images, and those of patches."""
     groups = [[task for task in tasks if task in known] for known in (IMAGE_TASKS, DENSE_TASKS)]
@@ -93,16 +99,20 @@ def dense_tasks(tasks: Sequence[str]) -> list[DenseTask[TaskOptions]]:
     return [_DENSE_BY_NAME[task] for task in tasks if task in _DENSE_BY_NAME]
 
 
-def alterations_of(tasks: Sequence[str], options: TaskOptions, images: ModelInput) -> list[Alteration]:
+def alterations_of(
+    tasks: Sequence[str], options: TaskOptions, images: ModelInput, has_variants: bool = False
+) -> list[Alteration]:
     """Return the alterations of test images that the tasks need, each once.
 
     Args:
         images: What the images are that the model gets.
+        has_variants: Whether the dataset has variants of the images with other backgrounds, so that none are made.
 
     Raises:
         ValueError: For options that do not fit these images.
     """
     of_images = [_BY_NAME[task] for task in tasks if task in _BY_NAME]
+    of_images = [task for task in of_images if not (has_variants and task.needs_backgrounds)]
     return list(dict.fromkeys(each for task in of_images for each in task.alterations(options, images)))
 
 
@@ -151,6 +161,7 @@ __all__ = [
     "by_kind",
     "check_tasks",
     "dense_tasks",
+    "need_backgrounds",
     "need_train",
     "pixel_kinds",
     "remarks",

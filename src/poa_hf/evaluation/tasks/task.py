@@ -27,12 +27,14 @@ class Options:
 class LabelledFeatures:
     """The features (N, D) and labels (N,), whole numbers from 0, of one split.
 
-    `altered` are the features of the same images, altered as the task declares.
+    `altered` are the features of the same images, altered as the task declares; `variants` those of the variants that
+    the dataset itself has, for a task that `needs_backgrounds`, with a label of -1 for classes of no other image.
     """
 
     features: Tensor
     labels: Tensor
     altered: Mapping[Alteration, AlteredFeatures] = field(default_factory=dict)
+    variants: Mapping[str, LabelledFeatures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Task(Generic[OptionsT]):
             allows. The number is None where it is not known or does not matter.
         alterations: The alterations of test images whose features `run` finds in the test split's `altered`, from the
             options and from what the images are that the model gets. It raises ValueError for options that do not fit.
+        needs_backgrounds: True for a task that needs masks of the test images, or variants of them with other
+            backgrounds. Where the dataset has variants, `alterations` are not asked for.
         remark: A sentence about what is left out with this number of train images, or None if nothing is.
     """
 
@@ -84,6 +88,7 @@ class Task(Generic[OptionsT]):
     needs_train: bool = True
     check: Callable[[OptionsT, int | None], None] = lambda options, train_images: None
     alterations: Callable[[OptionsT, ModelInput], Sequence[Alteration]] = lambda options, images: ()
+    needs_backgrounds: bool = False
     remark: Callable[[OptionsT, int], str | None] = lambda options, train_images: None
 
 
