@@ -57,6 +57,20 @@ def test_runs_sizes_and_a_stock_model(folders, capsys, caplog, tmp_path, monkeyp
     assert not (folders / "one" / "evaluations.json").exists()
 
 
+def test_images_that_were_altered_differently_are_not_compared(folders, capsys, monkeypatch):
+    monkeypatch.chdir(folders)
+    options = ["--dataset_name", "images", "--num_workers", 0, "--k", 5, "--occlusion_ratios", 0.5]
+    status, out, err = command(capsys, "one", "--sizes", "small,large", *options, "--tasks", "occlusion")
+    assert status == 0 and "not compared" not in out, err  # sizes of a run share what is salient
+    assert all(f"A - B  occlusion ({dropped})" in out for dropped in ("random", "salient", "non-salient"))
+    # images of 32 and 40 pixels have 4 x 4 and 5 x 5 patches of 8 pixels
+    status, out, err = command(capsys, "one", "stock", *options, "--tasks", "occlusion")
+    assert status == 2 and "(5-NN accuracy with random patches dropped, 5-NN accuracy with salient" in err
+    status, out, err = command(capsys, "one", "stock", *options, "--tasks", "occlusion", "--occlusion_grid", 4)
+    assert status == 0 and out.count("A - B  occlusion (") == 1, err
+    assert "\n5-NN accuracy with salient patches dropped, 5-NN accuracy with non-salient patches dropped: not c" in out
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

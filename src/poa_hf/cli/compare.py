@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ranges import COUNT
+from .alteration_options import add_alteration_options, alteration_options
 from .evaluate import add_images, add_work, open_data, workers_of
 from .main import quiet_libraries
 from .parser import CommandParser, numbers_in, words
@@ -26,7 +27,7 @@ def compare(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     _check_json(args.json)
     quiet_libraries()
-    from ..evaluation.comparing import differences, left_out, pairs_of, split_size
+    from ..evaluation.comparing import differences, left_out, not_alike, pairs_of, split_size
     from ..evaluation.comparing_table import differences_text
     from ..evaluation.own_data import own_data
     from ..evaluation.processes import Processes
@@ -46,7 +47,7 @@ def compare(argv: list[str]) -> None:
     if processes.is_main:
         if args.json:
             args.json.write_text(json.dumps(_as_json(found), indent=1) + "\n")
-        print(differences_text(found, left_out(measured)))
+        print(differences_text(found, left_out(measured), not_alike(pairs, measured)))
     processes.state.destroy_process_group()
 
 
@@ -85,7 +86,7 @@ def _measured(
 def _options(args: Namespace) -> Any:
     from ..evaluation.tasks import TaskOptions
 
-    return TaskOptions(k=args.k, seed=args.seed, **task_options(args))
+    return TaskOptions(k=args.k, seed=args.seed, **alteration_options(args), **task_options(args))
 
 
 def _as_json(found: list[ModelDifference]) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def _parser() -> CommandParser:
         "--k", several=True, type=numbers_in(COUNT), default=(20,), metavar="N,...",
         help="numbers of neighbours that vote (default: 20)",
     )  # fmt: skip
+    add_alteration_options(parser)
     add_images(parser)
     work = add_work(parser)
     parser.add_option("--json", group=work, type=Path, metavar="FILE", help="also write everything to FILE")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..ranges import COUNT, POSITIVE, SEED, WHOLE, Range
 from ..runs.layout import EVALUATIONS
+from .alteration_options import add_alteration_options, alteration_options
 from .data_options import add_data_options, data_options
 from .main import quiet_libraries
 from .parser import CommandParser, number_in, numbers_in, words
@@ -39,11 +40,7 @@ def evaluate(argv: list[str]) -> None:
     options = TaskOptions(
         k=args.k,
         seed=args.seed,
-        occlusion_ratios=args.occlusion_ratios,
-        occlusion_grid=args.occlusion_grid,
-        shuffle_grids=args.shuffle_grids,
-        corruptions=args.corruptions,
-        corruption_strengths=args.corruption_strengths,
+        **alteration_options(args),
         **task_options(args),
     )
     # a wrong request is reported before the model and the data are opened, which takes a while
@@ -128,7 +125,7 @@ def _parser() -> CommandParser:
         "--k", several=True, type=numbers_in(COUNT), metavar="N,...",
         help="numbers of neighbours that vote (default: those of 10,20,100,200 that fit)",
     )  # fmt: skip
-    _add_alterations(parser)
+    add_alteration_options(parser)
     add_images(parser)
     work = add_work(parser)
     parser.add_option(
@@ -136,32 +133,6 @@ def _parser() -> CommandParser:
     )
     parser.add_token()
     return parser
-
-
-def _add_alterations(parser: CommandParser) -> None:
-    altered = parser.add_argument_group("altered test images")
-    ratios, patches = Range(0, 1, above=True, below=True), Range(2, 1024, whole=True)
-    parser.add_option(
-        "--occlusion_ratios", group=altered, several=True, type=numbers_in(ratios), metavar="SHARE,...",
-        default=(0.25, 0.5, 0.75, 0.9), help="shares of patches that are dropped (default: 0.25,0.5,0.75,0.9)",
-    )  # fmt: skip
-    parser.add_option(
-        "--occlusion_grid", group=altered, type=number_in(patches), metavar="N",
-        help="patches per side, some of which are dropped (default: a ViT's own, else up to 14 that divide the sides)",
-    )  # fmt: skip
-    parser.add_option(
-        "--shuffle_grids", group=altered, several=True, type=numbers_in(patches), metavar="N,...",
-        help="patches per side that are shuffled (default: those of 2,4,8,14 that divide the sides)",
-    )  # fmt: skip
-    parser.add_option(
-        "--corruptions", group=altered, several=True, type=words, metavar="NAME,...",
-        help="some of gaussian_noise, shot_noise, gaussian_blur, motion_blur, jpeg, brightness, contrast (default: "
-        "all)",
-    )  # fmt: skip
-    parser.add_option(
-        "--corruption_strengths", group=altered, several=True, type=numbers_in(Range(1, 5, whole=True)),
-        metavar="N,...", help="strengths from 1 to 5 (default: all)",
-    )  # fmt: skip
 
 
 def add_images(parser: CommandParser) -> None:

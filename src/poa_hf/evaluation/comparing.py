@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..runs.metrics import column_title, metric_name
 from .evaluator import Measurement
 from .paired import PairedDifference, holm, paired_difference
 from .subject import ONE_SIZE, Subject
+from .tasks.occlusion import chosen_by_model
 
 SIGNIFICANT = 0.05
 
@@ -163,7 +164,7 @@ def _folder(source: str) -> Path:
 def differences(
     pairs: Sequence[tuple[Side, Side]], measured: dict[Side, list[Measurement]], seed: int = 0
 ) -> list[ModelDifference]:
-    """Compare the sides of each pair by every measure that both have and that is a mean over images.
+    """Compare the sides of each pair by every measure of the same images that is a mean over them.
 
     Args:
         pairs: From `pairs_of`.
@@ -175,15 +176,17 @@ def differences(
     """
     found = []
     for first, second in pairs:
-        others = {_measure(each.record): each for each in measured[second]}
-        for mine in measured[first]:
-            theirs = others.get(_measure(mine.record))
+        for mine, theirs in _same_measures(first, second, measured):
             if theirs is None or mine.outcomes is None or theirs.outcomes is None:
                 continue
             paired = paired_difference(mine.outcomes.numpy(), theirs.outcomes.numpy(), seed)
             found.append((first, second, (mine.record, theirs.record), paired))
     if not found:
-        raise ValueError("The tasks measure nothing that can be compared image by image: give others with --tasks.")
+        other = not_alike(pairs, measured)
+        reason = f" ({', '.join(other)}: not of the same altered images)" if other else ""
+        raise ValueError(
+            f"The tasks measure nothing that can be compared image by image{reason}: give others with --tasks."
+        )
     adjusted = holm([paired.p_value for *_, paired in found])
     return [ModelDifference(*each, p_value) for each, p_value in zip(found, adjusted, strict=True)]
 
@@ -192,6 +195,31 @@ def left_out(measured: dict[Side, list[Measurement]]) -> list[str]:
     """Return the names of measures that are no means over images, and so cannot be compared image by image."""
     names = (metric_name(each.record) for found in measured.values() for each in found if each.outcomes is None)
     return list(dict.fromkeys(names))
+
+
+def not_alike(pairs: Sequence[tuple[Side, Side]], measured: dict[Side, list[Measurement]]) -> list[str]:
+    """Return the names of measures that the sides of a pair have not of the same images.
+
+    Their test images were altered differently: divided into another number of patches, or by what each model takes for
+    salient.
+    """
+    names = (
+        metric_name(mine.record)
+        for first, second in pairs
+        for mine, theirs in _same_measures(first, second, measured)
+        if theirs is None
+    )
+    return list(dict.fromkeys(names))
+
+
+def _same_measures(
+    first: Side, second: Side, measured: dict[Side, list[Measurement]]
+) -> Iterator[tuple[Measurement, Measurement | None]]:
+    """Yield what was measured of one side with the same of the other; None where that is not of the same images."""
+    others = {_measure(each.record): each for each in measured[second]}
+    for mine in measured[first]:
+        own_images = chosen_by_model(mine.record.settings) and first.source != second.source
+        yield mine, None if own_images else others.get(_measure(mine.record))
 
 
 def _measure(record: Evaluation) -> str:

@@ -14,12 +14,15 @@ from .comparing import ModelDifference, Side
 _MOST_VERDICTS = 12
 
 
-def differences_text(found: Sequence[ModelDifference], left_out: Sequence[str] = ()) -> str:
+def differences_text(
+    found: Sequence[ModelDifference], left_out: Sequence[str] = (), not_alike: Sequence[str] = ()
+) -> str:
     """Return differences as text: who was compared, a table, a verdict on each and how it was reached.
 
     Args:
         found: The differences, at least one.
-        left_out: Names of measures that were not compared.
+        left_out: Names of measures that were not compared, as they are no means over images.
+        not_alike: Names of measures that were not compared, as they are not of the same images.
     """
     names = _names(found)
     record = next((each.records[0] for each in found if each.records[0].train_images is not None), found[0].records[0])
@@ -31,7 +34,7 @@ def differences_text(found: Sequence[ModelDifference], left_out: Sequence[str] =
             "\n".join(sides),
             "\n".join(_table(found, names)),
             "\n".join(_verdicts(found, names)),
-            "\n".join(_notes(found, left_out)),
+            "\n".join(_notes(found, left_out, not_alike)),
         ]
     )
 
@@ -107,7 +110,7 @@ def _table(found: Sequence[ModelDifference], names: dict[Side, str]) -> list[str
     ]
 
 
-def _notes(found: Sequence[ModelDifference], left_out: Sequence[str]) -> list[str]:
+def _notes(found: Sequence[ModelDifference], left_out: Sequence[str], not_alike: Sequence[str]) -> list[str]:
     tests: dict[str, dict[str, None]] = {}
     for each in found:
         tests.setdefault(each.paired.test, {})[column_title(each.records[0])] = None
@@ -119,6 +122,9 @@ def _notes(found: Sequence[ModelDifference], left_out: Sequence[str]) -> list[st
     notes.append("Both are for other test images of the same kind, not for models trained again.")
     if left_out:
         notes.append(f"{capitalised(', '.join(left_out))}: not compared, as no means over images.")
+    if not_alike:
+        names = capitalised(", ".join(not_alike))
+        notes.append(f"{names}: not compared, as the models' images were altered differently.")
     return notes
 
 

@@ -13,7 +13,9 @@ and their shares of salient patches are shares of the attention, here of the pat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,6 +80,15 @@ class Occlusion(PixelAlteration):
         size = (self.grid, self.grid)
         saliency = interpolate(batch.saliency[:, None].float(), size, mode="bilinear", antialias=True)
         return saliency.flatten(1).argsort(dim=1, descending=self.dropped == "salient", stable=True)
+
+
+def chosen_by_model(settings: Mapping[str, Any]) -> bool:
+    """Return whether a model chose itself which patches were dropped, so that the images of other models differ.
+
+    Args:
+        settings: Those of a record, of any metric.
+    """
+    return settings.get("dropped", "random") != "random"
 
 
 def usual_grid(images: ModelInput) -> int:
