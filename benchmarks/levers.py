@@ -139,7 +139,7 @@ def report(root: Path, options: argparse.Namespace) -> None:
         cells = "  ".join(f"{_cell(found, name, size):>28}" for size in SIZES)
         print(f"{name:<24} {','.join(map(str, sorted(found[name]))):<8} {costs[name]:>6.0f}  {cells}")
     sizes_alone = [costs[name] for name in (f"alone-{size}" for size in SIZES) if name in costs]
-    ratio = costs["base"] / sum(sizes_alone) if sizes_alone and "base" in costs else 1.0
+    ratio = costs["base"] / sum(sizes_alone) if sizes_alone and costs.get("base") else 1.0
     print(f"\none run over {len(sizes_alone)} runs alone: {ratio:.2f}\n")
     print(json.dumps({"ratio": ratio, "data": options.data, "steps": options.steps, "device": device_name(),
                       **versions(), "cpu_seconds": costs, "runs": found}))  # fmt: skip
@@ -147,7 +147,8 @@ def report(root: Path, options: argparse.Namespace) -> None:
 
 def _mean_cost(root: Path, name: str, seeds: list[int]) -> float:
     costs = [finished_cost(root / name / f"seed-{seed}") for seed in seeds]
-    return statistics.mean(cost["cpu_seconds"] for cost in costs if cost)
+    known = [cost["cpu_seconds"] for cost in costs if cost and cost["cpu_seconds"]]
+    return statistics.mean(known) if known else 0.0
 
 
 def _cell(found: dict, name: str, size: str) -> str:

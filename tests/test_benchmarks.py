@@ -224,13 +224,14 @@ def test_one_run_many_sizes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_levers(tmp_path):
     """Levers are compared with the base of the same seed, on the last file of the train split."""
     images = tiny_cifar(tmp_path / "images")
     (images / "test-00000-of-00001.parquet").write_bytes(b"the test split is not read")
     options = ["--data", "cifar10", "--dataset_name", str(images), "--steps", "2", "--seeds", "0"]
     options += ["--output_dir", str(tmp_path / "runs"), "--levers", "base", "candidates-4+students-2"]
-    found = figures("levers.py", *options, "--alone", "32x2")
+    found = figures("levers.py", *options, "--alone", "32x2", timeout=1000)
     assert found["runs"].keys() == {"base", "candidates-4+students-2", "alone-32x2"}
     assert found["runs"]["alone-32x2"]["0"].keys() == {"32x2"} < found["runs"]["base"]["0"].keys()
     recipe = (tmp_path / "runs" / "cifar10-2" / "candidates-4+students-2" / "seed-0" / "config.yaml").read_text()
@@ -239,6 +240,7 @@ def test_levers(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_gradient_conflict(tmp_path):
     """The full size as the elastic student pulls where the intact one does, but for the same-view terms."""
     run = tmp_path / "run"

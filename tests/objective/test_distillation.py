@@ -186,3 +186,11 @@ def test_features_are_given_if_and_only_if_they_are_needed(tiny_model):
 def test_what_does_not_fit_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         DistillationSpec(**{**SPEC, **fields})
+
+
+def test_an_elastic_teacher_is_the_runs_own():
+    model = PoaForPreTraining(tiny_config(elastic_teacher=True))
+    spec = DistillationSpec(**SPEC)
+    with pytest.raises(ValueError, match="leave it out, or the foreign teacher"):
+        model.distil_from(spec)
+    assert model.distillation is None and model.config.distillation is None

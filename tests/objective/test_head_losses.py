@@ -56,8 +56,13 @@ def plain_loss(model, batch, dtype, sizes=(SIZE,)):
     def cross_entropy(targets, logits):
         return -(targets * log_softmax(logits / tau, dim=-1)).sum(dim=-1)
 
-    with torch.no_grad():
-        teacher = tokens(model.teacher, model.teacher_head, model.teacher_head.prototypes, hide=False)
+    def teacher_tokens(size):
+        backbone = model.teacher if size is None else model.teacher.sliced(size)
+        heads = model.teacher_head if size is None else model.teacher_head.sliced(size.width)
+        with torch.no_grad():
+            return tokens(backbone, heads, model.teacher_head.prototypes, hide=False)
+
+    teachers = [teacher_tokens(size if config.elastic_teacher else None) for size in (None, *sizes)]
     prototypes = model.student_head.prototypes
     intact = tokens(model.student, model.student_head, prototypes, hide=True)
     elastic = [
@@ -67,11 +72,11 @@ def plain_loss(model, batch, dtype, sizes=(SIZE,)):
     shares = [lam] + [(1 - lam) / len(sizes)] * len(sizes) if sizes else [1]
     weights = (masks / masks.sum(dim=1, keepdim=True).clamp(min=1))[masks].to(dtype)
     total = 0
-    for h in range(len(teacher)):
-        targets, patch_targets = plain_sinkhorn(teacher[h][0]), plain_sinkhorn(teacher[h][2])
-        first, second = targets.chunk(2)
+    for h in range(len(intact)):
         students = [intact[h], *(each[h] for each in elastic)]
-        for weight, (glob, local, patches) in zip(shares, students, strict=True):
+        for weight, teacher, (glob, local, patches) in zip(shares, teachers, students, strict=True):
+            targets, patch_targets = plain_sinkhorn(teacher[h][0]), plain_sinkhorn(teacher[h][2])
+            first, second = targets.chunk(2)
             cross = 2 * cross_entropy(torch.cat([second, first]), glob).mean()
             for view in local.split(batch_size) if views else ():
                 cross = cross + cross_entropy(first, view).mean() + cross_entropy(second, view).mean()
@@ -82,7 +87,7 @@ def plain_loss(model, batch, dtype, sizes=(SIZE,)):
                 if len(own):
                     same_view = cross_entropy((own.detach() / tau).softmax(dim=-1), other).mean()
                     total = total + share * config.same_view_weight * same_view
-    return total / len(teacher)
+    return total / len(intact)
 
 
 def gradients(model, loss):
@@ -126,9 +131,9 @@ def test_chunks_equal_the_plain_equations_in_value_and_gradient(monkeypatch, chu
     [(), (SubNetwork(16, 1), SIZE), (SubNetwork(16, 1), SubNetwork(24, 2), SubNetwork(32, 1))],
     ids=["none", "two", "three"],
 )
-@pytest.mark.parametrize("same_view_weight", [0.0, 0.5])
-def test_several_elastic_students_share_the_loss_in_value_and_gradient(sizes, same_view_weight):
-    model, batch = model_with_bent_prototypes(koleo_weight=0.0, same_view_weight=same_view_weight), random_batch()
+@pytest.mark.parametrize("fields", [{"same_view_weight": 0.0}, {"same_view_weight": 0.5, "elastic_teacher": True}])
+def test_several_elastic_students_share_the_loss_in_value_and_gradient(sizes, fields):
+    model, batch = model_with_bent_prototypes(koleo_weight=0.0, **fields), random_batch()
     output = model(**batch, sub_network=sizes, teacher_temperature=TEMPERATURE)
     found = gradients(model, output.loss)
     expected = plain_loss(model, batch, torch.float32, sizes)

@@ -29,6 +29,8 @@ class PoaConfig(PreTrainedConfig):
         same_view_weight: Weight of the same-view losses, by which the elastic student agrees with the intact one, in
             the elastic student's share of the loss. There is one loss of global and one of local crops; at 0.5 they
             weigh together as much as the cross-view losses do.
+        elastic_teacher: Whether the targets of an elastic student are those of the teacher's sub-network of its size,
+            which takes one more pass, instead of the whole teacher's.
         koleo_weight: Weight of the KoLeo regulariser; 0 leaves it out.
         gram_weight: Weight of Gram anchoring (arXiv 2508.10104, section 4), which keeps the similarities of patches to
             each other what they are to an earlier teacher, for a short stage at a high resolution; 0 leaves it out.
@@ -74,6 +76,7 @@ class PoaConfig(PreTrainedConfig):
     num_prototypes: list[int] = field(default_factory=lambda: [8192, 16384, 32768, 65536])
     intact_weight: float | int = 0.8
     same_view_weight: float | int = 1.0
+    elastic_teacher: bool = False
     koleo_weight: float | int = 0.1
     gram_weight: float | int = 0.0
     student_temperature: float | int = 0.1

@@ -137,10 +137,17 @@ class PoaForPreTraining(PreTrainedModel):
 
         Args:
             spec: The features of that model, and how they are matched; None to learn from the moving average again.
+
+        Raises:
+            ValueError: If the configuration has an elastic teacher.
         """
         fields = None if spec is None else dataclasses.asdict(spec)
         if fields == self.config.distillation:
             return
+        if spec is not None and self.config.elastic_teacher:
+            raise ValueError(
+                "elastic_teacher takes sub-networks of the run's own teacher: leave it out, or the foreign teacher."
+            )
         self.config.distillation = fields
         self.student_head.requires_grad_(True)
         self.distillation = None
@@ -314,18 +321,23 @@ class PoaForPreTraining(PreTrainedModel):
                     dtype,
                     functions,
                 )
-            teacher = self.teacher.sliced(None, dtype, self._compiler)
-            teacher_heads = self.teacher_head.sliced(self.teacher_head.in_features, dtype)
-            own_teacher = Branch(self._features_of(teacher), teacher_heads, self.teacher_head.prototypes)
+
+            def teacher(size: SubNetwork | None) -> Branch:
+                backbone = self.teacher.sliced(size, dtype, self._compiler)
+                heads = self.teacher_head.sliced(self.teacher.feature_size(size), dtype)
+                return Branch(self._features_of(backbone), heads, self.teacher_head.prototypes)
+
+            own_sizes = elastic_sizes if config.elastic_teacher else ()
             return poa_loss(
                 batch,
-                own_teacher,
+                teacher(None),
                 *students,
                 weights,
                 teacher_temperature,
                 gradients,
                 return_statistics,
                 functions=functions,
+                elastic_teachers=[functools.partial(teacher, size) for size in own_sizes],
             )
 
         parameters = [parameter for module in self.learning for parameter in module.parameters()]

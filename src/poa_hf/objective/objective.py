@@ -178,6 +178,7 @@ def poa_loss(
     with_statistics: bool = False,
     learning_heads: Branch | None = None,
     functions: RowFunctions = PLAIN,
+    elastic_teachers: Sequence[Callable[[], Branch]] = (),
 ) -> tuple[Tensor, StepDetails]:
     """Return the loss of a step, and add its gradients up on the way.
 
@@ -197,28 +198,16 @@ def poa_loss(
         learning_heads: Heads that learn on the features of a teacher that is frozen, whose own heads are their moving
             average; None for a teacher that follows the intact student.
         functions: What is computed of chunks of rows of logits, compiled or not.
+        elastic_teachers: Make the teachers of the sub-networks; empty if the teacher is that of all students.
 
     Returns:
         The loss, a scalar, and further values of the step.
     """
     images = len(batch.global_crops)  # 2B
-    # The teacher sees the global crops without masks; its targets, by Sinkhorn-Knopp, are the same for all students.
-    with torch.no_grad():
-        teacher_tokens = teacher.global_tokens(replace(batch, anchors=None), masks=None)  # (2B + M, D)
-        targets = [
-            TeacherTargets(prototypes, projected, images, teacher_temperature, functions)
-            for prototypes, projected in zip(teacher.prototypes, teacher.heads(teacher_tokens), strict=True)
-        ]
+    teacher_tokens, targets = _targets(teacher, batch, teacher_temperature, functions)
     statistics = _by_head([target.statistics() for target in targets] if with_statistics else [])
 
-    # An image has 2 + 2V cross-view terms: two per local crop, and one per global crop, which counts twice.
-    patch_weights = batch.patch_weights  # (M,)
-    share = patch_weights.new_full((), 2 / ((2 + 2 * batch.num_local_views) * images))
-    parts = {
-        "global": Part(share.expand(images), [target.other_view for target in targets]),
-        "patches": Part(patch_weights / images, [target.patches for target in targets]),
-        "local": Part(share.expand(len(batch.local_crops)), [target.both_views for target in targets]),
-    }
+    parts = _parts(targets, batch)
 
     on_teacher = None
     if learning_heads is not None:
@@ -232,7 +221,11 @@ def poa_loss(
     students = list(zip([lambda: intact, *elastic], weights.shares(len(elastic)), strict=True))
     losses: list[StudentLosses] = []
     with student_prototypes(intact.prototypes, targets[0].dtype, gradients) as shared:
-        for make_student, weight in students:
+        for number, (make_student, weight) in enumerate(students):
+            if number > 0 and elastic_teachers:
+                _, own_targets = _targets(elastic_teachers[number - 1](), batch, teacher_temperature, functions)
+                own = _parts(own_targets, batch)
+                parts = {name: replace(part, targets=own[name].targets) for name, part in parts.items()}
             student = make_student()
             found: dict[str, PartLosses] = {}
             totals, spread, anchored = [], None, None
@@ -282,6 +275,31 @@ def poa_loss(
     if on_teacher is not None:
         total, terms["teacher_head_loss"] = total + on_teacher, on_teacher
     return total, StepDetails(terms, teacher_tokens[:images], statistics)
+
+
+def _targets(
+    teacher: Branch, batch: Batch, temperature: float, functions: RowFunctions
+) -> tuple[Tensor, list[TeacherTargets]]:
+    """Return a teacher's tokens of the global crops, which it sees whole (2B + M, D), and the targets of its heads."""
+    with torch.no_grad():
+        tokens = teacher.global_tokens(replace(batch, anchors=None), masks=None)
+        projected = zip(teacher.prototypes, teacher.heads(tokens), strict=True)
+        count = len(batch.global_crops)
+        return tokens, [TeacherTargets(*of_head, count, temperature, functions) for of_head in projected]
+
+
+def _parts(targets: Sequence[TeacherTargets], batch: Batch) -> dict[str, Part]:
+    """Return what students are compared with, by the kind of crops.
+
+    An image has 2 + 2V cross-view terms: two per local crop, and one per global crop, which counts twice.
+    """
+    images, patch_weights = len(batch.global_crops), batch.patch_weights  # 2B, (M,)
+    share = patch_weights.new_full((), 2 / ((2 + 2 * batch.num_local_views) * images))
+    return {
+        "global": Part(share.expand(images), [target.other_view for target in targets]),
+        "patches": Part(patch_weights / images, [target.patches for target in targets]),
+        "local": Part(share.expand(len(batch.local_crops)), [target.both_views for target in targets]),
+    }
 
 
 def _passes(student: Branch, batch: Batch) -> list[list[str]]:

@@ -23,8 +23,8 @@ _NOT_ARCHITECTURE = {
     *("transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"),
     *("warm_started_from", "units_ordered_on"),
     *("distillation", "gram_teacher"),  # see check_same_teacher and training.gram
-    *("koleo_weight", "gram_weight", "intact_weight", "same_view_weight", "student_temperature"),
-    *("drop_path_rate", "hidden_dropout_prob"),
+    *("koleo_weight", "gram_weight", "intact_weight", "same_view_weight", "elastic_teacher"),
+    *("student_temperature", "drop_path_rate", "hidden_dropout_prob"),
     *("attention_probs_dropout_prob", "sampling_bias", "num_candidates", "initializer_range", "layerscale_value"),
 }
 

@@ -66,6 +66,8 @@ class StepFlops:
         of_teachers = sum(teacher.flops for teacher in self.frozen)
         if self.config.distillation is None:
             of_teachers += self._forward(full)[0]
+        if self.config.elastic_teacher:
+            of_teachers += sum(self._forward(size)[0] for size in sizes)
         students = (full, *sizes)
         of_students = np.sum([self._forward(size) for size in students], axis=0)
         passes = of_teachers * 2 + self._gram_matrices(students) + 3 * of_students @ crops
@@ -86,7 +88,8 @@ class StepFlops:
 
     def _heads(self, sizes: Sequence[SubNetwork], crops: int) -> float:
         """Return the operations of the heads, or of the projections of matched features, of all crops of an image."""
-        args, backbone, fields = self.args, self.config.backbone_config, self.config.distillation
+        args, config, fields = self.args, self.config, self.config.distillation
+        backbone = config.backbone_config
         students = [self._channels(size) for size in sizes]
         tokens = 2 * (args.global_crop_size // backbone.patch_grid) ** 2  # of the global crops
         if fields is not None and fields["loss"] == "features":
@@ -94,7 +97,7 @@ class StepFlops:
             return 3 * 2 * sum(students) * matched
         masked = tokens * args.mask_probability * sum(args.mask_ratio) / 2
         if fields is None:
-            of_teacher = self._head(backbone.hidden_size)
+            of_teacher = sum(map(self._head, students if config.elastic_teacher else students[:1]))
         else:
             masked *= fields["patch_features"] > 0
             of_teacher = (1 + 3) * self._head(fields["image_features"])  # the moving average and what it follows
