@@ -154,11 +154,11 @@ def random_record(generator: random.Random, index: int, sizes=tuple(SIZES)) -> E
 
 
 def test_every_metric_has_one_title_and_one_name():
-    settings = {"k": 5, "label_share": 0.01, "dropped": "salient"}
+    settings = {"k": 5, "label_share": 0.01, "dropped": "salient", "within": 8}
     records = [record("1x1", 0.5, metric=metric, settings=settings) for metric in METRICS]
     titles = list(map(column_title, records))
     assert titles[:8] == ["5-NN", "linear", "1 % labels", "ACC", "ARI", "NMI", "mAP", "P@5"]
-    assert {"occlusion (salient)", "5-NN mIoU", "corruptions"} <= set(titles)
+    assert {"occlusion (salient)", "5-NN mIoU", "corruptions", "found (8 px)"} <= set(titles)
     assert len(set(map(metric_name, records))) == len(METRICS)
     assert metric_name(record("1x1", 0.5, metric="occlusion_accuracy", settings=settings)) == (
         "5-NN accuracy with salient patches dropped"

@@ -119,7 +119,7 @@ def _parser() -> CommandParser:
     parser.add_option(
         "--tasks", several=True, type=words, default=["knn", "linear"], metavar="TASK,...",
         help="some of knn, linear, lowshot, clustering, retrieval, occlusion, shuffle, corruptions, backgrounds, "
-        "segmentation (default: knn,linear)",
+        "segmentation, depth, correspondence (default: knn,linear)",
     )  # fmt: skip
     parser.add_option(
         "--k", several=True, type=numbers_in(COUNT), metavar="N,...",

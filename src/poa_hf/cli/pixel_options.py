@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from ..ranges import COUNT, Range
+from ..ranges import COUNT, POSITIVE, Range
 from .parser import CommandParser, number_in, numbers_in
 
 
@@ -26,6 +26,23 @@ def add_pixel_options(parser: CommandParser) -> None:
         help="numbers of pixels without a class, which do not count, beside 255",
     )  # fmt: skip
     parser.add_option(
+        "--depth_column", group=group, metavar="C",
+        help="column of the depth maps, with a distance for each pixel, if its name does not tell",
+    )  # fmt: skip
+    parser.add_option(
+        "--depth_scale", group=group, type=number_in(POSITIVE), default=1.0, metavar="N",
+        help="what stored distances are divided by, such as 1000 for millimetres that are to be metres (default: 1)",
+    )  # fmt: skip
+    parser.add_option(
+        "--max_depth", group=group, type=number_in(POSITIVE), metavar="N",
+        help="largest distance that counts (default: that of the train images)",
+    )  # fmt: skip
+    parser.add_option(
+        "--correspondence_pixels", group=group, several=True, type=numbers_in(POSITIVE), default=(4, 8, 16, 32),
+        metavar="N,...",
+        help="distances in pixels within which a patch counts as found (default: 4,8,16,32)",
+    )  # fmt: skip
+    parser.add_option(
         "--dense_image_size", group=group, type=number_in(COUNT), metavar="N",
         help="short side of the images for tasks of patches (default: that of the model's processor)",
     )  # fmt: skip
@@ -36,5 +53,8 @@ def task_options(args: Namespace) -> dict[str, Any]:
     return {
         "num_classes": args.num_classes,
         "ignore_index": tuple(args.ignore_index),
+        "depth_scale": args.depth_scale,
+        "max_depth": args.max_depth,
+        "correspondence_pixels": tuple(args.correspondence_pixels),
         "dense_image_size": args.dense_image_size,
     }

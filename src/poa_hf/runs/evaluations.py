@@ -18,7 +18,7 @@ from .lock import LockedError, locked
 _PATIENCE = 60  # seconds to wait for another evaluation that writes its records
 # what comes out of a measurement, while the other fields say what was measured
 _OUTCOMES = ("value", "interval", "details", "date", "skipped_images", "coinciding_images", "pretrained_on_test")
-_NUMBERS = {"k", "label_share"}  # settings that names and orders of metrics are made from
+_NUMBERS = {"k", "label_share", "within"}  # settings that names and orders of metrics are made from
 
 
 @dataclass

@@ -63,7 +63,7 @@ class Metric:
 
 
 _CLASSIFICATION = ("accuracy", "image-classification")
-_SEGMENTATION = "image-segmentation"
+_SEGMENTATION, _DEPTH = "image-segmentation", "depth-estimation"
 
 # In the order in which they are shown.
 METRICS = {
@@ -106,6 +106,19 @@ METRICS = {
     "segmentation_knn_accuracy": Metric(
         "segmentation", "{k}-NN pixels", "{k}-NN segmentation pixel accuracy", "pixel_accuracy", _SEGMENTATION
     ),
+    "depth_rmse": Metric(
+        "depth",
+        "RMSE",
+        "depth RMSE in the unit of the depth maps",
+        "rmse",
+        _DEPTH,
+        higher_is_better=False,
+        is_share=False,
+    ),
+    "depth_delta1": Metric("depth", "δ1", "depth within a factor of 1.25 (δ1)", "delta1", _DEPTH),
+    "correspondence_accuracy": Metric(
+        "correspondence", "found ({within} px)", "patches found within {within} pixels", "pck", "keypoint-detection"
+    ),
 }
 
 
@@ -144,10 +157,10 @@ def metric_name(record: Evaluation) -> str:
     return _filled(metric_of(record).words, record)
 
 
-def display_order(record: Evaluation) -> tuple[int, str, float, float]:
-    """A key that sorts records as they are shown: in the table's order, then by k and by the share of labels."""
+def display_order(record: Evaluation) -> tuple[int, str, float, float, float]:
+    """A key that sorts records as they are shown: in the table's order, then by k, share of labels and distance."""
     place = list(METRICS).index(record.metric) if record.metric in METRICS else len(METRICS)
-    return place, record.metric, record.settings.get("k", 0), record.settings.get("label_share", 0)
+    return place, record.metric, *(record.settings.get(name, 0) for name in ("k", "label_share", "within"))
 
 
 def _filled(template: str, record: Evaluation) -> str:

@@ -50,7 +50,7 @@ def test_every_score_says_what_each_test_image_contributes(splits, task):
 
 def test_tasks_without_a_train_split(splits):
     alone = [task for task in TASKS if not need_train([task])]
-    assert alone == ["clustering"] and need_train(TASKS)
+    assert alone == ["clustering", "correspondence"] and need_train(TASKS)
     with_train, without = (run_task("clustering", train, splits[1], 3, TaskOptions(), torch.device("cpu"))
                            for train in (splits[0], None))  # fmt: skip
     assert with_train == without

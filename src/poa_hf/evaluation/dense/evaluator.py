@@ -26,8 +26,8 @@ from ..tasks.dense_task import DenseTask, Example, Fitted
 from .features import patch_features_of
 from .images import DenseImages
 from .passes import Key, PassResult, run_pass
-from .pixel_values import read_mask
-from .prepared import ExampleBatch, Preparation, row_error
+from .pixel_values import read_depth, read_mask
+from .prepared import ExampleBatch, Preparation, Reader, row_error
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class DenseWork:
     def _preparation(self, sizes: Sequence[str]) -> Preparation:
         with opened(self.subject.model, _of_model(sizes[0])) as run:
             stride = run.stride
-        readers = {"mask": read_mask}
+        readers: dict[str, Reader] = {"mask": read_mask, "depth": partial(read_depth, scale=self.options.depth_scale)}
         return Preparation(self.subject.processor, self.side, stride, readers, self.tasks, self.options)
 
     def _pass(

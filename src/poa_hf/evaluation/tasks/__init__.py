@@ -17,8 +17,10 @@ import torch
 from ..alterations import Alteration, ModelInput
 from .backgrounds import BACKGROUNDS
 from .clustering import CLUSTERING, ClusteringOptions
+from .correspondence import CORRESPONDENCE, CorrespondenceOptions
 from .corruptions import CORRUPTIONS_TASK, CorruptionOptions
 from .dense_task import DenseTask
+from .depth import DEPTH, DepthOptions
 from .knn import KNN, KnnOptions
 from .lowshot import LOW_SHOT, LowShotOptions
 from .occlusion import OCCLUSION, OcclusionOptions
@@ -39,6 +41,8 @@ class TaskOptions(
     RetrievalOptions,
     ClusteringOptions,
     SegmentationOptions,
+    DepthOptions,
+    CorrespondenceOptions,
 ):
     """The options of all tasks together; the class of each task's options says what they mean."""
 
@@ -47,7 +51,7 @@ _TASKS: tuple[Task[TaskOptions], ...] = (
     *(KNN, LINEAR, LOW_SHOT, CLUSTERING, RETRIEVAL),
     *(OCCLUSION, SHUFFLE, CORRUPTIONS_TASK, BACKGROUNDS),
 )
-_DENSE_TASKS: tuple[DenseTask[TaskOptions], ...] = (SEGMENTATION,)
+_DENSE_TASKS: tuple[DenseTask[TaskOptions], ...] = (SEGMENTATION, DEPTH, CORRESPONDENCE)
 _BY_NAME = {task.name: task for task in _TASKS}
 _DENSE_BY_NAME = {task.name: task for task in _DENSE_TASKS}
 _ALL: dict[str, Task[TaskOptions] | DenseTask[TaskOptions]] = {**_BY_NAME, **_DENSE_BY_NAME}

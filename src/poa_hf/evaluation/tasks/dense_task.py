@@ -16,6 +16,7 @@ from ..coinciding import ImageId
 from .task import Options, Score
 
 Fitted = dict[str, Any]
+HELD_OUT = 0.1  # of the train images, to pick a learning rate
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,19 @@ class Example:
         """Return a generator that depends on the image and the seed alone: not on batches, workers or processes."""
         drawn = np.random.SeedSequence([seed, int.from_bytes(self.image_id.hash, "big")]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(drawn[0] >> 1))
+
+
+def held_out_rows(shares: Tensor, seed: int) -> Tensor:
+    """Return which rows of samples are held out to pick a learning rate: those of a tenth of the images, (N,) bool.
+
+    Args:
+        shares: A random number in [0, 1) for each row, the same for all rows of an image.
+        seed: Decides which rows are held out where all are of one image.
+    """
+    images = shares.unique()
+    if len(images) == 1:
+        return torch.rand(len(shares), generator=torch.Generator().manual_seed(seed)) < HELD_OUT
+    return shares <= images.kthvalue(max(1, round(HELD_OUT * len(images)))).values
 
 
 OptionsT = TypeVar("OptionsT", bound=DenseOptions, contravariant=True)

@@ -25,14 +25,13 @@ from torch import Tensor
 from ..dense.maps import at_pixels, majorities, upsampled
 from ..dense.pixel_values import MAX_CLASS
 from ..intervals import percentile_interval, resamples
-from .dense_task import DenseOptions, DenseTask, Example, Fitted
+from .dense_task import DenseOptions, DenseTask, Example, Fitted, held_out_rows
 from .knn import knn_votes
 from .probe import fit_linear_probe
 from .task import Score
 
 USUAL_IGNORED = 255  # the index that most datasets give to pixels without a class
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-HELD_OUT = 0.1  # of the train images
 CLASSIFIERS = {"linear": "segmentation", "knn": "segmentation_knn"}  # by kind, how its metrics begin
 
 
@@ -107,10 +106,7 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
         classes = found if options.num_classes is None else torch.arange(options.num_classes)
         labels = torch.searchsorted(classes, samples["point_labels"][:, 0].long())
         shares = samples["point_labels"][:, 1]
-        images = shares.unique()
-        held_out = shares <= images.kthvalue(max(1, round(HELD_OUT * len(images)))).values
-        if len(images) == 1:  # then it is some of its pixels
-            held_out = torch.rand(len(shares), generator=torch.Generator().manual_seed(options.seed)) < HELD_OUT
+        held_out = held_out_rows(shares, options.seed)
         probe = fit_linear_probe(
             samples["points"], labels, len(classes), seed=options.seed, device=device, held_out_images=held_out
         )
