@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..formatting import one_line
+from .columns import DEPTH_COLUMNS, MASK_COLUMNS
 from .listing import shown, suffix_of
 
 logger = logging.getLogger(__name__)
@@ -25,13 +27,76 @@ def is_metadata(path: str) -> bool:
     return posixpath.basename(path).lower() in METADATA
 
 
-def metadata_columns(root: str, files: Sequence[str], images: Sequence[str], name: str) -> dict[str, Any]:
-    """Return the columns of the metadata as Arrow arrays, with a row for each image, which is null where there is none.
+@dataclass(frozen=True)
+class Metadata:
+    """The metadata beside the images of a folder.
+
+    Args:
+        root: The folder.
+        name: What messages call the folder.
+        files: The files of metadata, relative to the folder.
+        table: Their rows together, as an Arrow table without the names of files.
+        numbers: The row of each image by its path, relative to the folder.
+        linked: By column, the path of the file that each row names beside its image, relative to the folder; None where
+            it names none.
+    """
+
+    root: str
+    name: str
+    files: Sequence[str]
+    table: Any
+    numbers: Mapping[str, int]
+    linked: Mapping[str, Sequence[str | None]]
+
+    @property
+    def linked_files(self) -> set[str]:
+        """All files that rows name beside their images, relative to the folder."""
+        return {path for paths in self.linked.values() for path in paths if path is not None}
+
+    def columns(self, images: Sequence[str]) -> dict[str, Any]:
+        """Return the columns as Arrow arrays, with a row for each image, which is null where there is none.
+
+        Columns of linked files are as `datasets.Image` takes them.
+
+        Args:
+            images: The images, relative to the folder.
+        """
+        import pyarrow as pa
+
+        numbers = [self.numbers.get(shown(path)) for path in images]
+        if None in numbers:
+            logger.warning(
+                "Folder %s: %d images are not in %s (first: %s): they are read, without labels.",
+                self.name,
+                numbers.count(None),
+                shown(self.files[0]) if len(self.files) == 1 else "the metadata files",
+                shown(images[numbers.index(None)]),
+            )
+        missing = [path for path in self.numbers if not os.path.exists(os.path.join(self.root, path))]
+        if missing:
+            logger.warning(
+                "Folder %s: %d files of the metadata do not exist (first: %s).", self.name, len(missing), missing[0]
+            )
+        taken = self.table.take(pa.array(numbers, pa.int64()))
+        columns = {column: taken[column].combine_chunks() for column in taken.column_names}
+        for column, paths in self.linked.items():
+            chosen = [None if number is None else paths[number] for number in numbers]
+            absolute = [None if path is None else os.path.join(self.root, path) for path in chosen]
+            columns[column] = pa.StructArray.from_arrays(
+                [pa.array([None] * len(absolute), pa.binary()), pa.array(absolute, pa.string())], ["bytes", "path"]
+            )
+        return columns
+
+
+def read_metadata(root: str, files: Sequence[str], name: str) -> Metadata:
+    """Read the metadata of a folder.
+
+    Columns such as `mask_file_name` name a file for each image, as in `datasets`: they become columns of images, here
+    `mask`, if they are called like masks or depth maps.
 
     Args:
         root: The folder.
         files: The files of metadata, relative to the folder; each names images relative to its own place.
-        images: The images, relative to the folder.
         name: What messages call the folder.
 
     Raises:
@@ -41,31 +106,28 @@ def metadata_columns(root: str, files: Sequence[str], images: Sequence[str], nam
     import pyarrow as pa
 
     tables = [_read(root, path) for path in files]
+    columns = {f"{each}_{FILE_NAME}": each for each in (*MASK_COLUMNS, *DEPTH_COLUMNS)}
+    found = list(dict.fromkeys(each for table in tables for each in table.column_names if each in columns))
     rows: dict[str, int] = {}
+    linked: dict[str, list[str | None]] = {columns[each]: [] for each in found}
     start = 0
     for path, table in zip(files, tables, strict=True):
+        folder = posixpath.dirname(path)
         for number, file_name in enumerate(table[FILE_NAME].to_pylist(), start):
-            rows[posixpath.normpath(posixpath.join(posixpath.dirname(path), str(file_name)))] = number
+            rows[_place(folder, file_name)] = number
+        for each in found:
+            values = table[each].to_pylist() if each in table.column_names else [None] * len(table)
+            linked[columns[each]] += [_place(folder, value) if value else None for value in values]
         start += len(table)
     try:
-        table = pa.concat_tables(tables, promote_options="permissive").drop_columns([FILE_NAME])
+        table = pa.concat_tables(tables, promote_options="permissive").drop_columns([FILE_NAME, *found])
     except pa.ArrowException as error:
         raise ValueError(f"The metadata files of {name} do not go together ({one_line(error)}): mend them.") from error
-    numbers = [rows.get(shown(path)) for path in images]
-    if None in numbers:
-        first = shown(images[numbers.index(None)])
-        logger.warning(
-            "Folder %s: %d images are not in %s (first: %s): they are read, without labels.",
-            name,
-            numbers.count(None),
-            shown(files[0]) if len(files) == 1 else "the metadata files",
-            first,
-        )
-    missing = [path for path in rows if not os.path.exists(os.path.join(root, path))]
-    if missing:
-        logger.warning("Folder %s: %d files of the metadata do not exist (first: %s).", name, len(missing), missing[0])
-    taken = table.take(pa.array(numbers, pa.int64()))
-    return {column: taken[column].combine_chunks() for column in taken.column_names}
+    return Metadata(root, name, files, table, rows, linked)
+
+
+def _place(folder: str, file_name: Any) -> str:
+    return posixpath.normpath(posixpath.join(folder, str(file_name)))
 
 
 def _read(root: str, path: str) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .folder_metadata import is_metadata, metadata_columns
+from .folder_metadata import is_metadata, read_metadata
 from .listing import ARCHIVE_SUFFIXES, Listing, kinds_of, shown, suffix_of
 from .splits import split_ranges
 
@@ -61,19 +61,24 @@ def open_images(listing: Listing, name: str, split: str, by_split: Mapping[str, 
     import datasets
     import pyarrow as pa
 
-    splits = _splits_of_images(listing.images) if by_split is None else _named_splits(listing.images, by_split)
+    metadata_files = [path for path in (*listing.tables, *listing.shards) if is_metadata(path)]
+    metadata = read_metadata(listing.root, metadata_files, name) if metadata_files else None
+    # masks that the metadata names beside the images are no images themselves
+    masks = metadata.linked_files if metadata is not None else set()
+    images = [path for path in listing.images if shown(path) not in masks]
+    splits = _splits_of_images(images) if by_split is None else _named_splits(images, by_split)
     ranges = split_ranges(split, {each: len(paths) for each, paths in splits.items()}, name)
     chosen = [path for each, start, stop in ranges for path in splits[each][start:stop]]
-    metadata_files = [path for path in (*listing.tables, *listing.shards) if is_metadata(path)]
-    nested = _are_in_split_folders(listing.images)
+    nested = _are_in_split_folders(images)
     columns: dict[str, Any] = {"image": _image_column(listing.root, chosen)}
     features = datasets.Features(image=datasets.Image())
-    if metadata_files:
-        found = metadata_columns(listing.root, metadata_files, chosen, name)
+    if metadata is not None:
+        found = metadata.columns(chosen)
         columns |= found
-        schema = pa.schema([(column, values.type) for column, values in found.items()])
+        schema = pa.schema([(column, values.type) for column, values in found.items() if column not in metadata.linked])
         features.update(datasets.Features.from_arrow_schema(schema))
-    elif class_names := sorted({c for path in listing.images if (c := _class_of(path, nested)) is not None}):
+        features.update({column: datasets.Image() for column in metadata.linked})
+    elif class_names := sorted({c for path in images if (c := _class_of(path, nested)) is not None}):
         numbers: dict[str | None, int | None] = {each: number for number, each in enumerate(class_names)}
         numbers[None] = None
         columns["label"] = pa.array([numbers[_class_of(path, nested)] for path in chosen], pa.int64())
@@ -82,7 +87,7 @@ def open_images(listing: Listing, name: str, split: str, by_split: Mapping[str, 
     _say_what_is_left_out(
         listing,
         name,
-        f"{len(listing.images)} images",
+        f"{len(images)} images",
         [path for path in (*listing.shards, *listing.tables, *listing.others) if not is_metadata(path)],
     )
     return datasets.Dataset.from_dict(columns, features=features, info=info, split=datasets.NamedSplit(split))

@@ -1,7 +1,13 @@
+import csv
+import json
+
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
+from poa_hf.data.decoding import UndecodableImage
+from poa_hf.data.sources import find_image_column, open_dataset
 from poa_hf.evaluation.dense.images import DenseImages
 from poa_hf.evaluation.dense.pixel_values import read_mask
 from poa_hf.evaluation.splits import EvaluationData, open_splits
@@ -60,3 +66,36 @@ def test_splits_are_opened_and_held_out(tmp_path):
         EvaluationData(data.train, data.train)
     with pytest.raises(ValueError, match=r"no column of depth maps \(its columns: image, mask\): pass --depth_column"):
         open_splits(str(folder), pixel_columns={"depth": None})
+
+
+@pytest.mark.parametrize("metadata", ["csv", "jsonl"])
+def test_a_folder_whose_metadata_names_the_masks(tmp_path, metadata):
+    lines = []
+    for split, count, seed in (("train", 6, 0), ("test", 3, 1)):
+        for number, row in enumerate(rows(count, seed)):
+            for kind in ("image", "mask"):
+                path = tmp_path / split / f"{kind}s" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(row[kind]).save(path)
+            named = {kind: f"{split}/{kind}s/{number}.png" for kind in ("image", "mask")}
+            lines.append({"file_name": named["image"], "mask_file_name": named["mask"], "camera": number})
+    lines[1]["mask_file_name"] = None
+    (tmp_path / "train" / "masks" / "1.png").unlink()
+    if metadata == "jsonl":
+        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        with open(tmp_path / "metadata.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, lines[0])
+            writer.writeheader()
+            writer.writerows(lines)
+    data = open_splits(str(tmp_path), pixel_columns={"mask": None})
+    assert (len(data.train), len(data.test)) == (6, 3)
+    for found, row in zip(masks(data.test), rows(3, seed=1), strict=True):
+        assert (found == row["mask"]).all()
+    (_, first), *_ = data.train.batches(6)
+    assert first[0].name == "train/images/0.png" and data.train.dataset.column_names == ["image", "mask"]
+    with pytest.raises(UndecodableImage):
+        read_mask(first[1].values["mask"], 10_000)
+
+    dataset = open_dataset(str(tmp_path))
+    assert find_image_column(dataset) == "image" and dataset["camera"][:] == list(range(6))

@@ -91,7 +91,7 @@ def test_the_loss_ignores_most_of_a_common_factor():
     [
         (lambda row: row | {"depth": np.zeros((32, 48))}, {}, "No pixel of the train split's depth maps has a dist"),
         (lambda row: row, {"max_depth": 0.5}, "a distance above 0 up to 0.5"),
-        (lambda row: row | {"depth": np.ones((16, 24))}, {}, "Row 0 of the train split has .* of 48 x 32 .* a depth of"),
+        (lambda row: row | {"depth": np.ones((16, 24))}, {}, "Row 0 of the train split has .* 48 x 32 .* a depth of"),
         (lambda row: row, {"depth_scale": 0.0}, "depth_scale is 0"),
     ],
 )  # fmt: skip
