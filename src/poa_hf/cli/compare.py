@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..ranges import COUNT
 from .alteration_options import add_alteration_options, alteration_options
 from .evaluate import add_images, add_work, open_data, workers_of
+from .linear_options import add_linear_options, linear_options
 from .main import quiet_libraries
 from .parser import CommandParser, numbers_in, words
 from .pixel_options import task_options
@@ -86,7 +87,8 @@ def _measured(
 def _options(args: Namespace) -> Any:
     from ..evaluation.tasks import TaskOptions
 
-    return TaskOptions(k=args.k, seed=args.seed, **alteration_options(args), **task_options(args))
+    options = alteration_options(args) | linear_options(args) | task_options(args)
+    return TaskOptions(k=args.k, seed=args.seed, **options)
 
 
 def _as_json(found: list[ModelDifference]) -> dict[str, Any]:
@@ -118,6 +120,7 @@ def _parser() -> CommandParser:
         "--k", several=True, type=numbers_in(COUNT), default=(20,), metavar="N,...",
         help="numbers of neighbours that vote (default: 20)",
     )  # fmt: skip
+    add_linear_options(parser)
     add_alteration_options(parser)
     add_images(parser)
     work = add_work(parser)

@@ -14,6 +14,7 @@ from ..ranges import COUNT, POSITIVE, SEED, WHOLE, Range
 from ..runs.layout import EVALUATIONS
 from .alteration_options import add_alteration_options, alteration_options
 from .data_options import add_data_options, data_options
+from .linear_options import add_linear_options, linear_options
 from .main import quiet_libraries
 from .parser import CommandParser, number_in, numbers_in, words
 from .pixel_options import add_pixel_options, task_options
@@ -42,6 +43,7 @@ def evaluate(argv: list[str]) -> None:
         seed=args.seed,
         **alteration_options(args),
         **task_options(args),
+        **linear_options(args),
     )
     # a wrong request is reported before the model and the data are opened, which takes a while
     check_tasks(args.tasks, options, None)
@@ -125,6 +127,7 @@ def _parser() -> CommandParser:
         "--k", several=True, type=numbers_in(COUNT), metavar="N,...",
         help="numbers of neighbours that vote (default: those of 10,20,100,200 that fit)",
     )  # fmt: skip
+    add_linear_options(parser)
     add_alteration_options(parser)
     add_images(parser)
     work = add_work(parser)

@@ -148,6 +148,20 @@ def multi_crop(
     return global_crops, local_crops, augmentation
 
 
+def cut_box(image: Pixels, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a box of a decoded image, resized: uint8 (height, width, C).
+
+    Args:
+        image: An image, not changed.
+        box: Left, top, right and bottom in whole pixels.
+        size: Height and width of the result.
+    """
+    array = np.asarray(image)
+    crop = np.empty((array.size // (array.shape[0] * array.shape[1]), *size), dtype=np.uint8)
+    _cut_whole(image, box[None], [crop])
+    return np.ascontiguousarray(np.moveaxis(crop, 0, -1))
+
+
 def shrunk_boxes(
     boxes: np.ndarray, size: tuple[int, int], shrunk_size: tuple[int, int], factor: int, turned: int
 ) -> np.ndarray:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..data.decoding import Pixels
 from .labelled import LabelledImages, LabelledRow
+from .layer_features import LayerFeatures
 
 MadeT = TypeVar("MadeT")
 
@@ -74,9 +75,11 @@ class ImageAlteration:
 
     Attributes:
         resized: Whether it changes images as the model sees them, resized and cropped, instead of those of the dataset.
+        fits: Whether the altered images have the size that the model takes already, and are not resized any more.
     """
 
     resized: ClassVar[bool] = False
+    fits: ClassVar[bool] = False
 
     def ready(self, split: AlteredSplit) -> Self:
         """Return an equal alteration that holds what it needs of the split's other images.
@@ -179,7 +182,9 @@ class AlteredFeatures:
     Args:
         features: (N, D), in the order of the split's own features.
         kept: bool (N,), False for images that the alteration leaves out, whose features are those of the image itself.
+        layers: The features of several layers, if a task needs them.
     """
 
     features: Tensor
     kept: Tensor
+    layers: LayerFeatures | None = None

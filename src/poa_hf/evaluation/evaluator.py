@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from ..elastic import SubNetwork
 from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
-from .alterations import Alteration, PixelBatch, check_alterations
+from .alterations import PixelBatch, check_alterations
 from .dense.evaluator import DenseWork
 from .dense.images import DenseImages
 from .features import evaluation_mode
-from .labelled import LabelledImages
+from .image_work import ImageWork
 from .masked import NO_MASKS, MaskedImages
-from .measured import Measured, warn_of
 from .processes import Processes
 from .record import Measurement as Measurement
-from .record import record_of
 from .saliency import patch_saliency
-from .split_features import ImageFeatures, image_features
 from .splits import EvaluationData
-from .subject import ONE_SIZE, Subject
+from .subject import Subject
 from .tasks import (
     DENSE_TASKS,
-    LabelledFeatures,
-    Score,
     TaskOptions,
     alterations_of,
     check_tasks,
     dense_tasks,
+    layers_of,
     need_backgrounds,
     need_train,
-    run_task,
+    train_alterations_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -138,14 +131,19 @@ def measure_sizes(
     with Processes() as processes, evaluation_mode(subject.model):
         computing = processes, batch_size, num_workers, bf16
         alterations = alterations_of(tasks, options, subject.input, bool(data.variants))
-        work: _Work | DenseWork
+        views = train_alterations_of(tasks, options, subject.input)
+        work: ImageWork | DenseWork
         if isinstance(data.test, DenseImages):
             work = DenseWork(subject, data, dense_tasks(tasks), options, *computing)
         else:
-            work = _Work(subject, data, tasks, options, alterations, *computing)
+            work = ImageWork(subject, data, tasks, options, alterations, views, layers_of(tasks, options), *computing)
         check_tasks(tasks, options, work.train.known_length if work.train else None)
         subject.model.to(processes.device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`
         widths = subject.widths(names, processes.device)
+        if isinstance(work, ImageWork):
+            widths = work.widths(widths)
+            if views and processes.is_main and not quiet:
+                work.say_cost(widths)
         black = PixelBatch(subject.black_image.to(processes.device), [b""], patch_saliency(subject.model))
         check_alterations(alterations, black)
         # a single size needs one pass, however many images there are
@@ -197,102 +195,3 @@ def _passes(widths: dict[str, int], num_vectors: int, memory: float) -> list[lis
         passes[-1].append(size)
         used += needed
     return passes
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One evaluation as a process sees it. See `evaluate_sizes` for the attributes.
-
-    `alterations` are those that the tasks make of the test images.
-    """
-
-    subject: Subject
-    data: EvaluationData[LabelledImages]
-    tasks: Sequence[str]
-    options: TaskOptions
-    alterations: Sequence[Alteration]
-    processes: Processes
-    batch_size: int
-    num_workers: int
-    bf16: bool
-
-    @property
-    def train(self) -> LabelledImages | None:
-        """The train split, if a task needs it."""
-        return self.data.train if need_train(self.tasks) else None
-
-    @property
-    def variants(self) -> Mapping[str, LabelledImages]:
-        """The variants of the test split, if a task needs them."""
-        return self.data.variants if need_backgrounds(self.tasks) else {}
-
-    @property
-    def num_vectors(self) -> int:
-        """The number of feature vectors of a size that a pass keeps in memory, those of altered images included."""
-        altered = len(self.data.test) * (1 + len(self.alterations))
-        variants = sum(map(len, self.variants.values()))
-        return altered + variants + (len(self.train) if self.train is not None else 0)
-
-    def measurements(self, sizes: Sequence[str], quiet: bool, outcomes: bool) -> tuple[list[Measurement], list[str]]:
-        """Make one pass over the images, and compute the tasks of the sizes whose features this process gets.
-
-        Returns:
-            What was measured, and the names of the test images.
-        """
-        train = self._features(self.train, sizes, quiet) if self.train is not None else None
-        test = self._features(self.data.test, sizes, quiet, self.alterations)
-        variants = {kind: self._features(images, sizes, quiet) for kind, images in self.variants.items()}
-        measured = Measured.of_splits(self.data, train, test, variants)
-        if self.processes.is_main and not quiet:
-            warn_of(measured, self.subject, self.data, self.tasks, self.options)
-        return self._scores(measured, outcomes), [image.name for image in test.ids]
-
-    def _features(
-        self, split: LabelledImages, sizes: Sequence[str], quiet: bool, alterations: Sequence[Alteration] = ()
-    ) -> ImageFeatures:
-        return image_features(
-            self.subject.callables(sizes),
-            split,
-            self.subject.processor,
-            {size: index % self.processes.count for index, size in enumerate(sizes)},
-            self.processes,
-            self.batch_size,
-            self.num_workers,
-            self.bf16,
-            quiet,
-            alterations,
-            patch_saliency(self.subject.model),
-        )
-
-    def _scores(self, measured: Measured, outcomes: bool) -> list[Measurement]:
-        train, test = measured.train, measured.test
-        measurements = []
-        hidden = None if self.processes.is_main else True  # None: hidden where the output is no terminal
-        with tqdm(total=len(test.features) * len(self.tasks), unit="task", leave=False, disable=hidden) as progress:
-            for size in test.features:
-                memory = LabelledFeatures(train.features[size], measured.train_labels) if train else None
-                queries = measured.test_features(size)
-                for task in self.tasks:
-                    progress.set_description(f"{size} {task}" if size != ONE_SIZE else task)
-                    scores = run_task(task, memory, queries, measured.num_classes, self.options, self.processes.device)
-                    measurements += [
-                        Measurement(self._record(measured, size, task, score), score.outcomes if outcomes else None)
-                        for score in scores
-                    ]
-                    progress.update()
-        return measurements
-
-    def _record(self, measured: Measured, size: str, task: str, score: Score) -> Evaluation:
-        train, test = (measured.train if need_train([task]) else None), measured.test
-        return record_of(
-            self.subject,
-            self.data,
-            size,
-            task,
-            score,
-            train_images=len(train.labels) if train else None,
-            test_images=len(test.labels),
-            coinciding_images=len(measured.coinciding) if train and measured.coinciding is not None else None,
-            skipped_images=test.skipped + (train.skipped if train else 0),
-            bf16=self.bf16,
-        )

@@ -47,6 +47,11 @@ class Measured:
         labels = encode_labels(data, train.labels if train else [], test.labels)
         return cls(train, test, *labels, coinciding(train.ids, test.ids) if train else None, variants or {})
 
+    def train_features(self, size: str) -> LabelledFeatures:
+        """Return the features of the train split, which must be there, and of its altered images, with their labels."""
+        assert self.train is not None
+        return LabelledFeatures(self.train.features[size], self.train_labels, self.train.altered.get(size, {}))
+
     def test_features(self, size: str) -> LabelledFeatures:
         """Return the features of the test split, of its altered images and of its variants, with their labels."""
         numbers = dict(zip(self.test.labels, self.test_labels.tolist(), strict=True))

@@ -134,5 +134,5 @@ class PreparedBatches(IterableDataset[PreparedBatch]):
         ]
         kept = [image is not None for image in altered]
         filled = [original if image is None else image for image, original in zip(altered, images, strict=True)]
-        prepare = scaled_images if alteration.resized else prepared_batch
+        prepare = scaled_images if alteration.resized or alteration.fits else prepared_batch
         return PreparedBatch(key, pixel_values=prepare(self.processor, filled), alteration=alteration, kept=kept)

@@ -68,7 +68,7 @@ _SEGMENTATION, _DEPTH = "image-segmentation", "depth-estimation"
 # In the order in which they are shown.
 METRICS = {
     "knn_accuracy": Metric("knn", "{k}-NN", "{k}-NN accuracy", *_CLASSIFICATION),
-    "linear_accuracy": Metric("linear", "linear", "linear probe accuracy", *_CLASSIFICATION),
+    "linear_accuracy": Metric("linear", "linear{probe}", "linear probe accuracy{probe}", *_CLASSIFICATION),
     "lowshot_accuracy": Metric("lowshot", "{labels} labels", "accuracy with {labels} of the labels", *_CLASSIFICATION),
     "clustering_accuracy": Metric("clustering", "ACC", "clustering accuracy", "clustering_accuracy"),
     "clustering_ari": Metric("clustering", "ARI", "clustering adjusted Rand index", "clustering_ari"),
@@ -163,8 +163,16 @@ def display_order(record: Evaluation) -> tuple[int, str, float, float, float]:
     return place, record.metric, *(record.settings.get(name, 0) for name in ("k", "label_share", "within"))
 
 
+def _probe(settings: dict[str, Any]) -> str:
+    """Return in what a linear probe differs from the usual one, in brackets."""
+    protocol, views = settings.get("protocol"), settings.get("augmented_views")
+    parts = ([str(protocol)] if protocol else []) + ([f"{views} views"] if views and not protocol else [])
+    return f" ({', '.join(parts)})" if parts else ""
+
+
 def _filled(template: str, record: Evaluation) -> str:
     share = record.settings.get("label_share")
     names = record.settings | {"labels": "few" if share is None else f"{100 * share:g} %", "metric": record.metric}
+    names["probe"] = _probe(record.settings)
     # a setting that a record lacks, as one of an older version may, is called by its name
     return re.sub(r"\{(\w+)\}", lambda match: str(names.get(match[1], match[1])), template)

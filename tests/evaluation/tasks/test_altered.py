@@ -10,6 +10,7 @@ from poa_hf.evaluation.alterations import AlteredFeatures
 from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.features import class_features
 from poa_hf.evaluation.labelled import LabelledImages
+from poa_hf.evaluation.split_features import image_features
 from poa_hf.evaluation.splits import EvaluationData
 from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import LabelledFeatures, TaskOptions
@@ -46,7 +47,7 @@ def test_accuracy_is_that_of_altered_images_among_train_images_as_they_are(subje
     labels = torch.tensor(train["label"]), torch.tensor(test["label"])
     alterations = module.alterations_of(["occlusion", "shuffle"], OPTIONS, subject.input)
     images = pixels(test)
-    found = module.image_features(
+    found = image_features(
         {"pixels": lambda pixel_values: _Output(pixel_values)},
         data.test,
         PROCESSOR,

@@ -62,6 +62,17 @@ def test_intervals_have_a_column_where_one_is_known(tmp_path):
     ]
 
 
+def test_the_protocol_of_a_linear_probe_is_stated(tmp_path):
+    settings = {"protocol": "poa", "seed": 0, "steps": 12500, "batch_size": 2048, "augmented_views": 10}
+    linear = record(metric="linear_accuracy", task="linear", value=0.7, settings=settings)
+    plain = record(metric="linear_accuracy", task="linear", value=0.6, settings={"seed": 0})
+    card = written(tmp_path, facts_of(linear, plain))
+    assert [row[0] for row in tables(card)[1][1:]] == ["linear probe accuracy (poa)", "linear probe accuracy"]
+    assert (
+        "(12500 steps of 2048 images, 10 augmented views of each): the best of 52 classifiers on the test" in card.text
+    )
+
+
 def test_results_on_folders_name_datasets_as_ids():
     names = {"my photos": "my-photos", "..hidden": "hidden", "模型": "dataset", "a--b": "a-b", "x" * 200: "x" * 96}
     for name, expected in {**names, "ILSVRC/imagenet-1k": "ILSVRC/imagenet-1k", "cifar10": "cifar10"}.items():

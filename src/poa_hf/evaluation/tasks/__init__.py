@@ -22,9 +22,10 @@ from .corruptions import CORRUPTIONS_TASK, CorruptionOptions
 from .dense_task import DenseTask
 from .depth import DEPTH, DepthOptions
 from .knn import KNN, KnnOptions
+from .linear import LINEAR
 from .lowshot import LOW_SHOT, LowShotOptions
 from .occlusion import OCCLUSION, OcclusionOptions
-from .probe import LINEAR
+from .protocols import LinearOptions
 from .retrieval import RETRIEVAL, RetrievalOptions
 from .segmentation import SEGMENTATION, SegmentationOptions
 from .shuffle import SHUFFLE, ShuffleOptions
@@ -37,6 +38,7 @@ class TaskOptions(
     ShuffleOptions,
     CorruptionOptions,
     KnnOptions,
+    LinearOptions,
     LowShotOptions,
     RetrievalOptions,
     ClusteringOptions,
@@ -120,6 +122,22 @@ def alterations_of(
     return list(dict.fromkeys(each for task in of_images for each in task.alterations(options, images)))
 
 
+def train_alterations_of(tasks: Sequence[str], options: TaskOptions, images: ModelInput) -> list[Alteration]:
+    """Return the alterations of train images that the tasks need, each once, as `alterations_of` does for test images.
+
+    Args:
+        images: What the images are that the model gets.
+    """
+    of_images = [_BY_NAME[task] for task in tasks if task in _BY_NAME]
+    return list(dict.fromkeys(each for task in of_images for each in task.train_alterations(options, images)))
+
+
+def layers_of(tasks: Sequence[str], options: TaskOptions) -> str | None:
+    """Return which blocks' features the tasks need beside those of the model; None if they need no others."""
+    wanted = (_BY_NAME[task].layers(options) for task in tasks if task in _BY_NAME)
+    return next((blocks for blocks in wanted if blocks is not None), None)
+
+
 def remarks(tasks: Sequence[str], options: TaskOptions, train_images: int) -> list[str]:
     """Return sentences about what the tasks leave out with this number of train images."""
     candidates = (_ALL[task].remark(options, train_images) for task in tasks)
@@ -165,9 +183,11 @@ __all__ = [
     "by_kind",
     "check_tasks",
     "dense_tasks",
+    "layers_of",
     "need_backgrounds",
     "need_train",
     "pixel_kinds",
     "remarks",
     "run_task",
+    "train_alterations_of",
 ]

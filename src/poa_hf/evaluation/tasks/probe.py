@@ -9,6 +9,7 @@ Source: Oquab et al. 2023, "DINOv2", appendix B.3, and its `eval/linear.py` for 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,24 +21,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .task import LabelledFeatures, Options, Score, Task
+from .protocols import gradient
 
 # For batches of 256 images, and in proportion to the batch size for others. DINOv2's thirteen end at 0.1: they are for
-# a hundred thousand steps, and for features of a thousand channels, whose gradients are larger.
+# 12,500 steps, and for features of a thousand channels, whose gradients are larger.
 LEARNING_RATES = tuple(10 ** (power / 3) for power in range(-12, 1))
 EPOCHS, MIN_STEPS = 10, 1000
-
-
-def _run(
-    train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: Options, device: torch.device
-) -> list[Score]:
-    probe = fit_linear_probe(train.features, train.labels, num_classes, seed=options.seed, device=device)
-    correct = (probe.classifier.predict(test.features) == test.labels).double()  # (N,)
-    details = {"learning_rate": probe.learning_rate, "held_out_accuracy": probe.held_out_accuracy}
-    return [Score("linear_accuracy", correct.mean().item(), {"seed": options.seed}, details, correct)]
-
-
-LINEAR = Task("linear", _run)
 
 
 @dataclass
@@ -80,6 +69,7 @@ def fit_linear_probe(
     seed: int = 0,
     device: torch.device | str | None = None,
     held_out_images: Tensor | None = None,
+    views: Sequence[Tensor] = (),
 ) -> LinearProbe:
     """Train one classifier per learning rate, and return the one that does best on held-out images.
 
@@ -97,6 +87,8 @@ def fit_linear_probe(
         device: Where the classifiers are trained, by default where the features are. Batches are moved there one by
             one.
         held_out_images: Which images are held out, (N,) bool, instead of a random share of each class.
+        views: Features (N, D) of augmented views of the same images. If there are any, each epoch trains on those of
+            the next view instead of `features`.
 
     Raises:
         ValueError: For shapes that do not match, labels out of range, learning rates or a share that are not valid, if
@@ -120,17 +112,18 @@ def fit_linear_probe(
     steps = max(min_steps, epochs * count // batch_size)
     rates = torch.tensor(learning_rates, device=device) * (batch_size / 256)  # (R,)
 
-    def inputs_of(index: Tensor) -> Tensor:
-        standardised = ((features[index].float() - mean) / deviation).to(device)
+    def inputs_of(index: Tensor, source: Tensor = features) -> Tensor:
+        standardised = ((source[index].float() - mean) / deviation).to(device)
         return torch.cat([standardised, standardised.new_ones(len(index), 1)], dim=1)  # (B, D + 1), the last: the bias
 
     weight = torch.zeros(features.shape[1] + 1, len(rates), num_classes, device=device)  # (D + 1, R, classes)
     momentum = torch.zeros_like(weight)
     order = _endless_order(count, batch_size, seed)
     for step in range(steps):
-        batch = training_index[next(order)]
+        epoch, place = next(order)
+        batch, source = training_index[place], views[epoch % len(views)] if views else features
         rate = rates * (1 + torch.cos(torch.tensor(torch.pi * step / steps))).item() / 2
-        momentum.mul_(0.9).add_(_gradient(weight, inputs_of(batch), labels[batch].to(device)))
+        momentum.mul_(0.9).add_(gradient(weight, inputs_of(batch, source), labels[batch].to(device)))
         weight -= rate[:, None] * momentum
     batches = ((inputs_of(part), labels[part].to(device)) for part in held_out_index.split(4096))
     accuracy, loss = _scores(weight, batches)
@@ -143,14 +136,6 @@ def fit_linear_probe(
     picked = weight[:-1, best] / deviation[:, None]  # (D, classes)
     classifier = LinearClassifier(picked, weight[-1, best] - mean @ picked)
     return LinearProbe(classifier, learning_rates[best], accuracy[best].item())
-
-
-def _gradient(weight: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the gradient of the mean cross-entropy of each learning rate's classifier: (D + 1, R, classes)."""
-    logits = (inputs @ weight.flatten(1)).view(len(inputs), *weight.shape[1:])  # (B, R, classes)
-    difference = logits.softmax(dim=-1)
-    difference[torch.arange(len(inputs), device=labels.device), :, labels] -= 1
-    return (inputs.T @ difference.flatten(1)).view_as(weight) / len(inputs)
 
 
 def _scores(weight: Tensor, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -170,11 +155,15 @@ def _scores(weight: Tensor, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[T
     return (correct / images).where(finite, -1.0), (loss / images).where(finite, torch.inf)
 
 
-def _endless_order(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Yield batches of indices in [0, count); each epoch is reshuffled and drops an incomplete last batch."""
+def _endless_order(count: int, batch_size: int, seed: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield epochs and batches of indices in [0, count).
+
+    Each epoch is reshuffled and drops an incomplete last batch.
+    """
     generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(count, generator=generator)[: count // batch_size * batch_size].split(batch_size)
+    for epoch in itertools.count():
+        order = torch.randperm(count, generator=generator)[: count // batch_size * batch_size]
+        yield from ((epoch, batch) for batch in order.split(batch_size))
 
 
 def standardisation(features: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..alterations import Alteration, AlteredFeatures, ModelInput
+from ..layer_features import LayerFeatures
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ class LabelledFeatures:
     """The features (N, D) and labels (N,), whole numbers from 0, of one split.
 
     `altered` are the features of the same images, altered as the task declares; `variants` those of the variants that
-    the dataset itself has, for a task that `needs_backgrounds`, with a label of -1 for classes of no other image.
+    the dataset itself has, for a task that `needs_backgrounds`, with a label of -1 for classes of no other image;
+    `layers` those of several layers, for a task that asks for `layers`.
     """
 
     features: Tensor
     labels: Tensor
     altered: Mapping[Alteration, AlteredFeatures] = field(default_factory=dict)
     variants: Mapping[str, LabelledFeatures] = field(default_factory=dict)
+    layers: LayerFeatures | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class Task(Generic[OptionsT]):
             options and from what the images are that the model gets. It raises ValueError for options that do not fit.
         needs_backgrounds: True for a task that needs masks of the test images, or variants of them with other
             backgrounds. Where the dataset has variants, `alterations` are not asked for.
+        train_alterations: The same for train images, which are found in the train split's `altered`.
+        layers: Which blocks' features the task needs beside those of the model, `last` or `spread` (`layers.py`), from
+            the options; None if it needs no others.
         remark: A sentence about what is left out with this number of train images, or None if nothing is.
     """
 
@@ -89,6 +95,8 @@ class Task(Generic[OptionsT]):
     check: Callable[[OptionsT, int | None], None] = lambda options, train_images: None
     alterations: Callable[[OptionsT, ModelInput], Sequence[Alteration]] = lambda options, images: ()
     needs_backgrounds: bool = False
+    train_alterations: Callable[[OptionsT, ModelInput], Sequence[Alteration]] = lambda options, images: ()
+    layers: Callable[[OptionsT], str | None] = lambda options: None
     remark: Callable[[OptionsT, int], str | None] = lambda options, train_images: None
 
 

@@ -92,7 +92,17 @@ def _reservations(records: Sequence[Evaluation]) -> str:
         text += f" {coinciding:,} of the test images {verb}, so the values are too high."
     if any(record.pretrained_on_test for record in records):
         text += " The model was pre-trained on the split that these test images are of, without labels."
-    return text
+    return text + "".join(dict.fromkeys(_protocol(record) for record in records if record.settings.get("protocol")))
+
+
+def _protocol(record: Evaluation) -> str:
+    """Return a sentence after a space on the protocol of a linear evaluation."""
+    wanted = record.settings
+    return (
+        f" The linear probe ({escape(str(wanted['protocol']))}) is that of the authors' evaluation "
+        f"({wanted.get('steps')} steps of {wanted.get('batch_size')} images, {wanted.get('augmented_views')} augmented "
+        "views of each): the best of 52 classifiers on the test images counts, which makes it a little too high."
+    )
 
 
 def _as_hub_id(name: str) -> str:
