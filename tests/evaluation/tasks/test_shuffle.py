@@ -37,15 +37,20 @@ def test_patches_are_shuffled_as_a_loop_shuffles_them(channels, height, width, g
 
 
 @pytest.mark.parametrize(
-    ("size", "grids"), [((224, 224), [2, 4, 8, 14]), ((32, 32), [2, 4, 8]), ((518, 518), [2, 14]), ((98, 28), [2, 14])]
+    ("size", "grids"),
+    [
+        *(((224, 224), [2, 4, 8, 14]), ((32, 32), [2, 4, 8]), ((518, 518), [2, 14]), ((98, 28), [2, 14])),
+        *(((33, 66), [3, 11]), ((15, 45), [3, 5])),
+    ],
 )
 def test_the_usual_grids_are_those_that_divide_the_sides(size, grids):
     assert alterations_of(["shuffle"], TaskOptions(), ModelInput(*size)) == [Shuffle(grid) for grid in grids]
 
 
 def test_grids_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="^None of the grids of 2, 4, 8, 14 patches per side divides images of 33 x"):
-        alterations_of(["shuffle"], TaskOptions(), ModelInput(33, 33))
+    for side in (37, 34):
+        with pytest.raises(ValueError, match=f"^No grid of 2 to 14 patches per side divides images of {side} x 37 pix"):
+            alterations_of(["shuffle"], TaskOptions(), ModelInput(side, 37))
     with pytest.raises(ValueError, match="^A grid of 5 x 5 patches does not divide images of 32 x 32 pixels: give --s"):
         alterations_of(["shuffle"], TaskOptions(shuffle_grids=(2, 5)), ModelInput(32, 32))
     with pytest.raises(ValueError, match="^Images of 32 x 32 pixels are smaller than a grid of 64 x 64 patches: give"):

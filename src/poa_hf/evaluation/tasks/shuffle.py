@@ -28,8 +28,8 @@ class ShuffleOptions(KnnOptions):
     """The options of the task `shuffle`.
 
     Args:
-        shuffle_grids: Numbers of patches per side, which must divide both sides of the images; None means those of
-            `USUAL_GRIDS` that do.
+        shuffle_grids: Numbers of patches per side, which must divide both sides of the images; None means what
+            `usual_grids` says.
     """
 
     shuffle_grids: tuple[int, ...] | None = None
@@ -68,15 +68,23 @@ def _check_divides(grid: int, image_size: tuple[int, int]) -> None:
         )
 
 
+def usual_grids(images: ModelInput) -> list[int]:
+    """Return those of `USUAL_GRIDS` that divide both sides of images, or else all numbers up to the last that do.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    dividing = [grid for grid in range(2, USUAL_GRIDS[-1] + 1) if not any(side % grid for side in images.sides)]
+    if not dividing:
+        raise ValueError(
+            f"No grid of 2 to {USUAL_GRIDS[-1]} patches per side divides images of {images.height} x {images.width} "
+            "pixels: use an image processor that makes images of other sides."
+        )
+    return [grid for grid in dividing if grid in USUAL_GRIDS] or dividing
+
+
 def _alterations(options: ShuffleOptions, images: ModelInput) -> list[Shuffle]:
-    grids = options.shuffle_grids
-    if grids is None:
-        grids = tuple(grid for grid in USUAL_GRIDS if not any(side % grid for side in images.sides))
-        if not grids:
-            raise ValueError(
-                f"None of the grids of {', '.join(map(str, USUAL_GRIDS))} patches per side divides images of "
-                f"{images.height} x {images.width} pixels: give --shuffle_grids numbers that do."
-            )
+    grids = usual_grids(images) if options.shuffle_grids is None else options.shuffle_grids
     for grid in grids:
         _check_divides(grid, images.sides)
     return [Shuffle(grid, options.seed) for grid in sorted(set(grids))]
