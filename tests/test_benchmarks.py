@@ -102,6 +102,15 @@ def test_what_makes_the_host_wait_is_counted(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_evaluation_cost():
+    options = ("--scale", "tiny", "--repeats", "1", "--train_images", "200", "--against", str(ROOT / "src"))
+    found = figures("evaluation_cost.py", *options, timeout=800)
+    assert found["sizes"] == 9 and found["shared_flops"] < found["feature_flops"]
+    assert found["pairs"] == [found["ratio"]] and found["time_together"] > 0
+
+
+@pytest.mark.slow
 def test_onnx_export():
     pytest.importorskip("onnxruntime")
     found = figures("onnx_export.py", "vit", "small", "resnet", "50")

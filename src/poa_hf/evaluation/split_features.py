@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from .features import pooled_features
 from .labelled import BatchKey, LabelledImages
 from .prepared import PreparedBatch, PreparedBatches
 from .processes import Processes
+from .subject import Sizes
 
 logger = logging.getLogger(__name__)
 
@@ -175,14 +176,25 @@ class _Share:
     @torch.no_grad()
     def _compute(self, key: BatchKey, pixel_values: Tensor, alteration: Alteration | None) -> None:
         self.result.keys[alteration].append(key)
-        for name, model in self.models.items():
+        outputs = _outputs(self.models, pixel_values)
+        for _ in self.models:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                features = pooled_features(model(pixel_values=pixel_values)).float().cpu()  # (B, D)
+                name, output = next(outputs)
+                features = pooled_features(output).float().cpu()  # (B, D)
             if not features.isfinite().all():
                 raise ValueError(
                     f"Some features of {name} are not finite: its weights, or the prepared images, are broken."
                 )
             self.features[alteration, name].append(features)
+
+
+def _outputs(models: Mapping[str, Model], pixel_values: Tensor) -> Iterator[tuple[str, Any]]:
+    """Yield the output of each model; sizes of one model compute together what they have in common."""
+    if isinstance(models, Sizes):
+        yield from models.outputs(pixel_values)
+        return
+    for name, model in models.items():
+        yield name, model(pixel_values=pixel_values)
 
 
 def _of_all_shares(

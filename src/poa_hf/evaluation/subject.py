@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,12 @@ class Subject:
             raise ValueError("There is no size to evaluate: give at least one.")
         return list(dict.fromkeys(str(space.resolve(size)) for size in wanted))
 
-    def callables(self, sizes: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    def callables(self, sizes: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
         """Return, by size, a function from `pixel_values` to the outputs of that size with the current weights."""
         model = self.model
         if not isinstance(model, ElasticModelMixin):
             return {ONE_SIZE: model}
-        # Sliced at each call: the slices of all sizes at once could need many times the model's memory.
-        return {size: lambda pixel_values, size=size: model.sliced(size)(pixel_values) for size in sizes}
+        return Sizes(model, sizes)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -123,6 +122,33 @@ class Subject:
             raise ValueError(
                 f"{self.name} gives no features of images ({one_line(error)}): use a vision model."
             ) from error
+
+
+class Sizes(Mapping[str, Callable[..., Any]]):
+    """Sizes of an elastic model, each a function from `pixel_values` to its output with the current weights.
+
+    Args:
+        model: The model.
+        names: The sizes, as texts.
+    """
+
+    def __init__(self, model: ElasticModelMixin, names: Sequence[str]):
+        self.model, self.names = model, names
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        # Sliced at each call: the slices of all sizes at once could need many times the model's memory.
+        return lambda pixel_values: self.model.sliced(name)(pixel_values)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def outputs(self, pixel_values: Tensor) -> Iterator[tuple[str, Any]]:
+        """Yield the output of each size, in any order; what several have in common is computed once."""
+        for size, output in self.model.outputs_of(self.names, pixel_values):
+            yield str(size), output
 
 
 def load_subject(source: str | Path) -> Subject:

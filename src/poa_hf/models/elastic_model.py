@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,6 +80,21 @@ class ElasticModelMixin(_Model):
             return self
         plain, plan = self._plain_model(sub_network, compiler)
         return SlicedModel(plain, self, plan, dtype)
+
+    def outputs_of(
+        self, sub_networks: Sequence[SubNetwork | str], pixel_values: Tensor
+    ) -> Iterator[tuple[SubNetwork, Any]]:
+        """Yield the output of each sub-network for a batch, in any order.
+
+        Each is what `forward(pixel_values, sub_network)` returns, to the last bit; a family may compute once what
+        several have in common.
+
+        Args:
+            sub_networks: The sizes, or their texts or names, each once.
+            pixel_values: (B, C, H, W).
+        """
+        for sub_network in map(self.config.space.resolve, sub_networks):
+            yield sub_network, self.sliced(sub_network)(pixel_values)
 
     def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
         """Return a sub-network as a stock model with a copy of its weights, in evaluation mode.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..elastic import SubNetwork
+from ..slicing import SlicedModel
 from .elastic_model import ElasticModelMixin
 from .elastic_vit_config import ElasticViTConfigMixin
+from .shared_blocks import shared_outputs
 from .stochastic_depth import add_residual
 from .transformer_units import block_units, channel_axes, norms
 from .unit_groups import UnitAxis, UnitGroup
@@ -86,6 +89,24 @@ class ElasticViTModelMixin(ElasticModelMixin):
         if bool_masked_pos is not None:
             bool_masked_pos = bool_masked_pos.bool()  # stock models differ in the types that they take
         return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
+
+    def outputs_of(
+        self, sub_networks: Sequence[SubNetwork | str], pixel_values: Tensor
+    ) -> Iterator[tuple[SubNetwork, Any]]:
+        """Yield the output of each sub-network for a batch; blocks that several have in common are computed once."""
+        config = self.config
+        if self.training or config.output_hidden_states or config.output_attentions:
+            yield from super().outputs_of(sub_networks, pixel_values)
+            return
+        sizes = [config.space.resolve(sub_network) for sub_network in sub_networks]
+
+        def model_of(size: SubNetwork) -> tuple[list[nn.Module], Callable[[], Any]]:
+            model = self.sliced(size)
+            modules = model.plain if isinstance(model, SlicedModel) else model
+            blocks = modules.get_submodule(self.slice_rules.blocks.removesuffix(".{block}"))
+            return list(blocks.children()), lambda: model(pixel_values)
+
+        yield from shared_outputs(sizes, config.num_hidden_layers, model_of)
 
     def unit_groups(self) -> list[UnitGroup]:
         """Return the channels of all blocks as one group, and the heads and hidden units of each block."""
