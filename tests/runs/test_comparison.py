@@ -98,6 +98,7 @@ def test_of_one_size_the_latest_record_counts_whatever_the_run_was_called():
 
 def test_what_is_no_number_or_no_size_of_the_run_is_left_out():
     records = [record("1x1", math.nan), record("1x2", math.inf), record("-", 0.5), record("7x7", 0.5)]
+    records.append(record("2x1", -1e308))
     assert compare(records, SPACE, 50) == []
     assert chosen(*records, record("1x1", 0.1, date="2026-11-20")) == {"1x1": 0.1}
 
@@ -176,6 +177,12 @@ def test_of_a_metric_measured_in_several_ways_the_usual_one_counts():
     ]
     found = compare(ways, SPACE, 50)
     assert [each.example.settings["dropped"] for each in found] == ["random", "non-salient", "salient"]
+
+
+def test_intervals_of_some_sizes():
+    ends = {"1x1": [0.25, 0.75], "1x2": None, "2x1": [0.0, math.inf], "3x1": [1, 1]}
+    found = compare([record(size, 0.5, interval=interval) for size, interval in ends.items()], SPACE)[0]
+    assert found.intervals == {SIZES["1x1"]: (0.25, 0.75), SIZES["3x1"]: (1, 1)}
 
 
 def test_of_an_error_the_lowest_value_is_the_best(monkeypatch):

@@ -20,6 +20,7 @@ from .section import Chart, Section
 
 _MOST_LINES = plots.LINE_COLORS
 _MOST_SERIES = 24  # of one task
+_LONGEST_NAME = 60
 _TOO_LARGE = 1e100
 
 
@@ -77,8 +78,8 @@ def read_curve(record: Evaluation) -> Curve | None:
         if isinstance(values, list) and len(values) == len(x):
             points = sorted((at, value) for at, value in zip(x, values, strict=True) if _is_number(value))
             if points:
-                series[str(title)] = [at for at, _ in points], [value for _, value in points]
-    return Curve(name if isinstance(name, str) else "", series) if series else None
+                series[title[:_LONGEST_NAME]] = [at for at, _ in points], [value for _, value in points]
+    return Curve(name[:_LONGEST_NAME] if isinstance(name, str) else "", series) if series else None
 
 
 def _ends(members: Iterable[Curves]) -> tuple[float, float]:

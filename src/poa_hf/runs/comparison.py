@@ -9,7 +9,6 @@ set that has what they need.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from .evaluations import Evaluation
 from .metrics import Metric, check_measure, column_title, display_order, metric_name, metric_of
 
 USUAL_K = 20  # the number of neighbours that papers report
+_TOO_LARGE = 1e100  # for any metric, and to compute with
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Comparison:
     def intervals(self) -> dict[SubNetwork, tuple[float, float]]:
         """The ends of the interval of each size's value, where it is known."""
         known = {size: record.interval for size, record in self.records.items() if record.interval}
-        return {size: (ends[0], ends[1]) for size, ends in known.items() if all(map(math.isfinite, ends))}
+        return {size: (ends[0], ends[1]) for size, ends in known.items() if max(map(abs, ends)) < _TOO_LARGE}
 
     @property
     def best(self) -> SubNetwork:
@@ -118,8 +118,8 @@ def compare(records: Iterable[Evaluation], sizes: Iterable[SubNetwork], step: in
     hold-out, the numbers of test and train images, step, task, metric and settings (k, temperature, share of labels,
     seed, ...). The name of the
     model plays no role, since a run's folder may have been renamed. If a set has several records of a size, that of the
-    latest day counts, and of the same day the last one. Records are left out if their value is not finite or they are
-    of no size in `sizes`, such as a stock checkpoint's, `-`.
+    latest day counts, and of the same day the last one. Records are left out if their value is no number to compute
+    with or they are of no size in `sizes`, such as a stock checkpoint's, `-`.
 
     The order of two sets is decided by the first of these criteria in which they differ:
 
@@ -141,7 +141,7 @@ def compare(records: Iterable[Evaluation], sizes: Iterable[SubNetwork], step: in
     by_name = {str(size): size for size in sizes}
     sets: dict[str, dict[SubNetwork, Evaluation]] = {}
     for record in records:
-        if record.size in by_name and math.isfinite(record.value):
+        if record.size in by_name and abs(record.value) < _TOO_LARGE:  # nor NaN
             members = sets.setdefault(_common_key(record), {})
             size = by_name[record.size]
             if size not in members or members[size].date <= record.date:

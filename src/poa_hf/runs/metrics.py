@@ -130,10 +130,8 @@ def check_measure(name: str) -> None:
 
 
 def measure_in_words(name: str | None) -> str:
-    """Return a task or metric in running text: `k-NN`, `a linear probe`, `segmentation`."""
-    if name in METRICS:
-        return METRICS[name].words
-    return {"knn": "k-NN", "linear": "a linear probe"}.get(name or "knn", str(name))
+    """Return a task or metric in running text: `k-NN`, `a linear probe`, `segmentation`, `clustering nmi`."""
+    return {"knn": "k-NN", "linear": "a linear probe"}.get(name or "knn", str(name).replace("_", " "))
 
 
 def metric_of(record: Evaluation) -> Metric:
