@@ -58,9 +58,14 @@ def load_data(args):  # training and evaluation data
         data = load_dataset(args.dataset_name, split=[args.train_split, args.eval_split])
     except (ValueError, OSError) as error:  # names the splits that exist
         sys.exit(f"{args.dataset_name} cannot be loaded: {error}")
-    if {"image", "objects"} <= set(data[0].column_names):
-        return data
-    sys.exit(f"{args.dataset_name} needs the columns image and objects, and has {data[0].column_names}.")
+    if not {"image", "objects"} <= set(data[0].column_names):
+        sys.exit(f"{args.dataset_name} needs the columns image and objects, and has {data[0].column_names}.")
+    highest = max((label for part in data for objects in part["objects"] for label in objects["category"]), default=0)
+    if highest >= len(args.labels):
+        sys.exit(
+            f"{args.dataset_name} has the class {highest}, which --labels does not name: give {highest + 1} names."
+        )
+    return data
 
 
 def load_model(args):

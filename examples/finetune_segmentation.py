@@ -1,13 +1,13 @@
 """Fine-tune an extracted size, of any family, for semantic segmentation by a UPerNet on its backbone.
 
+    python examples/finetune_segmentation.py --model poa-vit-s --output_dir runs/scenes --min_crop 0.9  # drawn textures
     python examples/finetune_segmentation.py --model poa-vit-s --dataset_name my/camvid --output_dir runs/camvid \\
         --labels sky building pole road pavement tree sign fence car pedestrian bicyclist --image_size 352 480
     python examples/finetune_segmentation.py ... --from_scratch   # the same architecture, random weights
 
 The data: a folder or Hub dataset with the columns `image` and `mask` (class numbers). Numbers beyond the labels are
-ignored in the loss and in the mean IoU, which is taken at the masks' own size, whatever --image_size the model computes
-with (ViT: multiples of the patch size). Afterwards `pipeline("image-segmentation", OUTPUT_DIR)` works; for a GroupNorm
-ResNet, `import poa_hf` first.
+ignored in loss and mean IoU, which is taken at the masks' own size, whatever --image_size is (ViT: multiples of the
+patch size). `pipeline("image-segmentation", OUTPUT_DIR)` works afterwards; for ResNets, `import poa_hf` first.
 """
 
 import random
@@ -32,15 +32,15 @@ from transformers import (
 )
 from transformers.hf_argparser import HfArg
 
-import poa_hf  # noqa: F401  registers GroupNorm ResNets with transformers; other families do not need it
+from poa_hf.data.scenes import SCENE_CLASSES, drawn_scenes
 
 
 @dataclass
 class Arguments:
     model: str = HfArg(help="Folder or Hub name of an extracted model.")
-    dataset_name: str = HfArg(help="Folder or Hub name of a dataset.")
-    labels: list[str] = HfArg(help="Names of the classes 0, 1, ... of the masks.")
-    image_size: list[int] = HfArg(default_factory=lambda: [256, 256], help="Height and width, or one for both.")
+    dataset_name: str | None = HfArg(default=None, help="Folder or Hub name of a dataset; by default, drawn images.")
+    labels: list[str] = HfArg(default_factory=list, help="Names of the classes 0, 1, ... of a dataset's masks.")
+    image_size: list[int] = HfArg(default_factory=list, help="Height and width, or one for both; 256 or, drawn, 96.")
     train_split: str = HfArg(default="train", help="Or a part, such as train[:80].")
     eval_split: str = "test"
     min_crop: float = HfArg(default=0.5, help="Smallest share of an image's sides that a training crop shows.")
@@ -50,6 +50,11 @@ class Arguments:
 
 
 def load_data(args):
+    if args.dataset_name is None:
+        args.labels, args.image_size = args.labels or [*SCENE_CLASSES], args.image_size or [96]
+        return [drawn_scenes(2000, seed=2_000_001), drawn_scenes(400, seed=2_000_002)]
+    if not args.labels:
+        sys.exit(f"The classes of {args.dataset_name} have no names: give --labels, from class 0 on.")
     try:
         data = load_dataset(args.dataset_name, split=[args.train_split, args.eval_split])
     except (ValueError, OSError) as error:  # names the splits that exist
@@ -74,15 +79,14 @@ def load_model(args):  # a UPerNet on four stages of the backbone (a ViT's stage
     if lost := {name for name in info["missing_keys"] if not name.startswith("hidden_states_norms.")}:
         sys.exit(f"{args.model} lacks {len(lost)} weights of the backbone, {min(lost)} among them.")
     model.backbone = model.backbone if args.from_scratch else backbone
-    size = dict(zip(("height", "width"), args.image_size * 2, strict=False))
-    mean, std = stored.image_mean, stored.image_std
-    return model, SegformerImageProcessorPil(size=size, resample=3, image_mean=mean, image_std=std)
+    height, width, *_ = (args.image_size or [256]) * 2
+    look = dict(size={"height": height, "width": width}, image_mean=stored.image_mean, image_std=stored.image_std)
+    return model, SegformerImageProcessorPil(resample=3, **look)
 
 
 def random_crop(image, mask, size, min_crop):
     """The same random part of image and mask at `size` (width, height), mirrored half of the time."""
-    share = random.uniform(min_crop, 1)
-    width, height = share * image.width, share * image.height
+    width, height = (random.uniform(min_crop, 1) * np.array(image.size)).tolist()
     left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
     box = left, top, left + width, top + height
     pair = image.resize(size, resample=3, box=box), mask.resize(size, resample=0, box=box)
@@ -92,8 +96,7 @@ def random_crop(image, mask, size, min_crop):
 def loss_of(outputs, labels, num_items_in_batch=None):
     """Mean cross-entropy of the pixels that are not ignored (-100), at the size of the labels."""
     logits = F.interpolate(outputs.logits, labels.shape[-2:], mode="bilinear")
-    count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
-    return F.cross_entropy(logits, labels, reduction="sum") / count
+    return F.cross_entropy(logits, labels, reduction="sum") / (num_items_in_batch or (labels != -100).sum())
 
 
 def confusion(logits, labels):
@@ -111,8 +114,7 @@ def main(argv=None):
                         lr_scheduler_type="cosine", save_total_limit=1, remove_unused_columns=False)  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(argv)
     set_seed(training.seed)  # Trainer would seed after the random weights are made
-    train, evaluation = load_data(args)
-    model, processor = load_model(args)
+    (train, evaluation), (model, processor) = load_data(args), load_model(args)
 
     def prepare(rows, augment=False):
         images, masks = [image.convert("RGB") for image in rows["image"]], rows["mask"]
@@ -126,19 +128,17 @@ def main(argv=None):
 
     def mean_iou(output):
         counts = np.concatenate(output.predictions).sum(0).astype(float)
-        hits = counts.diagonal()
-        union = counts.sum(0) + counts.sum(1) - hits
+        union = counts.sum(0) + counts.sum(1) - (hits := counts.diagonal())
         iou = {f"iou_{args.labels[i]}": hits[i] / union[i] for i in union.nonzero()[0]}  # others never occur
         return {"mean_iou": np.mean([*iou.values()]), "pixel_accuracy": hits.sum() / counts.sum(), **iou}
 
-    rates = {model.decode_head: 1, model.backbone: 1 if args.from_scratch else args.backbone_rate}
-    groups = [{"params": part.parameters(), "lr": training.learning_rate * rate} for part, rate in rates.items()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+    rate = training.learning_rate * (1 if args.from_scratch else args.backbone_rate)
+    groups = [{"params": model.decode_head.parameters()}, {"params": model.backbone.parameters(), "lr": rate}]
+    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
     trainer = Trainer(
         model, training, train_dataset=train.with_transform(lambda rows: prepare(rows, augment=True)),
         eval_dataset=evaluation.with_transform(prepare), processing_class=processor, compute_loss_func=loss_of,
-        preprocess_logits_for_metrics=confusion, compute_metrics=mean_iou, optimizers=(optimizer, None),
-    )  # fmt: skip
+        preprocess_logits_for_metrics=confusion, compute_metrics=mean_iou, optimizers=(optimizer, None))  # fmt: skip
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model()  # with its image processor
     training.dataloader_drop_last = False  # would also drop images from the evaluation

@@ -54,7 +54,7 @@ IRRELEVANT = tuple("output_dir log disable_tqdm report_to run_name push hub save
 @dataclass
 class Arguments:
     run: str = HfArg(default="runs/quickstart", help="Folder of a run.")
-    sizes: list[str] = HfArg(default_factory=lambda: ["small", "base", "large"], help="Names, or such as 384x12.")
+    sizes: list[str] = HfArg(default_factory=list, help="Names, or such as 384x12; the named sizes by default.")
     datasets: list[str] = HfArg(default_factory=lambda: ["textures"], help="Folders or Hub names, or textures.")
     methods: list[str] = HfArg(default_factory=lambda: [*METHODS], help="finetune, linear or both.")
     starts: list[str] = HfArg(default_factory=lambda: ["extracted"], help="extracted, random or both.")
@@ -89,7 +89,8 @@ def transfer(args, training):
     logging.set_verbosity_error()  # a classifier is new, as it should be
     common = {key: value for key, value in training.to_dict().items() if not key.startswith(IRRELEVANT)}
     common |= {key: getattr(args, key) for key in ("holdout", "layer_decay", "max_train_images", "max_test_images")}
-    models = {size: folder / "models" / str(size) for size in map(space.resolve, args.sizes)}
+    sizes = args.sizes or space.named or [space.smallest, space.full]
+    models = {size: folder / "models" / str(size) for size in map(space.resolve, sizes)}
     parameters = {}
     for size, path in models.items():  # without the cards of `poa extract`, which take longer than these trainings
         extracted = run.teacher.extract(size)

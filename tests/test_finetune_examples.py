@@ -233,6 +233,27 @@ def test_detection(family, checkpoints, boxed, tmp_path):
 
 
 @pytest.mark.slow
+def test_segmentation_of_drawn_images(checkpoints, tmp_path, monkeypatch):
+    segmentation = example("finetune_segmentation")
+    monkeypatch.setattr(segmentation, "drawn_scenes", lambda count, seed: drawn_scenes(min(count, 12), seed))
+    options = ["--model", str(checkpoints["resnet"]), "--output_dir", str(tmp_path / "out"), "--head_size", "8"]
+    segmentation.main([*options, *OPTIONS.split()])
+    model = transformers.UperNetForSemanticSegmentation.from_pretrained(tmp_path / "out")
+    assert [*model.config.id2label.values()] == ["ground", *TEXTURE_NAMES]
+    assert 0 <= results(tmp_path / "out")["eval_mean_iou"] <= 1
+
+
+def test_datasets_whose_classes_have_no_names(checkpoints, masked, boxed, tmp_path):
+    for task, data, labels, sentence in [
+        ("segmentation", masked, [], "have no names: give --labels"),
+        ("detection", boxed, ["--labels", "a", "b"], "has the class 2, which --labels does not name: give 3 names"),
+    ]:
+        options = ["--model", str(checkpoints["vit"]), "--dataset_name", data, "--output_dir", str(tmp_path / "out")]
+        with pytest.raises(SystemExit, match=sentence):
+            example(f"finetune_{task}").main([*options, *labels])
+
+
+@pytest.mark.slow
 def test_detection_of_drawn_images_from_scratch(checkpoints, tmp_path, monkeypatch):
     detection = example("finetune_detection")
     monkeypatch.setattr(detection, "drawn_scenes", lambda count, seed: drawn_scenes(min(count, 12), seed))
