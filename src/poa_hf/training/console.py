@@ -111,9 +111,10 @@ def start_facts(
     made_of += [f"{processes} processes"] * (processes > 1)
     memory = _BYTES_PER_WEIGHT * (student + heads) + 4 * (student + heads)  # the teacher's weights
     crops = f"2 of {args.global_crop_size} and {args.num_local_crops} of {args.local_crop_size} pixels an image"
+    trained = "" if space.num_candidates is None else f", of which {space.num_candidates} are trained"
     start = f"step {state.global_step}, where a checkpoint ends" if state.global_step else "step 0"
     return {
-        "model": f"{backbone.model_type}, {len(space)} sizes from {space.smallest} to {space.full}; student "
+        "model": f"{backbone.model_type}, {len(space)} sizes from {space.smallest} to {space.full}{trained}; student "
         f"{student:,} parameters, its heads {heads:,}",
         **_foreign_teacher(model.config.distillation),
         **_gram_teacher(model.config),

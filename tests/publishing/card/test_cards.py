@@ -19,7 +19,7 @@ from poa_hf.runs.facts import RunFacts
 from poa_hf.runs.training_time import ComputePart
 from poa_hf.selection.costs import Costs
 
-from ...conftest import tiny_config
+from ...conftest import tiny_backbone, tiny_config
 from .helpers import FLOPS, SIZE, blocks, facts_of, loaded, record, tables, written
 
 
@@ -49,6 +49,26 @@ def test_a_card_says_small_of_published_spaces_only(tmp_path):
     vars(facts)["costs"] = {size: Costs(size.width, size.depths[0], 1) for size in facts.space}  # quick
     published = written(tmp_path / "published", facts, size=SubNetwork(384, 12))
     assert "(`384x12`, called *small*), which is one of 143 sizes" in published.text
+
+
+def test_a_card_says_whether_its_size_was_trained_itself(tmp_path):
+    def text_of(size, **fields):
+        config = PoaConfig(backbone_config=tiny_backbone(**fields), num_prototypes=[8])
+        folder = tmp_path / f"{size}-{len(fields)}"
+        folder.mkdir()
+        if size is None:
+            write_supernet_card(folder, CardFacts(RunFacts(config)), "all", {})
+        else:
+            written(folder, CardFacts(RunFacts(config)), size=size)
+        return " ".join((folder / "README.md").read_text().split())
+
+    candidates = tiny_backbone(num_candidates=3).space.candidates
+    other = next(size for size in tiny_backbone().space if size not in candidates)
+    expected = "Of these sizes, 3 were trained, spread evenly"
+    assert f"{expected}, this one among them." in text_of(candidates[0], num_candidates=3)
+    assert f"{expected}; this one is a slice of the same weights that was not" in text_of(other, num_candidates=3)
+    assert f"{expected}; the others are slices of the same weights." in text_of(None, num_candidates=3)
+    assert not any("Of these sizes" in text_of(size) for size in (None, other))
 
 
 def test_a_card_of_a_run_says_all_that_is_known(tmp_path):

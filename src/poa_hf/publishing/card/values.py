@@ -116,6 +116,24 @@ def how_trained(facts: CardFacts) -> str:
     return f"was initialised from {_model_name(source)} and {further} without labels"
 
 
+def trained_sizes(facts: CardFacts, sub_network: SubNetwork | None = None) -> str:
+    """Return a sentence on which sizes were trained, if these are not all.
+
+    Args:
+        facts: The facts of the run.
+        sub_network: The size that the card is about; None for that of all sizes.
+    """
+    space = facts.space
+    if space.num_candidates in (None, len(space)) or facts.run.is_only_ordered:
+        return ""
+    sentence = f"Of these sizes, {space.num_candidates} were trained, spread evenly"
+    if sub_network is None:
+        return f"{sentence}; the others are slices of the same weights."
+    if sub_network in space.candidates:
+        return f"{sentence}, this one among them."
+    return f"{sentence}; this one is a slice of the same weights that was not trained itself."
+
+
 def _model_name(name: str) -> str:
     """Return the name of another model, with a link if it is on the Hub."""
     return link(name, f"{HUB}/{name}") if is_repo_id(name) else escape(name)
