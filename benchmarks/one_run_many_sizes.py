@@ -230,7 +230,7 @@ def report(comparison: Comparison) -> None:
         cells = (" / ".join("-" if v is None else f"{statistics.mean(v):.1f}" for v in pair) for pair in pairs)
         sizes = map(str, comparison.sizes)
         print(f"{step:>7}  " + "  ".join(f"{size} {cell:>13}" for size, cell in zip(sizes, cells, strict=True)))
-    if options.plot is not None:
+    if options.plot is not None and curves["one run"]:
         plot(curves, options.plot / "one_run.svg")
     cost = comparison.costs(options.seeds)
     separate = [cost[name] for name in (f"alone-{size}" for size in comparison.sizes) if name in cost]
