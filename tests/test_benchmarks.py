@@ -207,7 +207,8 @@ def test_one_run_many_sizes(tmp_path):
     options = ["--dataset_name", str(tiny_cifar(tmp_path / "images")), "--scale", "cpu", "--sizes", "32x2", "64x4"]
     options += ["--steps", "8", "--seeds", "0", "1", "--output_dir", str(tmp_path / "runs"), "--plot", str(tmp_path)]
     options += ["--every_run", "per_device_train_batch_size=8", "dataloader_num_workers=0"]
-    cut_off = run_python(str(ROOT / "benchmarks" / "one_run_many_sizes.py"), *options, "--seconds", "0")
+    program = str(ROOT / "benchmarks" / "one_run_many_sizes.py")
+    cut_off = run_python(program, *options, "--seconds", "0", timeout=600)
     assert json.loads(cut_off.stdout.splitlines()[-1])["compared"]["alone"] == {} and "was not begun" in cut_off.stderr
     found = figures("one_run_many_sizes.py", *options, timeout=1500)
     assert {kind: set(sizes) for kind, sizes in found["compared"].items()} == dict.fromkeys(
