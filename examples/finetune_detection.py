@@ -75,7 +75,7 @@ def load_model(args):
     try:
         config, stored = AutoConfig.from_pretrained(args.model), AutoImageProcessor.from_pretrained(args.model)
         pyramid = not hasattr(config, "patch_size") or hasattr(config, "embed_dim")  # ResNet, Swin
-        config.out_indices = range(len(config.stage_names))[-3 if pyramid else -1 :]
+        config.out_indices = range(1, len(config.stage_names))[-3 if pyramid else -1 :]  # 0 is the stem
         maps = len(config.out_indices)
         levels = dict(encoder_in_channels=maps * [0], encode_proj_layers=[maps - 1], num_feature_levels=max(maps, 2),
                       decoder_in_channels=maps * [args.head_size], feat_strides=[8, 16, 32][-maps:])  # fmt: skip

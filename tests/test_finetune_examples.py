@@ -265,6 +265,32 @@ def test_detection_of_drawn_images_from_scratch(checkpoints, tmp_path, monkeypat
     assert not torch.allclose(model.model.backbone.model.encoder.layer[0].mlp.fc1.weight, before, atol=0.02)
 
 
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "vit"))
+def test_instances(family, checkpoints, tmp_path, monkeypatch):
+    output, instances = tmp_path / "out", example("finetune_instances")
+    monkeypatch.setattr(instances, "drawn_scenes", lambda count, seed: drawn_scenes(8 if count == 2000 else 3, seed))
+    options = ["--model", str(checkpoints[family]), "--output_dir", str(output), "--head_size", "32"]
+    instances.main([*options, "--head_layers", "1", "--num_queries", "4", *OPTIONS.split()])
+    assert 0 <= results(output)["map"] <= results(output)["map_50"] <= 1
+    found = pipeline("image-segmentation", str(output))(Image.new("RGB", (60, 50)), subtask="instance", threshold=0.0)
+    assert all(part["mask"].size == (60, 50) and part["label"] in TEXTURE_NAMES for part in found)
+    # it went on from the checkpoint's weights, all of which are trained
+    model = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(output)
+    after = dict(model.model.pixel_level_module.encoder.named_parameters())
+    prefix = {"vit": "", "swin": "swin.", "resnet": "resnet."}[family]
+    moved = {name: (tensor - after[prefix + name]).abs().max() for name, tensor in weights(checkpoints[family]).items()}
+    assert 0 < max(moved.values()) < 0.02
+    assert max(value for name, value in moved.items() if "embed" in name) > 0
+
+
+def test_masks_of_objects_are_those_of_their_numbers():
+    for scene in drawn_scenes(5, seed=3):
+        masks = example("finetune_instances").masks_of(scene)
+        for mask, (left, top, width, height) in zip(masks, scene["objects"]["bbox"], strict=True):
+            rows, columns = np.nonzero(mask)
+            assert (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1) == (left, top, width, height)
+
+
 def test_transfer_of_sizes_to_datasets(labelled, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "examples")
     transfer = example("transfer")
@@ -314,7 +340,7 @@ def test_mistakes_of_a_transfer_give_one_sentence(tmp_path, monkeypatch):
         assert sentence in exit.value.code and "\n" not in exit.value.code
 
 
-EXTRA = {"classification": [], "segmentation": ["--labels", "a", "b", "c"], "detection": []}
+EXTRA = {"classification": [], "segmentation": ["--labels", "a", "b", "c"], "detection": [], "instances": []}
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +352,7 @@ def without_labels(tmp_path_factory) -> str:
 @pytest.mark.parametrize("task", EXTRA)
 def test_mistakes_give_one_sentence(task, checkpoints, labelled, masked, boxed, without_labels, tmp_path):
     main = example(f"finetune_{task}").main
-    good = {"classification": labelled, "segmentation": masked, "detection": boxed}[task]
+    good = {"classification": labelled, "segmentation": masked, "detection": boxed, "instances": boxed}[task]
     (tmp_path / "empty").mkdir()
     (tmp_path / "part").mkdir()  # a checkpoint without its weights
     for name in ("config.json", "preprocessor_config.json"):
