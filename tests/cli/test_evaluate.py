@@ -247,16 +247,17 @@ def test_masks_and_labels_of_one_dataset_in_one_command(folders, capsys, tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_measure_patches_as_one_does(folders, capsys, tmp_path):
-    parquet_folder(tmp_path / "data", pictures.table(14), pictures.table(7, seed=1))
+    parquet_folder(tmp_path / "data", pictures.table(14, depth=True), pictures.table(7, seed=1, depth=True))
     argv = [str(folders / "run"), "--dataset_name", str(tmp_path / "data"), "--num_workers", "1"]
-    argv += ["--tasks", "segmentation", "--sizes", "small,32x3", "--batch_size", "2"]
+    argv += ["--tasks", "segmentation,depth,correspondence", "--depth_scale", "1000"]
+    argv += ["--sizes", "small,32x3", "--batch_size", "2"]
     (tmp_path / "script.py").write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "script.py")]
     run_python(*launch, *argv, "--output", str(tmp_path / "two.json"))
     status, _, err = command(capsys, *argv, "--output", tmp_path / "one.json")
     assert status == 0, err
     one, two = (load_evaluations(tmp_path / f"{name}.json") for name in ("one", "two"))
-    assert one == two and len(one) == 8
+    assert one == two and len(one) == 2 * (4 + 2 + 4)
 
 
 def test_backgrounds_by_masks_and_by_the_challenge_s_folder(folders, capsys, tmp_path):

@@ -31,8 +31,8 @@ def rows(count: int, seed: int = 0, **size: int) -> list[dict]:
     return [{"image": image, "mask": mask, "depth": depth_of(mask)} for image, mask in made]
 
 
-def table(count: int, seed: int = 0, **size: int) -> datasets.Dataset:
-    """The same rows as a dataset of PNG images, with masks of a palette."""
+def table(count: int, seed: int = 0, depth: bool = False, **size: int) -> datasets.Dataset:
+    """The same rows as a dataset of PNG images, with masks of a palette, and depth in millimetres if it is wanted."""
     made = rows(count, seed, **size)
     masks = []
     for row in made:
@@ -41,4 +41,8 @@ def table(count: int, seed: int = 0, **size: int) -> datasets.Dataset:
         masks.append(mask)
     features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
     images = [Image.fromarray(row["image"]) for row in made]
-    return datasets.Dataset.from_dict({"image": images, "mask": masks}, features=features)
+    columns = {"image": images, "mask": masks}
+    if depth:
+        features["depth"] = datasets.Image()
+        columns["depth"] = [Image.fromarray((1000 * row["depth"]).astype(np.uint16)) for row in made]
+    return datasets.Dataset.from_dict(columns, features=features)

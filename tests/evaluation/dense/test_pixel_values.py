@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from poa_hf.data.decoding import UndecodableImage
-from poa_hf.evaluation.dense.pixel_values import find_values_column, read_depth, read_mask
+from poa_hf.evaluation.dense.pixel_values import compact, find_values_column, read_depth, read_mask
 
 VALUES = np.array([[0, 1, 2, 7], [11, 255, 3, 0]], dtype=np.uint8)
 LIMIT = 10_000
@@ -114,3 +114,13 @@ def test_columns_are_found_by_their_names():
 def test_columns_that_are_missing_or_not_clear(dataset, name, message):
     with pytest.raises(ValueError, match=message):
         find_values_column(dataset, "mask", name)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [([0, 255], "uint8"), ([0, 256], "uint16"), ([-1, 3], "int32"), ([0, 65536], "int32"), ([0, 2**40], "int64")],
+)
+def test_classes_wait_in_the_smallest_type_that_holds_them(values, kind):
+    array = np.array([values])
+    assert compact(array).dtype == kind and (compact(array) == array).all()
+    assert compact(array.astype(np.float32)).dtype == np.float32

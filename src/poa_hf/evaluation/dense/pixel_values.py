@@ -94,6 +94,18 @@ def read_depth(value: Any, max_pixels: int, scale: float) -> np.ndarray:
     return np.where(measured, values, np.nan).astype(np.float32)
 
 
+def compact(values: np.ndarray) -> np.ndarray:
+    """Return classes in the smallest type that holds them, as batches of large masks wait for the model; others as they
+    are."""
+    if values.dtype.kind not in "iu":
+        return values
+    low, high = int(values.min()), int(values.max())
+    for kind in (np.uint8, np.uint16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return values.astype(kind)
+    return values
+
+
 def check_same_size(kind: str, values: np.ndarray, width: int, height: int) -> None:
     """Raise ValueError for a mask or depth map of another size than its image."""
     if values.shape != (height, width):

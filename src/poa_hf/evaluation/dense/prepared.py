@@ -18,7 +18,7 @@ from ..split_rows import BatchKey
 from ..tasks.dense_task import DenseTask, Example
 from .images import DenseImages, DenseRow
 from .maps import input_size, resampling_of, resized
-from .pixel_values import check_same_size
+from .pixel_values import check_same_size, compact
 
 Reader = Callable[[Any, int], np.ndarray]  # from what a row holds and the largest number of pixels
 # The images have their size already.
@@ -90,7 +90,7 @@ class Preparation:
         except UndecodableImage as error:
             raise UndecodableImage(f"its {kind}: {error}") from error
         check_same_size(kind, values, *oriented_size(image))
-        return values
+        return compact(values)
 
 
 class ExampleBatches(IterableDataset[ExampleBatch]):

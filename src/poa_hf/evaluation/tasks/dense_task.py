@@ -44,8 +44,8 @@ class Example:
         name: The name of its row.
         image_id: What the image is known by.
         pixel_values: The whole image as the model takes it, (C, H, W).
-        values: By kind, the value of each pixel: int64 classes or float32 distances, (height, width) of the image
-            itself.
+        values: By kind, the value of each pixel: whole numbers of classes or float32 distances, (height, width) of the
+            image itself.
         views: By task, another view of the image, (C, H, W).
         geometry: By task, where that view lies in the image.
     """

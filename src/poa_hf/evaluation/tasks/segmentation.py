@@ -68,9 +68,10 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
     def collect(
         self, features: Tensor, example: Example, quota: int, options: SegmentationOptions
     ) -> dict[str, Tensor]:
-        mask = torch.from_numpy(example.values["mask"].copy())
+        values = example.values["mask"].astype(np.int64)
+        mask = torch.from_numpy(values.copy())
         mask[torch.isin(mask, torch.tensor(options.ignored))] = -1
-        _check_known(example.values["mask"], mask, options)
+        _check_known(values, mask, options)
         generator = example.generator(options.seed)
         rows, columns = (mask >= 0).nonzero(as_tuple=True)
         drawn = torch.randint(max(1, len(rows)), (quota if len(rows) else 0,), generator=generator)
@@ -211,7 +212,7 @@ def _numbered(mask: np.ndarray, classes: Tensor, ignored: list[int]) -> Tensor:
     Raises:
         ValueError: For a class that is not among `classes`.
     """
-    values = torch.from_numpy(mask.copy())
+    values = torch.from_numpy(mask.astype(np.int64))
     numbers = torch.searchsorted(classes, values).clamp(max=len(classes) - 1)
     is_ignored = torch.isin(values, torch.tensor(ignored, dtype=torch.int64))
     unknown = (classes[numbers] != values) & ~is_ignored
