@@ -10,7 +10,7 @@ from poa_hf.cli.main import run
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.models.modeling_poa_pretraining import PoaForPreTraining
 
-from ..conftest import tiny_config
+from ..conftest import run_python, tiny_config
 from ..evaluation.images import parquet_folder, table
 
 
@@ -88,3 +88,25 @@ def test_mistakes_are_one_sentence(folders, capsys, monkeypatch, argv, words):
     monkeypatch.chdir(folders)
     status, out, err = command(capsys, *argv, "--dataset_name", "images", "--num_workers", 0)
     assert status == 2 and out == "" and words in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+SCRIPT = """
+import sys
+from poa_hf.cli import run
+from poa_hf.cli.compare import compare
+sys.exit(run(compare, sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(folders, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(folders)
+    argv = ["one", "two", "--sizes", "small,large", "--dataset_name", "images", "--num_workers", "0"]
+    argv += ["--tasks", "knn,linear,lowshot,clustering", "--k", "5", "--linear_augmentation", "2"]
+    status, out, err = command(capsys, *argv, "--json", tmp_path / "one.json")
+    assert status == 0, err
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "script.py")]
+    result = run_python(*launch, *argv, "--json", str(tmp_path / "two.json"), env={"ACCELERATE_USE_CPU": "1"})
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert result.stdout == out

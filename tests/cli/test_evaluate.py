@@ -125,6 +125,10 @@ def test_subjects(folders, tmp_path):
         ([], 2e-5),
         (["--holdout", 0.2], 1.5e-5),
         (["--tasks", "occlusion,shuffle,corruptions", "--k", 5], 3.5e-4),  # 50 alterations of each test image
+        (
+            ["--tasks", "knn,linear", "--k", 5, "--protocol", "poa", "--linear_steps", 5, "--linear_augmentation", 2],
+            1.2e-4,
+        ),
     ],
 )
 def test_two_processes_give_the_numbers_of_one(test, memory, folders, capsys, tmp_path):

@@ -10,7 +10,7 @@ from poa_hf.evaluation.comparing import ModelDifference, Side, differences, left
 from poa_hf.evaluation.comparing_table import differences_text, verdict
 from poa_hf.evaluation.evaluator import Measurement, measure_sizes
 from poa_hf.evaluation.features import class_features
-from poa_hf.evaluation.paired import PairedDifference
+from poa_hf.evaluation.paired import BOOTSTRAP, PairedDifference
 from poa_hf.evaluation.splits import open_splits
 from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import TaskOptions
@@ -100,19 +100,23 @@ def test_differences_are_those_of_each_image():
             labels.append(torch.tensor([row.label for row in rows]))
         right.append(labels[0][(features[1] @ features[0].T).argmax(dim=1)] == labels[1])
     assert names[0] == names[1] and len(names[0]) == 60
-    knn, clusters = differences([pair], measured)
+    knn, clusters, nmi, rand = differences([pair], measured)
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     assert (knn.paired.first_better, knn.paired.second_better) == (only_first, only_second) and only_first
     assert knn.paired.p_value == stats.binomtest(only_first, only_first + only_second).pvalue
     assert knn.paired.difference == pytest.approx(knn.records[0].value - knn.records[1].value)
-    assert knn.adjusted_p_value == min(1, max(knn.paired.p_value, 2 * min(knn.paired.p_value, clusters.paired.p_value)))
+    assert knn.adjusted_p_value >= knn.paired.p_value
+    for each, name in ((nmi, "clustering_nmi"), (rand, "clustering_ari")):
+        low, high = each.paired.interval
+        assert each.records[0].metric == name and low < each.paired.difference < high
+        assert each.paired.test == BOOTSTRAP and each.paired.first_better is None
     assert clusters.records[0].metric == "clustering_accuracy"
-    assert left_out(measured) == ["clustering NMI", "clustering adjusted Rand index"]
+    assert left_out(measured) == []
     assert json.loads(json.dumps(knn.to_dict()))["first"] == "one"
-    text = differences_text([knn, clusters], left_out(measured))
+    text = differences_text([knn, clusters, nmi], ["other number"])
     assert "A  one\nB  two\n" in text and "Compared on textures (60 test images classified by 80 train images)" in text
-    assert text.count("With 60 test images, no difference between A and B") == 2
-    assert "Clustering NMI, clustering adjusted Rand index: not compared" in text
+    assert text.count("With 60 test images, no difference between A and B") == 3
+    assert "Other number: not compared" in text
 
 
 def test_measures_that_are_no_means_over_images_are_not_enough():

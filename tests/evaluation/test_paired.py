@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from poa_hf.evaluation.intervals import resamples
 from poa_hf.evaluation.paired import (
+    BOOTSTRAP,
     MCNEMAR,
     SIGN_FLIPS,
     T_TEST,
@@ -10,6 +12,7 @@ from poa_hf.evaluation.paired import (
     holm,
     mcnemar,
     paired_difference,
+    resampled_difference,
     sign_flip_test,
 )
 
@@ -89,6 +92,28 @@ def test_images_that_do_not_count_are_left_out_and_nonsense_is_refused():
         paired_difference([1.0], [1.0, 0.0])
     with pytest.raises(ValueError, match="no outcomes to compare"):
         paired_difference([np.nan], [1.0])
+
+
+def test_numbers_that_are_no_means_are_compared_by_the_same_resamples():
+    """Ratios of sums, of which a paired bootstrap is the usual test: the error rate of equal models, and coverage."""
+    small, held = [], []
+    for trial in range(200):
+        generator = np.random.default_rng(trial)
+        size = generator.uniform(1, 3, 60)
+        parts = [
+            size * np.clip(generator.normal(0.5, 0.1, 60) + shift, 0, 1) for shift in generator.normal(0, 0.2, (2, 60))
+        ]
+        weights = np.concatenate(list(resamples(60, seed=trial)))
+        replicates = tuple(weights @ part / (weights @ size) for part in parts)
+        found = resampled_difference(tuple(part.sum() / size.sum() for part in parts), replicates, 60)
+        small.append(found.p_value < 0.05)
+        held.append(found.interval[0] <= 0 <= found.interval[1])
+    assert found.test == BOOTSTRAP and np.mean(small) < 0.1 and np.mean(held) > 0.9
+    same = resampled_difference((0.5, 0.5), (replicates[0], replicates[0]), 60)
+    assert (same.difference, same.p_value) == (0, 1)
+    assert resampled_difference((0.5, 0.4), ([0.5], [0.4]), 1).interval is None
+    with pytest.raises(ValueError, match="give those of one seed"):
+        resampled_difference((0.5, 0.4), ([0.5, 0.4], [0.4]), 10)
 
 
 def test_equal_outcomes_differ_in_nothing():

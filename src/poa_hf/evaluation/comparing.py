@@ -14,7 +14,7 @@ from ..runs.evaluations import Evaluation
 from ..runs.load import resolve_run
 from ..runs.metrics import column_title, metric_name
 from .evaluator import Measurement
-from .paired import PairedDifference, holm, paired_difference
+from .paired import PairedDifference, holm, paired_difference, resampled_difference
 from .subject import ONE_SIZE, Subject
 from .tasks.occlusion import chosen_by_model
 
@@ -164,7 +164,7 @@ def _folder(source: str) -> Path:
 def differences(
     pairs: Sequence[tuple[Side, Side]], measured: dict[Side, list[Measurement]], seed: int = 0
 ) -> list[ModelDifference]:
-    """Compare the sides of each pair by every measure of the same images that is a mean over them.
+    """Compare the sides of each pair by every measure of the same images that is a mean over them or has replicates.
 
     Args:
         pairs: From `pairs_of`.
@@ -177,10 +177,9 @@ def differences(
     found = []
     for first, second in pairs:
         for mine, theirs in _same_measures(first, second, measured):
-            if theirs is None or mine.outcomes is None or theirs.outcomes is None:
-                continue
-            paired = paired_difference(mine.outcomes.numpy(), theirs.outcomes.numpy(), seed)
-            found.append((first, second, (mine.record, theirs.record), paired))
+            paired = None if theirs is None else _paired(mine, theirs, seed)
+            if theirs is not None and paired is not None:
+                found.append((first, second, (mine.record, theirs.record), paired))
     if not found:
         other = not_alike(pairs, measured)
         reason = f" ({', '.join(other)}: not of the same altered images)" if other else ""
@@ -191,9 +190,25 @@ def differences(
     return [ModelDifference(*each, p_value) for each, p_value in zip(found, adjusted, strict=True)]
 
 
+def _paired(first: Measurement, second: Measurement, seed: int) -> PairedDifference | None:
+    """Compare two measurements of the same images; None if there is nothing to compare them by."""
+    if first.outcomes is not None and second.outcomes is not None:
+        return paired_difference(first.outcomes.numpy(), second.outcomes.numpy(), seed)
+    if first.replicates is None or second.replicates is None:
+        return None
+    values = first.record.value, second.record.value
+    replicates = first.replicates.numpy(), second.replicates.numpy()
+    return resampled_difference(values, replicates, first.record.test_images)
+
+
 def left_out(measured: dict[Side, list[Measurement]]) -> list[str]:
-    """Return the names of measures that are no means over images, and so cannot be compared image by image."""
-    names = (metric_name(each.record) for found in measured.values() for each in found if each.outcomes is None)
+    """Return the names of measures that are no means over images and have no replicates, and so are not compared."""
+    names = (
+        metric_name(each.record)
+        for found in measured.values()
+        for each in found
+        if each.outcomes is None and each.replicates is None
+    )
     return list(dict.fromkeys(names))
 
 

@@ -100,8 +100,7 @@ def _table(found: Sequence[ModelDifference], names: dict[Side, str]) -> list[str
                 _signed(paired.difference, metric),
                 _interval(each),
                 _p_value(each.adjusted_p_value),
-                f"{paired.first_better:,}",
-                f"{paired.second_better:,}",
+                *("-" if count is None else f"{count:,}" for count in (paired.first_better, paired.second_better)),
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -127,10 +127,9 @@ class ImageWork:
                 for task in self.tasks:
                     progress.set_description(f"{size} {task}" if size != ONE_SIZE else task)
                     scores = run_task(task, memory, queries, measured.num_classes, self.options, self.processes.device)
-                    measurements += [
-                        Measurement(self._record(measured, size, task, score), score.outcomes if outcomes else None)
-                        for score in scores
-                    ]
+                    for score in scores:
+                        record = self._record(measured, size, task, score)
+                        measurements.append(Measurement.of_score(record, score) if outcomes else Measurement(record))
                     progress.update()
         return measurements
 

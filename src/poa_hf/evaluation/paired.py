@@ -8,6 +8,7 @@ both. So what counts is the difference on each image. By kind of outcomes (`Scor
 | 0 or 1 | Bonett and Price's, which is right where few images differ too | McNemar's, exact |
 | other numbers | percentile bootstrap over images | sign flips of the differences of images |
 | several per image, such as draws of labels | for other images and other draws | t test by the same variance |
+| none, such as mutual information or mIoU | paired bootstrap over images (`Score.replicates`) | t test by its error |
 
 Sources: McNemar 1947; Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial
 proportions based on paired data"; Holm 1979; Phipson and Smyth 2010 for p values of random permutations.
@@ -28,6 +29,7 @@ PERMUTATIONS = 9_999
 _AT_ONCE = 2**22  # signs that are in memory at a time
 
 MCNEMAR, SIGN_FLIPS, T_TEST = "McNemar's exact test", "sign-flip permutation test", "two-way t test"
+BOOTSTRAP = "t test by the paired bootstrap's error"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class PairedDifference:
         p_value: How probable a difference at least this large is between equal models.
         test: The name of the test that gives it.
         images: The number of images that count.
-        first_better: The number of images on which the first model's outcome is higher.
+        first_better: The number of images on which the first model's outcome is higher; None for a number that is no
+            mean over images.
         second_better: The number of images on which the second model's outcome is higher.
     """
 
@@ -49,8 +52,8 @@ class PairedDifference:
     p_value: float
     test: str
     images: int
-    first_better: int
-    second_better: int
+    first_better: int | None = None
+    second_better: int | None = None
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0) -> PairedDifference:
@@ -91,6 +94,35 @@ def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Pai
         interval = _bootstrap(differences, seed)
         p_value, test = sign_flip_test(differences, seed), SIGN_FLIPS
     return PairedDifference(float(of_images.mean()), interval, p_value, test, len(a), better, worse)
+
+
+def resampled_difference(
+    values: tuple[float, float], replicates: tuple[ArrayLike, ArrayLike], images: int
+) -> PairedDifference:
+    """Compare a number of two models that is no mean over images, by the same resamples of the test images.
+
+    Args:
+        values: The number of the first and of the second model.
+        replicates: The numbers of both on each resample (`Score.replicates`).
+        images: The number of images.
+
+    Raises:
+        ValueError: For replicates that do not belong together.
+    """
+    first, second = (np.asarray(part, dtype=np.float64) for part in replicates)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"Replicates {first.shape} and {second.shape} cannot be paired: give those of one seed.")
+    difference = values[0] - values[1]
+    if images < 2:
+        return PairedDifference(difference, None, 1.0, BOOTSTRAP, images)
+    spread = first - second
+    interval = percentile_interval(spread - spread.mean() + difference, images)  # without the bootstrap's bias
+    error = spread.std(ddof=1)
+    if error == 0:
+        p_value = 1.0 if difference == 0 else 0.0
+    else:
+        p_value = float(2 * stats.t.sf(abs(difference) / error, images - 1))
+    return PairedDifference(difference, interval, p_value, BOOTSTRAP, images)
 
 
 def mcnemar(first_only: int, second_only: int) -> float:

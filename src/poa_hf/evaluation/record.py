@@ -18,10 +18,16 @@ from .tasks import Score
 
 @dataclass(frozen=True)
 class Measurement:
-    """A record, and what each test image contributes to its number (`Score.outcomes`), if that was asked for."""
+    """A record, and what models are compared by, if that was asked for: `outcomes` or `replicates` of its `Score`."""
 
     record: Evaluation
     outcomes: Tensor | None = None
+    replicates: Tensor | None = None
+
+    @classmethod
+    def of_score(cls, record: Evaluation, score: Score) -> Measurement:
+        """Return a measurement with all that its score has."""
+        return cls(record, score.outcomes, score.replicates)
 
 
 def record_of(

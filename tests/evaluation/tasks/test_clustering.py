@@ -5,9 +5,10 @@ from scipy.optimize import linear_sum_assignment
 from sklearn import metrics
 from sklearn.cluster import KMeans
 
+from poa_hf.evaluation.tasks import LabelledFeatures, TaskOptions, run_task
 from poa_hf.evaluation.tasks.clustering import (
     ClusteringScores,
-    clustering_intervals,
+    clustering_replicates,
     clustering_scores,
     kmeans,
     matched_images,
@@ -91,21 +92,22 @@ def test_what_makes_no_sense_is_refused():
         clustering_scores(torch.zeros(3, dtype=torch.int64), torch.full((3,), -1))
 
 
-def test_intervals_are_those_of_a_bootstrap_by_scikit_learn():
+def test_replicates_are_those_of_a_bootstrap_by_scikit_learn():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 4, 150)
     assignments = np.where(generator.random(150) < 0.5, labels, generator.integers(0, 5, 150))
-    found = clustering_intervals(torch.from_numpy(assignments), torch.from_numpy(labels))
+    found = clustering_replicates(torch.from_numpy(assignments), torch.from_numpy(labels))
     for name, reference in (
         ("clustering_nmi", metrics.normalized_mutual_info_score), ("clustering_ari", metrics.adjusted_rand_score),
     ):  # fmt: skip
         drawn = generator.integers(150, size=(600, 150))
         values = np.array([reference(labels[rows], assignments[rows]) for rows in drawn])
-        measured = reference(labels, assignments)
-        low, high = np.quantile(values - values.mean() + measured, [0.025, 0.975])
-        assert found[name] == pytest.approx((low, high), abs=0.12 * (high - low))
-        assert found[name][0] < measured < found[name][1]
-    assert clustering_intervals(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)) == {}
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert np.quantile(found[name], [0.025, 0.975]) == pytest.approx((low, high), abs=0.12 * (high - low))
+        assert found[name].mean().item() == pytest.approx(values.mean(), abs=0.1 * (high - low))
+    score, _, rand = run_task("clustering", None, LabelledFeatures(torch.eye(4), torch.arange(4)), 4, TaskOptions(),
+                              torch.device("cpu"))  # fmt: skip
+    assert score.value == rand.value == 1 and rand.interval is None  # replicates of no fault do not differ
 
 
 def test_matched_images_are_those_that_the_accuracy_counts():

@@ -210,7 +210,7 @@ class DenseWork:
                         skipped_images=test.skipped + (train.skipped if train is not None and uses_train else 0),
                         bf16=self.bf16,
                     )
-                    yield Measurement(record, score.outcomes)
+                    yield Measurement.of_score(record, score)
 
 
 def _of_model(size: str) -> str | None:

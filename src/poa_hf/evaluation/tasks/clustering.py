@@ -36,12 +36,19 @@ def _run(
     k = len(test.labels.unique())
     clusters = kmeans(normalize(test.features, dim=1), k, options.kmeans_restarts, seed=options.seed, device=device)
     result = clustering_scores(clusters.assignments, test.labels)
-    intervals = clustering_intervals(clusters.assignments, test.labels, options.seed)
+    replicates = clustering_replicates(clusters.assignments, test.labels, options.seed)
     settings = {"clusters": k, "restarts": options.kmeans_restarts, "seed": options.seed}
     matched = matched_images(clusters.assignments, test.labels).double()
     outcomes = {"clustering_accuracy": matched}
     return [
-        Score(name, value, settings, outcomes=outcomes.get(name), interval=intervals.get(name))
+        Score(
+            name,
+            value,
+            settings,
+            outcomes=outcomes.get(name),
+            interval=_interval(value, replicates.get(name), len(test.labels)),
+            replicates=replicates.get(name),
+        )
         for name, value in result.items()
     ]
 
@@ -244,20 +251,15 @@ def _adjusted_rand_index(counts: _Counts) -> Tensor:
 _MEASURES = {"clustering_nmi": _normalised_mutual_information, "clustering_ari": _adjusted_rand_index}
 
 
-def clustering_intervals(assignments: Tensor, labels: Tensor, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Return 95 % intervals of mutual information and Rand index: a bootstrap over images, whose clusters stay.
-
-    In a sample that is drawn with replacement, mutual information is too high; so the replicates are moved such that
-    their mean is the measured number. Where they do not differ, as those of a single image, there is no interval.
+def clustering_replicates(assignments: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """Return mutual information and Rand index on resamples of the images, whose clusters stay: (R,) each.
 
     Args:
         assignments: (N,) clusters, see `clustering_scores`.
         labels: (N,) classes.
-        seed: The seed of the bootstrap.
+        seed: The seed of the resamples.
     """
     table = _contingency(assignments, labels)
-    if len(labels) == 1:
-        return {}
     number = assignments.long() * table.shape[1] + labels.long()  # of each image's pair of cluster and class, (N,)
     order = number.argsort()
     pairs, sizes = number[order].unique_consecutive(return_counts=True)  # (P,)
@@ -270,14 +272,19 @@ def clustering_intervals(assignments: Tensor, labels: Tensor, seed: int = 0) -> 
         classes.index_add_(1, pairs % table.shape[1], images)
         for name, measure in _MEASURES.items():
             replicates[name].append(measure(_Counts(images, clusters, classes)))
-    intervals = {}
-    for name, measure in _MEASURES.items():
-        values = torch.cat(replicates[name])
-        if values.min() == values.max():  # as of clusters without a fault, which do not show how sure that is
-            continue
-        low, high = percentile_interval(values - values.mean() + measure(_Counts.of_table(table)), len(labels))
-        intervals[name] = (low, min(high, 1.0))
-    return intervals
+    return {name: torch.cat(parts) for name, parts in replicates.items()}
+
+
+def _interval(value: float, replicates: Tensor | None, images: int) -> tuple[float, float] | None:
+    """Return the 95 % interval of a number, or None where its replicates do not tell, being all alike.
+
+    In a sample that is drawn with replacement, mutual information is too high. So the replicates are moved such that
+    their mean is the measured number.
+    """
+    if replicates is None or replicates.min() == replicates.max():
+        return None
+    low, high = percentile_interval(replicates - replicates.mean() + value, images)
+    return low, min(high, 1.0)
 
 
 class ClusteringScores(evaluate.Metric):

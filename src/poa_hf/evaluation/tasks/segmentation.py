@@ -153,6 +153,7 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
                 settings = common | {"k": fitted["k"], "temperature": TEMPERATURE, "patches": len(fitted["memory"])}
                 details = {}
             counts = outcomes[:, number]  # (N, classes, 3)
+            replicates = _miou_replicates(counts, options.seed)
             each = class_ious(counts.sum(dim=0))
             by_class = {
                 str(label): round(value, 6)
@@ -168,7 +169,8 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
                     each.nanmean().item(),
                     settings,
                     details | {"iou": by_class},
-                    interval=_miou_interval(counts, options.seed),
+                    interval=None if replicates is None else percentile_interval(replicates.numpy(), len(counts)),
+                    replicates=replicates,
                 ),
                 Score(f"{metric}_accuracy", correct.mean().item(), settings, details, outcomes=correct),
             ]
@@ -238,8 +240,8 @@ def _check_known(values: np.ndarray, mask: Tensor, options: SegmentationOptions)
         )
 
 
-def _miou_interval(counts: Tensor, seed: int) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mIoU for other test images, by a bootstrap of images; None for one image."""
+def _miou_replicates(counts: Tensor, seed: int) -> Tensor | None:
+    """Return the mIoU on resamples of the test images, (R,); None for one image."""
     images = len(counts)
     if images < 2:
         return None
@@ -248,7 +250,7 @@ def _miou_interval(counts: Tensor, seed: int) -> tuple[float, float] | None:
         class_ious((torch.from_numpy(drawn) @ flat).unflatten(1, counts.shape[1:])).nanmean(dim=1)
         for drawn in resamples(images, seed=seed)
     ]
-    return percentile_interval(torch.cat(replicates).numpy(), images)
+    return torch.cat(replicates)
 
 
 def _listed(numbers: list[int]) -> str:

@@ -54,6 +54,8 @@ class Score:
             an image that does not count. None if the number is no such mean.
         interval: The 95 % interval of the number, for a number that is no mean of `outcomes`; theirs is found from
             them.
+        replicates: The number on each of the `resamples` of the test images by the options' seed, for a number that is
+            no mean of `outcomes`: of two models, they are compared replicate by replicate.
     """
 
     metric: str
@@ -62,6 +64,7 @@ class Score:
     details: dict[str, Any] = field(default_factory=dict)
     outcomes: Tensor | None = field(default=None, repr=False, compare=False)
     interval: tuple[float, float] | None = None
+    replicates: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 OptionsT = TypeVar("OptionsT", bound=Options, contravariant=True)
