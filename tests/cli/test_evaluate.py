@@ -150,6 +150,28 @@ def test_two_processes_give_the_numbers_of_one(test, memory, folders, capsys, tm
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
+@pytest.mark.slow
+def test_two_processes_exchange_the_backgrounds_that_one_does(folders, capsys, tmp_path):
+    script = tmp_path / "launched.py"
+    script.write_text(SCRIPT)
+    parquet_folder(tmp_path / "masked", masked_table(60), masked_table(30, seed=6, classes=3))
+    challenge_folder(tmp_path / "bg_challenge")
+    argv = [folders / "run", "--sizes", "16x1,32x3", "--tasks", "backgrounds", "--k", 3, "--batch_size", 4]
+    for name in ("masked", "bg_challenge"):
+        argv_of_data = [*argv, "--dataset_name", tmp_path / name]
+        one, two = tmp_path / f"{name}-1.json", tmp_path / f"{name}-2.json"
+        status, _, err = command(capsys, *argv_of_data, "--num_workers", 2, "--output", one)
+        assert status == 0, err
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", port, script]
+        run_python(
+            *map(str, [*launcher, *argv_of_data, "--num_workers", 0, "--output", two]), env={"ACCELERATE_USE_CPU": "1"}
+        )
+        assert one.read_bytes() == two.read_bytes()
+
+
 def test_a_hold_out_is_recorded_and_the_split_of_the_pre_training_named(folders, capsys, caplog, tmp_path):
     shutil.copytree(folders / "run", tmp_path / "run")
     (tmp_path / "run" / "evaluations.json").unlink(missing_ok=True)  # of other tests
@@ -274,7 +296,7 @@ def test_backgrounds_by_masks_and_by_the_challenge_s_folder(folders, capsys, tmp
         assert status == 0, err
         records = load_evaluations(output)
         assert [record.metric for record in records[1:]] == ["backgrounds_accuracy"] * kinds + ["background_gap"]
-        assert "backgrounds (mixed_rand)" in out and "background gap" in out
+        assert "BG mixed_rand" in out and "BG gap" in out
     assert "bg_challenge" == records[0].dataset and records[0].holdout == 0.5
     status, out, err = command(capsys, *argv, "--dataset_name", folders / "images", "--output", tmp_path / "e.json")
     assert status == 2 and "no column of masks (its columns: image, label): pass --mask_column" in err

@@ -87,11 +87,15 @@ METRICS = {
         "corruptions", "corruptions", "{k}-NN accuracy on corrupted images", *_CLASSIFICATION
     ),
     "backgrounds_accuracy": Metric(
-        "backgrounds", "backgrounds ({kind})", "{k}-NN accuracy on {kind} images", *_CLASSIFICATION
+        "backgrounds",
+        "BG {kind}",
+        "{k}-NN accuracy on {kind} images",
+        *_CLASSIFICATION,
+        usual={"kind": "mixed_rand"},
     ),
     "background_gap": Metric(
         "backgrounds",
-        "background gap",
+        "BG gap",
         "{k}-NN accuracy lost with backgrounds of other classes",
         "background_gap",
         higher_is_better=False,
