@@ -7,6 +7,7 @@ import socket
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel
 
 from poa_hf.cli.evaluate import evaluate
@@ -207,6 +208,9 @@ def test_a_hold_out_is_recorded_and_the_split_of_the_pre_training_named(folders,
         (["{root}/run", "--max_train_images", "5"], "only 5 images"),
         (["{root}/run", "--max_train_images", "0"], "--max_train_images is '0': give a whole number of at least 1"),
         (["{root}/run", "--tasks", "occlusion", "--occlusion_ratios", "0.5,1"], "give numbers above 0 and below 1"),
+        (["{root}/run", "--tasks", "corruptions", "--examples", "a.jpg"], "'a.jpg': give a .png file in a folder that"),
+        (["{root}/run", "--tasks", "knn", "--examples", "{root}/a.png"], "None of the tasks knn alters images"),
+        (["{root}/run", "--tasks", "corruptions", "--corruptions", "jpg"], "'jpg' is not a corruption: "),
         (["{root}/run", "--tasks", "occlusion", "--occlusion_grid", "40"], "smaller than a grid of 40 x 40 patches"),
         (["{root}/run", "--tasks", "shuffle", "--shuffle_grids", "2,5"], "A grid of 5 x 5 patches does not divide"),
         (["{root}/run", "--test_split", "dev"], "no split 'dev'"),
@@ -292,8 +296,10 @@ def test_backgrounds_by_masks_and_by_the_challenge_s_folder(folders, capsys, tmp
     argv = [folders / "run", "--num_workers", 0, "--sizes", "16x1", "--tasks", "knn,backgrounds", "--k", 3]
     for name, kinds in (("masked", 5), ("bg_challenge", 4)):
         output = tmp_path / f"{name}.json"
-        status, out, err = command(capsys, *argv, "--dataset_name", tmp_path / name, "--output", output)
+        pictures_argv = ["--dataset_name", tmp_path / name, "--examples", tmp_path / f"{name}.png"]
+        status, out, err = command(capsys, *argv, *pictures_argv, "--output", output)
         assert status == 0, err
+        assert Image.open(tmp_path / f"{name}.png").height == 4 + kinds * 68  # a row of 64 pixels for each kind
         records = load_evaluations(output)
         assert [record.metric for record in records[1:]] == ["backgrounds_accuracy"] * kinds + ["background_gap"]
         assert "BG mixed_rand" in out and "BG gap" in out

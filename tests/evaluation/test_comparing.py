@@ -163,3 +163,10 @@ def test_of_many_differences_only_those_that_are_shown_get_a_sentence():
     text = differences_text([difference(0.02, 0.2)] * 12 + [difference(0.02, 0.001)])
     assert text.count("is better than") == 1 and "12 other differences cannot be shown" in text
     assert "no difference between" not in text
+
+
+def test_where_lower_values_are_better_the_lower_outcome_is_the_better_one():
+    """The pair has 30 images on which the first outcome is higher, and 10 on which the second one is."""
+    rows = differences_text([difference(0.02, 0.2), difference(0.02, 0.2, metric="background_gap")]).splitlines()
+    counts = [row.split()[-2:] for row in rows if row.startswith("A - B")]
+    assert counts == [["30", "10"], ["10", "30"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ def evaluate(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     quiet_libraries()
     from ..evaluation.evaluator import evaluate_sizes
+    from ..evaluation.examples import save_examples
     from ..evaluation.own_data import own_data
     from ..evaluation.processes import Processes
     from ..evaluation.subject import load_subject
@@ -54,6 +55,8 @@ def evaluate(argv: list[str]) -> None:
     _check_output(output)
     processes = Processes()
     work = [(tasks, open_data(args, own, tasks, processes.is_main)) for tasks in by_kind(args.tasks)]
+    if args.examples and processes.is_main:
+        save_examples(args.examples, subject, work, options)
     workers = workers_of(args, processes.count)
     records = [
         record
@@ -105,6 +108,13 @@ def open_data(args: Namespace, own: OwnData | None, tasks: Sequence[str], is_mai
     return data
 
 
+def _picture_file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.suffix.lower() != ".png" or not path.absolute().parent.is_dir():
+        raise ArgumentTypeError(f"is {text!r}: give a .png file in a folder that exists")
+    return path
+
+
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="poa evaluate",
@@ -129,6 +139,10 @@ def _parser() -> CommandParser:
     )  # fmt: skip
     add_linear_options(parser)
     add_alteration_options(parser)
+    parser.add_option(
+        "--examples", type=_picture_file, metavar="FILE.png",
+        help="save a picture of some test images and how the tasks alter them",
+    )  # fmt: skip
     add_images(parser)
     work = add_work(parser)
     parser.add_option(

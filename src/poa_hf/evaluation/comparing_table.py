@@ -92,6 +92,9 @@ def _table(found: Sequence[ModelDifference], names: dict[Side, str]) -> list[str
     for each in found:
         first, second = each.records
         metric, paired = metric_of(first), each.paired
+        better = (paired.first_better, paired.second_better)  # with the higher outcome
+        if not metric.higher_is_better:
+            better = better[::-1]
         rows.append(
             [
                 f"{names[each.first]} - {names[each.second]}",
@@ -100,7 +103,7 @@ def _table(found: Sequence[ModelDifference], names: dict[Side, str]) -> list[str
                 _signed(paired.difference, metric),
                 _interval(each),
                 _p_value(each.adjusted_p_value),
-                *("-" if count is None else f"{count:,}" for count in (paired.first_better, paired.second_better)),
+                *("-" if count is None else f"{count:,}" for count in better),
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
