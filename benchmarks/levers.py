@@ -1,7 +1,7 @@
 """Screening of what may close the gap between the sizes of one run and sizes trained alone.
 
     python benchmarks/levers.py --data cifar10 --dataset_name path/to/cifar10 --steps 1500 --seeds 0 1
-    python benchmarks/levers.py --data textures --levers base candidates-4
+    python benchmarks/levers.py --data textures --levers base candidates-4           # or textures-swin, textures-resnet
 
 Each lever is a change of the recipe. All runs see as many images. k-NN (k = 20) and a linear probe are measured on
 images that no run sees: of CIFAR-10, the last of eight parts of the train split, never the test split. Levers of one
@@ -40,6 +40,10 @@ DATA: dict[str, dict[str, Any]] = {
         splits=dict(data_files=HELD_OUT, max_train_images=20_000),
     ),
     "textures": dict(config="quickstart.yaml", recipe={}, splits=dict(max_test_images=2_000)),
+    "textures-swin": dict(config="quickstart_swin.yaml", recipe={}, splits=dict(max_test_images=2_000),
+                          sizes=("16x2-1", "24x2-2", "32x2-3")),
+    "textures-resnet": dict(config="quickstart_resnet.yaml", recipe={}, splits=dict(max_test_images=2_000),
+                            sizes=("16x1-1", "32x2-1", "48x2-2")),
 }  # fmt: skip
 # by name, the keys of the recipe that a lever changes; numbers behind a factor of the learning rate are of both sides
 LEVERS: dict[str, dict[str, Any]] = {
@@ -63,7 +67,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--levers", nargs="+", default=["base"], help="names of levers; +NAME adds to the one before")
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="factors of the learning rate, for base")
-    parser.add_argument("--alone", nargs="*", default=[], metavar="SIZE", help="sizes to train alone, at all rates")
+    parser.add_argument("--alone", nargs="*", default=[], metavar="SIZE", help="sizes of a ViT to train alone")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/levers"))
     parser.add_argument("--report", action="store_true", help="only print what has been measured")
     options = parser.parse_args()
@@ -108,11 +112,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
     """Return accuracies by size and task of images that the run has not seen."""
     path = folder / "screening.json"
     if not path.exists():
-        name = options.dataset_name if options.data != "textures" else "textures"
+        name = options.dataset_name or "textures"
         data = open_splits(name, **DATA[options.data]["splits"])
         subject = load_subject(folder)
         space = subject.model.config.space
-        sizes = [str(space.full)] if len(space) == 1 else SIZES
+        sizes = [str(space.full)] if len(space) == 1 else sizes_of(options)
         records = evaluate_sizes(
             subject, data, sizes, ["knn", "linear"], TaskOptions(k=(20,)), batch_size=256, quiet=True
         )
@@ -121,6 +125,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
             found.setdefault(record.size, {})[record.task] = record.value
         path.write_text(json.dumps(found) + "\n")
     return json.loads(path.read_text())
+
+
+def sizes_of(options: argparse.Namespace) -> tuple[str, str, str]:
+    """Return the smallest, a middle and the full size."""
+    return DATA[options.data].get("sizes", SIZES)
 
 
 def report(root: Path, options: argparse.Namespace) -> None:
@@ -134,11 +143,11 @@ def report(root: Path, options: argparse.Namespace) -> None:
     costs = {name: _mean_cost(root, name, list(found[name])) for name in names}
     print(f"{table_head(device_name())}; {options.data}, {options.steps} steps\n")
     print("k-NN / linear accuracy in %, mean over the seeds (difference from base, over the same seeds)\n")
-    print(f"{'run':<24} {'seeds':<8} {'CPU s':>6}  " + "  ".join(f"{size:>28}" for size in SIZES))
+    print(f"{'run':<24} {'seeds':<8} {'CPU s':>6}  " + "  ".join(f"{size:>28}" for size in sizes_of(options)))
     for name in names:
-        cells = "  ".join(f"{_cell(found, name, size):>28}" for size in SIZES)
+        cells = "  ".join(f"{_cell(found, name, size):>28}" for size in sizes_of(options))
         print(f"{name:<24} {','.join(map(str, sorted(found[name]))):<8} {costs[name]:>6.0f}  {cells}")
-    sizes_alone = [costs[name] for name in (f"alone-{size}" for size in SIZES) if name in costs]
+    sizes_alone = [costs[name] for name in (f"alone-{size}" for size in sizes_of(options)) if name in costs]
     ratio = costs["base"] / sum(sizes_alone) if sizes_alone and costs.get("base") else 1.0
     print(f"\none run over {len(sizes_alone)} runs alone: {ratio:.2f}\n")
     print(json.dumps({"ratio": ratio, "data": options.data, "steps": options.steps, "device": device_name(),
