@@ -6,7 +6,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 
-from poa_hf import PoaForPreTraining, SubNetwork
+from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig, SubNetwork
 from poa_hf.evaluation.subject import load_subject
 from poa_hf.hub.client import Hub
 from poa_hf.publishing.push import PushOptions, push
@@ -501,3 +501,25 @@ def test_two_hubs_that_got_the_same_look_the_same(vit_run, hub):
     assert len(state["repos"]) == 3 and SubNetwork(24, 2) in SPACE and isinstance(hub, LoopbackHub)
     hub.commit(hub.model(SMALL), {"model.safetensors": b"other"})
     assert hub.state() != state
+
+
+@pytest.mark.slow
+def test_a_published_resnet_needs_no_remote_code(hub, poa, tmp_path):
+    pytest.importorskip("timm", exc_type=ImportError, reason="needs timm, and a torchvision that it can import")
+    from transformers import AutoModel
+
+    backbone = PoaResNetConfig(depths=[1, 2, 1, 1], min_depths=[1, 1, 1, 1], base_width=64, min_base_width=32)
+    model = PoaForPreTraining(PoaConfig(backbone_config=backbone, num_prototypes=[8], head_hidden_size=8)).eval()
+    run = save_run(model, tmp_path / "run")
+    size = "64x1-2-1-1"
+    poa("push", run, "--size", size, "--namespace", "me", "--no_supernet")
+    ((_, repo_id),) = hub.repos
+    loaded = AutoModel.from_pretrained(repo_id, trust_remote_code=False).eval()
+    assert type(loaded).__name__ == "TimmWrapperModel"
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.teacher(pixels, sub_network=size).pooler_output
+        torch.testing.assert_close(loaded(pixels).pooler_output, expected, rtol=1e-4, atol=1e-5)
+    assert "1 unchanged" in poa("push", run, "--size", size, "--namespace", "me", "--no_supernet")
+    refusal = poa("push", run, "--size", size, "--namespace", "me", "--no_supernet", "--format", "gn_resnet", status=2)
+    assert "other content than this run" in refusal and "--format if it was published in another one" in refusal
