@@ -47,7 +47,7 @@ class Arguments:
     head_size: int = HfArg(default=64, help="Channels of the RT-DETR.")
     head_layers: int = HfArg(default=2, help="Layers of its decoder.")
     num_queries: int = HfArg(default=20, help="Most objects that it finds in an image.")
-    backbone_rate: float = HfArg(default=0.1, help="The backbone's learning rate over the head's.")
+    backbone_rate: float = HfArg(default=0.3, help="The backbone's learning rate over the head's.")
     from_scratch: bool = HfArg(default=False, help="Random weights, and one learning rate for all.")
 
 
