@@ -13,9 +13,11 @@ from transformers import Dinov2Config, Dinov2Model
 
 from poa_hf import PoaForPreTraining
 from poa_hf.data.processor import evaluation_processor
+from poa_hf.runs.evaluations import save_evaluations
 from poa_hf.training.step import OptimizerStep
 
-from .conftest import ROOT, TINY, run_python
+from .conftest import ROOT, TINY, run_python, tiny_config
+from .report.pages import evaluation
 
 
 def figures(program: str, *options: str, timeout: int = 220) -> dict:
@@ -268,3 +270,16 @@ def test_gradient_conflict(tmp_path):
             assert size["norm"] > 0 and all(-1 <= size[key] <= 1 for key in ("mean_cosine", "agreement", "ceiling"))
             blocks = {layer for layer, value in size["cosine"].items() if value is None}
             assert blocks == ({"block 2"} if name.endswith("x1") else set())
+
+
+@pytest.mark.slow
+def test_predicted_quality(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    values = {size: 0.1 * math.log(size.width * sum(size.depths)) for size in tiny_config().backbone_config.space}
+    save_evaluations(tmp_path, [evaluation(str(size), value) for size, value in values.items()])
+    options = ["--measured", "5", "9", "--draws", "3"]
+    output = run_python(str(ROOT / "benchmarks" / "predicted_quality.py"), str(tmp_path), *options).stdout.splitlines()
+    found = json.loads(output[-1])
+    assert {"torch", "python"} <= found.keys() and [row["kept"] for row in found["rows"]] == ["5 at random"]
+    if found["ratio"] is not None:
+        assert found["ratio"] < 0.5 and f"{found['ratio']:.2f}" in output[-2]

@@ -88,7 +88,7 @@ def test_what_does_not_help_is_not_predicted():
     assert predict(VIT, {size: slope[size] for size in diagonal}) is None  # nor this of wide and shallow ones
     assert predict(VIT, dict.fromkeys(sizes, 0.5)) is None  # the mean is as good
     offered = sum(predict(VIT, {size: generator.normal() for size in sizes}) is not None for _ in range(40))
-    assert offered < 14  # noise
+    assert offered <= 6  # noise
     assert predict(ElasticSpace((8,), ((2,), (3,), (4,))), {SubNetwork(8, 2): 0.5}) is None
     assert predict(ElasticSpace((8,), ((2,),)), {}) is None
 

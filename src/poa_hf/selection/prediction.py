@@ -52,7 +52,8 @@ def predict(
     Returns:
         The predictions, or None where they are of no use: nothing is left to predict, fewer sizes were measured than
         the linear surface has terms plus two, they do not vary in width and in each depth independently, or the
-        mean error by leave-one-out is no smaller than that of predicting the mean of the other sizes.
+        mean error by leave-one-out is not smaller than that of predicting the mean of the other sizes, by one standard
+        error of the difference at least.
 
     Example:
         >>> space = ElasticSpace((32, 48, 64), ((2,), (3,), (4,)))
@@ -79,7 +80,8 @@ def predict(
         errors[left_out] = abs(np.clip(fit(forms[fit.form][row]), low, high) - values[left_out])
         plain_errors[left_out] = abs(values[kept].mean() - values[left_out])
     fit = _best_fit([form[at] for form in forms], values)
-    if fit is None or not errors.mean() < plain_errors.mean():
+    gains = plain_errors - errors
+    if fit is None or not gains.mean() > gains.std(ddof=1) / np.sqrt(len(gains)):
         return None
     terms = forms[fit.form]
     leverages = _leverages(terms, terms[at])
