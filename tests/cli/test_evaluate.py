@@ -272,7 +272,14 @@ def test_masks_and_labels_of_one_dataset_in_one_command(folders, capsys, tmp_pat
     assert status == 2 and re.search(r"Row 0:\d of the train split has a pixel of the class \d, but classes", err)
     argv[2] = folders / "images"
     status, _, err = command(capsys, *argv, "--tasks", "segmentation")
-    assert status == 2 and "no column of masks (its columns: image, label): pass --mask_column" in err
+    assert (
+        status == 2
+        and (
+            "The task backgrounds needs a mask for each test image: the dataset has no column of masks (its columns: "
+            "image, label): pass --mask_column with the one to use."
+        )
+        in err
+    )
 
 
 @pytest.mark.slow
@@ -305,4 +312,11 @@ def test_backgrounds_by_masks_and_by_the_challenge_s_folder(folders, capsys, tmp
         assert "BG mixed_rand" in out and "BG gap" in out
     assert "bg_challenge" == records[0].dataset and records[0].holdout == 0.5
     status, out, err = command(capsys, *argv, "--dataset_name", folders / "images", "--output", tmp_path / "e.json")
-    assert status == 2 and "no column of masks (its columns: image, label): pass --mask_column" in err
+    assert (
+        status == 2
+        and (
+            "The task backgrounds needs a mask for each test image: the dataset has no column of masks (its columns: "
+            "image, label): pass --mask_column with the one to use."
+        )
+        in err
+    )

@@ -71,7 +71,11 @@ class MaskedImages(LabelledImages):
         super().__init__(dataset, image_column, label_column, limit, seed, name, max_image_pixels)
 
     def _find_image_column(self, dataset: Any, name: str | None) -> str | None:
-        self.mask_column = find_values_column(dataset, "mask", self.mask_column)
+        try:
+            self.mask_column = find_values_column(dataset, "mask", self.mask_column)
+        except ValueError as error:
+            reason = str(error).removeprefix("The dataset")
+            raise ValueError(f"The task backgrounds needs a mask for each test image: the dataset{reason}") from error
         return find_image_column(dataset, name, other_than=[self.mask_column])
 
     def _find_columns(self, dataset: Any) -> list[str | None]:

@@ -30,7 +30,7 @@ class Evaluation:
         size: The size, such as `384x12`; `-` for a checkpoint of one size.
         task: The task of `poa evaluate`, such as `knn`.
         metric: The metric, such as `knn_accuracy` (see `metrics.METRICS`).
-        value: The number, from 0 to 1 (the adjusted Rand index from -0.5).
+        value: The number, from 0 to 1 (the adjusted Rand index from -0.5, the background gap from -1).
         dataset: A Hub id, or the last part of a folder's path.
         test_split: The split that was tested on.
         test_images: The number of test images that were used.
