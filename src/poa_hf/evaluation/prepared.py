@@ -7,46 +7,43 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.decoding import Pixels, UndecodableImage, open_image
 from ..data.processor import decoding_of, resized_images, scaled_images
-from ..data.workers import worker_share
 from .alterations import AlteredSplit, ImageAlteration
 from .coinciding import ImageId, identify
 from .features import prepared_batch
-from .labelled import BatchKey, LabelledImages, LabelledRow
+from .labelled import LabelledImages, LabelledRow
+from .passes import Batch, Batches
+from .split_rows import BatchKey
 
 
 @dataclass
-class PreparedBatch:
+class PreparedBatch(Batch):
     """A batch of rows as a worker returns it, or the altered images of the batch that it returned before.
 
     Args:
-        key: The batch's place in the split.
         labels: The labels of the B images that could be decoded.
         ids: What these images are known by.
         pixel_values: (B, C, H, W); None if no image could be decoded.
-        bad_rows: The names of the other rows, with the reason.
-        error: What went wrong, if anything. The data loader would put the worker's traceback before the sentence of an
-            exception.
         alteration: How the images were altered; None for the images themselves. Labels, ids and bad rows are those of
             the batch that came before.
         kept: For each altered image, whether the alteration did not leave it out.
     """
 
-    key: BatchKey = (0, 0)
     labels: list[int | str] = field(default_factory=list)
     ids: list[ImageId] = field(default_factory=list)
     pixel_values: Tensor | None = None
-    bad_rows: list[tuple[str, str]] = field(default_factory=list)
-    error: str | None = None
     alteration: ImageAlteration | None = None
     kept: list[bool] = field(default_factory=list)
 
+    @property
+    def decoded(self) -> int:
+        return len(self.labels)
 
-class PreparedBatches(IterableDataset[PreparedBatch]):
+
+class PreparedBatches(Batches[LabelledRow, PreparedBatch]):
     """Runs in each worker: reads its share of the batches, and decodes, alters and prepares their images.
 
     Each batch is followed by its altered images, one alteration at a time: all at once could need many times its
@@ -70,21 +67,12 @@ class PreparedBatches(IterableDataset[PreparedBatch]):
         count: int,
         alterations: Sequence[ImageAlteration] = (),
     ) -> None:
-        self.images, self.processor, self.batch_size = images, processor, batch_size
-        self.rank, self.count = rank, count
+        super().__init__(images, PreparedBatch, batch_size, rank, count)
+        self.processor = processor
         split = AlteredSplit(images, decoding_of(processor))
         self.alterations = [alteration.ready(split) for alteration in alterations]
 
-    def __iter__(self) -> Iterator[PreparedBatch]:
-        worker, workers = worker_share()
-        try:
-            share = self.rank * workers + worker
-            for key, rows in self.images.batches(self.batch_size, share, self.count * workers):
-                yield from self._prepare(key, rows)
-        except ValueError as error:
-            yield PreparedBatch(error=str(error))
-
-    def _prepare(self, key: BatchKey, rows: list[LabelledRow]) -> Iterator[PreparedBatch]:
+    def _prepare(self, key: BatchKey, rows: Sequence[LabelledRow]) -> Iterator[PreparedBatch]:
         batch, decoded, read = PreparedBatch(key), [], []
         decoding = decoding_of(self.processor)
         for row in rows:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.shards import refuse_split_stream
-from ..data.workers import batch_loader
 from .alterations import Alteration, AlteredFeatures, ImageAlteration, PixelAlteration, PixelBatch
 from .coinciding import ImageId
 from .features import pooled_features
-from .labelled import BatchKey, LabelledImages
+from .labelled import LabelledImages
+from .passes import Report, ids_in_order, reports_of_all, visit_share
 from .prepared import PreparedBatch, PreparedBatches
 from .processes import Processes
+from .split_rows import BatchKey
 from .subject import Sizes
-
-logger = logging.getLogger(__name__)
-
-NAMED_BAD_ROWS = 10
 
 Model = Callable[..., Any]  # from `pixel_values` (B, C, H, W) to a model's output
 Guide = Callable[[Tensor], Tensor]  # from `pixel_values` to the saliency (B, h, w) of patches
@@ -90,38 +84,23 @@ def image_features(
     share = _Share(models, alterations, guide, processes.device, bf16)
     decoded_here = [alteration for alteration in alterations if isinstance(alteration, ImageAlteration)]
     batches = PreparedBatches(images, processor, batch_size, processes.rank, processes.count, decoded_here)
-    hidden = None if processes.is_main else True  # None: hidden where the output is no terminal
-    with tqdm(total=images.known_length, desc=images.name, unit="image", leave=False, disable=hidden) as progress:
-        for batch in batch_loader(batches, num_workers):
-            try:
-                share.add(batch)
-            except ValueError as error:
-                share.result.error = str(error)
-                break
-            rows = (len(batch.labels) + len(batch.bad_rows)) * processes.count
-            progress.update(min(rows, (progress.total or sys.maxsize) - progress.n))
+    visit_share(batches, share.add, share.result, processes, num_workers)
     return _of_all_shares(share, images.name, owners, processes, quiet)
 
 
 @dataclass
-class _Result:
+class _Result(Report):
     """What a process tells all others about the part of a split that it has computed.
 
     Args:
         labels: By the key of the batch.
-        ids: By the key of the batch, what its images are known by.
-        bad_rows: The names of rows that could not be decoded, with the reason.
         keys: By alteration, None for the images themselves, the keys of the batches in the order of their features.
         kept: By alteration and key, which images the alteration did not leave out.
-        error: The message of an error, if there was one, which all processes then raise.
     """
 
     labels: dict[BatchKey, list[int | str]] = field(default_factory=dict)
-    ids: dict[BatchKey, list[ImageId]] = field(default_factory=dict)
-    bad_rows: list[tuple[str, str]] = field(default_factory=list)
     keys: dict[Alteration | None, list[BatchKey]] = field(default_factory=dict)
     kept: dict[Alteration, dict[BatchKey, list[bool]]] = field(default_factory=dict)
-    error: str | None = None
 
 
 class _Share:
@@ -154,12 +133,8 @@ class _Share:
         """Compute the features of a batch, and those of its images altered on the device.
 
         Raises:
-            ValueError: For what went wrong in the worker, images that cannot be altered, and features that are not
-                finite.
+            ValueError: For images that cannot be altered, and features that are not finite.
         """
-        if batch.error is not None:
-            raise ValueError(batch.error)
-        self.result.bad_rows += batch.bad_rows
         if batch.pixel_values is None:
             return
         pixel_values = batch.pixel_values.to(self.device, non_blocking=True)  # (B, C, H, W)
@@ -201,21 +176,10 @@ def _of_all_shares(
     share: _Share, split: str, owners: Mapping[str, int], processes: Processes, quiet: bool
 ) -> ImageFeatures:
     """Put the shares of all processes together, in the order of the split."""
-    results = processes.from_all(share.result)
-    for each in results:
-        if each.error:
-            raise ValueError(each.error)
-    bad_rows = [row for each in results for row in each.bad_rows]
-    labels = dict(sorted((key, part) for each in results for key, part in each.labels.items()))
-    ids = {key: part for each in results for key, part in each.ids.items()}
-    if not labels:
-        row, reason = bad_rows[0]
-        raise ValueError(
-            f"No image of the {split} split could be decoded (row {row}: {reason}): check that the image column "
-            "holds images."
-        )
-    if processes.is_main and not quiet:
-        warn_of_bad_rows(bad_rows, split)
+    results = reports_of_all(share.result, split, processes, quiet)
+    ids = ids_in_order(results)
+    by_batch = {key: part for each in results for key, part in each.labels.items()}
+    labels = {key: by_batch[key] for key in ids}
     places, start = {}, 0  # where in the split's features the rows of each batch belong
     for key, part in labels.items():
         places[key] = torch.arange(start, start + len(part))
@@ -234,13 +198,6 @@ def _of_all_shares(
         in_order = torch.tensor([value for key in labels for value in kept[key]], dtype=torch.bool)  # (N,)
         altered.setdefault(name, {})[alteration] = AlteredFeatures(rows, in_order)
     flat_labels = [label for part in labels.values() for label in part]
-    flat_ids = [image for key in labels for image in ids[key]]
-    return ImageFeatures(owned, flat_labels, len(bad_rows), flat_ids, altered)
-
-
-def warn_of_bad_rows(bad_rows: list[tuple[str, str]], split: str) -> None:
-    """Warn of images that are left out, each of the first ones by name."""
-    for row, reason in bad_rows[:NAMED_BAD_ROWS]:
-        logger.warning("Image %s of the %s split could not be decoded and is left out: %s.", row, split, reason)
-    if len(bad_rows) > NAMED_BAD_ROWS:
-        logger.warning("%d images of the %s split could not be decoded and are left out.", len(bad_rows), split)
+    flat_ids = [image for part in ids.values() for image in part]
+    skipped = sum(len(each.bad_rows) for each in results)
+    return ImageFeatures(owned, flat_labels, skipped, flat_ids, altered)

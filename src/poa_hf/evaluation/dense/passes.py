@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ...data.workers import batch_loader
 from ..coinciding import ImageId
+from ..passes import Report, ids_in_order, reports_of_all, visit_share
 from ..processes import Processes
-from ..split_features import warn_of_bad_rows
 from ..split_rows import BatchKey
 from .images import DenseImages
 from .prepared import ExampleBatch, ExampleBatches, Preparation
@@ -38,20 +35,14 @@ class PassResult:
 
 
 @dataclass
-class _Report:
+class _Report(Report):
     """What a process tells all others about its share of a pass.
 
     Args:
-        ids: By the key of the batch, what its images are known by.
         counts: By key of what is kept, the batches and their numbers of rows, in the order in which they were made.
-        bad_rows: The names of rows that could not be decoded, with the reason.
-        error: The message of an error, if there was one, which all processes then raise.
     """
 
-    ids: dict[BatchKey, list[ImageId]] = field(default_factory=dict)
     counts: dict[Key, list[tuple[BatchKey, int]]] = field(default_factory=dict)
-    bad_rows: list[tuple[str, str]] = field(default_factory=list)
-    error: str | None = None
 
 
 def run_pass(
@@ -83,38 +74,14 @@ def run_pass(
     """
     report, kept = _Report(), dict[Key, list[Tensor]]()
     batches = ExampleBatches(split, preparation, batch_size, processes.rank, processes.count)
-    hidden = None if processes.is_main else True  # None: hidden where the output is no terminal
-    with tqdm(total=split.known_length, desc=split.name, unit="image", leave=False, disable=hidden) as progress:
-        for batch in batch_loader(batches, num_workers):
-            try:
-                _add(batch, visit, report, kept)
-            except ValueError as error:
-                report.error = str(error)
-                break
-            rows = (len(batch.examples) + len(batch.bad_rows)) * processes.count
-            progress.update(min(rows, (progress.total or sys.maxsize) - progress.n))
-    reports = processes.from_all(report)
-    for each in reports:
-        if each.error:
-            raise ValueError(each.error)
-    ids = dict(sorted((key, part) for each in reports for key, part in each.ids.items()))
-    bad_rows = [row for each in reports for row in each.bad_rows]
-    if not ids:
-        row, reason = bad_rows[0]
-        raise ValueError(
-            f"No image of the {split.name} split could be decoded (row {row}: {reason}): check that the image column "
-            "holds images."
-        )
-    if processes.is_main and not quiet:
-        warn_of_bad_rows(bad_rows, split.name)
+    visit_share(batches, lambda batch: _add(batch, visit, report, kept), report, processes, num_workers)
+    reports = reports_of_all(report, split.name, processes, quiet)
+    ids = [image for part in ids_in_order(reports).values() for image in part]
     rows_by_key = _gathered(kept, reports, owners, processes)
-    return PassResult(rows_by_key, [image for part in ids.values() for image in part], len(bad_rows))
+    return PassResult(rows_by_key, ids, sum(len(each.bad_rows) for each in reports))
 
 
 def _add(batch: ExampleBatch, visit: Visit, report: _Report, kept: dict[Key, list[Tensor]]) -> None:
-    if batch.error is not None:
-        raise ValueError(batch.error)
-    report.bad_rows += batch.bad_rows
     if not batch.examples:
         return
     report.ids[batch.key] = [example.image_id for example in batch.examples]

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch.utils.data import IterableDataset
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...data.decoding import Pixels, UndecodableImage, open_image, oriented_size
 from ...data.processor import decoding_of, prepared_images
-from ...data.workers import worker_share
 from ..coinciding import identify
+from ..passes import Batch, Batches
 from ..split_rows import BatchKey
 from ..tasks.dense_task import DenseTask, Example
 from .images import DenseImages, DenseRow
@@ -26,21 +25,18 @@ AS_IT_IS = {"do_resize": False, "do_center_crop": False}
 
 
 @dataclass
-class ExampleBatch:
+class ExampleBatch(Batch):
     """A batch of rows as a worker returns it.
 
     Args:
-        key: The batch's place in the split.
         examples: The images that could be decoded.
-        bad_rows: The names of the other rows, with the reason.
-        error: What went wrong, if anything. The data loader would put the worker's traceback before the sentence of an
-            exception.
     """
 
-    key: BatchKey = (0, 0)
     examples: list[Example] = field(default_factory=list)
-    bad_rows: list[tuple[str, str]] = field(default_factory=list)
-    error: str | None = None
+
+    @property
+    def decoded(self) -> int:
+        return len(self.examples)
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Preparation:
         return compact(values)
 
 
-class ExampleBatches(IterableDataset[ExampleBatch]):
+class ExampleBatches(Batches[DenseRow, ExampleBatch]):
     """Runs in each worker: reads its share of the batches and prepares their images.
 
     Args:
@@ -105,19 +101,10 @@ class ExampleBatches(IterableDataset[ExampleBatch]):
     """
 
     def __init__(self, images: DenseImages, preparation: Preparation, batch_size: int, rank: int, count: int) -> None:
-        self.images, self.preparation, self.batch_size = images, preparation, batch_size
-        self.rank, self.count = rank, count
+        super().__init__(images, ExampleBatch, batch_size, rank, count)
+        self.preparation = preparation
 
-    def __iter__(self) -> Iterator[ExampleBatch]:
-        worker, workers = worker_share()
-        try:
-            share = self.rank * workers + worker
-            for key, rows in self.images.batches(self.batch_size, share, self.count * workers):
-                yield self._prepare(key, rows)
-        except ValueError as error:
-            yield ExampleBatch(error=str(error))
-
-    def _prepare(self, key: BatchKey, rows: list[DenseRow]) -> ExampleBatch:
+    def _prepare(self, key: BatchKey, rows: Sequence[DenseRow]) -> Iterator[ExampleBatch]:
         batch = ExampleBatch(key)
         for row in rows:
             try:
@@ -126,7 +113,7 @@ class ExampleBatches(IterableDataset[ExampleBatch]):
                 batch.bad_rows.append((row.name, str(error)))
             except ValueError as error:
                 raise ValueError(row_error(row.name, self.images.name, error)) from error
-        return batch
+        yield batch
 
 
 def row_error(row: str, split: str, error: ValueError) -> str:

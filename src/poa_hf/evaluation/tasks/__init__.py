@@ -3,11 +3,13 @@
 There are tasks of images, each a `Task`, and tasks of patches, each a `DenseTask`.
 
 To add a task, write one file like its neighbours, which holds the task's options, their check and the computation as
-one `Task`. Then add the task to `_TASKS`, and its options, if it has any, to the bases of `TaskOptions`. A test reminds
-you of the help of `poa evaluate`, which names the tasks without importing them.
+one `Task`. Then add the task to `_TASKS`, its options, if it has any, to the bases of `TaskOptions`, and its metrics to
+`METRICS` in `runs/metrics.py`. A test reminds you of the help of `poa evaluate`, which names the tasks without
+importing them.
 
 A task on altered test images also declares them (`Task.alterations`, see `evaluation/alterations.py`). `altered.py`
-turns their features into a curve and its mean; `shuffle.py` is the shortest example.
+turns their features into a curve and its mean; `shuffle.py` is the shortest example. A task of patches is an instance
+of a subclass of `DenseTask`, in `_DENSE_TASKS`; `correspondence.py` is the shortest example.
 """
 
 from __future__ import annotations
