@@ -171,6 +171,9 @@ class Corruption(ImageAlteration):
     seed: int = 0
     resized: ClassVar[bool] = True
 
+    def __str__(self) -> str:
+        return f"{self.name.replace('_', ' ')}, strength {self.strength}"
+
     def alter(self, image: Pixels, row: LabelledRow, image_hash: bytes) -> Pixels:
         return corrupted(image, self.name, self.strength, random_of(image_hash, self.seed, self.name))
 

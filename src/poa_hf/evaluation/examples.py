@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -93,19 +92,13 @@ def _altered(
         altered = next(batches)
         if altered.error is not None or altered.pixel_values is None:
             raise ValueError(altered.error)
-        yield _name(alteration), altered.pixel_values
+        yield str(alteration), altered.pixel_values
     pixels = batch.pixel_values.to(subject.model.device)
     on_device = PixelBatch(pixels, [image.hash for image in batch.ids], patch_saliency(subject.model))
     with torch.no_grad():
         for each in alterations:
             if isinstance(each, PixelAlteration):
-                yield _name(each), each.alter(on_device).cpu()
-
-
-def _name(alteration: Alteration) -> str:
-    """Return the kind and the settings of an alteration, such as `Corruption jpeg 3`."""
-    values = [getattr(alteration, each.name) for each in fields(alteration) if each.compare and each.name != "seed"]
-    return " ".join(map(str, (type(alteration).__name__, *values)))
+                yield str(each), each.alter(on_device).cpu()
 
 
 def _picture(rows: Sequence[tuple[str, Tensor]], processor: Any) -> Image.Image:

@@ -47,6 +47,9 @@ class OtherBackground(ImageAlteration):
     seed: int = 0
     backgrounds: Backgrounds | None = field(default=None, compare=False, repr=False)
 
+    def __str__(self) -> str:
+        return self.kind
+
     def ready(self, split: AlteredSplit) -> Self:
         return replace(self, backgrounds=split.once(collect_backgrounds)) if self.kind in MIXED else self
 

@@ -61,6 +61,9 @@ class Occlusion(PixelAlteration):
     grid: int
     seed: int = 0
 
+    def __str__(self) -> str:
+        return f"{100 * self.ratio:g} % dropped, {self.dropped}"
+
     def alter(self, batch: PixelBatch) -> Tensor:
         height, width = batch.pixel_values.shape[2:]
         check_grid(self.grid, (height, width), "--occlusion_grid")

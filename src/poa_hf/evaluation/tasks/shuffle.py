@@ -47,6 +47,9 @@ class Shuffle(PixelAlteration):
     grid: int
     seed: int = 0
 
+    def __str__(self) -> str:
+        return f"shuffled, {self.grid} x {self.grid}"
+
     def alter(self, batch: PixelBatch) -> Tensor:
         images, grid = batch.pixel_values, self.grid
         _check_divides(grid, (images.shape[2], images.shape[3]))
