@@ -11,6 +11,7 @@ from poa_hf.data.processor import evaluation_processor
 from poa_hf.models.modeling_poa_pretraining import PoaForPreTraining
 
 from ..conftest import run_python, tiny_config
+from ..evaluation.dense import pictures
 from ..evaluation.images import parquet_folder, table
 
 
@@ -69,6 +70,21 @@ def test_images_that_were_altered_differently_are_not_compared(folders, capsys, 
     status, out, err = command(capsys, "one", "stock", *options, "--tasks", "occlusion", "--occlusion_grid", 4)
     assert status == 0 and out.count("A - B  occlusion (") == 1, err
     assert "\n5-NN accuracy with salient patches dropped, 5-NN accuracy with non-salient patches dropped: not c" in out
+
+
+def test_tasks_of_images_and_of_patches_in_one_command(folders, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(folders)
+    labelled = [
+        pictures.table(count, seed).add_column("label", [number % 2 for number in range(count)])
+        for seed, count in enumerate((16, 6))
+    ]
+    parquet_folder(tmp_path / "data", *labelled)
+    options = ["--dataset_name", tmp_path / "data", "--num_workers", 0, "--k", 5, "--dense_image_size", 16]
+    status, out, err = command(capsys, "one:small", "two:small", *options, "--tasks", "knn,correspondence")
+    assert status == 0, err
+    assert out.splitlines()[0] == "Compared on data (6 test images classified by 16 train images)"
+    titles = ["5-NN", *(f"found ({pixels} px)" for pixels in (4, 8, 16, 32))]
+    assert [line.split("  ")[1] for line in out.splitlines() if line.startswith("A - B")] == titles
 
 
 @pytest.mark.parametrize(

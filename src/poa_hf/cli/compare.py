@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def compare(argv: list[str]) -> None:
     from ..evaluation.own_data import own_data
     from ..evaluation.processes import Processes
     from ..evaluation.subject import load_subject
-    from ..evaluation.tasks import check_tasks
+    from ..evaluation.tasks import by_kind, check_tasks
 
     check_tasks(args.tasks, _options(args), None)
     named = [split_size(text) for text in args.models]
@@ -42,8 +43,11 @@ def compare(argv: list[str]) -> None:
     # what cannot be compared is reported before any image is read
     pairs = pairs_of(named, subjects, args.sizes, args.all_pairs)
     processes = Processes()
-    data = open_data(args, own, args.tasks, processes.is_main)
-    measured = _measured(args, pairs, subjects, data, processes)
+    work = [(tasks, open_data(args, own, tasks, processes.is_main)) for tasks in by_kind(args.tasks)]
+    measured: dict[Side, list[Measurement]] = {}
+    for tasks, data in work:
+        for side, measurements in _measured(args, pairs, subjects, tasks, data, processes).items():
+            measured.setdefault(side, []).extend(measurements)
     found = differences(pairs, measured, args.seed)
     if processes.is_main:
         if args.json:
@@ -56,10 +60,11 @@ def _measured(
     args: Namespace,
     pairs: list[tuple[Side, Side]],
     subjects: dict[str, Subject],
-    data: EvaluationData,
+    tasks: Sequence[str],
+    data: EvaluationData[Any],
     processes: Processes,
 ) -> dict[Side, list[Measurement]]:
-    """Measure every side, all sizes of a model in one pass over the images."""
+    """Measure every side by tasks of one kind, all sizes of a model in one pass over the images."""
     from ..evaluation.comparing import Side
     from ..evaluation.evaluator import measure_sizes
 
@@ -72,7 +77,7 @@ def _measured(
         workers = workers_of(args, processes.count)
         options = (_options(args), args.batch_size, workers, args.bf16, args.feature_memory_gb)
         # what there is to say about the data is said once
-        found, names = measure_sizes(subjects[source], data, wanted, args.tasks, *options, quiet=images is not None)
+        found, names = measure_sizes(subjects[source], data, wanted, tasks, *options, quiet=images is not None)
         if images is not None and names != images:
             raise ValueError(
                 f"{source} reads other test images than {next(iter(sizes))}, as the image processors decode them "
@@ -114,7 +119,7 @@ def _parser() -> CommandParser:
     parser.add_option("--all_pairs", action="store_true", help="compare every two, not only each with the first")
     parser.add_option(
         "--tasks", several=True, type=words, default=["knn", "linear"], metavar="TASK,...",
-        help="tasks of poa evaluate that classify or rank images (default: knn,linear)",
+        help="tasks of poa evaluate (default: knn,linear)",
     )  # fmt: skip
     parser.add_option(
         "--k", several=True, type=numbers_in(COUNT), default=(20,), metavar="N,...",

@@ -1,4 +1,4 @@
-"""`poa evaluate`: sizes of a run, or a stock checkpoint, on a labelled dataset."""
+"""`poa evaluate`: sizes of a run, or a stock checkpoint, on images with labels or values of pixels."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def _picture_file(text: str) -> Path:
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="poa evaluate",
-        description="Measure the frozen features of sizes of a run, or of a stock checkpoint, on images with labels or "
-        "masks.",
+        description="Measure the frozen features of sizes of a run, or of a stock checkpoint, on images with labels, "
+        "masks or depth maps.",
         epilog=f"Results are added to {EVALUATIONS} in the run. For several GPUs, start it with accelerate launch -m "
         "poa_hf.cli evaluate.",
     )
@@ -153,7 +153,7 @@ def _parser() -> CommandParser:
 
 
 def add_images(parser: CommandParser) -> None:
-    """Add the options that say which labelled images are measured on."""
+    """Add the options that say which images are measured on."""
     data = parser.add_argument_group("images")
     parser.add_option(
         "--dataset_name", group=data, metavar="D",

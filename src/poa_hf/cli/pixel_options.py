@@ -10,7 +10,7 @@ from .parser import CommandParser, number_in, numbers_in
 
 
 def add_pixel_options(parser: CommandParser) -> None:
-    """Add the options of `segmentation` and its like to `poa evaluate`."""
+    """Add the options of `segmentation`, `depth` and `correspondence` to a command."""
     group = parser.add_argument_group("patches")
     parser.add_option(
         "--mask_column", group=group, metavar="C",

@@ -213,7 +213,7 @@ def left_out(measured: dict[Side, list[Measurement]]) -> list[str]:
 
 
 def not_alike(pairs: Sequence[tuple[Side, Side]], measured: dict[Side, list[Measurement]]) -> list[str]:
-    """Return the names of measures that the sides of a pair have not of the same images.
+    """Return the names of measures that the two sides of a pair did not take on the same images.
 
     Their test images were altered differently: divided into another number of patches, or by what each model takes for
     salient.

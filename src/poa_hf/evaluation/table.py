@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..formatting import listed
 from ..runs.comparison import images_of
 from ..runs.evaluations import Evaluation
 from ..runs.metrics import column_title, metric_of
@@ -12,7 +13,7 @@ _MARGIN = "±"
 
 
 def results_table(records: Sequence[Evaluation]) -> str:
-    """Return a table of records of one model on one dataset: sizes as rows, metrics as columns, in per cent.
+    """Return a table of records of one model on one dataset: sizes as rows, metrics as columns, shares in per cent.
 
     A last row holds for each column how far its values may be off: half of the widest 95 % interval in it.
     """
@@ -34,7 +35,9 @@ def results_table(records: Sequence[Evaluation]) -> str:
         rows[_MARGIN] = margins
     widths = [max(6, len(title)) for title in columns]
     lead = max(4, *(len(size) for size in rows))
-    lines = [f"{first.model}{step} on {first.dataset}, in % ({images_of(train or first)})", ""]
+    others = list(dict.fromkeys(column_title(record) for record in records if not metric_of(record).is_share))
+    unit = "in %" + (f" except {listed(others)}" if others else "")
+    lines = [f"{first.model}{step} on {first.dataset}, {unit} ({images_of(train or first)})", ""]
     titles = "  ".join(f"{title:>{width}}" for title, width in zip(columns, widths, strict=True))
     lines.append(f"{'size':<{lead}}  {titles}")
     for size, values in rows.items():

@@ -1,4 +1,4 @@
-"""Evaluation of patch features: a pass over the train split, predictors made of samples of it, a pass over the tests.
+"""Evaluation of patch features: predictors are made of samples of the train split, then the test split is measured.
 
 With several processes, each computes its share of both splits, and makes the predictors of its share of the sizes,
 which all then use.
