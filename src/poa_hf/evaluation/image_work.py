@@ -78,9 +78,10 @@ class ImageWork:
         images = self.train.known_length if self.train is not None else None
         memory = f", {4e-9 * sum(widths.values()) * images * (1 + len(self.views)):.2g} GB in all" if images else ""
         logger.info(
-            "The linear probe learns from %d augmented views of each train image, so reading the train split takes "
+            "The linear probe learns from %d augmented view%s of each train image, so reading the train split takes "
             "about %d times as long, and as much more memory for features%s.",
             len(self.views),
+            "s" if len(self.views) > 1 else "",
             1 + len(self.views),
             memory,
         )

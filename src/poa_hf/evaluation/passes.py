@@ -129,7 +129,9 @@ def visit_share(
             progress.update(min(rows, (progress.total or sys.maxsize) - progress.n))
 
 
-def reports_of_all(report: ReportT, split: str, processes: Processes, quiet: bool) -> list[ReportT]:
+def reports_of_all(
+    report: ReportT, split: str, processes: Processes, quiet: bool, kinds: Sequence[str] = ()
+) -> list[ReportT]:
     """Return the reports of all processes, by rank, and warn of images that are left out.
 
     Args:
@@ -137,6 +139,7 @@ def reports_of_all(report: ReportT, split: str, processes: Processes, quiet: boo
         split: The name of the split.
         processes: The processes that share it.
         quiet: Do not warn.
+        kinds: What is read of a row beside its image, such as "mask".
 
     Raises:
         ValueError: On all processes alike, for the error of any of them, or if no image could be decoded.
@@ -148,9 +151,10 @@ def reports_of_all(report: ReportT, split: str, processes: Processes, quiet: boo
     bad_rows = [row for each in reports for row in each.bad_rows]
     if not any(each.ids for each in reports):
         row, reason = bad_rows[0]
+        columns = " or ".join(f"--{kind}_column" for kind in ("image", *kinds))
         raise ValueError(
-            f"No image of the {split} split could be decoded (row {row}: {reason}): check that the image column "
-            "holds images."
+            f"No image of the {split} split could be decoded (row {row}: {reason}): choose the right column with "
+            f"{columns}, or mend the files."
         )
     if processes.is_main and not quiet:
         _warn_of_bad_rows(bad_rows, split)

@@ -169,6 +169,11 @@ BROKEN = {
         {},
         "No image of the train split could be decoded .row 0: it is a video",
     ),
+    "no masks in the column": (
+        [row | {"mask": "a cat"} for row in rows(4)],
+        {},
+        "could be decoded .row 0: its mask: .*a cat.*the right column with --image_column or --mask_column, or mend",
+    ),
 }
 
 

@@ -75,7 +75,7 @@ def run_pass(
     report, kept = _Report(), dict[Key, list[Tensor]]()
     batches = ExampleBatches(split, preparation, batch_size, processes.rank, processes.count)
     visit_share(batches, lambda batch: _add(batch, visit, report, kept), report, processes, num_workers)
-    reports = reports_of_all(report, split.name, processes, quiet)
+    reports = reports_of_all(report, split.name, processes, quiet, split.kinds)
     ids = [image for part in ids_in_order(reports).values() for image in part]
     rows_by_key = _gathered(kept, reports, owners, processes)
     return PassResult(rows_by_key, ids, sum(len(each.bad_rows) for each in reports))
