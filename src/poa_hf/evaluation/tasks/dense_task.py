@@ -63,6 +63,23 @@ class Example:
         return torch.Generator().manual_seed(int(drawn[0] >> 1))
 
 
+def drawn_pixels(counted: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw pixels of an image with replacement, none if none count.
+
+    Args:
+        counted: Which pixels count, bool (height, width).
+        count: How many to draw.
+        generator: The image's random numbers.
+
+    Returns:
+        Their rows and columns, and for each the image's share that `held_out_rows` takes, all (count,).
+    """
+    rows, columns = counted.nonzero(as_tuple=True)
+    drawn = torch.randint(max(1, len(rows)), (count if len(rows) else 0,), generator=generator)
+    share = torch.rand(1, generator=generator)
+    return rows[drawn], columns[drawn], share.expand(len(drawn))
+
+
 def held_out_rows(shares: Tensor, seed: int) -> Tensor:
     """Return which rows of samples are held out to pick a learning rate: those of a tenth of the images, (N,) bool.
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..dense.maps import at_pixels, upsampled
-from .dense_task import DenseOptions, DenseTask, Example, Fitted, held_out_rows
+from .dense_task import DenseOptions, DenseTask, Example, Fitted, drawn_pixels, held_out_rows
 from .probe import standardisation
 from .task import Score
 
@@ -65,12 +65,10 @@ class DepthTask(DenseTask[DepthOptions]):
     def collect(self, features: Tensor, example: Example, quota: int, options: DepthOptions) -> dict[str, Tensor]:
         depths = torch.from_numpy(example.values["depth"])
         generator = example.generator(options.seed)
-        rows, columns = (depths <= (options.max_depth or math.inf)).nonzero(as_tuple=True)  # NaN is not
-        drawn = torch.randint(max(1, len(rows)), (quota if len(rows) else 0,), generator=generator)
-        rows, columns = rows[drawn], columns[drawn]
+        # NaN is no distance, and not below any
+        rows, columns, share = drawn_pixels(depths <= (options.max_depth or math.inf), quota, generator)
         device = features.device
         points = at_pixels(features, rows.to(device), columns.to(device), depths.shape[0], depths.shape[1])
-        share = torch.rand(1, generator=generator).expand(len(rows))
         return {"points": points, "depths": torch.stack([depths[rows, columns], share], dim=1)}
 
     def fit(self, samples: Mapping[str, Tensor], split: str, options: DepthOptions, device: torch.device) -> Fitted:

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..dense.maps import at_pixels, majorities, upsampled
 from ..dense.pixel_values import MAX_CLASS
 from ..intervals import percentile_interval, resamples
-from .dense_task import DenseOptions, DenseTask, Example, Fitted, held_out_rows
+from .dense_task import DenseOptions, DenseTask, Example, Fitted, drawn_pixels, held_out_rows
 from .knn import knn_votes
 from .probe import fit_linear_probe
 from .task import Score
@@ -73,12 +73,9 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
         mask[torch.isin(mask, torch.tensor(options.ignored))] = -1
         _check_known(values, mask, options)
         generator = example.generator(options.seed)
-        rows, columns = (mask >= 0).nonzero(as_tuple=True)
-        drawn = torch.randint(max(1, len(rows)), (quota if len(rows) else 0,), generator=generator)
-        rows, columns = rows[drawn], columns[drawn]
+        rows, columns, share = drawn_pixels(mask >= 0, quota, generator)
         device = features.device
         points = at_pixels(features, rows.to(device), columns.to(device), *mask.shape)  # (P, D)
-        share = torch.rand(1, generator=generator).expand(len(rows))  # decides whether the image is held out
         labels = majorities(mask, (features.shape[0], features.shape[1]))
         kept = (labels >= 0).nonzero()[:, 0]
         kept = kept[torch.randperm(len(kept), generator=generator)[:quota]].sort().values
@@ -95,10 +92,7 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
     ) -> Fitted:
         found = samples["classes"].long().unique()
         if len(found) == 0:
-            raise ValueError(
-                f"All pixels of the {split} split's masks are to be ignored ({_listed(options.ignored)}): give other "
-                "masks, or another --ignore_index."
-            )
+            raise ValueError(_all_ignored(split, options))
         if len(found) == 1:
             raise ValueError(
                 f"The masks of the {split} split hold one class only ({found.item()}), so there is nothing to tell "
@@ -139,10 +133,7 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
 
     def scores(self, outcomes: Tensor, fitted: Fitted, split: str, options: SegmentationOptions) -> list[Score]:
         if outcomes[:, 0, :, 2].sum() == 0:
-            raise ValueError(
-                f"All pixels of the {split} split's masks are to be ignored ({_listed(options.ignored)}): give other "
-                "masks, or another --ignore_index."
-            )
+            raise ValueError(_all_ignored(split, options))
         common = {"seed": options.seed, "classes": len(fitted["classes"]), "ignored": options.ignored}
         scores = []
         for number, (kind, metric) in enumerate(CLASSIFIERS.items()):
@@ -225,6 +216,13 @@ def _numbered(mask: np.ndarray, classes: Tensor, ignored: list[int]) -> Tensor:
             f"pass --num_classes {max(found, int(classes[-1])) + 1} if it is one, or --ignore_index {found} if not"
         )
     return torch.where(is_ignored, -1, numbers)
+
+
+def _all_ignored(split: str, options: SegmentationOptions) -> str:
+    return (
+        f"All pixels of the {split} split's masks are to be ignored ({_listed(options.ignored)}): give other masks, or "
+        "another --ignore_index."
+    )
 
 
 def _check_known(values: np.ndarray, mask: Tensor, options: SegmentationOptions) -> None:
