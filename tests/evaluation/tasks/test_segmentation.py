@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,12 @@ def spoiled(number: int, **values) -> list[dict]:
     return made
 
 
+def jpeg(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "JPEG")
+    return file.getvalue()
+
+
 BROKEN = {
     "size": (
         spoiled(2, mask=np.zeros((16, 24), np.uint8)),
@@ -168,6 +176,16 @@ BROKEN = {
         [row | {"image": b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41"} for row in rows(4)],
         {},
         "No image of the train split could be decoded .row 0: it is a video",
+    ),
+    "jpeg": (
+        spoiled(1, mask=jpeg(np.zeros((32, 48), np.uint8))),
+        {},
+        "Row 1 of the train split is a mask in JPEG, whose compression changes the numbers of classes: store it as PNG",
+    ),
+    "huge input": (
+        rows(4),
+        {"dense_image_size": 100_000},
+        "would be enlarged to 150000 x 100000 pixels, more than --max_image_pixels .*a smaller --dense_image_size",
     ),
     "no masks in the column": (
         [row | {"mask": "a cat"} for row in rows(4)],

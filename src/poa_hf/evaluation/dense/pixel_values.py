@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ...data.columns import DEPTH_COLUMNS, MASK_COLUMNS, column_features
-from ...data.decoding import stored_values
+from ...data.decoding import open_lazily, stored_values
 from ...formatting import suggest
 
 COLUMNS = {"mask": MASK_COLUMNS, "depth": DEPTH_COLUMNS}  # usual names, by what the values are
@@ -67,8 +68,9 @@ def read_mask(value: Any, max_pixels: int) -> np.ndarray:
 
     Raises:
         UndecodableImage: If the value cannot be read.
-        ValueError: If it is a colour image, or holds numbers that are not whole.
+        ValueError: If it is a colour image, a JPEG, or holds numbers that are not whole.
     """
+    _refuse_jpeg(value, max_pixels)
     values = _single_channel(stored_values(value, max_pixels))
     with np.errstate(invalid="ignore"):  # NaN is found below
         classes = values.astype(np.int64)
@@ -113,6 +115,13 @@ def check_same_size(kind: str, values: np.ndarray, width: int, height: int) -> N
             f"has an image of {width} x {height} pixels, but a {kind} of {values.shape[1]} x {values.shape[0]}: give "
             "both in one size"
         )
+
+
+def _refuse_jpeg(value: Any, max_pixels: int) -> None:
+    """Raise ValueError for a mask whose classes were changed by its compression, along all borders between them."""
+    is_array = not isinstance(value, Image.Image) and (hasattr(value, "__array__") or isinstance(value, list))
+    if not is_array and getattr(open_lazily(value, max_pixels, num_channels=1), "format", None) == "JPEG":
+        raise ValueError("is a mask in JPEG, whose compression changes the numbers of classes: store it as PNG")
 
 
 def _single_channel(values: np.ndarray) -> np.ndarray:

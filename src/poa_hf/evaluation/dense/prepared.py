@@ -69,6 +69,11 @@ class Preparation:
         image = open_image(row.image, max_pixels, **decoding_of(self.processor))
         values = {kind: self._values(kind, row, image, max_pixels) for kind in row.values}
         height, width = input_size(*oriented_size(image), self.side, self.stride)
+        if height * width > max_pixels:
+            raise ValueError(
+                f"would be enlarged to {width} x {height} pixels, more than --max_image_pixels ({max_pixels}): give a "
+                "smaller --dense_image_size"
+            )
         image_id = identify(row.image, row.name, image)
         image = resized(image, height, width, resampling_of(self.processor))
         pixel_values = prepared_images(self.processor, [image], **AS_IT_IS)[0]
