@@ -29,7 +29,7 @@ from torch import Tensor
 
 from poa_hf import PoaForPreTraining, PoaTrainingArguments, SubNetwork
 from poa_hf.cli.recipe import read_recipe
-from poa_hf.models.modeling_poa_pretraining import load_complete
+from poa_hf.models.complete import load_complete
 from poa_hf.training.optimization import hyperparameters_at
 from poa_hf.training.preparation import coloured_crops, seed_step, training_loader
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, Dinov2Config
 
 from poa_hf import PoaConfig, PoaForPreTraining, SubNetwork
-from poa_hf.models.modeling_poa_pretraining import load_complete
+from poa_hf.models.complete import load_complete
 
 from ..conftest import random_batch, tiny_config
 

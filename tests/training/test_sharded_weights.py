@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from poa_hf import PoaForPreTraining, PoaTrainer
-from poa_hf.models.modeling_poa_pretraining import load_complete
+from poa_hf.models.complete import load_complete
 from poa_hf.publishing.export import extract_to
 from poa_hf.publishing.formats import format as formats
 from poa_hf.runs.checkpoints import MAX_SHARD_SIZE, checkpoints

@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,8 +28,6 @@ from ..objective.row_functions import PLAIN
 from .compiled_blocks import BlockCompiler
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin
-from .saved import load_saved_model
-from .saved_files import read_config_fields
 
 # Parameters whose moving average is computed together, each operation in one kernel.
 _AVERAGED_TOGETHER = 64
@@ -381,22 +378,3 @@ def _local(module: nn.Module) -> list[Tensor]:
     """Return a module's parameters or, under FSDP2, the shards of them that this process holds."""
     # a moving average is elementwise, and shards need no operation of distributed tensors
     return [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
-
-
-def load_complete(folder: str | Path) -> PoaForPreTraining:
-    """Load a saved model, and refuse a folder that lacks parameters instead of initialising them anew.
-
-    Raises:
-        ValueError: If the folder cannot be read, holds another model or lacks parameters.
-    """
-    folder = Path(folder)
-    fields = read_config_fields(folder, folder)
-    if (model_type := fields.get("model_type")) != PoaConfig.model_type:
-        raise ValueError(f"{folder} holds a {model_type!r} model, not the teacher and student of a pre-training run.")
-    loaded, missing, _ = load_saved_model(PoaForPreTraining, folder)
-    if missing:
-        raise ValueError(
-            f"{folder} lacks {len(missing)} parameters ({missing[0]}, ...): it is not a complete checkpoint."
-        )
-    assert isinstance(loaded, PoaForPreTraining)
-    return loaded

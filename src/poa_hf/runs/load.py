@@ -9,7 +9,8 @@ from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..formatting import listed
 from ..locations import may_be_on_hub
-from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
+from ..models.complete import load_complete
+from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..models.saved import load_saved_processor
 from .checkpoints import checkpoints_with_model, step_of
 from .hub import download_supernet

@@ -31,7 +31,8 @@ from transformers import TrainerState
 from ..data.loader import PretrainingLoader
 from ..data.processor import evaluation_processor
 from ..formatting import one_line
-from ..models.modeling_poa_pretraining import PoaForPreTraining, load_complete
+from ..models.complete import load_complete
+from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import unfinished_folder, written_folder
 from ..runs.checkpoints import (
     MAX_SHARD_SIZE,
