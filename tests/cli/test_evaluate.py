@@ -202,6 +202,10 @@ def test_a_hold_out_is_recorded_and_the_split_of_the_pre_training_named(folders,
         (["{root}/images"], "holds no model yet"),
         (["{root}/run", "--sizes", "40x9"], "40x9 is not a size of this model"),
         (["{root}/run", "--tasks", "knn,guess"], "'guess' is not a task"),
+        (
+            ["{root}/run", "--tasks", "knn", "--protocol", "poa"],
+            "--protocol is for the task linear, which is not",
+        ),
         (["{root}/run", "--k", "many"], "--k is 'many': give whole numbers"),
         (["{root}/run", "--k", "0"], "at least 1"),
         (["{root}/run", "--k", "61"], "k = 61 neighbours cannot be found among 60 train images"),
@@ -272,7 +276,8 @@ def test_masks_and_labels_of_one_dataset_in_one_command(folders, capsys, tmp_pat
     assert status == 2 and re.search(r"Row 0:\d of the train split has a pixel of the class \d, but classes", err)
     argv[2] = folders / "images"
     status, _, err = command(capsys, *argv, "--tasks", "segmentation")
-    words = "The dataset has no column of masks (its columns: image, label): pass --mask_column with the one to use."
+    words = "The dataset has no column of masks (its columns: image, label): pass --mask_column with the one to use, "
+    words += "or give a dataset that has one."
     assert status == 2 and words in err
 
 
@@ -310,7 +315,7 @@ def test_backgrounds_by_masks_and_by_the_challenge_s_folder(folders, capsys, tmp
         status == 2
         and (
             "The task backgrounds needs a mask for each test image: the dataset has no column of masks (its columns: "
-            "image, label): pass --mask_column with the one to use."
+            "image, label): pass --mask_column with the one to use, or give a dataset that has one."
         )
         in err
     )

@@ -28,5 +28,13 @@ def add_linear_options(parser: CommandParser) -> None:
 
 
 def linear_options(args: Namespace) -> dict[str, Any]:
-    """Return the options of the linear probe as `TaskOptions` takes them."""
-    return {name: getattr(args, name) for name in ("protocol", "linear_augmentation", "linear_steps")}
+    """Return the options of the linear probe as `TaskOptions` takes them.
+
+    Raises:
+        ValueError: If one is given without the task that it is for.
+    """
+    options = {name: getattr(args, name) for name in ("protocol", "linear_augmentation", "linear_steps")}
+    given = [name for name, value in options.items() if value is not None]
+    if given and "linear" not in args.tasks:
+        raise ValueError(f"--{given[0]} is for the task linear, which is not among --tasks: add it, or leave it out.")
+    return options

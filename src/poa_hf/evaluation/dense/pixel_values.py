@@ -53,14 +53,13 @@ def find_values_column(dataset: Any, kind: str, name: str | None = None) -> str 
         candidates = [each for each in columns if each in ("label", "labels") and isinstance(features[each], images)]
     if len(candidates) == 1:
         return candidates[0]
-    found = (
-        f"several columns of {_WORDS[kind]} ({', '.join(candidates)}; all"
-        if candidates
-        else (f"no column of {_WORDS[kind]} (its")
-    )
-    raise ValueError(
-        f"The dataset has {found} columns: {', '.join(columns)}): pass --{kind}_column with the one to use."
-    )
+    remedy = f"pass --{kind}_column with the one to use"
+    if candidates:
+        found = f"several columns of {_WORDS[kind]} ({', '.join(candidates)}; all"
+    else:
+        found = f"no column of {_WORDS[kind]} (its"
+        remedy += ", or give a dataset that has one"
+    raise ValueError(f"The dataset has {found} columns: {', '.join(columns)}): {remedy}.")
 
 
 def read_mask(value: Any, max_pixels: int) -> np.ndarray:

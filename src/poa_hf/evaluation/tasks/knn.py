@@ -48,7 +48,8 @@ def knn_ks(options: KnnOptions, train_images: int) -> list[int]:
     if options.k is None:
         fitting = [k for k in DEFAULT_KS if k <= train_images]
         if not fitting:
-            raise ValueError(f"The train split has only {train_images} images: give k-NN a smaller number with --k.")
+            count = f"{train_images} image{'' if train_images == 1 else 's'}"
+            raise ValueError(f"The train split has only {count}: give k-NN a smaller number with --k.")
         return fitting
     if max(options.k) > train_images:
         raise ValueError(
