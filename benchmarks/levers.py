@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ LEVERS: dict[str, dict[str, Any]] = {
     "elastic-teacher": {"model.elastic_teacher": True},
     **{f"elastic-from-{share}": {"elastic_start_step": share} for share in (0.1, 0.3)},
 }
+# likewise, of those that are no options of the package (parts/trial_levers.py)
+TRIAL_LEVERS = {
+    **{f"head-scale-{power}": {"head_scale": power} for power in (0.0, 0.5)},
+    **{f"shared-rate-{part}": {"shared_rate": part} for part in (0.5, 0.7)},
+    "shared-decay-0": {"shared_decay": 0.0},
+}
 RATES = (0.5, 1.0, 2.0)  # factors of the recipe's learning rate
 
 
@@ -71,13 +78,15 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/levers"))
     parser.add_argument("--report", action="store_true", help="only print what has been measured")
     options = parser.parse_args()
+    for part in {part for name in options.levers for part in name.split("+")} - LEVERS.keys() - TRIAL_LEVERS.keys():
+        parser.error(f"--levers: there is no {part}; there are {', '.join([*LEVERS, *TRIAL_LEVERS])}")
     transformers_logging.disable_progress_bar()
     root = options.output_dir / f"{options.data}-{options.steps}"
     if not options.report:
         for seed in options.seeds:  # all levers of a seed first: what is cut off is a later seed
             for name, recipe in runs(options).items():
                 folder = root / name / f"seed-{seed}"
-                pretrain(folder, recipe | {"seed": seed})
+                pretrain(folder, recipe | {"seed": seed}, trial_levers=_parts(name, TRIAL_LEVERS))
                 measure(folder, options)
     report(root, options)
 
@@ -94,7 +103,7 @@ def runs(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         base["masked_prediction_start_step"] = steps  # never, as in the recipe
     found = {}
     for name in options.levers:
-        changes = {key: value for part in name.split("+") for key, value in LEVERS[part].items()}
+        changes = _parts(name, LEVERS)
         if "elastic_start_step" in changes:
             changes["elastic_start_step"] = round(changes["elastic_start_step"] * steps)
         found[name] = with_overrides(base, changes)
@@ -106,6 +115,11 @@ def runs(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             width, depth = map(int, size.split("x"))
             found[f"alone-{size}" + (f" rate-{rate:g}" if rate != 1 else "")] = alone(base, width, depth) | change
     return found
+
+
+def _parts(name: str, levers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the levers of a run change, its name being theirs with a plus between them."""
+    return {key: value for part in name.split("+") for key, value in levers.get(part, {}).items()}
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:

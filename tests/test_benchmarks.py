@@ -243,8 +243,12 @@ def test_levers(tmp_path):
     (images / "test-00000-of-00001.parquet").write_bytes(b"the test split is not read")
     options = ["--data", "cifar10", "--dataset_name", str(images), "--steps", "2", "--seeds", "0"]
     options += ["--output_dir", str(tmp_path / "runs"), "--levers", "base", "candidates-4+students-2"]
-    found = figures("levers.py", *options, "--alone", "32x2", timeout=1000)
-    assert found["runs"].keys() == {"base", "candidates-4+students-2", "alone-32x2"}
+    found = figures("levers.py", *options, "shared-rate-0.5", "--alone", "32x2", timeout=1000)
+    assert found["runs"].keys() == {"base", "candidates-4+students-2", "shared-rate-0.5", "alone-32x2"}
+    weights = [
+        (tmp_path / "runs" / "cifar10-2" / name / "seed-0" / "model.safetensors").read_bytes() for name in found["runs"]
+    ]
+    assert len(set(weights)) == len(weights)
     assert found["runs"]["alone-32x2"]["0"].keys() == {"32x2"} < found["runs"]["base"]["0"].keys()
     recipe = (tmp_path / "runs" / "cifar10-2" / "candidates-4+students-2" / "seed-0" / "config.yaml").read_text()
     assert "num_candidates: 4" in recipe and "num_elastic_students: 2" in recipe

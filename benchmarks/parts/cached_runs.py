@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 COST = "cost.json"
+PROGRAM = ("-m", "poa_hf.cli")
 
 
 def finished_cost(folder: Path) -> dict[str, float] | None:
@@ -28,7 +29,12 @@ class Unfinished(SystemExit):
     """A run was cut off, by a signal, a limit of time or a failure."""
 
 
-def pretrain(folder: Path, recipe: Mapping[str, Any], until: float | None = None) -> dict[str, float]:
+def pretrain(
+    folder: Path,
+    recipe: Mapping[str, Any],
+    until: float | None = None,
+    trial_levers: Mapping[str, float] | None = None,
+) -> dict[str, float]:
     """Pre-train as a recipe says, unless that is done, and return what it cost in all.
 
     A run that was cut off goes on from its last checkpoint. SIGTERM and the limit save one; what was spent is kept.
@@ -37,6 +43,7 @@ def pretrain(folder: Path, recipe: Mapping[str, Any], until: float | None = None
         folder: The run's folder.
         recipe: What `poa pretrain --config` reads, without the folder.
         until: The time, of `time.monotonic`, at which the run is cut off; None for no limit.
+        trial_levers: Levers of `parts.trial_levers`, which no recipe has.
 
     Raises:
         Unfinished: If the run was cut off.
@@ -54,7 +61,8 @@ def pretrain(folder: Path, recipe: Mapping[str, Any], until: float | None = None
     resumable = any(folder.glob("checkpoint-*"))
     command = ["resume", str(folder)] if resumable else ["pretrain", "--config", str(config), "--overwrite_output_dir"]
     print(f"{folder}: {recipe['max_steps']} steps{', going on' if resumable else ''}", file=sys.stderr, flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "poa_hf.cli", *command], stdout=subprocess.DEVNULL)
+    program = [Path(__file__).with_name("trial_levers.py"), json.dumps(trial_levers)] if trial_levers else PROGRAM
+    process = subprocess.Popen([sys.executable, *program, *command], stdout=subprocess.DEVNULL)
     start, before, finished = time.perf_counter(), _cpu_seconds(), False
     stopping = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
