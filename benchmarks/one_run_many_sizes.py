@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 import yaml
-from parts.cached_runs import Unfinished, alone, finished_cost, pretrain, with_overrides
+from parts.cached_runs import Unfinished, alone, assignments, finished_cost, pretrain, with_overrides
 from parts.machine import device_name, table_head, versions
 from parts.size_comparison import TASKS, curve, described, differences, outcomes
 from transformers.utils import logging as transformers_logging
@@ -174,11 +174,6 @@ class Comparison:
                     for size, value in values.items():
                         by_step.setdefault(step, {}).setdefault(size, []).append(100 * value)
         return found
-
-
-def assignments(texts: list[str]) -> dict[str, Any]:
-    """Return what options such as `model.intact_weight=0.65` assign."""
-    return {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
 
 
 def main() -> None:

@@ -236,6 +236,29 @@ def test_one_run_many_sizes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_trained_start(tmp_path):
+    """All ways start from one model, or learn from it, and cost as much; runs are not repeated."""
+    torch.manual_seed(0)
+    source = dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=32, patch_size=8)
+    model = Dinov2Model(Dinov2Config(**source, layerscale_value=1.0, initializer_range=0.05))
+    model.save_pretrained(tmp_path / "source")
+    evaluation_processor(32, [0.5] * 3, [0.25] * 3).save_pretrained(tmp_path / "source")
+    options = ["--source", str(tmp_path / "source"), "--dataset_name", str(tiny_cifar(tmp_path / "images"))]
+    options += ["--steps", "2", "--seeds", "0", "--output_dir", str(tmp_path / "runs")]
+    options += ["--every_run", "per_device_train_batch_size=8", "dataloader_num_workers=0", "--rate", "sliced=0.5"]
+    options += ["--pilot_steps", "2", "12"]
+    found = figures("trained_start.py", *options, timeout=1700)
+    assert set(found["compared"]) == {"slices", "unordered", "taught", "distilled", "sliced", "alone"}
+    assert all(sizes.keys() == {"32x2", "48x3", "64x4"} for sizes in found["compared"].values())
+    runs = tmp_path / "runs" / "seed-0"
+    assert "foreign_teacher" in (runs / "sliced-48x3" / "config.yaml").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("model.safetensors")}
+    assert figures("trained_start.py", *options) == found
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("model.safetensors")}
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_levers(tmp_path):
     """Levers are compared with the base of the same seed, on the last file of the train split."""

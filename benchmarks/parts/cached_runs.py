@@ -111,6 +111,11 @@ def with_overrides(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
     return result
 
 
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """Return what options such as `model.intact_weight=0.65` assign."""
+    return {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
+
+
 def alone(recipe: Mapping[str, Any], width: int, depth: int) -> dict[str, Any]:
     """Return the recipe that pre-trains one size of a ViT's space only, without an elastic student."""
     backbone = recipe["model"]["backbone_config"]
