@@ -167,7 +167,7 @@ def main() -> None:
     ways = [*ONE_RUN, *RUN_FOR_EACH]
     parser.add_argument("--ways", nargs="+", choices=ways, default=ways)
     parser.add_argument("--rate", nargs="+", default=[], metavar="WAY=FACTOR", help="factors of the learning rate")
-    parser.add_argument("--pilot_steps", type=int, nargs=2, default=[10, 50], help="of two runs: how much is a step?")
+    parser.add_argument("--pilot_steps", type=int, nargs=2, default=[20, 170], help="of two runs: how much is a step?")
     parser.add_argument("--every_run", nargs="+", default=[], metavar="KEY=VALUE", help="changes of all recipes")
     parser.add_argument("--max_train_images", type=int, help="images that vote; default: all")
     parser.add_argument("--max_test_images", type=int, help="images that are classified; default: all")

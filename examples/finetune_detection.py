@@ -33,7 +33,7 @@ from transformers.hf_argparser import HfArg
 
 from poa_hf.data.scenes import drawn_scenes
 from poa_hf.data.textures import TEXTURE_NAMES
-from poa_hf.evaluation.average_precision import average_precision
+from poa_hf.evaluation.statistics.average_precision import average_precision
 
 
 @dataclass

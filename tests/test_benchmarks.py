@@ -247,7 +247,7 @@ def test_trained_start(tmp_path):
     options = ["--source", str(tmp_path / "source"), "--dataset_name", str(tiny_cifar(tmp_path / "images"))]
     options += ["--steps", "2", "--seeds", "0", "--output_dir", str(tmp_path / "runs")]
     options += ["--every_run", "per_device_train_batch_size=8", "dataloader_num_workers=0", "--rate", "sliced=0.5"]
-    options += ["--pilot_steps", "2", "12"]
+    options += ["--pilot_steps", "2", "82"]
     found = figures("trained_start.py", *options, timeout=1700)
     assert set(found["compared"]) == {"slices", "unordered", "taught", "distilled", "sliced", "alone"}
     assert all(sizes.keys() == {"32x2", "48x3", "64x4"} for sizes in found["compared"].values())

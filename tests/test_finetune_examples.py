@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from poa_hf.data.scenes import drawn_scenes
 from poa_hf.data.textures import TEXTURE_NAMES, TextureDataset
-from poa_hf.evaluation.average_precision import average_precision
+from poa_hf.evaluation.statistics.average_precision import average_precision
 from poa_hf.publishing.export import extract_to
 
 from .conftest import FAMILIES, ROOT, slow_but

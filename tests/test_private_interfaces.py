@@ -12,7 +12,7 @@ from poa_hf._registration import AUTO_MODULE
 def test_attention_layers_give_their_weights():
     config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
     layers = [layer for layer in Dinov2Model(config).modules() if hasattr(layer, "q_proj") and hasattr(layer, "config")]
-    assert layers, "transformers' attention layers have no q_proj or config any more: mend evaluation/saliency.py"
+    assert layers, "transformers' attention layers lack q_proj or config: mend evaluation/alterations/saliency.py"
     layers[-1].config = type(config).from_dict(config.to_dict(), attn_implementation="eager")
     output = layers[-1](torch.zeros(1, 5, 16))
     assert isinstance(output, tuple) and output[1] is not None and output[1].shape == (1, 2, 5, 5), (

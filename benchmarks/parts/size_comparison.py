@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from poa_hf.evaluation.evaluator import measure_sizes
-from poa_hf.evaluation.paired import paired_difference
 from poa_hf.evaluation.splits import EvaluationData
+from poa_hf.evaluation.statistics.paired import paired_difference
 from poa_hf.evaluation.subject import Subject, load_subject
 from poa_hf.evaluation.tasks import TaskOptions
 

@@ -12,7 +12,7 @@ from poa_hf.models.modeling_poa_pretraining import PoaForPreTraining
 
 from ..conftest import run_python, tiny_config
 from ..evaluation.dense import pictures
-from ..evaluation.images import parquet_folder, table
+from ..evaluation.image_folders import parquet_folder, table
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from poa_hf.cli.recipe import parse_recipe
 from poa_hf.data import DatasetMixture
-from poa_hf.evaluation.sources import Source, training_source
+from poa_hf.evaluation.data.sources import Source, training_source
 from poa_hf.publishing.card.facts import CardFacts
 from poa_hf.publishing.card.values import dataset_name
 from poa_hf.runs.facts import RunFacts

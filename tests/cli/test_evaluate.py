@@ -20,7 +20,7 @@ from poa_hf.runs.evaluations import load_evaluations
 
 from ..conftest import run_python, tiny_config
 from ..evaluation.dense import pictures
-from ..evaluation.images import challenge_folder, masked_table, parquet_folder, table
+from ..evaluation.image_folders import challenge_folder, masked_table, parquet_folder, table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 SCRIPT = """

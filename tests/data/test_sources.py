@@ -137,7 +137,7 @@ def test_image_column_by_type_name_or_request():
     two = one.add_column("second", [None] * 6, feature=datasets.Image())
     with pytest.raises(ValueError, match=r"several image columns \(image, second; all columns: image, label, second\)"):
         find_image_column(two)
-    with pytest.raises(ValueError, match="no image column among label: pass --image_column"):
+    with pytest.raises(ValueError, match=r"no image column \(its columns: label\): pass --image_column"):
         find_image_column(one.remove_columns("image"))
 
 

@@ -17,7 +17,7 @@ from poa_hf.runs.evaluations import load_evaluations
 
 from ..conftest import QUICKSTART, ROOT, TINY, run_python
 from ..training.test_trainer import arguments, images, metrics, new_model
-from .images import table
+from .image_folders import table
 
 
 def textures() -> EvaluationData:

@@ -9,15 +9,15 @@ from transformers import Dinov2Config, Dinov2Model
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.evaluation import evaluator as module
 from poa_hf.evaluation.evaluator import evaluate_sizes
+from poa_hf.evaluation.images.split_features import image_features
 from poa_hf.evaluation.labelled import LabelledImages
 from poa_hf.evaluation.processes import Processes
-from poa_hf.evaluation.split_features import image_features
 from poa_hf.evaluation.splits import EvaluationData
 from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import IMAGE_TASKS, TaskOptions
 from poa_hf.evaluation.tasks.knn import knn_predictions
 
-from .images import table
+from .image_folders import table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

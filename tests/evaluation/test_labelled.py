@@ -12,7 +12,7 @@ from poa_hf.data.textures import TextureDataset
 from poa_hf.evaluation.labelled import LabelledImages, UnlabelledImage, find_label_column
 
 from ..data.streams import IN_ORDER, ROWS, SEPARABLE, generate, memory_stream, numbered, value
-from .images import CLASSES, parquet_folder, table
+from .image_folders import CLASSES, parquet_folder, table
 
 
 def rows(images: LabelledImages, size: int = 7, shares: int = 1) -> list:

@@ -5,7 +5,7 @@ from poa_hf.data.textures import TextureDataset
 from poa_hf.evaluation.labelled import LabelledImages
 from poa_hf.evaluation.splits import EvaluationData, encode_labels, open_splits
 
-from .images import parquet_folder, table
+from .image_folders import parquet_folder, table
 
 
 def test_labels_of_both_splits_get_the_same_numbers():

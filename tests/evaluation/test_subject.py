@@ -3,13 +3,13 @@ import torch
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, SwinConfig, SwinModel
 
 from poa_hf.data.processor import evaluation_processor
-from poa_hf.evaluation.alterations import ModelInput
+from poa_hf.evaluation.alterations.alteration import ModelInput
 from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.labelled import LabelledImages
 from poa_hf.evaluation.splits import EvaluationData
 from poa_hf.evaluation.subject import Subject
 
-from .images import table
+from .image_folders import table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

@@ -17,10 +17,10 @@ from .parser import CommandParser, numbers_in, words
 from .pixel_options import task_options
 
 if TYPE_CHECKING:
-    from ..evaluation.comparing import ModelDifference, Side
     from ..evaluation.evaluator import Measurement
     from ..evaluation.processes import Processes
     from ..evaluation.splits import EvaluationData
+    from ..evaluation.statistics.comparing import ModelDifference, Side
     from ..evaluation.subject import Subject
 
 
@@ -29,10 +29,10 @@ def compare(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     _check_json(args.json)
     quiet_libraries()
-    from ..evaluation.comparing import differences, left_out, not_alike, pairs_of, split_size
-    from ..evaluation.comparing_table import differences_text
-    from ..evaluation.own_data import own_data
+    from ..evaluation.data.own_data import own_data
     from ..evaluation.processes import Processes
+    from ..evaluation.statistics.comparing import differences, left_out, not_alike, pairs_of, split_size
+    from ..evaluation.statistics.comparing_table import differences_text
     from ..evaluation.subject import load_subject
     from ..evaluation.tasks import by_kind, check_tasks
 
@@ -65,8 +65,8 @@ def _measured(
     processes: Processes,
 ) -> dict[Side, list[Measurement]]:
     """Measure every side by tasks of one kind, all sizes of a model in one pass over the images."""
-    from ..evaluation.comparing import Side
     from ..evaluation.evaluator import measure_sizes
+    from ..evaluation.statistics.comparing import Side
 
     sizes: dict[str, list[str]] = {}
     for side in dict.fromkeys(side for pair in pairs for side in pair):

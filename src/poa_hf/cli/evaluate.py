@@ -20,7 +20,7 @@ from .parser import CommandParser, number_in, numbers_in, words
 from .pixel_options import add_pixel_options, task_options
 
 if TYPE_CHECKING:
-    from ..evaluation.own_data import OwnData
+    from ..evaluation.data.own_data import OwnData
     from ..evaluation.splits import EvaluationData
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ def evaluate(argv: list[str]) -> None:
     """Run `poa evaluate RUN_OR_CHECKPOINT [--dataset_name D]`."""
     args = _parser().parse_args(argv)
     quiet_libraries()
+    from ..evaluation.alterations.examples import save_examples
+    from ..evaluation.data.own_data import own_data
     from ..evaluation.evaluator import evaluate_sizes
-    from ..evaluation.examples import save_examples
-    from ..evaluation.own_data import own_data
     from ..evaluation.processes import Processes
     from ..evaluation.subject import load_subject
     from ..evaluation.table import results_table
@@ -82,7 +82,7 @@ def workers_of(args: Namespace, processes: int) -> int:
 
 def open_data(args: Namespace, own: OwnData | None, tasks: Sequence[str], is_main: bool) -> EvaluationData[Any]:
     """Open the splits that the options of `add_images` name, or those of the run itself, with what the tasks need."""
-    from ..evaluation.own_data import open_own_splits
+    from ..evaluation.data.own_data import open_own_splits
     from ..evaluation.splits import open_splits
     from ..evaluation.tasks import need_backgrounds, need_train, pixel_kinds
 

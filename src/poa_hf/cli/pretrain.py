@@ -135,7 +135,7 @@ def _evaluation(recipe: Recipe) -> list[TrainerCallback]:
 
 def _has_labels(recipe: Recipe, dataset: Any) -> bool:
     """Return whether the run's own data has labels, so that `poa evaluate` needs no other."""
-    from ..evaluation.label_column import find_label_column
+    from ..evaluation.data.label_column import find_label_column
 
     if recipe.evaluation.eval_dataset_name is not None:
         return True

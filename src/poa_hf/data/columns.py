@@ -5,7 +5,7 @@ Follows `sources`, which opens the dataset; `rows` reads the column.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ..formatting import suggest
@@ -71,10 +71,6 @@ def find_image_column(dataset: Any, name: str | None = None, other_than: Collect
         if name is not None:
             raise ValueError(f"The dataset's items have no columns, so not {name!r}: leave out --image_column.")
         return None
-    if name is not None:
-        if name in columns:
-            return name
-        raise ValueError(f"The dataset has no column {name!r} for --image_column: {suggest(name, columns)}")
     candidates: list[str] = []
     if features is not None:
         import datasets
@@ -84,15 +80,35 @@ def find_image_column(dataset: Any, name: str | None = None, other_than: Collect
     candidates = candidates or [column for column in columns if column in IMAGE_COLUMNS]
     candidates = [column for column in candidates if column not in other_than]
     candidates = [each for each in candidates if each not in MASK_COLUMNS + DEPTH_COLUMNS] or candidates
+    return chosen_column(columns, candidates, name, "image_column", "image column")
+
+
+def chosen_column(columns: Sequence[str], candidates: Sequence[str], name: str | None, option: str, what: str) -> str:
+    """Return the column that is named, or else the only one that can be meant.
+
+    Args:
+        columns: All columns.
+        candidates: Those that can be meant.
+        name: What the user says.
+        option: The option by which the user says it.
+        what: What the column is, with the word "column" in it.
+
+    Raises:
+        ValueError: If there is no such column, or none or several can be meant; the message lists the columns.
+    """
+    if name is not None:
+        if name in columns:
+            return name
+        raise ValueError(f"The dataset has no column {name!r} for --{option}: {suggest(name, columns)}")
     if len(candidates) == 1:
         return candidates[0]
-    names = ", ".join(columns)
-    if not candidates:
-        raise ValueError(f"The dataset has no image column among {names}: pass --image_column with the one to use.")
-    raise ValueError(
-        f"The dataset has several image columns ({', '.join(candidates)}; all columns: {names}): pass --image_column "
-        "with the one to use."
-    )
+    remedy = f"pass --{option} with the one to use"
+    if candidates:
+        found = f"several {what.replace('column', 'columns')} ({', '.join(candidates)}; all"
+    else:
+        found = f"no {what} (its"
+        remedy += ", or give a dataset that has one"
+    raise ValueError(f"The dataset has {found} columns: {', '.join(columns)}): {remedy}.")
 
 
 def _first_item(dataset: Any) -> Any:

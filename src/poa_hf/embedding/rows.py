@@ -16,7 +16,7 @@ from ..data.folders import folder_of_images, path_in_folder
 from ..data.rows import Row, as_stored, image_name, read_item, stored_type, undecoded, unformatted
 from ..data.shards import Shards
 from ..data.sources import find_image_column, image_of_item
-from ..evaluation.label_column import find_label_column
+from ..evaluation.data.label_column import find_label_column
 
 Position = tuple[int, int, int]  # of the next row of a stream: its number, the shard it is in, and its place there
 START: Position = (0, 0, 0)

@@ -101,8 +101,8 @@ class KnnEvaluationCallback(EvaluationCallback):
         from ..runs.evaluations import save_evaluations
         from ..runs.layout import RunFolder
         from ..training.engines import whole_parameters
+        from .data.sources import training_source
         from .evaluator import evaluate_sizes
-        from .sources import training_source
         from .subject import Subject
 
         processor = evaluation_processor(args.global_crop_size, args.image_mean, args.image_std, args.image_range)

@@ -9,15 +9,15 @@ from typing import Any
 from ..elastic import SubNetwork
 from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
-from .alterations import PixelBatch, check_alterations
+from .alterations.alteration import PixelBatch, check_alterations
+from .alterations.saliency import patch_saliency
+from .data.masked import NO_MASKS, MaskedImages
 from .dense.evaluator import DenseWork
 from .dense.images import DenseImages
 from .features import evaluation_mode
-from .image_work import ImageWork
-from .masked import NO_MASKS, MaskedImages
+from .images.image_work import ImageWork
 from .processes import Processes
 from .record import Measurement as Measurement
-from .saliency import patch_saliency
 from .splits import EvaluationData
 from .subject import Subject
 from .tasks import (

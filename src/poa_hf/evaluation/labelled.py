@@ -8,9 +8,9 @@ from typing import Any
 
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.rows import Row
-from .label_column import find_label_column
-from .split_rows import BatchKey as BatchKey
-from .split_rows import SplitRows
+from .data.label_column import find_label_column
+from .data.split_rows import BatchKey as BatchKey
+from .data.split_rows import SplitRows
 
 
 class UnlabelledImage(ValueError):

@@ -13,9 +13,9 @@ from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from ..data.workers import batch_loader, worker_share
-from .coinciding import ImageId
+from .data.coinciding import ImageId
+from .data.split_rows import BatchKey, RowT, SplitRows
 from .processes import Processes
-from .split_rows import BatchKey, RowT, SplitRows
 
 logger = logging.getLogger(__name__)
 

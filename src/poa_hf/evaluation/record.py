@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from ..runs.evaluations import Evaluation
-from .intervals import mean_interval
-from .measured import pretrained_on_test
+from .images.measured import pretrained_on_test
 from .splits import EvaluationData
+from .statistics.intervals import mean_interval
 from .subject import Subject
 from .tasks import Score
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.sources import TEXTURES, MissingSplit, check_texture_split, open_dataset
 from ..data.textures import EVALUATION_TEXTURES, TextureDataset
-from .challenge import is_challenge, open_challenge
+from .data.challenge import is_challenge, open_challenge
+from .data.evaluation_data import EvaluationData as EvaluationData
+from .data.evaluation_data import same_images
+from .data.holdout import HoldOut
+from .data.masked import MaskedImages
+from .data.sources import Source, source_part, split_lengths, splits_overlap
+from .data.split_rows import SplitRows
 from .dense.images import DenseImages
-from .evaluation_data import EvaluationData as EvaluationData
-from .evaluation_data import same_images
-from .holdout import HoldOut
 from .labelled import LabelledImages, UnlabelledImage
-from .masked import MaskedImages
-from .sources import Source, source_part, split_lengths, splits_overlap
-from .split_rows import SplitRows
 
 TEST_SPLITS = ("test", "validation", "val", "valid")
 

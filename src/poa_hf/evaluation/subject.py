@@ -25,9 +25,9 @@ from ..models.saved_files import read_config_fields
 from ..runs.hub import is_supernet_on_hub
 from ..runs.layout import CONFIG, RunFolder
 from ..runs.load import load_run, model_step, resolve_run, run_processor
-from .alterations import ModelInput
+from .alterations.alteration import ModelInput
+from .data.sources import SeveralSources, Source, training_source
 from .features import pooled_features
-from .sources import SeveralSources, Source, training_source
 
 ONE_SIZE = "-"  # the size that records have of a model with only one
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from poa_hf.data.processor import evaluation_processor
-from poa_hf.evaluation.coinciding import ImageId
+from poa_hf.evaluation.data.coinciding import ImageId
 from poa_hf.evaluation.dense.features import patch_features_of
 from poa_hf.evaluation.dense.images import DenseImages
 from poa_hf.evaluation.dense.maps import input_size

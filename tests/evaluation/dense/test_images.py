@@ -12,7 +12,7 @@ from poa_hf.evaluation.dense.images import DenseImages
 from poa_hf.evaluation.dense.pixel_values import read_mask
 from poa_hf.evaluation.splits import EvaluationData, open_splits
 
-from ..images import parquet_folder
+from ..image_folders import parquet_folder
 from .pictures import rows, table
 
 

@@ -6,18 +6,18 @@ import torch
 
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.evaluation import evaluator as module
-from poa_hf.evaluation.alterations import AlteredFeatures
+from poa_hf.evaluation.alterations.alteration import AlteredFeatures
 from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.features import class_features
+from poa_hf.evaluation.images.split_features import image_features
 from poa_hf.evaluation.labelled import LabelledImages
-from poa_hf.evaluation.split_features import image_features
 from poa_hf.evaluation.splits import EvaluationData
 from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import LabelledFeatures, TaskOptions
 from poa_hf.evaluation.tasks.altered import AlteredAccuracy
 from poa_hf.evaluation.tasks.knn import knn_predictions
 
-from ..images import table
+from ..image_folders import table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OPTIONS = TaskOptions(k=(5,), occlusion_ratios=(0.75, 0.25), shuffle_grids=(4,), seed=2)

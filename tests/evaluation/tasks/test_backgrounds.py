@@ -6,20 +6,20 @@ import torch
 from PIL import Image
 
 from poa_hf.data.processor import evaluation_processor
-from poa_hf.evaluation.alterations import AlteredFeatures, AlteredSplit, ModelInput
-from poa_hf.evaluation.backgrounds import background_of
-from poa_hf.evaluation.coinciding import identify
+from poa_hf.evaluation.alterations.alteration import AlteredFeatures, AlteredSplit, ModelInput
+from poa_hf.evaluation.alterations.backgrounds import background_of
+from poa_hf.evaluation.data.coinciding import identify
+from poa_hf.evaluation.data.masked import MaskedImages
 from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.features import class_features
 from poa_hf.evaluation.labelled import LabelledImages
-from poa_hf.evaluation.masked import MaskedImages
 from poa_hf.evaluation.splits import EvaluationData
 from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import LabelledFeatures, TaskOptions, alterations_of, run_task
 from poa_hf.evaluation.tasks.backgrounds import KINDS, OtherBackground
 from poa_hf.evaluation.tasks.knn import knn_predictions
 
-from ..images import disc, masked_table, table
+from ..image_folders import disc, masked_table, table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 EMPTY, FULL = Image.new("L", (40, 40)), Image.new("L", (40, 40), 1)

@@ -4,9 +4,9 @@ import torch
 
 from poa_hf.cli.main import main
 from poa_hf.data.processor import evaluation_processor, resized_images
-from poa_hf.evaluation.alterations import ModelInput, random_of
-from poa_hf.evaluation.coinciding import identify
-from poa_hf.evaluation.corruptions import CORRUPTIONS, corrupted
+from poa_hf.evaluation.alterations.alteration import ModelInput, random_of
+from poa_hf.evaluation.alterations.corruptions import CORRUPTIONS, corrupted
+from poa_hf.evaluation.data.coinciding import identify
 from poa_hf.evaluation.evaluator import evaluate_sizes
 from poa_hf.evaluation.features import class_features
 from poa_hf.evaluation.labelled import LabelledImages
@@ -15,7 +15,7 @@ from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import TaskOptions, alterations_of, check_tasks
 from poa_hf.evaluation.tasks.knn import knn_predictions
 
-from ..images import table
+from ..image_folders import table
 
 PROCESSOR = evaluation_processor(32, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OPTIONS = TaskOptions(k=(5,), seed=2, corruptions=("jpeg", "gaussian_noise"), corruption_strengths=(5, 2))

@@ -4,7 +4,7 @@ from torch import nn
 
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.evaluation.evaluator import evaluate_sizes
-from poa_hf.evaluation.layer_features import LayerFeatures
+from poa_hf.evaluation.images.layer_features import LayerFeatures
 from poa_hf.evaluation.splits import open_splits
 from poa_hf.evaluation.subject import Subject
 from poa_hf.evaluation.tasks import TaskOptions, check_tasks

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from poa_hf.evaluation.alterations import ModelInput, PixelBatch, random_of
+from poa_hf.evaluation.alterations.alteration import ModelInput, PixelBatch, random_of
 from poa_hf.evaluation.tasks import TaskOptions, alterations_of, check_tasks
 from poa_hf.evaluation.tasks.shuffle import Shuffle
 

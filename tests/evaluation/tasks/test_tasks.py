@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from poa_hf.cli.main import main
-from poa_hf.evaluation.alterations import AlteredFeatures, ModelInput
+from poa_hf.evaluation.alterations.alteration import AlteredFeatures, ModelInput
 from poa_hf.evaluation.tasks import (
     IMAGE_TASKS,
     TASKS,

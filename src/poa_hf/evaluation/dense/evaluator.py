@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ...data.shards import refuse_split_stream
-from ..coinciding import coinciding, warn_of_coinciding
-from ..measured import warn_of_pretraining
+from ..data.coinciding import coinciding, warn_of_coinciding
+from ..images.measured import warn_of_pretraining
 from ..opened import opened
 from ..processes import Processes
 from ..record import Measurement, record_of

@@ -9,7 +9,7 @@ from typing import Any
 from ...data.columns import find_image_column
 from ...data.crop_arguments import MAX_IMAGE_PIXELS
 from ...data.rows import Row, as_stored, stored_type
-from ..split_rows import SplitRows
+from ..data.split_rows import SplitRows
 from .pixel_values import find_values_column
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..coinciding import ImageId
+from ..data.coinciding import ImageId
+from ..data.split_rows import BatchKey
 from ..passes import Report, ids_in_order, reports_of_all, visit_share
 from ..processes import Processes
-from ..split_rows import BatchKey
 from .images import DenseImages
 from .prepared import ExampleBatch, ExampleBatches, Preparation
 

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...data.columns import DEPTH_COLUMNS, MASK_COLUMNS, column_features
+from ...data.columns import DEPTH_COLUMNS, MASK_COLUMNS, chosen_column, column_features
 from ...data.decoding import open_lazily, stored_values
-from ...formatting import suggest
 
 COLUMNS = {"mask": MASK_COLUMNS, "depth": DEPTH_COLUMNS}  # usual names, by what the values are
 KINDS = tuple(COLUMNS)
@@ -42,24 +41,12 @@ def find_values_column(dataset: Any, kind: str, name: str | None = None) -> str 
         if isinstance(first, tuple | list) and len(first) > 1:
             return None
         raise ValueError(f"The dataset's items have no {_WORDS[kind]}: give dicts, or (image, {kind}) tuples.")
-    if name is not None:
-        if name in columns:
-            return name
-        raise ValueError(f"The dataset has no column {name!r} for --{kind}_column: {suggest(name, columns)}")
     candidates = [column for column in columns if column in COLUMNS[kind]]
     candidates = candidates or [column for column in columns if column.partition(".")[0] in COLUMNS[kind]]
     if not candidates and kind == "mask" and features:
         images = datasets.Image, datasets.Array2D, datasets.Array3D
         candidates = [each for each in columns if each in ("label", "labels") and isinstance(features[each], images)]
-    if len(candidates) == 1:
-        return candidates[0]
-    remedy = f"pass --{kind}_column with the one to use"
-    if candidates:
-        found = f"several columns of {_WORDS[kind]} ({', '.join(candidates)}; all"
-    else:
-        found = f"no column of {_WORDS[kind]} (its"
-        remedy += ", or give a dataset that has one"
-    raise ValueError(f"The dataset has {found} columns: {', '.join(columns)}): {remedy}.")
+    return chosen_column(columns, candidates, name, f"{kind}_column", f"column of {_WORDS[kind]}")
 
 
 def read_mask(value: Any, max_pixels: int) -> np.ndarray:

@@ -11,9 +11,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ...data.decoding import Pixels, UndecodableImage, open_image, oriented_size
 from ...data.processor import decoding_of, prepared_images
-from ..coinciding import identify
+from ..data.coinciding import identify
+from ..data.split_rows import BatchKey
 from ..passes import Batch, Batches
-from ..split_rows import BatchKey
 from ..tasks.dense_task import DenseTask, Example
 from .images import DenseImages, DenseRow
 from .maps import input_size, resampling_of, resized

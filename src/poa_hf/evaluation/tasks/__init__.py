@@ -7,9 +7,9 @@ one `Task`. Then add the task to `_TASKS`, its options, if it has any, to the ba
 `METRICS` in `runs/metrics.py`. A test reminds you of the help of `poa evaluate`, which names the tasks without
 importing them.
 
-A task on altered test images also declares them (`Task.alterations`, see `evaluation/alterations.py`). `altered.py`
-turns their features into a curve and its mean; `shuffle.py` is the shortest example. A task of patches is an instance
-of a subclass of `DenseTask`, in `_DENSE_TASKS`; `correspondence.py` is the shortest example.
+A task on altered test images also declares them (`Task.alterations`, see `evaluation/alterations/alteration.py`).
+`altered.py` turns their features into a curve and its mean; `shuffle.py` is the shortest example. A task of patches
+is an instance of a subclass of `DenseTask`, in `_DENSE_TASKS`; `correspondence.py` is the shortest example.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..alterations import Alteration, ModelInput
+from ..alterations.alteration import Alteration, ModelInput
 from .backgrounds import BACKGROUNDS
 from .clustering import CLUSTERING, ClusteringOptions
 from .correspondence import CORRESPONDENCE, CorrespondenceOptions

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...ranges import Range
-from ..alterations import AlteredFeatures
+from ..alterations.alteration import AlteredFeatures
 from .knn import KnnOptions, knn_ks, knn_predictions
 from .task import LabelledFeatures, Score
 

@@ -20,11 +20,17 @@ import torch
 from torch import Tensor
 
 from ...data.decoding import Pixels
-from ..alterations import AlteredSplit, ImageAlteration, ModelInput, random_of
-from ..backgrounds import Backgrounds, collect_backgrounds, on_background, only_foreground, without_foreground
-from ..intervals import wilson_interval
+from ..alterations.alteration import AlteredSplit, ImageAlteration, ModelInput, random_of
+from ..alterations.backgrounds import (
+    Backgrounds,
+    collect_backgrounds,
+    on_background,
+    only_foreground,
+    without_foreground,
+)
+from ..data.masked import NO_MASKS, MaskedRow, foreground_of
 from ..labelled import LabelledRow
-from ..masked import NO_MASKS, MaskedRow, foreground_of
+from ..statistics.intervals import wilson_interval
 from .altered import AlteredAccuracy, check_neighbours, neighbours
 from .knn import KnnOptions
 from .task import LabelledFeatures, Score, Task

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..intervals import percentile_interval, resamples
+from ..statistics.intervals import percentile_interval, resamples
 from .task import LabelledFeatures, Options, Score, Task
 
 

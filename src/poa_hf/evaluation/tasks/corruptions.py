@@ -1,7 +1,8 @@
 """Accuracy on corrupted test images: noise, blur, JPEG, brightness and contrast at five strengths.
 
-Each test image is corrupted in each way (`evaluation/corruptions.py` says how, and after whom), and classified by k-NN
-with the train images as they are for memory. The number is the mean accuracy over all corruptions and strengths.
+Each test image is corrupted in each way (`evaluation/alterations/corruptions.py` says how, and after whom), and
+classified by k-NN with the train images as they are for memory. The number is the mean accuracy over all corruptions
+and strengths.
 
 Hendrycks and Dietterich 2019 divide a model's error by that of AlexNet (mCE), for which AlexNet would have to be
 trained on the same data. Here the details hold accuracies relative to the one on the images as they are.
@@ -16,8 +17,8 @@ import torch
 
 from ...formatting import suggest
 from ...ranges import Range, check_number
-from ..alterations import ModelInput
-from ..corruptions import CORRUPTIONS, STRENGTHS, Corruption
+from ..alterations.alteration import ModelInput
+from ..alterations.corruptions import CORRUPTIONS, STRENGTHS, Corruption
 from .altered import AlteredAccuracy, check_neighbours
 from .knn import KnnOptions
 from .task import LabelledFeatures, Score, Task

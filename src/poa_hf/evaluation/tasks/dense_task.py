@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...data.decoding import Pixels
-from ..coinciding import ImageId
+from ..data.coinciding import ImageId
 from .task import Options, Score
 
 Fitted = dict[str, Any]

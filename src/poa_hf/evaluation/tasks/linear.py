@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..alterations import AlteredFeatures, ModelInput
-from ..views import TrainingView
+from ..alterations.alteration import AlteredFeatures, ModelInput
+from ..alterations.views import TrainingView
 from .probe import fit_linear_probe
 from .protocols import (
     INPUTS,

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...ranges import Range, check_number
-from ..alterations import ModelInput, PixelAlteration, PixelBatch, random_of
+from ..alterations.alteration import ModelInput, PixelAlteration, PixelBatch, random_of
 from .altered import GRID, AlteredAccuracy, check_grid, check_neighbours
 from .knn import KnnOptions
 from .task import LabelledFeatures, Score, Task

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...ranges import COUNT, Range, check_number
-from ..layer_features import LayerFeatures
+from ..images.layer_features import LayerFeatures
 from .task import Options
 
 INITIAL_DEVIATION = 0.01

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..dense.maps import at_pixels, majorities, upsampled
 from ..dense.pixel_values import MAX_CLASS
-from ..intervals import percentile_interval, resamples
+from ..statistics.intervals import percentile_interval, resamples
 from .dense_task import DenseOptions, DenseTask, Example, Fitted, drawn_pixels, held_out_rows
 from .knn import knn_votes
 from .probe import fit_linear_probe

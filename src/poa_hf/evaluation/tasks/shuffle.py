@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...ranges import check_number
-from ..alterations import ModelInput, PixelAlteration, PixelBatch, random_of
+from ..alterations.alteration import ModelInput, PixelAlteration, PixelBatch, random_of
 from .altered import GRID, AlteredAccuracy, check_grid, check_neighbours
 from .knn import KnnOptions
 from .task import LabelledFeatures, Score, Task

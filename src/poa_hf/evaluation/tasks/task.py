@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ..alterations import Alteration, AlteredFeatures, ModelInput
-from ..layer_features import LayerFeatures
+from ..alterations.alteration import Alteration, AlteredFeatures, ModelInput
+from ..images.layer_features import LayerFeatures
 
 
 @dataclass(frozen=True)
