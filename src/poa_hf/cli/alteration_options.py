@@ -8,30 +8,35 @@ from typing import Any
 from ..ranges import Range
 from .parser import CommandParser, number_in, numbers_in, words
 
+# tasks that classify by k-NN
+KNN_TASKS = ("knn", "occlusion", "shuffle", "corruptions", "backgrounds")
+
 
 def add_alteration_options(parser: CommandParser) -> None:
     """Add the options of `occlusion`, `shuffle` and `corruptions` to `poa evaluate` and `poa compare`."""
     altered = parser.add_argument_group("altered test images")
     ratios, patches = Range(0, 1, above=True, below=True), Range(2, 1024, whole=True)
     parser.add_option(
-        "--occlusion_ratios", group=altered, several=True, type=numbers_in(ratios), metavar="SHARE,...",
+        "--occlusion_ratios", tasks=["occlusion"], group=altered,
+        several=True, type=numbers_in(ratios), metavar="SHARE,...",
         default=(0.25, 0.5, 0.75, 0.9), help="shares of patches that are dropped (default: 0.25,0.5,0.75,0.9)",
     )  # fmt: skip
     parser.add_option(
-        "--occlusion_grid", group=altered, type=number_in(patches), metavar="N",
+        "--occlusion_grid", tasks=["occlusion"], group=altered, type=number_in(patches), metavar="N",
         help="patches per side, some of which are dropped (default: a ViT's own, else up to 14 that divide the sides)",
     )  # fmt: skip
     parser.add_option(
-        "--shuffle_grids", group=altered, several=True, type=numbers_in(patches), metavar="N,...",
+        "--shuffle_grids", tasks=["shuffle"], group=altered, several=True, type=numbers_in(patches), metavar="N,...",
         help="patches per side that are shuffled (default: those of 2,4,8,14 that divide the sides)",
     )  # fmt: skip
     parser.add_option(
-        "--corruptions", group=altered, several=True, type=words, metavar="NAME,...",
+        "--corruptions", tasks=["corruptions"], group=altered, several=True, type=words, metavar="NAME,...",
         help="some of gaussian_noise, shot_noise, gaussian_blur, motion_blur, jpeg, brightness, contrast (default: "
         "all)",
     )  # fmt: skip
     parser.add_option(
-        "--corruption_strengths", group=altered, several=True, type=numbers_in(Range(1, 5, whole=True)),
+        "--corruption_strengths", tasks=["corruptions"], group=altered,
+        several=True, type=numbers_in(Range(1, 5, whole=True)),
         metavar="N,...", help="strengths from 1 to 5 (default: all)",
     )  # fmt: skip
 

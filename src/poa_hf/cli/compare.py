@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ranges import COUNT
-from .alteration_options import add_alteration_options, alteration_options
+from .alteration_options import KNN_TASKS, add_alteration_options, alteration_options
 from .evaluate import add_images, add_work, open_data, workers_of
 from .linear_options import add_linear_options, linear_options
 from .main import quiet_libraries
@@ -122,7 +122,7 @@ def _parser() -> CommandParser:
         help="tasks of poa evaluate (default: knn,linear)",
     )  # fmt: skip
     parser.add_option(
-        "--k", several=True, type=numbers_in(COUNT), default=(20,), metavar="N,...",
+        "--k", tasks=KNN_TASKS, several=True, type=numbers_in(COUNT), default=(20,), metavar="N,...",
         help="numbers of neighbours that vote (default: 20)",
     )  # fmt: skip
     add_linear_options(parser)

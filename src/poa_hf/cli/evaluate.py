@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..ranges import COUNT, POSITIVE, SEED, WHOLE, Range
 from ..runs.layout import EVALUATIONS
-from .alteration_options import add_alteration_options, alteration_options
+from .alteration_options import KNN_TASKS, add_alteration_options, alteration_options
 from .data_options import add_data_options, data_options
 from .linear_options import add_linear_options, linear_options
 from .main import quiet_libraries
@@ -134,7 +134,7 @@ def _parser() -> CommandParser:
         "segmentation, depth, correspondence (default: knn,linear)",
     )  # fmt: skip
     parser.add_option(
-        "--k", several=True, type=numbers_in(COUNT), metavar="N,...",
+        "--k", tasks=KNN_TASKS, several=True, type=numbers_in(COUNT), metavar="N,...",
         help="numbers of neighbours that vote (default: those of 10,20,100,200 that fit)",
     )  # fmt: skip
     add_linear_options(parser)

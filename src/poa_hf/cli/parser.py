@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ..formatting import suggest
+from ..formatting import enumerated, suggest
 from ..ranges import Range
 from .other_names import refused
 from .token import hide_tokens, use_token
@@ -86,6 +86,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, epilog: str | None = None, usage: str | None = None) -> None:
         self._known_options: dict[str, argparse.Action] = {}
+        self._tasks_of: dict[str, Sequence[str]] = {}  # of options that are only for some tasks
         self._list_options: dict[str, str] = {}  # what its values are joined by
         self._positional_count = 0  # of those that have to be given
         self._most_positionals: float = 0
@@ -99,13 +100,24 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def add_option(
-        self, *names: str, group: Any = None, several: bool = False, separate: bool = False, **settings: Any
+        self,
+        *names: str,
+        group: Any = None,
+        several: bool = False,
+        separate: bool = False,
+        tasks: Sequence[str] = (),
+        **settings: Any,
     ) -> argparse.Action:
-        """Add an option or a positional argument as `add_argument` does, under the heading of `group` in help."""
+        """Add an option or a positional argument as `add_argument` does, under the heading of `group` in help.
+
+        An option of some `tasks` is refused where `--tasks` has none of them.
+        """
         shown = settings.get("default") not in (None, False, argparse.SUPPRESS) and names[0].startswith("-")
         if shown and "(default" not in settings["help"]:
             settings["help"] += " (default: %(default)s)"
         action = (self if group is None else group).add_argument(*names, **settings)
+        if tasks:
+            self._tasks_of[action.dest] = tasks
         if names[0].startswith("-"):
             self._known_options.update(dict.fromkeys(names, action))
             if several or separate:
@@ -119,9 +131,16 @@ class CommandParser(argparse.ArgumentParser):
         """Read the arguments.
 
         Raises:
-            ValueError: For an option that does not exist (with the nearest ones), or a value that does not fit.
+            ValueError: For an option that does not exist (with the nearest ones), a value that does not fit, or an
+                option of a task that is not asked for.
         """
         parsed = super().parse_args(self._prepared(argv or []), namespace)
+        for name, tasks in self._tasks_of.items():
+            if getattr(parsed, name) != self.get_default(name) and not set(tasks) & set(parsed.tasks):
+                which = (
+                    f"task {tasks[0]}, which is not" if len(tasks) == 1 else f"tasks {enumerated(tasks)}, which are not"
+                )
+                raise ValueError(f"--{name} is for the {which} among --tasks: add one, or leave out --{name}.")
         if (token := vars(parsed).pop("token", None)) is not None:
             use_token(token)
         if "hub_token" in parsed:  # for pushing only, where it may be another one

@@ -13,37 +13,40 @@ def add_pixel_options(parser: CommandParser) -> None:
     """Add the options of `segmentation`, `depth` and `correspondence` to a command."""
     group = parser.add_argument_group("patches")
     parser.add_option(
-        "--mask_column", group=group, metavar="C",
+        "--mask_column", tasks=["segmentation", "backgrounds"], group=group, metavar="C",
         help="column of the masks, with the number of a class for each pixel, if its name does not tell",
     )  # fmt: skip
     parser.add_option(
-        "--num_classes", group=group, type=number_in(Range(2, 65_536, whole=True)), metavar="N",
+        "--num_classes", tasks=["segmentation"], group=group, type=number_in(Range(2, 65_536, whole=True)), metavar="N",
         help="number of classes of masks (default: those of the train masks)",
     )  # fmt: skip
     parser.add_option(
-        "--ignore_index", group=group, several=True, type=numbers_in(Range(-(2**31), 2**31, whole=True)), default=[],
+        "--ignore_index", tasks=["segmentation"], group=group,
+        several=True, type=numbers_in(Range(-(2**31), 2**31, whole=True)), default=[],
         metavar="N,...",
         help="numbers of pixels without a class, which do not count, beside 255",
     )  # fmt: skip
     parser.add_option(
-        "--depth_column", group=group, metavar="C",
+        "--depth_column", tasks=["depth"], group=group, metavar="C",
         help="column of the depth maps, with a distance for each pixel, if its name does not tell",
     )  # fmt: skip
     parser.add_option(
-        "--depth_scale", group=group, type=number_in(POSITIVE), default=1.0, metavar="N",
+        "--depth_scale", tasks=["depth"], group=group, type=number_in(POSITIVE), default=1.0, metavar="N",
         help="what stored distances are divided by, such as 1000 for millimetres that are to be metres (default: 1)",
     )  # fmt: skip
     parser.add_option(
-        "--max_depth", group=group, type=number_in(POSITIVE), metavar="N",
+        "--max_depth", tasks=["depth"], group=group, type=number_in(POSITIVE), metavar="N",
         help="largest distance that counts (default: that of the train images)",
     )  # fmt: skip
     parser.add_option(
-        "--correspondence_pixels", group=group, several=True, type=numbers_in(POSITIVE), default=(4, 8, 16, 32),
+        "--correspondence_pixels", tasks=["correspondence"], group=group,
+        several=True, type=numbers_in(POSITIVE), default=(4, 8, 16, 32),
         metavar="N,...",
         help="distances in pixels within which a patch counts as found (default: 4,8,16,32)",
     )  # fmt: skip
     parser.add_option(
-        "--dense_image_size", group=group, type=number_in(COUNT), metavar="N",
+        "--dense_image_size", tasks=["segmentation", "depth", "correspondence"], group=group,
+        type=number_in(COUNT), metavar="N",
         help="short side of the images for tasks of patches (default: that of the model's processor)",
     )  # fmt: skip
 
