@@ -56,6 +56,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     **{f"same-view-{weight}": {"model.same_view_weight": weight} for weight in (0.25, 0.5, 2.0)},
     "elastic-teacher": {"model.elastic_teacher": True},
     **{f"elastic-from-{share}": {"elastic_start_step": share} for share in (0.1, 0.3)},
+    # the units are put in order when sizes begin to learn
+    **{f"ordered-from-{share}": {"elastic_start_step": share, "order_units": True} for share in (0.1, 0.3)},
 }
 # likewise, of those that are no options of the package (parts/trial_levers.py)
 TRIAL_LEVERS = {
