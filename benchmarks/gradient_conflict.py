@@ -164,8 +164,10 @@ def plot(found: dict[int, dict], path: Path) -> None:
             by_layer = [value for layer, value in values["cosine"].items() if layer != "heads"]
             held = [index for index, value in enumerate(by_layer) if value is not None]
             lines[name] = (held, [by_layer[index] for index in held])
-    figure = line_chart(LIGHT, lines, limit=(0, "conflict below"), bottom=-0.1)
-    figure.axes[0].set_xlabel("layer: 0 embeddings, then the blocks, last the norm")
+    layers = "layer: 0 embeddings, then the blocks, last the norm"
+    figure = line_chart(
+        LIGHT, lines, (0, "conflict below"), bottom=-0.1, x_name=layers, y_name="cosine with the intact gradient"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor="white")
 

@@ -248,7 +248,7 @@ def plot(curves: dict, path: Path) -> None:
             steps = [step for step in sorted(by_step) if size in by_step[step]]
             lines[f"{size}, {way}"] = (steps, [statistics.mean(by_step[step][size]) for step in steps])
     path.parent.mkdir(parents=True, exist_ok=True)
-    line_chart(LIGHT, lines).savefig(path, facecolor="white")
+    line_chart(LIGHT, lines, y_name="k-NN accuracy in %").savefig(path, facecolor="white")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from poa_hf.objective.branches import Batch, Branch
 from poa_hf.objective.early_gradients import differentiated
 from poa_hf.objective.losses import koleo
-from poa_hf.objective.objective import Batch, Branch, LossWeights, poa_loss
+from poa_hf.objective.objective import LossWeights, poa_loss
 
 
 class Tokens(NamedTuple):

@@ -9,9 +9,9 @@ from unittest.mock import patch
 
 from poa_hf import PoaForPreTraining
 from poa_hf.objective import objective
+from poa_hf.objective.branches import Branch
 from poa_hf.objective.early_gradients import GradientSums
 from poa_hf.objective.head_losses import TeacherTargets
-from poa_hf.objective.objective import Branch
 
 
 @contextmanager

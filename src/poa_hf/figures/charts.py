@@ -33,6 +33,7 @@ def line_chart(
     top: float | None = None,
     percent: bool = False,
     x_name: str = "step",
+    y_name: str | None = None,
 ) -> Figure:
     """Draw values over steps, or over something else.
 
@@ -44,6 +45,7 @@ def line_chart(
         top: Where the value axis ends, if not at the largest value.
         percent: Label the values, from 0 to 1, in per cent.
         x_name: What the values are over.
+        y_name: What the values are; None where a heading says it.
     """
     figure, axes = new_axes(theme)
     for color, (name, (steps, values)) in zip(line_colors(theme, len(lines)), lines.items(), strict=True):
@@ -57,6 +59,8 @@ def line_chart(
         )  # fmt: skip
     axes.set_ylim(bottom, top)
     axes.set_xlabel(x_name)
+    if y_name is not None:
+        axes.set_ylabel(y_name)
     if all(step == int(step) for steps, _ in lines.values() for step in steps):
         _plain_ticks(axes.xaxis)
     if percent:

@@ -18,12 +18,13 @@ from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
 from ..elastic import SubNetwork
+from ..objective.branches import Batch, Branch, ImageTokens
 from ..objective.distillation import Distillation, DistillationSpec, distillation
 from ..objective.early_gradients import GradientSums, differentiated
 from ..objective.feature_matching import FeatureProjections, TeacherFeatures
 from ..objective.heads import ProjectionHeads, Prototypes, autocast_dtype
 from ..objective.losses import several_processes
-from ..objective.objective import Batch, Branch, ImageTokens, LossWeights, StepDetails, poa_loss
+from ..objective.objective import LossWeights, StepDetails, poa_loss
 from ..objective.row_functions import PLAIN
 from .compiled_blocks import BlockCompiler
 from .configuration_poa import PoaConfig

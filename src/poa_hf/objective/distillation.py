@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .branches import Batch, Branch
 from .early_gradients import GradientSums
 from .feature_matching import METRICS, FeatureProjections, TeacherFeatures, feature_matching_loss
 from .heads import ProjectionHeads
-from .objective import Batch, Branch, LossWeights, StepDetails, poa_loss
+from .objective import LossWeights, StepDetails, poa_loss
 from .row_functions import PLAIN, RowFunctions
 
 LOSSES = ("features", "prototypes")

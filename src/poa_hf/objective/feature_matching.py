@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..slicing import SlicedModel, slice_plan, without_storage
+from .branches import Batch, Branch, ImageTokens
 from .early_gradients import GradientSums
 from .gram import gram_loss
 from .losses import koleo
-from .objective import Batch, Branch, ImageTokens, LossWeights, StepDetails
+from .objective import LossWeights, StepDetails
 
 METRICS = ("cosine", "smooth_l1")
 
