@@ -65,7 +65,6 @@ TRIAL_LEVERS = {
     **{f"shared-rate-{part}": {"shared_rate": part} for part in (0.5, 0.7)},
     "shared-decay-0": {"shared_decay": 0.0},
 }
-RATES = (0.5, 1.0, 2.0)  # factors of the recipe's learning rate
 
 
 def main() -> None:
