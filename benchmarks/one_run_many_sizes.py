@@ -94,10 +94,11 @@ class Comparison:
         """Make all runs, in the order in which they say most."""
         first = dict.fromkeys([self.sizes[0], self.sizes[-1]])
         for seed in self.options.seeds:
-            self.pretrain(seed, "poa")
-            for size in dict.fromkeys([*first, *self.sizes]):
+            if "one_run" in self.options.make:
+                self.pretrain(seed, "poa")
+            for size in dict.fromkeys([*first, *self.sizes]) if "alone" in self.options.make else ():
                 self.pretrain(seed, f"alone-{size}", size)
-            for size in self.sizes:
+            for size in self.sizes if "equal_compute" in self.options.make else ():
                 self.pretrain(seed, f"short-{size}", size, self.steps_of_equal_compute())
 
     def pretrain(self, seed: int, name: str, size: SubNetwork | None = None, steps: int | None = None) -> None:
@@ -187,6 +188,8 @@ def main() -> None:
     parser.add_argument("--max_test_images", type=int, help="images that are classified; default: all")
     for name, what in (("every_run", "all runs"), ("one_run", "the one run"), ("runs_alone", "the runs alone")):
         parser.add_argument(f"--{name}", nargs="+", default=[], metavar="KEY=VALUE", help=f"changes of {what}'s recipe")
+    kinds = ("one_run", "alone", "equal_compute")
+    parser.add_argument("--make", nargs="+", choices=kinds, default=kinds, help="which runs; others are made elsewhere")
     parser.add_argument("--seconds", type=float, help="cut off after so long, and report what there is")
     parser.add_argument("--plot", type=Path, help="folder for a picture of the curves, one_run.svg")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/one_run_many_sizes"))
