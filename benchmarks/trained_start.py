@@ -24,6 +24,7 @@ import argparse
 import json
 import statistics
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,10 @@ class Comparison:
             space = ["--model.backbone_config.min_hidden_size", str(self.sizes[0].width)]
             space += ["--model.backbone_config.min_num_hidden_layers", str(self.sizes[0].depths[0])]
             images = ["--dataset_name", self.options.dataset_name]
-            ended = poa(["order", self.options.source, "--output", str(ordered), "--overwrite", *images, *space])
-            ended = ended or poa(
-                ["extract", str(ordered), "--size", ",".join(SIZES), "--output", str(slices), "--overwrite"]
-            )
+            order = ["order", self.options.source, "--output", str(ordered), "--overwrite", *images, *space]
+            extract = ["extract", str(ordered), "--size", ",".join(SIZES), "--output", str(slices), "--overwrite"]
+            with redirect_stdout(sys.stderr):  # the figures alone are this program's output
+                ended = poa(order) or poa(extract)
             if ended:
                 sys.exit(ended)
 
