@@ -138,7 +138,7 @@ class Comparison:
         """Return the outcomes of a size; None if its run is not finished."""
         own = str(size)
         if way == "slices":
-            folder, path = self.root / "slices" / own, self.root / f"outcomes-slices-{own}.npz"
+            folder, path = self.root / "ordered", self.root / f"outcomes-slices-{own}.npz"
         else:
             folder = self.root / f"seed-{seed}" / (way if way in ONE_RUN else f"{way}-{own}")
             path = folder / f"outcomes-{own}.npz"
