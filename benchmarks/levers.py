@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import yaml
+from parts import photos
 from parts.cached_runs import alone, finished_cost, pretrain, with_overrides
 from parts.machine import device_name, table_head, versions
 from transformers.utils import logging as transformers_logging
@@ -31,13 +32,11 @@ from poa_hf.evaluation.subject import load_subject
 from poa_hf.evaluation.tasks import TaskOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SIZES = ("32x2", "48x3", "64x4")
 HELD_OUT = ["train-0000[0-6]*", "test=train-00007*"]  # of the eight files of CIFAR-10's train split
 DATA: dict[str, dict[str, Any]] = {
     "cifar10": dict(
-        config="quickstart_photos.yaml",
-        recipe=dict(data_files=HELD_OUT[:1], teacher_momentum=0.97, final_teacher_momentum=0.998,
-                    grayscale_probability=0.1),
+        config=photos.CONFIG.name,
+        recipe=photos.RECIPE | dict(data_files=HELD_OUT[:1]),
         splits=dict(data_files=HELD_OUT, max_train_images=20_000),
     ),
     "textures": dict(config="quickstart.yaml", recipe={}, splits=dict(max_test_images=2_000)),
@@ -144,7 +143,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
 
 def sizes_of(options: argparse.Namespace) -> tuple[str, str, str]:
     """Return the smallest, a middle and the full size."""
-    return DATA[options.data].get("sizes", SIZES)
+    return DATA[options.data].get("sizes", photos.SIZES)
 
 
 def report(root: Path, options: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 import yaml
+from parts import photos
 from parts.cached_runs import Unfinished, alone, assignments, finished_cost, pretrain, with_overrides
 from parts.machine import device_name, table_head, versions
 from parts.size_comparison import TASKS, curve, described, differences, outcomes
@@ -40,16 +41,14 @@ from poa_hf import PoaForPreTraining, SubNetwork
 from poa_hf.evaluation.splits import open_splits
 from poa_hf.evaluation.subject import Subject, load_subject
 
-CONFIG = Path(__file__).parents[1] / "configs" / "quickstart_photos.yaml"
 # Differences from that configuration. 1,500 steps of the CPU scale take about 20 minutes of one core per seed.
 SCALES: dict[str, dict[str, Any]] = {
     "cpu": dict(
-        sizes="32x2 48x3 64x4",
-        recipe={"max_steps": 1500, "teacher_momentum": 0.97, "final_teacher_momentum": 0.998,
-                "grayscale_probability": 0.1},
+        sizes=photos.SIZES,
+        recipe=photos.RECIPE | {"max_steps": 1500},
     ),
     "gpu": dict(
-        sizes="64x4 128x6 192x8",
+        sizes=("64x4", "128x6", "192x8"),
         recipe={"max_steps": 1000, "per_device_train_batch_size": 512, "teacher_momentum": 0.99, "warmup_steps": 100,
                 "final_teacher_momentum": 0.9995, "grayscale_probability": 0.2,
                 "color_jitter": [0.4, 0.4, 0.2, 0.1], "bf16": True, "dataloader_num_workers": 12,
@@ -74,8 +73,10 @@ class Comparison:
     def __init__(self, options: argparse.Namespace) -> None:
         scale = SCALES[options.scale]
         self.options = options
-        self.sizes = [SubNetwork.parse(size) for size in options.sizes or scale["sizes"].split()]
-        recipe = with_overrides(yaml.safe_load(CONFIG.read_text()), scale["recipe"] | assignments(options.every_run))
+        self.sizes = [SubNetwork.parse(size) for size in options.sizes or scale["sizes"]]
+        recipe = with_overrides(
+            yaml.safe_load(photos.CONFIG.read_text()), scale["recipe"] | assignments(options.every_run)
+        )
         steps = options.steps or recipe["max_steps"]
         self.recipe = recipe | {"dataset_name": options.dataset_name, "masked_prediction_start_step": steps} | {
             "max_steps": steps, "save_steps": -(-steps // POINTS), "save_total_limit": None, "disable_tqdm": True,

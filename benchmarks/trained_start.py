@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 import yaml
+from parts import photos
 from parts.cached_runs import alone, assignments, finished_cost, pretrain, with_overrides
 from parts.machine import device_name, table_head, versions
 from parts.size_comparison import TASKS, described, differences, outcomes
@@ -40,9 +41,6 @@ from poa_hf.cli.main import main as poa
 from poa_hf.evaluation.splits import open_splits
 from poa_hf.evaluation.subject import load_subject
 
-CONFIG = Path(__file__).parents[1] / "configs" / "quickstart_photos.yaml"
-RECIPE: dict[str, Any] = {"teacher_momentum": 0.97, "final_teacher_momentum": 0.998, "grayscale_probability": 0.1}
-SIZES = ("32x2", "48x3", "64x4")
 ONE_RUN = ("family", "unordered", "taught")
 RUN_FOR_EACH = ("distilled", "sliced", "alone")
 
@@ -56,8 +54,10 @@ class Comparison:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.sizes = [SubNetwork.parse(size) for size in SIZES]
-        recipe = with_overrides(yaml.safe_load(CONFIG.read_text()), RECIPE | {"model.intact_weight": 0.65})
+        self.sizes = [SubNetwork.parse(size) for size in photos.SIZES]
+        recipe = with_overrides(
+            yaml.safe_load(photos.CONFIG.read_text()), photos.RECIPE | {"model.intact_weight": 0.65}
+        )
         common = {"dataset_name": options.dataset_name, "disable_tqdm": True, "quiet": True, "save_total_limit": 1}
         self.recipe = recipe | common | assignments(options.every_run)
         self.rates = {way: float(factor) for way, _, factor in (text.partition("=") for text in options.rate)}
@@ -81,7 +81,15 @@ class Comparison:
             space += ["--model.backbone_config.min_num_hidden_layers", str(self.sizes[0].depths[0])]
             images = ["--dataset_name", self.options.dataset_name]
             order = ["order", self.options.source, "--output", str(ordered), "--overwrite", *images, *space]
-            extract = ["extract", str(ordered), "--size", ",".join(SIZES), "--output", str(slices), "--overwrite"]
+            extract = [
+                "extract",
+                str(ordered),
+                "--size",
+                ",".join(photos.SIZES),
+                "--output",
+                str(slices),
+                "--overwrite",
+            ]
             with redirect_stdout(sys.stderr):  # the figures alone are this program's output
                 ended = poa(order) or poa(extract)
             if ended:

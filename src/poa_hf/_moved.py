@@ -1,7 +1,7 @@
-"""Paths of the first build's modules, kept for one release.
+"""Old paths of modules that have moved, kept for one release.
 
 `import poa_hf.training.recipe`, `from poa_hf.training.recipe import parse_recipe` and `import_module` still work for
-every module that has moved since, each with one `DeprecationWarning` that names the new path. All of this is removed
+every module of `MODULES`, each with one `DeprecationWarning` that names the new path. All of this is removed
 in version 0.2.
 """
 
