@@ -204,7 +204,7 @@ def test_a_hold_out_is_recorded_and_the_split_of_the_pre_training_named(folders,
         (["{root}/run", "--tasks", "knn,guess"], "'guess' is not a task"),
         (
             ["{root}/run", "--tasks", "knn", "--protocol", "poa"],
-            "--protocol is for the task linear, which is not among --tasks: add one, or leave out --protocol.",
+            "--protocol is for the task linear, which is not among --tasks: add it, or leave out --protocol.",
         ),
         (["{root}/run", "--corruptions", "jpeg"], "--corruptions is for the task corruptions, which is not among"),
         (

@@ -137,10 +137,10 @@ class CommandParser(argparse.ArgumentParser):
         parsed = super().parse_args(self._prepared(argv or []), namespace)
         for name, tasks in self._tasks_of.items():
             if getattr(parsed, name) != self.get_default(name) and not set(tasks) & set(parsed.tasks):
-                which = (
-                    f"task {tasks[0]}, which is not" if len(tasks) == 1 else f"tasks {enumerated(tasks)}, which are not"
-                )
-                raise ValueError(f"--{name} is for the {which} among --tasks: add one, or leave out --{name}.")
+                only = len(tasks) == 1
+                which = f"task {tasks[0]}, which is not" if only else f"tasks {enumerated(tasks)}, which are not"
+                add = "it" if only else "one"
+                raise ValueError(f"--{name} is for the {which} among --tasks: add {add}, or leave out --{name}.")
         if (token := vars(parsed).pop("token", None)) is not None:
             use_token(token)
         if "hub_token" in parsed:  # for pushing only, where it may be another one
