@@ -110,7 +110,9 @@ def refusal(capsys, argv):
 def test_without_own_images(model, trained_on, tmp_path, capsys):
     plain = "poa: Give --dataset_name: see poa evaluate --help."
     assert refusal(capsys, [model]) == plain  # no recipe
-    assert refusal(capsys, [tmp_path / "none"]) == plain
+    absent = tmp_path / "none"
+    wrong_path = "is not here, and names no images of its own: correct the path, or give --dataset_name."
+    assert refusal(capsys, [absent]) == f"poa: {absent} {wrong_path}"
     assert refusal(capsys, [trained_on(max_steps=3)]) == plain
     (model / "config.yaml").write_text("dataset_name: [")
     assert refusal(capsys, [model]) == plain

@@ -95,6 +95,10 @@ def own_data(run: str | Path) -> OwnData:
     """
     own = OwnData.of(run)
     if own is None:
+        if not Path(run).exists():
+            raise ValueError(
+                f"{run} is not here, and names no images of its own: correct the path, or give --dataset_name."
+            )
         raise ValueError("Give --dataset_name: see poa evaluate --help.")
     return own
 
