@@ -48,7 +48,7 @@ class PoaDinov3ViTConfig(ElasticViTConfigMixin, DINOv3ViTConfig):
         hidden_act: Activation of the MLPs, by its name in transformers; published gated MLPs have `silu`.
         use_gated_mlp: Whether the MLPs are gated (SwiGLU), as in the published S+, H+ and 7B.
         query_bias: Whether queries have biases.
-        key_bias: Whether keys have biases; they would not change what is attended to.
+        key_bias: Whether keys have biases; those of published sizes have none.
         value_bias: Whether values have biases.
         proj_bias: Whether the attention's output projection has a bias.
         mlp_bias: Whether the MLPs' layers have biases.
