@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from poa_hf.elastic import SubNetwork
+from poa_hf.sub_network import SubNetwork
 
 from .conftest import ROOT, run_python
 

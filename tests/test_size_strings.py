@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poa_hf import PoaResNetConfig, PoaSwinConfig, PoaViTConfig
-from poa_hf.elastic import SubNetwork
+from poa_hf.sub_network import SubNetwork
 
 SPACES = [
     PoaViTConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4).space,

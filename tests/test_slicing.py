@@ -8,7 +8,8 @@ from transformers import Dinov2Model
 from poa_hf import PoaForPreTraining, PoaViTModel, SubNetwork
 from poa_hf.elastic import block_indices
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
-from poa_hf.slicing import SliceRules, slice_plan, sliced_tensors
+from poa_hf.slice_rules import SliceRules
+from poa_hf.slicing import slice_plan, sliced_tensors
 
 from .conftest import random_batch, tiny_backbone, tiny_config
 

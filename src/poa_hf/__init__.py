@@ -12,7 +12,7 @@ from ._registration import register_when_needed as _register_when_needed
 if TYPE_CHECKING:
     from .data.sources import open_dataset
     from .data.textures import TextureDataset
-    from .elastic import ElasticSpace, SubNetwork
+    from .elastic import ElasticSpace
     from .embedding.embed import embed
     from .embedding.embeddings import Embeddings
     from .evaluation.callback import KnnEvaluationCallback, WarmStartGuard
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .runs.load import load_run
     from .selection.costs import costs
     from .selection.select import Budget, select
+    from .sub_network import SubNetwork
     from .training.arguments import PoaTrainingArguments
     from .training.trainer import PoaTrainer
     from .warm_start.config import warm_start_config
@@ -126,7 +127,7 @@ _MODULES = {
     "PoaViTModel": "models.modeling_poa_vit",
     "PushOptions": "publishing.push",
     "Release": "publishing.release",
-    "SubNetwork": "elastic",
+    "SubNetwork": "sub_network",
     "TextureDataset": "data.textures",
     "UnitOrder": "warm_start.ordering.unit_order",
     "WarmStartGuard": "evaluation.callback",

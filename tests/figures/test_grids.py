@@ -1,8 +1,8 @@
 import numpy as np
 
 from poa_hf import ElasticSpace, PoaResNetConfig, PoaViTConfig
-from poa_hf.elastic import SubNetwork
 from poa_hf.figures.grids import grids
+from poa_hf.sub_network import SubNetwork
 
 
 def test_one_elastic_stage_is_one_panel_of_width_and_depth():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from poa_hf.elastic import SubNetwork, block_indices
+from poa_hf.elastic import block_indices
 from poa_hf.models.shared_blocks import shared_outputs
+from poa_hf.sub_network import SubNetwork
 
 from ..test_contract import TINY, VITS, backbone
 

@@ -12,7 +12,6 @@ from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.processor import decoding_of
 from ..data.shards import refuse_split_stream
 from ..data.sources import open_dataset
-from ..elastic import SubNetwork
 from ..evaluation.processes import Processes
 from ..evaluation.subject import Subject, load_subject
 from ..formatting import listed
@@ -20,6 +19,7 @@ from ..locations import leads_outside
 from ..models.elastic_model import ElasticModelMixin
 from ..runs.atomic import UNFINISHED
 from ..runs.layout import LOCK
+from ..sub_network import SubNetwork
 from .description import described_dataset, described_model
 from .embeddings import Embeddings
 from .features import Features, embedder

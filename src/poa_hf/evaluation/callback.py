@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import TrainerControl, TrainerState
 
 from ..data.processor import evaluation_processor
-from ..elastic import SubNetwork
+from ..sub_network import SubNetwork
 from ..training.callbacks import EvaluationCallback
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ..elastic import SubNetwork
 from ..models.elastic_model import PLAIN_MODELS_KEPT
 from ..runs.evaluations import Evaluation
+from ..sub_network import SubNetwork
 from .alterations.alteration import PixelBatch, check_alterations
 from .alterations.saliency import patch_saliency
 from .data.masked import NO_MASKS, MaskedImages

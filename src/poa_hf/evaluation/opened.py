@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..elastic import SubNetwork
 from ..models.elastic_config import is_hierarchical
 from ..models.elastic_model import ElasticModelMixin
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..slicing import SlicedModel
+from ..sub_network import SubNetwork
 from .features import evaluation_mode
 
 CONVOLUTIONAL_STRIDE = 32  # of the last feature map of ResNet and its like

@@ -15,7 +15,6 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.decoding import open_image
 from ..data.processor import decoding_of, prepared_images, usual_processor
-from ..elastic import SubNetwork
 from ..formatting import one_line
 from ..locations import looks_local
 from ..models.elastic_config import is_hierarchical
@@ -25,6 +24,7 @@ from ..models.saved_files import read_config_fields
 from ..runs.hub import is_supernet_on_hub
 from ..runs.layout import CONFIG, RunFolder
 from ..runs.load import load_run, model_step, resolve_run, run_processor
+from ..sub_network import SubNetwork
 from .alterations.alteration import ModelInput
 from .data.sources import SeveralSources, Source, training_source
 from .features import pooled_features

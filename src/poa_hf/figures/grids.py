@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
+from ..sub_network import SubNetwork
 
 Cells = dict[tuple[int, int], float]  # values by (row, column)
 

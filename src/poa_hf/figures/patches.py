@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from transformers import PreTrainedModel
 
-from ..elastic import SubNetwork
 from ..evaluation.alterations.saliency import NoClassAttention, class_attention
 from ..evaluation.opened import opened
 from ..evaluation.opened import patches_of_output as patches_of_output
+from ..sub_network import SubNetwork
 
 COMPONENTS = 3  # red, green, blue
 INSTEAD = "use patch_pca on its patch_features instead"

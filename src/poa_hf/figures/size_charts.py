@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..elastic import SubNetwork
 from ..formatting import format_quantity
+from ..sub_network import SubNetwork
 from .themes import MARKED, Theme, add_legend, line_colors, new_axes
 
 if TYPE_CHECKING:

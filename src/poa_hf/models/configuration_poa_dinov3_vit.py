@@ -5,8 +5,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import DINOv3ViTConfig
 
-from ..elastic import SubNetwork
 from ..ranges import FINITE, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, Range
+from ..sub_network import SubNetwork
 from .elastic_config import SIZE, Filled, Side
 from .elastic_vit_config import VIT_RANGES, ElasticViTConfigMixin
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from ..elastic import ElasticSpace, SubNetwork, stage_depths
+from ..elastic import ElasticSpace, stage_depths
 from ..ranges import check_ranges
+from ..sub_network import SubNetwork
 from .configuration_gn_resnet import GnResNetConfig
 from .elastic_config import BLOCKS, SHARED_RANGES, SIZE, ElasticConfigMixin, Filled, Stages, check_depths, check_width
 

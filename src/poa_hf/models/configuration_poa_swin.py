@@ -6,8 +6,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import SwinConfig
 
-from ..elastic import ElasticSpace, SubNetwork, stage_depths
+from ..elastic import ElasticSpace, stage_depths
 from ..ranges import Range, check_ranges
+from ..sub_network import SubNetwork
 from .elastic_config import (
     BLOCKS,
     SHARED_RANGES,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
 from ..ranges import NOT_NEGATIVE, SHARE_BELOW_1, Range
+from ..sub_network import SubNetwork
 
 if TYPE_CHECKING:
     # A configuration is validated first, and then completed by its `__post_init__`. Type checkers see the types after

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..elastic import SubNetwork
 from ..slicing import (
     Slice,
     SlicedModel,
@@ -20,6 +19,7 @@ from ..slicing import (
     sliced_tensors,
     without_storage,
 )
+from ..sub_network import SubNetwork
 from .activation_checkpointing import is_activation_checkpointing
 from .compiled_blocks import BlockCompiler, block_kind
 from .elastic_config import ElasticConfigMixin

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
 from ..ranges import check_ranges
+from ..sub_network import SubNetwork
 from .elastic_config import (
     BLOCKS,
     SHARED_RANGES,

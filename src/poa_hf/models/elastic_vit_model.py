@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..elastic import SubNetwork
 from ..slicing import SlicedModel
+from ..sub_network import SubNetwork
 from .elastic_model import ElasticModelMixin
 from .elastic_vit_config import ElasticViTConfigMixin
 from .shared_blocks import shared_outputs

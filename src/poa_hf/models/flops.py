@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
+from ..sub_network import SubNetwork
 from .elastic_config import ElasticConfigMixin
 from .elastic_model import ElasticModelMixin
 

@@ -10,7 +10,7 @@ from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers im
     Dinov2WithRegistersLayer,
 )
 
-from ..slicing import SliceRules
+from ..slice_rules import SliceRules
 from .configuration_poa_dinov2_registers import PoaDinov2RegistersConfig
 from .elastic_vit_model import ElasticViTModelMixin, SubsetDepthMixin
 from .packed_crops import PackedLayerMixin, PackedModelMixin

@@ -16,7 +16,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import (
     augment_patches_center_coordinates,
 )
 
-from ..slicing import SliceRules
+from ..slice_rules import SliceRules
 from .configuration_poa_dinov3_vit import PoaDinov3ViTConfig
 from .elastic_vit_model import ElasticViTModelMixin, SubsetDepthMixin
 

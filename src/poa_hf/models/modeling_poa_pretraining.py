@@ -17,7 +17,6 @@ from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
-from ..elastic import SubNetwork
 from ..objective.branches import Batch, Branch, ImageTokens
 from ..objective.distillation import Distillation, DistillationSpec, distillation
 from ..objective.early_gradients import GradientSums, differentiated
@@ -26,6 +25,7 @@ from ..objective.heads import ProjectionHeads, Prototypes, autocast_dtype
 from ..objective.losses import several_processes
 from ..objective.objective import LossWeights, StepDetails, poa_loss
 from ..objective.row_functions import PLAIN
+from ..sub_network import SubNetwork
 from .compiled_blocks import BlockCompiler
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin

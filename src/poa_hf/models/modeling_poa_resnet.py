@@ -11,8 +11,8 @@ from transformers import initialization
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 from transformers.utils.generic import can_return_tuple
 
-from ..elastic import SubNetwork
-from ..slicing import SliceRules
+from ..slice_rules import SliceRules
+from ..sub_network import SubNetwork
 from .configuration_poa_resnet import PoaResNetConfig
 from .elastic_model import ElasticModelMixin
 from .modeling_gn_resnet import GnResNetModel

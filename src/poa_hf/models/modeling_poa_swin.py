@@ -19,8 +19,8 @@ from transformers.models.swin.modeling_swin import (
     window_reverse,
 )
 
-from ..elastic import SubNetwork
-from ..slicing import SliceRules
+from ..slice_rules import SliceRules
+from ..sub_network import SubNetwork
 from .configuration_poa_swin import PoaSwinConfig
 from .elastic_model import ElasticModelMixin
 from .stochastic_depth import add_residual

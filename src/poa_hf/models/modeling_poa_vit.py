@@ -6,7 +6,7 @@ from torch import nn
 from transformers import Dinov2Model
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2Encoder, Dinov2Layer
 
-from ..slicing import SliceRules
+from ..slice_rules import SliceRules
 from .configuration_poa_vit import PoaViTConfig
 from .elastic_vit_model import ElasticViTModelMixin, SubsetDepthMixin
 from .packed_crops import PackedLayerMixin, PackedModelMixin

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.dinov2.modeling_dinov2 import eager_attention_forward
 
-from ..elastic import SubNetwork
+from ..sub_network import SubNetwork
 from .stochastic_depth import num_kept
 
 if TYPE_CHECKING:

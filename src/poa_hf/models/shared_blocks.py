@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from ..elastic import SubNetwork, block_indices
+from ..elastic import block_indices
+from ..sub_network import SubNetwork
 
 Output = TypeVar("Output")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..data.processor import usual_processor
-from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import written_folder
 from ..runs.layout import CONFIG, EVALUATIONS, PROCESSOR, WEIGHTS
+from ..sub_network import SubNetwork
 from .card.cards import CARD, PICTURE, write_card
 from .card.facts import CardFacts
 from .formats.format import Artifact, Format, find_format

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from huggingface_hub import Collection, RepoFile
 
-from ..elastic import SubNetwork
 from ..formatting import format_bytes, format_quantity
 from ..hub.client import Hub
 from ..runs.layout import SIZES
+from ..sub_network import SubNetwork
 from .card.cards import CARD
 from .card.size_table import published_sizes
 from .card.stamp import is_unedited

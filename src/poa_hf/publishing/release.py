@@ -13,13 +13,13 @@ from typing import Any
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..data.processor import usual_processor
-from ..elastic import SubNetwork
 from ..locations import leads_outside
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import write_json
 from ..runs.layout import PROCESSOR, SIZES, RunFolder
 from ..runs.load import load_run, resolve_run, run_processor
 from ..runs.publishable import check_no_links, model_files, without_local_paths, write_run_files
+from ..sub_network import SubNetwork
 from .card.cards import CARD, write_card, write_supernet_card
 from .card.facts import CardFacts
 from .card.metadata import card_problems

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..elastic import SubNetwork
 from ..runs.comparison import Comparison
 from ..runs.metrics import Metric
 from ..selection.prediction import Prediction
+from ..sub_network import SubNetwork
 
 Series = tuple[list[int], list[float]]  # steps, and the value at each
 

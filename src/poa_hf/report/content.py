@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..elastic import SubNetwork
 from ..formatting import format_quantity
 from ..models.elastic_config import image_shape
 from ..runs.comparison import Comparison, choose_by
@@ -16,6 +15,7 @@ from ..runs.layout import RunFolder
 from ..selection.costs import Costs, costs
 from ..selection.latency_table import read_latencies
 from ..selection.select import select
+from ..sub_network import SubNetwork
 from .curves import curves_section
 from .numbers import collapse_section, entry, loss_section, numeric, series
 from .quality import quality_sections

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..elastic import SubNetwork
 from ..figures import charts
 from ..formatting import capitalised
 from ..runs.comparison import Comparison, images_of, one_per_measure
 from ..runs.evaluations import Evaluation
 from ..runs.facts import RunFacts
 from ..runs.metrics import display_order
+from ..sub_network import SubNetwork
 from . import plots
 from .captions import Series
 from .section import Chart, Section

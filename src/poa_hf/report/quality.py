@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ..elastic import SubNetwork
 from ..figures import charts
 from ..figures.grids import Grid, grids
 from ..formatting import capitalised
@@ -19,6 +18,7 @@ from ..runs.metrics import METRICS, Metric, measure_in_words
 from ..selection.costs import Costs
 from ..selection.pareto import pareto_front
 from ..selection.search import predicted_quality
+from ..sub_network import SubNetwork
 from . import captions
 from .axes import percent
 from .cost_plots import CostPoint, Group, cost_plot

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
 from ..formatting import format_quantity
 from ..runs.comparison import Comparison, one_per_measure
 from ..runs.facts import RunFacts
 from ..runs.metrics import display_order
 from ..selection.costs import Costs
+from ..sub_network import SubNetwork
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..elastic import SubNetwork
+from ..sub_network import SubNetwork
 from .evaluations import Evaluation
 from .metrics import Metric, check_measure, column_title, display_order, metric_name, metric_of
 

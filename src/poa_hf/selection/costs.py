@@ -11,10 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from ..elastic import SubNetwork
 from ..models.elastic_config import ElasticConfigMixin, elastic_config, image_shape
 from ..models.elastic_model import ElasticModelMixin
 from ..models.flops import counted_once, flop_counter, plain_model, summed_over_stages
+from ..sub_network import SubNetwork
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..elastic import SubNetwork
+from ..sub_network import SubNetwork
 from .costs import Costs
 
 

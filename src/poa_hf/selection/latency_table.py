@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
 from ..models.elastic_config import ElasticConfigMixin, elastic_config, image_shape
 from ..runs.atomic import write_json
 from ..runs.layout import RunFolder, latency_name
+from ..sub_network import SubNetwork
 from .costs import Costs, costs, stock_model
 from .estimate import estimate, latency_features
 from .latency import Latency, find_device, measure_latency

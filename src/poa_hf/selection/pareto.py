@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..elastic import SubNetwork
+from ..sub_network import SubNetwork
 
 
 def pareto_front(worth: Mapping[SubNetwork, float], costs: Sequence[Mapping[SubNetwork, float]]) -> list[SubNetwork]:

@@ -8,7 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
+from ..sub_network import SubNetwork
 
 # Penalties of the squared weights, of which leave-one-out chooses; every term has a standard deviation of 1.
 _PENALTIES = (0.0, *np.geomspace(1e-3, 1e2, 6))

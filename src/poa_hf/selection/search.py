@@ -9,9 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
 from ..runs.comparison import Comparison, choose_by
 from ..runs.facts import RunFacts
+from ..sub_network import SubNetwork
 from .costs import Costs, costs
 from .latency import find_device
 from .latency_table import LatencyTable, latency_table

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..elastic import ElasticSpace, SubNetwork
+from ..elastic import ElasticSpace
 from ..formatting import format_quantity, parse_quantity
 from ..models.elastic_config import elastic_config
+from ..sub_network import SubNetwork
 from .costs import Costs
 from .costs import costs as costs_of_space
 from .latency_table import LatencyTable

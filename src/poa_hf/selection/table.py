@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..elastic import SubNetwork
 from ..formatting import format_quantity
 from ..models.elastic_config import image_shape
 from ..runs.metrics import Metric
+from ..sub_network import SubNetwork
 from .search import Search
 
 _FRONT_ROWS = 12

@@ -3,7 +3,7 @@
 A checkpoint holds (`runs.layout` has the names of the files):
 
 - the model (teacher, student and heads) as a folder for `from_pretrained`, with its image processor and `compute.json`;
-- the optimizer's state, in the form of the engine (`engines`);
+- the optimizer's state, in the form of the engine (`engine_states`);
 - the step, the log history and the best evaluation, as a `TrainerState`;
 - the batch size and the counts of steps that were not finite;
 - each process's position in the data;
@@ -48,7 +48,7 @@ from ..runs.layout import COUNTS, OPTIMIZER_STATE, TRAINER_STATE, RunFolder, dat
 from ..runs.lock import locked_run
 from ..runs.soundness import read_counts, read_trainer_state
 from ..runs.training_time import ComputeLog
-from . import engines
+from . import engine_states
 from .arguments import PoaTrainingArguments
 from .monitoring import NonfiniteSteps
 
@@ -129,7 +129,7 @@ class Checkpointer:
         target = RunFolder(self.output_dir).checkpoint(state.global_step)
         self.nonfinite.settle()
         with written_folder(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
-            engines.save_state(self.accelerator, self.model, self.optimizer, folder, self._write_model)
+            engine_states.save_state(self.accelerator, self.model, self.optimizer, folder, self._write_model)
             position = data_state(folder, self.accelerator.process_index)
             position.write_text(json.dumps(self.loader.state_dict()))
             if self.is_main:
@@ -238,7 +238,7 @@ class Checkpointer:
     def _load_state(self, checkpoint: Path) -> None:
         """Restore model and optimizer, whose files may come from anywhere."""
         try:
-            engines.load_state(self.accelerator, self.model, self.optimizer, checkpoint, self._read_model)
+            engine_states.load_state(self.accelerator, self.model, self.optimizer, checkpoint, self._read_model)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, pickle.UnpicklingError) as error:
             if str(checkpoint) in str(error):
                 raise
@@ -264,7 +264,7 @@ class Checkpointer:
             ) from error
 
     def _write_model(self, folder: Path) -> None:
-        args, state_dict = self.args, engines.whole_state_dict(self.model)
+        args, state_dict = self.args, engine_states.whole_state_dict(self.model)
         if self.is_main:
             self.model.save_pretrained(folder, state_dict=state_dict, max_shard_size=MAX_SHARD_SIZE)
             statistics = args.image_mean, args.image_std, args.image_range
@@ -272,4 +272,4 @@ class Checkpointer:
             self.training_time.write(folder, self.state.global_step)
 
     def _read_model(self, folder: Path) -> None:
-        engines.load_whole_state_dict(self.model, load_complete(folder).state_dict())
+        engine_states.load_whole_state_dict(self.model, load_complete(folder).state_dict())

@@ -18,7 +18,7 @@ from ..runs.atomic import written_folder
 from ..runs.checkpoints import MAX_SHARD_SIZE
 from ..runs.json_files import read_object
 from ..runs.layout import CONFIG, RunFolder
-from . import engines
+from . import engine_states
 from .arguments import PoaTrainingArguments
 
 _OWN = "The run's own teacher at step 0"
@@ -131,7 +131,7 @@ class GramTeacher:
             return
         with written_folder(self.path, self.accelerator.is_main_process, self.accelerator.wait_for_everyone) as folder:
             if self.teacher is None:
-                weights = engines.whole_state_dict(self.model)
+                weights = engine_states.whole_state_dict(self.model)
                 own = {name.removeprefix("teacher."): t for name, t in weights.items() if name.startswith("teacher.")}
                 if self.accelerator.is_main_process:
                     self.model.teacher.save_pretrained(folder, state_dict=own, max_shard_size=MAX_SHARD_SIZE)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTrainingOutput
+from ..sub_network import SubNetwork
 from .optimization import StepHyperparameters
 
 logger = logging.getLogger(__name__)

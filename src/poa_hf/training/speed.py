@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ..elastic import SubNetwork
 from ..models.compiled_blocks import BlockCompiler
 from ..models.configuration_poa import PoaConfig
 from ..models.flops import count_forward_flops, summed_over_stages
+from ..sub_network import SubNetwork
 from .arguments import PoaTrainingArguments
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 
-from ..elastic import SubNetwork
 from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
 from ..objective.feature_matching import TeacherFeatures
+from ..sub_network import SubNetwork
 from . import engines
 from .arguments import PoaTrainingArguments
 from .flow import FlowCallback

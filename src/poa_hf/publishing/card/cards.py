@@ -13,10 +13,10 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ...elastic import SubNetwork
 from ...formatting import format_quantity
 from ...locations import is_repo_id
 from ...runs.facts import RunFacts
+from ...sub_network import SubNetwork
 from ..formats.format import Format
 from ..hub.names import published_names
 from . import values

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from ...elastic import ElasticSpace, SubNetwork
+from ...elastic import ElasticSpace
 from ...models.configuration_poa import PoaConfig
 from ...models.modeling_poa_pretraining import PoaForPreTraining
 from ...runs.comparison import Comparison, choose, one_per_measure
 from ...runs.evaluations import Evaluation
 from ...runs.facts import RunFacts
 from ...selection.costs import Costs, costs
+from ...sub_network import SubNetwork
 from .owner import OwnerFacts
 
 logger = logging.getLogger(__name__)

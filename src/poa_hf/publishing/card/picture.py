@@ -7,11 +7,11 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from ...elastic import SubNetwork
 from ...figures import charts
 from ...formatting import capitalised
 from ...report.section import png
 from ...selection.pareto import pareto_front
+from ...sub_network import SubNetwork
 from ..hub.names import published_names
 from .facts import CardFacts
 

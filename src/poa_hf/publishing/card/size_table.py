@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...elastic import SubNetwork
 from ...runs.comparison import choose
+from ...sub_network import SubNetwork
 from ..hub.names import family_name
 from .facts import CardFacts
 

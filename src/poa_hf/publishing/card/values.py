@@ -8,13 +8,13 @@ from typing import Any
 
 from ...data.crops import CropArguments
 from ...data.sources import TEXTURES
-from ...elastic import SubNetwork
 from ...formatting import capitalised, enumerated, format_duration, format_quantity
 from ...locations import is_repo_id
 from ...models.configuration_poa import PoaConfig
 from ...models.elastic_config import image_shape
 from ...runs.comparison import Comparison
 from ...runs.training_time import ComputePart
+from ...sub_network import SubNetwork
 from .facts import CardFacts
 from .markdown import escape, link
 

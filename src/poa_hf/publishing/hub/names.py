@@ -11,7 +11,7 @@ from ...formatting import one_line
 if TYPE_CHECKING:  # the help of `poa push` shows the template, at once
     from transformers import PreTrainedConfig
 
-    from ...elastic import SubNetwork
+    from ...sub_network import SubNetwork
 
 NAME_TEMPLATE = "poa-{family}-{size}-extracted"
 _FIELDS = ("family", "size", "width", "depth")
