@@ -177,7 +177,7 @@ def test_lists_of_tensors_are_updated_in_place():
     rounded = [torch.empty(2, dtype=torch.bfloat16), torch.empty(3, dtype=torch.bfloat16)]
     torch._foreach_copy_(rounded, tensors)
     assert [tensor.tolist() for tensor in rounded] == [[1.0] * 2, [1.0] * 3], (
-        "torch's _foreach functions compute something else: mend models/modeling_poa_pretraining.py, slicing.py and "
+        "torch's _foreach functions compute something else: mend models/moving_average.py, slicing.py and "
         "objective/early_gradients.py"
     )
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.optim.sgd import sgd
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
@@ -29,9 +27,7 @@ from ..sub_network import SubNetwork
 from .compiled_blocks import BlockCompiler
 from .configuration_poa import PoaConfig
 from .elastic_model import ElasticModelMixin
-
-# Parameters whose moving average is computed together, each operation in one kernel.
-_AVERAGED_TOGETHER = 64
+from .moving_average import follow
 
 
 @dataclass
@@ -188,7 +184,6 @@ class PoaForPreTraining(PreTrainedModel):
             pairs.append((self.teacher, self.student))
         return pairs if self.distillation is None else [*pairs, *self.distillation.averaged()]
 
-    @torch.no_grad()
     def update_teacher(self, momentum: float, skip: Tensor | None = None, heads_only: bool = False) -> None:
         """Set the teacher to momentum * teacher + (1 - momentum) * student.
 
@@ -197,22 +192,7 @@ class PoaForPreTraining(PreTrainedModel):
             skip: A bool scalar on the device; if it is true, nothing changes. The host does not wait for it.
             heads_only: Whether to leave the backbone as it is.
         """
-        pairs = self._averaged(heads_only)
-        teacher = [tensor for average, _ in pairs for tensor in _local(average)]
-        student = [tensor for _, followed in pairs for tensor in _local(followed)]
-        if skip is None:
-            # torch's optimisers use it; there is no public function for lists of tensors
-            torch._foreach_lerp_(teacher, student, 1 - momentum)
-            return
-        # Gradient descent on their distance is the same average, and can leave out a step without the host knowing.
-        # Part by part, as the differences take as much memory as the tensors.
-        for part in range(0, len(teacher), _AVERAGED_TOGETHER):
-            tensors = teacher[part : part + _AVERAGED_TOGETHER]
-            differences = torch._foreach_sub(tensors, student[part : part + _AVERAGED_TOGETHER])
-            sgd(
-                tensors, list(differences), [None] * len(tensors), fused=True, found_inf=skip.float(), lr=1 - momentum,
-                weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False, maximize=False,
-            )  # fmt: skip
+        follow(self._averaged(heads_only), momentum, skip)
 
     def compile_blocks(self, compiler: BlockCompiler | None) -> None:
         """Compute losses with compiled blocks and loss functions from now on; with None, without.
@@ -373,9 +353,3 @@ class PoaForPreTraining(PreTrainedModel):
                 return [self.student.image_tokens(output) for output in backbone(crops, bool_masked_pos=masks)]
 
         return features
-
-
-def _local(module: nn.Module) -> list[Tensor]:
-    """Return a module's parameters or, under FSDP2, the shards of them that this process holds."""
-    # a moving average is elementwise, and shards need no operation of distributed tensors
-    return [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
