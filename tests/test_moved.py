@@ -23,7 +23,7 @@ def test_an_old_module_is_the_new_one(fresh, old):
     with pytest.warns(DeprecationWarning) as warned:
         found = import_module(old)
     about = [str(warning.message) for warning in warned if old in str(warning.message)]
-    assert about == [f"{old} is now {new}; the old path is removed in version 0.2."]
+    assert about == [f"{old} is now {new}; the old path is removed in version 0.3."]
     assert found is module or old.removeprefix("poa_hf.") in _moved.NAMES
     with warnings.catch_warnings(action="error"):  # once is enough
         assert import_module(old) is found

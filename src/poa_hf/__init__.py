@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .warm_start.load import init_from
     from .warm_start.ordering.unit_order import UnitOrder, order_units
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Budget",

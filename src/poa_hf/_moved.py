@@ -2,7 +2,7 @@
 
 `import poa_hf.training.recipe`, `from poa_hf.training.recipe import parse_recipe` and `import_module` still work for
 every module of `MODULES`, each with one `DeprecationWarning` that names the new path. All of this is removed
-in version 0.2.
+in version 0.3.
 """
 
 from __future__ import annotations
@@ -218,5 +218,5 @@ class _OldPathLoader(Loader):
 
 def _warn(old: str, new: str, stacklevel: int) -> None:
     warnings.warn(
-        f"{old} is now {new}; the old path is removed in version 0.2.", DeprecationWarning, stacklevel=stacklevel
+        f"{old} is now {new}; the old path is removed in version 0.3.", DeprecationWarning, stacklevel=stacklevel
     )

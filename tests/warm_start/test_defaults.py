@@ -91,6 +91,20 @@ def test_what_is_given_is_kept(source, tmp_path):
     assert (read.training, read.init_from) == (training, source) and read.model.to_dict() == recipe.model.to_dict()
 
 
+def test_the_learning_rate_of_a_start_from_nothing_is_noted(source, tmp_path, caplog):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("learning_rate: 4.0e-3\n")
+    parse_recipe(["--config", str(recipe), "--init_from", source])
+    assert "learning rate, 0.004, is for a start from nothing" in caplog.text
+    assert "--learning_rate 0.0004" in caplog.text
+    caplog.clear()
+    parse_recipe(["--config", str(recipe), "--init_from", source, "--learning_rate", "0.002"])  # as the user says
+    parse_recipe(["--init_from", source])
+    recipe.write_text(f"init_from: {source}\nlearning_rate: 4.0e-3\n")  # a recipe for this start
+    parse_recipe(["--config", str(recipe)])
+    assert not caplog.text
+
+
 def test_a_run_brings_its_heads_and_space_and_a_file_needs_its_configuration(tmp_path):
     PoaForPreTraining(tiny_config(intact_weight=0.6)).save_pretrained(tmp_path / "run")
     recipe = parse_recipe(["--init_from", str(tmp_path / "run"), "--model.koleo_weight", "0"])

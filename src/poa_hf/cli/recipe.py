@@ -33,8 +33,9 @@ class ModelArguments:
     init_from: str | None = field(
         default=None,
         metadata={
-            "help": "Start from a pre-trained model: folder or Hub id of a dinov2, vit, swin or gn_resnet checkpoint, "
-            "a run, or a file of the authors'. Its architecture is the full size."
+            "help": "Start from a pre-trained model: folder or Hub id of a dinov2, dinov2_with_registers, dinov3_vit, "
+            "vit, vit_mae, vit_msn, deit, swin or gn_resnet checkpoint, a run, or a file of the authors'. Its "
+            "architecture is the full size."
         },
     )
     order_units: bool | None = field(
@@ -206,7 +207,7 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
         others |= {"order_units": bool(start.order_units), "order_images": start.order_images}
         return Recipe(model_config(model), data, training, evaluation, **others)
     from ..runs.checkpoints import find_checkpoint
-    from ..warm_start.defaults import changed_arguments, recorded_name, with_source
+    from ..warm_start.defaults import changed_arguments, recorded_name, warn_of_high_learning_rate, with_source
     from ..warm_start.source import find_source, is_in_order
 
     checkpoint = find_checkpoint(Path(training.output_dir), training.resume_from_checkpoint, overwrite=True)
@@ -216,6 +217,8 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     config.warm_started_from = recorded_name(start.init_from, source, checkpoint)
     changed = changed_arguments(config, source, training, explicit={*options, *content})
     training = dataclasses.replace(training, **changed)
+    if checkpoint is None and "init_from" not in content and "learning_rate" in content.without(options):
+        warn_of_high_learning_rate(training.learning_rate)
     order_units = start.order_units
     if source.run_config is not None:
         config.units_ordered_on = source.run_config.units_ordered_on

@@ -92,6 +92,18 @@ def changed_arguments(
     return changed
 
 
+def warn_of_high_learning_rate(learning_rate: float) -> None:
+    """Warn where the learning rate of a recipe for a start from nothing would undo what the source has learnt."""
+    usual = _SCHEDULE["learning_rate"]
+    if learning_rate > usual and _is_first_process():
+        logger.warning(
+            "The recipe's learning rate, %g, is for a start from nothing, and the source would lose much of what it "
+            "has learnt: give --learning_rate %g, or leave --config out, so that the whole schedule fits.",
+            learning_rate,
+            usual,
+        )
+
+
 def _crop_sizes(config: PoaConfig, training: PoaTrainingArguments, explicit: Collection[str]) -> dict[str, int]:
     """Global crops of at most the source's image size and local ones in proportion, both of whole patches."""
     backbone = config.backbone_config
@@ -127,9 +139,13 @@ def start_run(
         lines = [str(start), _space(model), _schedule(training, eval_steps)]
     else:
         lines = [f"Resuming from {checkpoint}; {source} was not read again."]
-    if int(os.environ.get("RANK", 0)) == 0:
+    if _is_first_process():
         for line in lines:
             logger.info(line)
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _space(model: PoaForPreTraining) -> str:
