@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import json
 import posixpath
 import re
@@ -27,9 +28,6 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-COMMANDS = (
-    "pretrain", "resume", "check", "evaluate", "select", "report", "extract", "embed", "push", "order", "convert",
-)  # fmt: skip
 # Files outside of docs/ and the pages that show them.
 PAGES = {
     "CHANGELOG.md": "changelog.md",
@@ -83,13 +81,18 @@ def turn_links(markdown: str, source: str, page: str) -> str:
             return text if not is_picture else f"({text})"
         return f"{is_picture}[{text}]({posixpath.relpath(shown, posixpath.dirname(page) or '.')})"
 
-    lines, fence = [], None
-    for line in markdown.split("\n"):
+    fence: str | None = None
+
+    def is_code(line: str) -> bool:
+        nonlocal fence
         mark = _FENCE.match(line)
         if mark and (fence is None or line.strip().startswith(fence)):
             fence = mark[1] if fence is None else None
-        lines.append(line if fence or mark else _LINK.sub(turned, line))
-    return "\n".join(lines)
+        return bool(fence or mark)
+
+    parts = ["\n".join(lines) if code else _LINK.sub(turned, "\n".join(lines))  # a link may go over two lines
+             for code, lines in itertools.groupby(markdown.split("\n"), is_code)]  # fmt: skip
+    return "\n".join(parts)
 
 
 def page_of(path: str, anchor: str = "") -> str | None:
@@ -239,6 +242,8 @@ def command(name: str) -> str:
 
 def commands() -> str:
     """All commands, one section each."""
+    from poa_hf.cli.main import COMMANDS
+
     return "\n\n".join(f"## poa {name} {{ #{name} }}\n\n{command(name)}" for name in COMMANDS)
 
 

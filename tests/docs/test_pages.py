@@ -14,7 +14,7 @@ import pytest
 from poa_hf.cli.main import main
 
 from ..conftest import QUICKSTART, ROOT, TINY
-from .site import command_parser, written_recipe
+from .site import command_parser, hooks, written_recipe
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -131,3 +131,11 @@ def test_sentences_are_those_of_the_code():
     for sentence in re.findall(r"^\| `(.+?)` \|", table, re.M):
         for part in re.split(r"\.\.\.|\bN\b|\bM\b|'train'", sentence):
             assert part.strip(" :") in source, f"no message of the code says {part!r}"
+
+
+def test_the_site_turns_links_that_leave_the_docs():
+    text = (
+        "[it\nwas](../benchmarks/results/2026-11-27-order.md)\n```\n[as it is](../README.md)\n```\n[code](../setup.cfg)"
+    )
+    turned = "[it\nwas](results/2026-11-27-order.md)\n```\n[as it is](../README.md)\n```\ncode"
+    assert hooks().turn_links(text, "docs/page.md", "page.md") == turned
