@@ -134,8 +134,6 @@ def test_sentences_are_those_of_the_code():
 
 
 def test_the_site_turns_links_that_leave_the_docs():
-    text = (
-        "[it\nwas](../benchmarks/results/2026-11-27-order.md)\n```\n[as it is](../README.md)\n```\n[code](../setup.cfg)"
-    )
-    turned = "[it\nwas](results/2026-11-27-order.md)\n```\n[as it is](../README.md)\n```\ncode"
+    text = "[it\nwas](../benchmarks/results/2026-11-27-order.md)\n```\n[as it is](../README.md)\n```\n[it](../LICENSE)"
+    turned = "[it\nwas](results/2026-11-27-order.md)\n```\n[as it is](../README.md)\n```\nit"
     assert hooks().turn_links(text, "docs/page.md", "page.md") == turned

@@ -18,7 +18,6 @@ from transformers import (
 from poa_hf import PoaDinov3ViTConfig, PoaDinov3ViTModel, PoaForPreTraining, SubNetwork, costs, extract_to
 from poa_hf.cli.recipe import parse_recipe
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
-from poa_hf.models.compiled_blocks import BlockCompiler
 
 from ..conftest import random_batch, tiny_config
 
@@ -170,29 +169,6 @@ def test_stochastic_depth_and_checkpointing_give_the_same_gradients():
     plain = gradients()
     enable_activation_checkpointing(model.student)
     torch.testing.assert_close(gradients(), plain, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fields", [{}, {"num_register_tokens": 0, **GATED}])
-def test_compiled_blocks_compute_the_same_and_each_kind_is_compiled_once(fields):
-    model = PoaForPreTraining(tiny_config(tiny(min_num_hidden_layers=2, drop_path_rate=0.3, **fields))).train()
-    batch = random_batch()
-
-    def step(size):
-        torch.manual_seed(1)
-        model.zero_grad()
-        loss = model(**batch, sub_network=size, teacher_temperature=0.07).loss
-        loss.backward()
-        return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
-
-    sizes = [SubNetwork(16, 2), SubNetwork(16, 3)]
-    plain = [step(size) for size in sizes]
-    compiler = BlockCompiler(backend="aot_eager")
-    model.compile_blocks(compiler)
-    for size, expected in zip(sizes, plain, strict=True):
-        torch.testing.assert_close(step(size), expected, rtol=1e-5, atol=1e-6)
-    # two widths of students with two kinds of crops each, and the teacher
-    assert (compiler.compilations, compiler.recompilations) == (5, 0)
 
 
 def test_registers_are_no_patches():
