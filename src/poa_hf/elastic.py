@@ -11,9 +11,11 @@ from itertools import product
 import numpy as np
 
 from .formatting import listed
+from .ranges import COUNT, Range, check_number
 from .sub_network import SubNetwork
 
 MOST_SIZES = 100_000
+CANDIDATES = Range(2, MOST_SIZES, whole=True)  # the smallest and the full size are always among them
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,13 @@ class ElasticSpace:
     def __post_init__(self) -> None:
         if self.num_candidates is None:
             return
-        if self.num_candidates < 2:
-            raise ValueError(
-                f"num_candidates is {self.num_candidates}: give at least 2, as the smallest and the full size are "
-                "always among them."
-            )
+        check_number("num_candidates", self.num_candidates, CANDIDATES)
         sizes = len(self.widths) * len(self.depths)
         if self.num_candidates > sizes:
-            raise ValueError(
-                f"num_candidates is {self.num_candidates}, but there are {sizes} sizes: give at most as many, or leave "
-                "it out to train all."
+            there_are = (
+                "there is 1 size: leave it out" if sizes == 1 else f"there are {sizes} sizes: give at most as many"
             )
+            raise ValueError(f"num_candidates is {self.num_candidates}, but {there_are}; without it all are trained.")
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -116,8 +114,10 @@ class ElasticSpace:
 
     @property
     def spread(self) -> tuple[SubNetwork, SubNetwork, SubNetwork]:
-        """The smallest, a middle and the full sub-network, where three have to stand for all."""
-        return self.by_cost[0], self.by_cost[len(self) // 2], self.by_cost[-1]
+        """The smallest, a middle and the full sub-network, all of them trained, where three have to stand for all."""
+        trained = {*self.candidates}
+        sizes = [size for size in self.by_cost if size in trained]
+        return sizes[0], sizes[len(sizes) // 2], sizes[-1]
 
     @cached_property
     def candidates(self) -> tuple[SubNetwork, ...]:
@@ -192,8 +192,9 @@ class ElasticSpace:
             step: The step, from 0.
             seed: The run's seed.
             rank: The process.
-            count: How many.
+            count: How many at most, at least 1.
         """
+        check_number("count", count, COUNT)
         if count == 1:
             return (self.sub_network_at(step, seed, rank),)
         drawn = [_drawn(self._between, step * (count - 1) + index, seed, rank) for index in range(count - 1)]

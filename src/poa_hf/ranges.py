@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -133,4 +134,6 @@ def check_fields(arguments: Any) -> None:
             raise ValueError(f"{field.name} is {value!r}: give true or false.")
         if kind.startswith("list[") and value is not None and not isinstance(value, list | tuple):
             raise ValueError(f"{field.name} is {value!r}: give a list.")
+        if isinstance(value, list | tuple) and not re.search(r"\b(list|tuple|Sequence|Any)\b", kind):
+            raise ValueError(f"{field.name} is {value!r}: give one value, not a list.")
     check_ranges(arguments, declared_ranges(type(arguments)))

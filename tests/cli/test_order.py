@@ -112,3 +112,43 @@ def test_an_interrupted_start_finds_the_same_order(source, tmp_path):
     for (name, ours), theirs in zip(parts.state_dict().items(), whole.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
     assert json.loads((tmp_path / "parts" / "config.json").read_text())["units_ordered_on"] == 12
+
+
+def weights_of(run):
+    return load_run(run).state_dict()
+
+
+def test_an_order_that_is_still_ahead_is_kept_in_mind(source, tmp_path):
+    """Run again with --resume_from_checkpoint, as launchers do, before sub-networks are trained."""
+    late = [*TINY, "--max_steps", "4", "--elastic_start_step", "3", "--save_steps", "1", "--save_total_limit", "9"]
+    assert main(["pretrain", "--init_from", source, "--output_dir", str(tmp_path / "whole"), *late]) == 0
+    start = ["pretrain", "--init_from", source, "--output_dir", str(tmp_path / "parts"), *late]
+    assert main(start) == 0
+    assert main([*start, "--resume_from_checkpoint", str(tmp_path / "parts" / "checkpoint-2")]) == 0
+    whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+    assert load_run(tmp_path / "parts").config.units_ordered_on == 12
+    assert yaml.safe_load((tmp_path / "parts" / "config.yaml").read_text())["order_units"] is True
+    # what is in order stays as it is, whatever the options of a later command say
+    order = (tmp_path / "parts" / "unit_order.json").read_text()
+    resume = ["resume", str(tmp_path / "parts" / "checkpoint-4"), "--max_steps", "6", "--elastic_start_step", "5"]
+    assert main(resume) == 0
+    assert (tmp_path / "parts" / "unit_order.json").read_text() == order
+
+
+def test_sub_networks_that_have_learnt_are_not_put_in_another_order(source, tmp_path, caplog):
+    run = str(tmp_path / "run")
+    start = ["pretrain", "--init_from", source, "--output_dir", run, "--no_order_units", *TINY, "--max_steps", "2"]
+    assert main(start) == 0
+    assert main(["resume", run, "--max_steps", "3", "--order_units"]) == 0
+    assert "The units stay as they are: sub-networks have been trained until step 2" in caplog.text
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["order_units"] is False
+    assert load_run(run).config.units_ordered_on is None
+
+
+def test_a_source_in_order_is_put_in_order_again_when_asked(source, tmp_path):
+    first = ["pretrain", "--init_from", source, "--output_dir", str(tmp_path / "first"), *TINY, "--max_steps", "1"]
+    assert main(first) == 0
+    again = ["pretrain", "--init_from", str(tmp_path / "first"), "--output_dir", str(tmp_path / "again"), *TINY]
+    assert main([*again, "--order_units", "--elastic_start_step", "1", "--max_steps", "2"]) == 0
+    assert (tmp_path / "again" / "unit_order.json").exists()

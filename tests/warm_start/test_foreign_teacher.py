@@ -37,7 +37,7 @@ def test_a_family_is_distilled_extracted_and_described(tmp_path, folder, poa):
     AutoModel.from_pretrained(tmp_path / "small")
     card = (tmp_path / "small" / "README.md").read_text()
     assert "was distilled from their-vit without labels" in card
-    assert "learn from a frozen\nteacher, their-vit." in card
+    assert "learn from a frozen teacher,\ntheir-vit." in card
     assert "image and patch features, cosine" in card and "| prototypes |" not in card
     assert str(tmp_path) not in card
     # the recipe alone is enough to go on

@@ -75,7 +75,9 @@ def test_all_sizes_of_a_longer_run_are_extracted_and_published(tmp_path, source,
     published = [repo for _, repo in hub.repos if "supernet" not in repo]
     for repo in published:
         card = ModelCard.load(repo).text
-        assert "| units in order of importance before the first step | by the features of 16 images |" in card
+        assert (
+            "| units in order of importance before sub-networks were trained | by the features of 16 images |" in card
+        )
         assert ("distilled from their-vit" in card) == (teacher is not None) and str(tmp_path) not in card
         loaded = AutoModel.from_pretrained(repo)
         size = f"{loaded.config.hidden_size}x{loaded.config.num_hidden_layers}"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..models.foreign_teacher import ForeignTeacher
     from ..warm_start.ordering.unit_order import UnitOrder
 
+logger = logging.getLogger(__name__)
+
 
 def pretrain(argv: list[str]) -> None:
     """Run `poa pretrain [--config NAME_OR_FILE] [--key value ...]`."""
@@ -70,10 +72,21 @@ def run_recipe(recipe: Recipe) -> None:
     order = None
     if checkpoint is not None:
         recipe.model.units_ordered_on = model.config.units_ordered_on = units_ordered_on(checkpoint)
+        step = step_of(checkpoint)
+        if recipe.order_units and recipe.model.units_ordered_on is None and step > training.elastic_start_step:
+            recipe.order_units = False
+            if model.student.unit_groups() and is_first_process():
+                logger.warning(
+                    "The units stay as they are: sub-networks have been trained until step %d, and another order would "
+                    "undo what they have learnt.",
+                    step,
+                )
     elif recipe.order_units and not training.elastic_start_step:
         from ..warm_start.ordering.run import order_before_training
 
         order = order_before_training(model, dataset, training, recipe.order_images)
+    elif recipe.order_units:  # asked for, also where the source is in an order already
+        recipe.model.units_ordered_on = model.config.units_ordered_on = None
     if recipe.order_units and training.elastic_start_step:
         from ..warm_start.ordering.run import OrderWhenElasticStarts
 

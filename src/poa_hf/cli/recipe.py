@@ -155,6 +155,7 @@ class Recipe:
         return yaml_text({**flat, **start, "model": model})
 
 
+_SET_BY_POA = {"warm_started_from", "units_ordered_on", "distillation", "gram_teacher"}
 _PRETRAIN = "Pre-train an elastic model on images without labels."
 _Arguments = TypeVar("_Arguments", ModelArguments, DataArguments, PoaTrainingArguments, EvaluationArguments)
 _PARTS = (ModelArguments, DataArguments, PoaTrainingArguments, EvaluationArguments)
@@ -207,6 +208,7 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
         others |= {"order_units": bool(start.order_units), "order_images": start.order_images}
         return Recipe(model_config(model), data, training, evaluation, **others)
     from ..runs.checkpoints import find_checkpoint
+    from ..runs.layout import RunFolder
     from ..warm_start.defaults import changed_arguments, recorded_name, warn_of_high_learning_rate, with_source
     from ..warm_start.source import find_source, is_in_order
 
@@ -222,8 +224,13 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     order_units = start.order_units
     if source.run_config is not None:
         config.units_ordered_on = source.run_config.units_ordered_on
-    if order_units is None:  # a run that resumes has done it, or not
-        order_units = not is_in_order(source) if checkpoint is None else config.units_ordered_on is not None
+    if order_units is None and checkpoint is not None:  # it may still be ahead (elastic_start_step)
+        recorded = RunFolder(checkpoint.parent).recipe
+        order_units = read_mapping(recorded).get("order_units") if recorded.is_file() else None
+        if order_units is None:
+            order_units = config.units_ordered_on is not None
+    if order_units is None:
+        order_units = not is_in_order(source)
     teachers = (start.foreign_teacher, start.gram_teacher)
     started = (start.init_from, checkpoint, *teachers, order_units, start.order_images)
     return Recipe(config, data, training, evaluation, *started)
@@ -268,14 +275,22 @@ def recipe_parser(prog: str = "poa pretrain", of_run: bool = False) -> CommandPa
 class _RecipeParser(CommandParser):
     def instead_of(self, name: str) -> str | None:
         name = name.replace("-", "_")
-        return instead_of(name, "--") or (f"give --model.{name}." if _is_of_model(name) else None)
+        place = _place_in_model(name)
+        return instead_of(name, "--") or (f"give --{place}." if place else None)
 
 
-def _is_of_model(name: object) -> bool:
-    """Whether a key is a number of `PoaConfig` that users set, which belongs under `model`."""
-    from ..models.configuration_poa import PoaConfig
+def _place_in_model(name: object) -> str | None:
+    """Return where a field of the model is given, such as `model.koleo_weight`; None for other names."""
+    from transformers import PreTrainedConfig
 
-    return name in PoaConfig.ranges.keys() - {"units_ordered_on"}
+    from .. import PoaConfig, PoaDinov2RegistersConfig, PoaDinov3ViTConfig, PoaResNetConfig, PoaSwinConfig, PoaViTConfig
+    from ..models.from_fields import field_names
+
+    general = field_names(PreTrainedConfig) - {"hidden_size"}
+    if name in field_names(PoaConfig) - general - _SET_BY_POA:
+        return f"model.{name}"
+    families = (PoaViTConfig, PoaSwinConfig, PoaResNetConfig, PoaDinov2RegistersConfig, PoaDinov3ViTConfig)
+    return f"model.backbone_config.{name}" if any(name in field_names(each) - general for each in families) else None
 
 
 def _part(part: type[_Arguments], content: Section, options: dict[str, Any]) -> _Arguments:
@@ -308,6 +323,6 @@ def _check_keys(content: dict[str, Any]) -> None:
     for key in content:
         if key not in known:
             hint = instead_of(str(key)) or suggest(str(key), {*known, "model"})
-            if _is_of_model(key):
-                hint = "put it under model."
+            if place := _place_in_model(key):
+                hint = f"it belongs under {' and there under '.join(place.split('.')[:-1])}."
             raise ValueError(f"{shown_name(key)} is not a known key: {hint}")

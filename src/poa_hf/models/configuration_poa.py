@@ -97,8 +97,30 @@ class PoaConfig(PreTrainedConfig):
                 f"backbone_config is a plain {getattr(self.backbone_config, 'model_type', None)!r}: "
                 "give an elastic one, such as PoaViTConfig."
             )
+        self.check_distillation(self.distillation)
         if not self.backbone_config.has_mask_token:
             raise ValueError("use_mask_token is off in backbone_config, but masked prediction needs the mask token.")
+
+    def check_distillation(self, distillation: dict[str, Any] | None) -> None:
+        """Refuse settings that have no use where the students learn from a foreign teacher.
+
+        Args:
+            distillation: What the field of this name holds, or will hold.
+
+        Raises:
+            ValueError: For an elastic teacher, and for a weight of same-view losses where there are none.
+        """
+        if distillation is None:
+            return
+        if self.elastic_teacher:
+            raise ValueError(
+                "elastic_teacher takes sub-networks of the run's own teacher: leave it out, or the foreign teacher."
+            )
+        if self.same_view_weight != 1 and distillation.get("loss") == "features":
+            raise ValueError(
+                "same_view_weight changes nothing where the students match a foreign teacher's features: leave it out, "
+                "or give --foreign_teacher_loss prototypes."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary, without those of how the model was made that are None."""

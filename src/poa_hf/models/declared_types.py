@@ -75,7 +75,7 @@ def _scalar(value: Any, kinds: set[Any]) -> Any:
     if str in kinds:
         return str(value).lower() if isinstance(value, bool) else str(value)
     number = _number(value)
-    if isinstance(number, bool | str):
+    if isinstance(number, bool | str) or not kinds & {int, float}:
         return None
     if float in kinds and (isinstance(number, float) or int not in kinds):
         return float(number)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from ..elastic import ElasticSpace
+from ..elastic import CANDIDATES, ElasticSpace
 from ..ranges import NOT_NEGATIVE, SHARE_BELOW_1, Range
 from ..sub_network import SubNetwork
 
@@ -43,7 +43,7 @@ SHARED_RANGES = {
     "num_channels": SIZE,
     "layer_norm_eps": EPSILON,
     "sampling_bias": Range(1, 100, below=True),
-    "num_candidates": Range(2, 100_000, whole=True),
+    "num_candidates": CANDIDATES,
 }
 TRANSFORMER_RANGES = {
     "patch_size": SIZE,

@@ -133,15 +133,12 @@ class PoaForPreTraining(PreTrainedModel):
             spec: The features of that model, and how they are matched; None to learn from the moving average again.
 
         Raises:
-            ValueError: If the configuration has an elastic teacher.
+            ValueError: If the configuration has an elastic teacher, or weights losses that there are not.
         """
         fields = None if spec is None else dataclasses.asdict(spec)
+        self.config.check_distillation(fields)
         if fields == self.config.distillation:
             return
-        if spec is not None and self.config.elastic_teacher:
-            raise ValueError(
-                "elastic_teacher takes sub-networks of the run's own teacher: leave it out, or the foreign teacher."
-            )
         self.config.distillation = fields
         self.student_head.requires_grad_(True)
         self.distillation = None

@@ -86,7 +86,9 @@ ENTRIES = (
     Entry("latency-*.json", "measured latencies of sizes on one device", "poa select"),
     Entry(PROFILE, "a folder with a trace of some steps and a table of their kernels", "training with profile_steps"),
     Entry(REPORT, "a folder with the report's page and its pictures", "poa report"),
-    Entry(UNIT_ORDER, "the order of units before the first step", "poa pretrain with order_units, poa order"),
+    Entry(
+        UNIT_ORDER, "the order of units before sub-networks were trained", "poa pretrain with order_units, poa order"
+    ),
     Entry(CONVERSION, "where converted weights came from", "poa convert"),
     Entry(SIZES, "the costs, quality and repository of each size", "poa push", published=True),
     Entry(

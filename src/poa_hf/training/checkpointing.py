@@ -272,4 +272,6 @@ class Checkpointer:
             self.training_time.write(folder, self.state.global_step)
 
     def _read_model(self, folder: Path) -> None:
-        engine_states.load_whole_state_dict(self.model, load_complete(folder).state_dict())
+        saved = load_complete(folder)
+        engine_states.load_whole_state_dict(self.model, saved.state_dict())
+        self.model.config.units_ordered_on = saved.config.units_ordered_on

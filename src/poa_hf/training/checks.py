@@ -69,11 +69,38 @@ def _check_crops(config: PoaConfig, args: PoaTrainingArguments) -> None:
 
 
 def _check_students(config: PoaConfig, args: PoaTrainingArguments) -> None:
-    trained = set(config.backbone_config.space.trained)
-    if args.num_elastic_students > len(trained):
+    space = config.backbone_config.space
+    trained = len({*space.trained} - {space.full})
+    if args.num_elastic_students > max(trained, 1):
+        number = {0: "no size is", 1: "only 1 size is"}.get(trained, f"only {trained} sizes are")
         raise ValueError(
-            f"num_elastic_students is {args.num_elastic_students}, but only {len(trained)} "
-            f"{'size is' if len(trained) == 1 else 'sizes are'} trained besides the full one: give at most as many."
+            f"num_elastic_students is {args.num_elastic_students}, but {number} trained besides the full one: "
+            f"{'give at most as many' if trained else 'leave it out'}."
+        )
+    if config.intact_weight == 1:
+        for_sub_networks = {
+            "num_elastic_students": args.num_elastic_students > 1,
+            "elastic_teacher": config.elastic_teacher,
+            "same_view_weight": config.same_view_weight != 1,
+            "num_candidates": space.num_candidates is not None,
+        }
+        if without_use := [name for name, is_set in for_sub_networks.items() if is_set]:
+            raise ValueError(
+                f"intact_weight is 1, so no sub-network is trained and {' and '.join(without_use)} would change "
+                "nothing: leave out the one or the other."
+            )
+
+
+def check_elastic_teacher(config: PoaConfig, args: PoaTrainingArguments, num_processes: int) -> None:
+    """Refuse an elastic teacher where processes would balance targets of different sizes together.
+
+    Raises:
+        ValueError: If several processes train a sub-network of their own each.
+    """
+    if config.elastic_teacher and num_processes > 1 and not args.same_sub_network:
+        raise ValueError(
+            f"elastic_teacher balances the targets of one size over all {num_processes} processes, so they must train "
+            "the same: add --same_sub_network."
         )
 
 
@@ -107,6 +134,16 @@ def _check_trackers(names: list[str]) -> None:
             raise ValueError(f"report_to {name!r} is not installed: pip install {name}.")
         known = [each for each in LoggerType.list() if each != "all"]
         raise ValueError(f"report_to {name!r} is not a tracker: {suggest(name, known)}")
+
+
+def warn_of_untrained_sizes(config: PoaConfig, args: PoaTrainingArguments) -> None:
+    """Warn if the run ends before sub-networks begin to be trained."""
+    if config.intact_weight < 1 and args.elastic_start_step >= args.max_steps:
+        logger.warning(
+            "No sub-network is trained: elastic_start_step is %d, and the run ends at step %d.",
+            args.elastic_start_step,
+            args.max_steps,
+        )
 
 
 def warn_of_few_images(num_images: int | None, global_batch_size: int) -> None:

@@ -58,10 +58,13 @@ def expected_compilations(model: PoaForPreTraining, args: PoaTrainingArguments) 
 
     Students see all crops, the teacher the global ones; losses differ in the number of prototypes.
     """
+    of_student = model.student.num_block_kinds()
     names = model.teacher.slice_rules.block_names(model.teacher)
-    of_teacher = {block_kind(model.teacher.get_submodule(name)) for name in names}
+    of_teacher = len({block_kind(model.teacher.get_submodule(name)) for name in names})
+    if model.config.elastic_teacher:
+        of_teacher = of_student
     inputs = 2 if args.num_local_crops and not args.pack_crops else 1
-    return model.student.num_block_kinds() * inputs + len(of_teacher) + _kinds_of_losses(model.config)
+    return of_student * inputs + of_teacher + _kinds_of_losses(model.config)
 
 
 def _kinds_of_losses(config: PoaConfig) -> int:

@@ -112,6 +112,8 @@ def start_facts(
     memory = _BYTES_PER_WEIGHT * (student + heads) + 4 * (student + heads)  # the teacher's weights
     crops = f"2 of {args.global_crop_size} and {args.num_local_crops} of {args.local_crop_size} pixels an image"
     trained = "" if space.num_candidates is None else f", of which {space.num_candidates} are trained"
+    if untrained := [name for name, size in space.named.items() if size not in space.candidates]:
+        trained += f", {' and '.join(untrained)} not among them"
     start = f"step {state.global_step}, where a checkpoint ends" if state.global_step else "step 0"
     return {
         "model": f"{backbone.model_type}, {len(space)} sizes from {space.smallest} to {space.full}{trained}; student "

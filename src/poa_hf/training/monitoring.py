@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,7 @@ class LogWindow:
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.sums: dict[str, Tensor] = {}
-        self.steps: Tensor | int = 0
+        self.counts: dict[str, Tensor] = {}  # of the steps that have a loss, as not all steps train sub-networks
         self.images = 0
         self.data_wait = 0.0  # seconds
         self.step_seconds: list[float] = []
@@ -52,9 +53,9 @@ class LogWindow:
             losses: Scalars by their names in the log.
             skipped: A bool on the device of the losses.
         """
-        self.steps = self.steps + ~skipped
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0) + torch.where(skipped, 0, value)
+            self.counts[name] = self.counts.get(name, 0) + ~skipped
 
     def add_statistics(self, output: PoaForPreTrainingOutput) -> None:
         """Take the statistics of a step's last forward pass, for which the host waits."""
@@ -64,11 +65,11 @@ class LogWindow:
             self.statistics |= feature_statistics(features)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each loss over the steps that count; empty if all were skipped."""
-        if not int(self.steps):
+        """Return the mean of each loss over the steps that have it and were not skipped."""
+        if not self.sums:
             return {}
-        means = torch.stack(list(self.sums.values())) / self.steps
-        return dict(zip(self.sums, means.tolist(), strict=True))
+        means = torch.stack(list(self.sums.values())) / torch.stack(list(self.counts.values()))
+        return {name: mean for name, mean in zip(self.sums, means.tolist(), strict=True) if not math.isnan(mean)}
 
     def summary(self) -> dict[str, Any]:
         """Return the values of the log line.

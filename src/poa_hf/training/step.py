@@ -94,7 +94,7 @@ class OptimizerStep:
     def _sub_networks(self, step: int) -> tuple[SubNetwork, ...]:
         """Return what this process trains besides the intact student at a step."""
         args = self.args
-        if step < args.elastic_start_step:
+        if step < args.elastic_start_step or self.model.config.intact_weight == 1:
             return ()
         space = self.model.config.backbone_config.space
         rank = 0 if args.same_sub_network else self.accelerator.process_index

@@ -31,7 +31,13 @@ from . import engines, gram
 from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
 from .checkpointing import Checkpointer, on_main, run_locked
-from .checks import check_run, warn_of_few_images, warn_of_missing_processes
+from .checks import (
+    check_elastic_teacher,
+    check_run,
+    warn_of_few_images,
+    warn_of_missing_processes,
+    warn_of_untrained_sizes,
+)
 from .compilation import block_compiler, compiled_colours
 from .console import ConsoleCallback, say
 from .distillation import teacher_features
@@ -117,10 +123,12 @@ class PoaTrainer:
         self.loader = training_loader(train_dataset, model.config, args, self.accelerator)
         num_images = self.loader.num_images or args.num_train_images
         self.args = args = args.with_steps(num_images, self.global_batch_size)
+        check_elastic_teacher(model.config, args, num_processes)
         self.flow = FlowCallback(num_images, self.global_batch_size)
         if self.is_main:
             warn_of_few_images(self.loader.num_images, self.global_batch_size)
             warn_of_missing_processes(num_processes)
+            warn_of_untrained_sizes(model.config, args)
         self.teacher_features = teacher_features(model, args, foreign_teacher, train_dataset, self.accelerator)
         self.gram_teacher = gram.gram_teacher(model, args, gram_teacher, self.accelerator)
         configure(model, args, self.is_main)

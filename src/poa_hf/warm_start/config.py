@@ -80,7 +80,8 @@ def backbone_fields(source: Source, explicit: Mapping[str, Any]) -> dict[str, An
     defaults = {name: _plain(name, theirs[name]) for name in _inherited(family, source) if name in theirs}
     defaults["image_size"] = square_image_size(config, source.name)
     # None turns a field of the source off where it can be off, and means "not given" elsewhere
-    explicit = {name: value for name, value in explicit.items() if value is not None or name in _KEPT_OF_STOCK}
+    can_be_off = _KEPT_OF_STOCK | {"num_candidates"}
+    explicit = {name: value for name, value in explicit.items() if value is not None or name in can_be_off}
     if config.model_type == "swin" and "embed_dim_step" not in explicit:
         # with few heads, the published 3/4 of the width would be the full width again: take one step less
         elastic: Any = family(**defaults, **{n: v for n, v in fixed.items() if n != "model_type"})

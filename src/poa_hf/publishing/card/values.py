@@ -124,7 +124,11 @@ def trained_sizes(facts: CardFacts, sub_network: SubNetwork | None = None) -> st
         sub_network: The size that the card is about; None for that of all sizes.
     """
     space = facts.space
-    if space.num_candidates in (None, len(space)) or facts.run.is_only_ordered:
+    if facts.run.is_only_ordered:
+        return ""
+    if facts.config.intact_weight == 1 and len(space) > 1:
+        return "Only the full size was trained; the others are slices of its weights."
+    if space.num_candidates in (None, len(space)):
         return ""
     sentence = f"Of these sizes, {space.num_candidates} were trained, spread evenly"
     if sub_network is None:
@@ -178,9 +182,11 @@ def settings(facts: CardFacts) -> dict[str, str]:
         "images per step": _count(run.batch_size),
         "images seen": _count(run.images_seen),
         **dict(_training_arguments(run.arguments, run.peak_learning_rate)),
-        "units in order of importance before the first step": ordered,
+        "units in order of importance before sub-networks were trained": ordered,
         **_what_is_matched(config),
         "loss weight of the full-size student": f"{config.intact_weight:g}",
+        "loss weight of same-view terms": f"{config.same_view_weight:g}" if config.same_view_weight != 1 else "",
+        "targets of a smaller student": "of the teacher's slice of its size" if config.elastic_teacher else "",
         "loss weight of KoLeo": f"{config.koleo_weight:g}",
         "loss weight of Gram anchoring": _gram_anchoring(config),
         "training time": training_time(run.compute),
@@ -228,6 +234,10 @@ def _training_arguments(arguments: Mapping[str, Any], peak_learning_rate: float 
         large, small, count = (arguments[name] for name in ("global_crop_size", "local_crop_size", "num_local_crops"))
         local_crops = f", {count} of {small} x {small}" if count else ""
         yield "crops per image", f"2 of {large} x {large} pixels{local_crops}"
+    if (first := arguments.get("elastic_start_step")) and isinstance(first, int):
+        yield "steps before smaller students were trained", f"{first:,}"
+    if (students := arguments.get("num_elastic_students")) and students != 1:
+        yield "smaller students per step", f"up to {students}"
     if "bf16" in arguments:
         yield "precision", "bfloat16 (autocast)" if arguments["bf16"] else "float32"
 

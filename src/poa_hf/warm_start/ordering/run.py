@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ...data.crop_arguments import CropArguments
@@ -78,7 +79,7 @@ class OrderWhenElasticStarts(TrainerCallback):
     """Orders the units just before sub-networks are trained for the first time, at `elastic_start_step`.
 
     Until then the intact student has been trained alone, so that the order is of units that have learned something. The
-    full size computes what it did, and AdamW's moments move with the weights.
+    full size computes what it did, and AdamW's moments move with the weights. Units that are in order stay as they are.
 
     Args:
         dataset: The images of the run.
@@ -89,15 +90,18 @@ class OrderWhenElasticStarts(TrainerCallback):
         self.dataset, self.num_images = dataset, num_images
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        engine = PartialState().distributed_type
-        if engine in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if kwargs["model"].config.units_ordered_on is not None:
+            return
+        with_deepspeed = PartialState().distributed_type == DistributedType.DEEPSPEED
+        if with_deepspeed or isinstance(kwargs["model"], FSDPModule):
             raise ValueError(
-                f"Units cannot be ordered at elastic_start_step {args.elastic_start_step} where {engine.value} keeps "
-                "parts of the weights on each process: leave out order_units, or train without it."
+                f"Units cannot be put in order at elastic_start_step {args.elastic_start_step} where "
+                f"{'DeepSpeed' if with_deepspeed else 'FSDP'} keeps parts of the weights on each process: train with "
+                "DDP until after that step, or leave out order_units."
             )
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step != args.elastic_start_step:
+        if state.global_step != args.elastic_start_step or kwargs["model"].config.units_ordered_on is not None:
             return
         order = order_before_training(kwargs["model"], self.dataset, args, self.num_images)
         order.apply_to_optimizer(kwargs["model"], kwargs["optimizer"].state)
