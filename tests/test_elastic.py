@@ -109,6 +109,25 @@ def test_only_candidates_are_trained_as_often_as_their_weights_say():
     assert few.full not in few.trained and space.full not in space.trained
 
 
+def test_what_is_no_candidate_is_said_and_stands_for_nothing():
+    few = PoaViTConfig(num_candidates=16).space
+    base = few.named["base"]
+    assert base not in few.candidates and set(few.spread) <= set(few.candidates)
+    assert few.untrained([few.smallest, base]) == (
+        "768x12 is a slice of weights that were trained for 16 other sizes only."
+    )
+    assert few.untrained(few.candidates) == "" == PoaViTConfig().space.untrained([base])
+
+
+@pytest.mark.parametrize("count", [2.5, float("nan"), "4", 0, True])
+def test_candidates_and_students_are_counted_in_whole_numbers(count):
+    space = PoaViTConfig().space
+    with pytest.raises(ValueError, match="give a whole number of at least 2"):
+        dataclasses.replace(space, num_candidates=count)
+    with pytest.raises(ValueError, match="count is .*: give a whole number of at least 1"):
+        space.sub_networks_at(0, count=count)
+
+
 @pytest.mark.parametrize(
     ("count", "message"),
     [

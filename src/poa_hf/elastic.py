@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import product
@@ -141,6 +141,14 @@ class ElasticSpace:
             chosen.append(int(distances.round(9).argmax()))
             distances = np.minimum(distances, np.linalg.norm(places - places[chosen[-1]], axis=1))
         return tuple(members[index] for index in sorted(chosen))
+
+    def untrained(self, sizes: Iterable[SubNetwork]) -> str:
+        """Return a sentence on which of these sizes are no candidates; an empty text if all are."""
+        others = [size for size in sizes if size not in self.candidates]
+        if not others:
+            return ""
+        are = "is a slice" if len(others) == 1 else "are slices"
+        return f"{listed(others)} {are} of weights that were trained for {len(self.candidates)} other sizes only."
 
     @cached_property
     def bag(self) -> tuple[SubNetwork, ...]:

@@ -1,6 +1,7 @@
 import json
 import math
 import random
+import re
 
 import pytest
 
@@ -15,6 +16,8 @@ from poa_hf.selection.costs import Costs
 from poa_hf.selection.latency import Latency
 from poa_hf.selection.latency_table import LatencyTable
 from poa_hf.selection.select import Budget, parse_quantity, select
+
+from ..conftest import tiny_backbone
 
 SPACE = ElasticSpace((1, 2, 3), ((1,), (2,)))
 SIZES = {str(size): size for size in SPACE}
@@ -173,6 +176,14 @@ def test_the_command_chooses_and_says_what_to_do_next(run_folder, capsys, tmp_pa
     saved = json.loads((tmp_path / "all.json").read_text())
     assert saved["best"]["size"] == "48x3" and saved["runner_up"]["quality"] == 0.7
     assert saved["pareto_front"] == ["48x3", "32x2"] and len(saved["sizes"]) == 24 and saved["latency"] is None
+
+
+def test_sizes_that_were_not_trained_are_named(tmp_path, capsys):
+    PoaConfig(backbone_config=tiny_backbone(num_candidates=2), num_prototypes=[8]).save_pretrained(tmp_path)
+    status, printed = outcome(capsys, tmp_path, "--max_params", "40k")
+    assert status == 0
+    best = re.search(r"--size (\S+)", printed.out)[1]
+    assert re.search(rf"\b{best}\b.* of weights that were trained for 2 other sizes only\.", printed.out)
 
 
 def test_any_task_or_metric_ranks_the_sizes(run_folder, capsys, monkeypatch):

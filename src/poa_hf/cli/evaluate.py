@@ -69,6 +69,8 @@ def evaluate(argv: list[str]) -> None:
     if processes.is_main:
         save_evaluations(output, records)
         print(results_table(records))
+        if untrained := subject.untrained(sizes):
+            print(untrained)
         print(f"\nWritten to {output}")
     processes.state.destroy_process_group()
 

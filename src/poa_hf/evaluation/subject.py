@@ -52,6 +52,12 @@ class Subject:
     results: Path | None = None
     trained_on: Source | SeveralSources | None = None
 
+    def untrained(self, sizes: Sequence[str]) -> str:
+        """Return a sentence on which of these sizes were not trained by themselves; an empty text if all were."""
+        if not isinstance(self.model, ElasticModelMixin):
+            return ""
+        return self.model.config.space.untrained(map(SubNetwork.parse, sizes))
+
     def sizes(self, wanted: str | Sequence[str | SubNetwork] | None = None) -> list[str]:
         """Return the sizes that are asked for, each once.
 

@@ -98,6 +98,10 @@ def _notes(search: Search) -> list[str]:
             )
         notes.append(f"{note}.")
     notes += _predictions(search)
+    selection = search.selection
+    best = [selection.best] + ([selection.runner_up] if selection.runner_up else [])
+    if untrained := search.config.space.untrained([*best, *_shown(search)]):
+        notes.append(untrained)
     if len(_rest_of_front(search)) > _FRONT_ROWS:
         count = len(search.selection.pareto_front)
         notes.append(f"The Pareto front has {count} sizes, of which some are shown; --json has them all.")
