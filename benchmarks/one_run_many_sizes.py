@@ -173,6 +173,8 @@ class Comparison:
             for name, sizes in runs.items():
                 by_step = found["one run" if name == "poa" else "alone"]
                 for step, values in curve(self.folder(seed, name), self.curve_data, [*map(str, sizes)]).items():
+                    if step % self.recipe["save_steps"] and step != self.recipe["max_steps"]:
+                        continue  # saved where the run was cut off
                     for size, value in values.items():
                         by_step.setdefault(step, {}).setdefault(size, []).append(100 * value)
         return found

@@ -106,7 +106,7 @@ class PoaTrainingArguments(StockArguments, CropArguments):
     num_elastic_students: int = argument(
         1,
         "Sub-networks that a process trains at a step at most, which share the elastic student's part of the loss. Of "
-        "several, the smallest size is always one; the others are drawn, and one that is drawn twice counts once.",
+        "several, one is the smallest size, and the others are drawn, each once.",
     )
     elastic_start_step: int = argument(
         0, "First step in which sub-networks are trained; before it, the intact student has all of the loss."
