@@ -192,7 +192,13 @@ def main() -> None:
     for name, what in (("every_run", "all runs"), ("one_run", "the one run"), ("runs_alone", "the runs alone")):
         parser.add_argument(f"--{name}", nargs="+", default=[], metavar="KEY=VALUE", help=f"changes of {what}'s recipe")
     kinds = ("one_run", "alone", "equal_compute")
-    parser.add_argument("--make", nargs="+", choices=kinds, default=kinds, help="which runs; others are made elsewhere")
+    parser.add_argument(
+        "--make",
+        nargs="*",
+        choices=kinds,
+        default=kinds,
+        help="which runs, others are made elsewhere; none: report only",
+    )
     parser.add_argument("--seconds", type=float, help="cut off after so long, and report what there is")
     parser.add_argument("--plot", type=Path, help="folder for a picture of the curves, one_run.svg")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/one_run_many_sizes"))

@@ -9,7 +9,7 @@ from poa_hf.publishing.push import push
 from poa_hf.publishing.release import Release
 
 from ...conftest import save_run, tiny_backbone, tiny_config
-from .pushes import FAULTS, SUPERNET, TWO, assert_whole_or_empty, pushed
+from .pushes import FAULTS, TWO, assert_whole_or_empty, pushed
 
 ONCE = [("GET", "whoami"), ("GET", "/collections"), ("POST", "/collections$")]
 OFTEN = [
@@ -104,7 +104,7 @@ def test_143_sizes_on_a_bad_day(hub, poa, tmp_path):
         assert len(hub.repos) == 144 - left
     poa("push", run, "--all", "--namespace", "me")
     assert len(hub.repos) == 144 and all(fault.struck for fault in faults)
-    table = json.loads(hub.model(SUPERNET).files()["sizes.json"])
+    table = json.loads(hub.model("me/poa-vit-w32-d13-supernet").files()["sizes.json"])
     assert all(row["repo"] in {repo_id for _, repo_id in hub.repos} for row in table["sizes"])
     assert len(hub.state()["collections"].popitem()[1]) == 144
     hub.clear()
