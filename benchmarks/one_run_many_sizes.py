@@ -257,10 +257,11 @@ def plot(curves: dict, path: Path) -> None:
     lines = {}
     for size in next(iter(curves["one run"].values())):
         for way, by_step in curves.items():
-            steps = [step for step in sorted(by_step) if size in by_step[step]]
-            lines[f"{size}, {way}"] = (steps, [statistics.mean(by_step[step][size]) for step in steps])
+            if steps := [step for step in sorted(by_step) if size in by_step[step]]:
+                lines[f"{size}, {way}"] = (steps, [statistics.mean(by_step[step][size]) for step in steps])
     path.parent.mkdir(parents=True, exist_ok=True)
-    line_chart(LIGHT, lines, y_name="k-NN accuracy in %").savefig(path, facecolor="white")
+    alone = [name for name in lines if name.endswith("alone")]
+    line_chart(LIGHT, lines, y_name="k-NN accuracy in %", dashed=alone).savefig(path, facecolor="white")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ def test_lines_have_their_points_a_limit_and_a_legend(theme):
         assert line.get_xdata().tolist() == steps and line.get_ydata().tolist() == values
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "second"]
     assert [text.get_text() for text in axes.texts] == ["too low"] and axes.get_ylim() == (0, 1)
+    pair = drawn(charts.line_chart(theme, {"a": ([1], [2]), "b": ([1], [3]), "c": ([1], [4])}, dashed=["b"])).axes[0]
+    colors, styles = [line.get_color() for line in pair.lines], [line.get_linestyle() for line in pair.lines]
+    assert colors[0] == colors[1] != colors[2] and styles == ["-", "--", "-"]
     assert drawn(charts.line_chart(theme, {"one": ([1], [2])})).axes[0].get_legend() is None
 
 

@@ -7,7 +7,7 @@ enough that its text can be read on a phone at full width. They raise ValueError
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..formatting import format_quantity
@@ -34,6 +34,7 @@ def line_chart(
     percent: bool = False,
     x_name: str = "step",
     y_name: str | None = None,
+    dashed: Container[str] = (),
 ) -> Figure:
     """Draw values over steps, or over something else.
 
@@ -46,11 +47,15 @@ def line_chart(
         percent: Label the values, from 0 to 1, in per cent.
         x_name: What the values are over.
         y_name: What the values are; None where a heading says it.
+        dashed: Names of lines that are dashed, each in the colour of the line before it.
     """
     figure, axes = new_axes(theme)
-    for color, (name, (steps, values)) in zip(line_colors(theme, len(lines)), lines.items(), strict=True):
-        marker = "o" if len(steps) <= MARKED else None
-        axes.plot(steps, values, color=color, linewidth=1.4, marker=marker, markersize=2.5, label=name)
+    colors = iter(line_colors(theme, sum(name not in dashed for name in lines)))
+    color = None
+    for name, (steps, values) in lines.items():
+        color = color if name in dashed and color is not None else next(colors)
+        marker, style = "o" if len(steps) <= MARKED else None, "--" if name in dashed else "-"
+        axes.plot(steps, values, style, color=color, linewidth=1.4, marker=marker, markersize=2.5, label=name)
     if limit is not None:
         axes.axhline(limit[0], color=theme.lines[1], linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
