@@ -25,7 +25,7 @@ COMMANDS = {
     "extract": ("RUN --size small --output DIR", "write sizes as stock transformers checkpoints"),
     "evaluate": ("RUN [--dataset_name D] [--sizes all]", "measure sizes: k-NN, linear probe, ..."),
     "compare": ("MODEL[:SIZE] MODEL[:SIZE] [--dataset_name D]", "test whether models differ on the same images"),
-    "embed": ("MODEL --dataset_name D --output DIR", "write the features of all images, find those alike"),
+    "embed": ("MODEL --dataset_name D --output DIR", "write the features of all images, find similar ones"),
     "select": ("RUN --max_params 30M --max_latency_ms 4", "find the best size within a budget"),
     "check": ("RUN", "compare checkpoints and model with their checksums, read all records"),
     "report": ("RUN [RUN ...] [--watch]", "write a page on runs: quality, cost, losses, pictures"),
