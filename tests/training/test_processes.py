@@ -162,7 +162,7 @@ def test_two_processes_draw_their_own_sub_networks_skip_together_and_resume(conf
         "forward, calls = PoaForPreTraining.forward, []\n"
         "def poisoned(self, *args, **kwargs):\n"
         "    output = forward(self, *args, **kwargs)\n"
-        "    calls.append(str(args[3]))\n"
+        "    calls.append(str(kwargs['sub_network']))\n"
         "    if len(calls) == 3 and torch.distributed.get_rank() == 1:\n"
         "        output.loss = output.loss * float('nan')\n"
         "    return output\n"
