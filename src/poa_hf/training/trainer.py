@@ -27,17 +27,10 @@ from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTraini
 from ..runs.checkpoints import start_folder
 from ..runs.json_lines import JsonLines
 from ..runs.layout import RunFolder
-from . import engines, gram
+from . import checks, engines, gram
 from .arguments import PoaTrainingArguments
 from .callbacks import CallbackList
 from .checkpointing import Checkpointer, on_main, run_locked
-from .checks import (
-    check_elastic_teacher,
-    check_run,
-    warn_of_few_images,
-    warn_of_missing_processes,
-    warn_of_untrained_sizes,
-)
 from .compilation import block_compiler, compiled_colours
 from .console import ConsoleCallback, say
 from .distillation import teacher_features
@@ -113,7 +106,7 @@ class PoaTrainer:
         self.output_dir = Path(args.output_dir)
         if args.log_level is not None:
             logging.getLogger("poa_hf").setLevel(args.log_level.upper())
-        check_run(model.config, args)
+        checks.check_run(model.config, args)
         self.accelerator = engines.new_accelerator(args)
         self.args = args = with_statistics(args, model.config, train_dataset, self.accelerator)
         self.is_main = self.accelerator.is_main_process
@@ -123,12 +116,12 @@ class PoaTrainer:
         self.loader = training_loader(train_dataset, model.config, args, self.accelerator)
         num_images = self.loader.num_images or args.num_train_images
         self.args = args = args.with_steps(num_images, self.global_batch_size)
-        check_elastic_teacher(model.config, args, num_processes)
+        checks.check_elastic_teacher(model.config, args, num_processes)
         self.flow = FlowCallback(num_images, self.global_batch_size)
         if self.is_main:
-            warn_of_few_images(self.loader.num_images, self.global_batch_size)
-            warn_of_missing_processes(num_processes)
-            warn_of_untrained_sizes(model.config, args)
+            checks.warn_of_few_images(self.loader.num_images, self.global_batch_size)
+            checks.warn_of_missing_processes(num_processes)
+            checks.warn_of_untrained_sizes(model.config, args)
         self.teacher_features = teacher_features(model, args, foreign_teacher, train_dataset, self.accelerator)
         self.gram_teacher = gram.gram_teacher(model, args, gram_teacher, self.accelerator)
         configure(model, args, self.is_main)
