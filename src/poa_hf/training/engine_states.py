@@ -65,11 +65,8 @@ def save_state(
         weights.clear()  # Accelerate would write them a second time
         write_model(Path(output_dir))
 
-    hook = accelerator.register_save_state_pre_hook(write_model_once)
-    try:
+    with accelerator.register_save_state_pre_hook(write_model_once):  # removed at the end
         accelerator.save_state(str(folder))
-    finally:
-        hook.remove()
 
 
 def load_state(
@@ -107,11 +104,8 @@ def load_state(
         models.clear()  # Accelerate did not write their weights
         read_model(Path(input_dir))
 
-    hook = accelerator.register_load_state_pre_hook(read_model_once)
-    try:
+    with accelerator.register_load_state_pre_hook(read_model_once):  # removed at the end
         accelerator.load_state(str(checkpoint))
-    finally:
-        hook.remove()
 
 
 def _whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
