@@ -46,12 +46,16 @@ def test_intervals_come_back_and_say_nothing_of_what_was_measured(tmp_path):
     assert load_evaluations(path) == [record()] and "interval" not in path.read_text()
 
 
-@pytest.mark.parametrize("ends", [[0.5], [0.5, 0.4], ["a", "b"], [None, 0.5], [0.1, True], 0.5, [float("nan")] * 2])
-def test_an_interval_is_two_numbers_in_order(tmp_path, ends):
+NO_INTERVALS = [[0.5], [0.5, 0.4], ["a", "b"], [None, 0.5], [0.1, True], 0.5, [float("nan")] * 2, [0, float("inf")]]
+
+
+@pytest.mark.parametrize("ends", NO_INTERVALS)
+def test_a_number_is_kept_without_what_is_no_interval(tmp_path, ends):
     path = tmp_path / "file.json"
     path.write_text(json.dumps([dataclasses.asdict(record()) | {"interval": ends}]))
-    with pytest.raises(ValueError, match="record 1 is not an evaluation: its interval is"):
-        load_evaluations(path)
+    assert load_evaluations(path) == [record()]
+    path = save_evaluations(tmp_path / "other.json", [record(interval=ends)])
+    assert load_evaluations(path) == [record()] and "interval" not in path.read_text()
 
 
 def test_checkpoints_share_the_file_of_their_run(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..runs.evaluations import Evaluation
+from ..runs.evaluations import Evaluation, sound_interval
 from .images.measured import pretrained_on_test
 from .splits import EvaluationData
 from .statistics.intervals import mean_interval
@@ -18,16 +18,17 @@ from .tasks import Score
 
 @dataclass(frozen=True)
 class Measurement:
-    """A record, and what models are compared by, if that was asked for: `outcomes` or `replicates` of its `Score`."""
+    """A record, and what models are compared by, if that was asked for: parts of its `Score` of the same names."""
 
     record: Evaluation
     outcomes: Tensor | None = None
     replicates: Tensor | None = None
+    images: int | None = None
 
     @classmethod
     def of_score(cls, record: Evaluation, score: Score) -> Measurement:
         """Return a measurement with all that its score has."""
-        return cls(record, score.outcomes, score.replicates)
+        return cls(record, score.outcomes, score.replicates, score.images)
 
 
 def record_of(
@@ -86,4 +87,4 @@ def _interval(score: Score) -> list[float] | None:
     interval = score.interval
     if interval is None and score.outcomes is not None:
         interval = mean_interval(score.outcomes.numpy())
-    return None if interval is None else list(interval)
+    return sound_interval(interval)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -116,7 +117,8 @@ def save_evaluations(path: str | Path, records: Iterable[Evaluation]) -> Path:
     path = RunFolder.containing(path).evaluations if Path(path).is_dir() else Path(path)
     try:
         with locked(path.with_name(f".{path.name}.lock"), patience=_PATIENCE):
-            merged = {record.key: record for record in [*load_evaluations(path), *records]}
+            sound = (replace(record, interval=sound_interval(record.interval)) for record in records)
+            merged = {record.key: record for record in [*load_evaluations(path), *sound]}
             lines = [json.dumps(_without_empty_fields(record)) for record in merged.values()]
             write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
     except LockedError as error:
@@ -130,6 +132,7 @@ def _record(content: Any, number: int) -> Evaluation:
     """Make a record of an object in the file, or raise ValueError."""
     try:
         record = Evaluation(**content)
+        record.interval = sound_interval(record.interval)
     except TypeError as error:
         reason = one_line(error).replace("Evaluation.__init__()", "it")
         raise ValueError(f"record {number} is not an evaluation: {reason}") from None
@@ -140,14 +143,18 @@ def _record(content: Any, number: int) -> Evaluation:
     for name in _NUMBERS & record.settings.keys():
         if not _fits(record.settings[name], float):
             raise ValueError(f"record {number} is not an evaluation: its setting {name} is not a number")
-    if record.interval is not None and not _is_interval(record.interval):
-        shown = one_line(repr(record.interval), 60)
-        raise ValueError(f"record {number} is not an evaluation: its interval is {shown}")
     return record
 
 
-def _is_interval(ends: list[Any]) -> bool:
-    return len(ends) == 2 and all(_fits(end, float) for end in ends) and ends[0] <= ends[1]
+def sound_interval(ends: Any) -> list[float] | None:
+    """Return the ends of an interval as a list, or None for anything but two finite numbers in order.
+
+    An interval comes beside a number, which stays worth keeping without it.
+    """
+    if not isinstance(ends, list | tuple) or len(ends) != 2 or not all(_fits(end, float) for end in ends):
+        return None
+    low, high = ends
+    return [low, high] if math.isfinite(low) and math.isfinite(high) and low <= high else None
 
 
 def _fits(value: Any, kind: Any) -> bool:

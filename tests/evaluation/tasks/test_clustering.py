@@ -3,50 +3,14 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn import metrics
-from sklearn.cluster import KMeans
 
 from poa_hf.evaluation.tasks import LabelledFeatures, TaskOptions, run_task
 from poa_hf.evaluation.tasks.clustering import (
     ClusteringScores,
     clustering_replicates,
     clustering_scores,
-    kmeans,
     matched_images,
 )
-
-
-@pytest.fixture(scope="module")
-def blobs() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 7, (600,), generator=generator)
-    return 2 * torch.randn(7, 8, generator=generator)[labels] + torch.randn(600, 8, generator=generator), labels
-
-
-def test_kmeans_is_as_good_as_scikit_learns(blobs):
-    features, _ = blobs
-    ours = kmeans(features, 7, chunk_size=100)
-    reference = KMeans(7, n_init=5, random_state=0).fit(features.numpy())
-    assert ours.inertia == pytest.approx(reference.inertia_, rel=1e-3)
-    assert metrics.adjusted_rand_score(reference.labels_, ours.assignments) > 0.99
-    distances = torch.cdist(features, ours.centres)
-    assert torch.equal(distances.argmin(dim=1), ours.assignments)
-    assert distances.amin(dim=1).square().sum().item() == pytest.approx(ours.inertia, rel=1e-4)
-
-
-def test_kmeans_depends_on_its_seed_only(blobs):
-    features, _ = blobs
-    runs = [kmeans(features, 20, restarts=1, max_iterations=2, seed=seed) for seed in (0, 0, 1)]
-    torch.testing.assert_close(runs[0].centres, runs[1].centres, rtol=0, atol=0)
-    assert runs[0].inertia != runs[2].inertia
-    best = kmeans(features, 20, restarts=3)
-    assert best.inertia <= min(kmeans(features, 20, restarts=1, seed=seed).inertia for seed in range(3)) + 1e-6
-
-
-def test_no_cluster_stays_empty():
-    features = torch.cat([torch.zeros(30, 2), torch.tensor([[9.0, 9.0], [9.0, -9.0]])])
-    found = kmeans(features, 3, restarts=1)
-    assert found.assignments.bincount().sort().values.tolist() == [1, 1, 30] and found.inertia == 0
-    assert kmeans(torch.ones(5, 3), 2).inertia == 0  # all alike, as of a collapsed model
 
 
 @pytest.mark.parametrize("clusters", [1, 3, 7, 12])
@@ -82,10 +46,6 @@ NAMES = ("clustering_accuracy", "clustering_nmi", "clustering_ari")
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="9 clusters"):
-        kmeans(torch.zeros(4, 2), 9)
-    with pytest.raises(ValueError, match="cannot be found"):
-        kmeans(torch.zeros(4, 2), 2, restarts=0)
     with pytest.raises(ValueError, match="do not match"):
         clustering_scores(torch.zeros(3, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="drop unlabelled"):
@@ -108,6 +68,23 @@ def test_replicates_are_those_of_a_bootstrap_by_scikit_learn():
     score, _, rand = run_task("clustering", None, LabelledFeatures(torch.eye(4), torch.arange(4)), 4, TaskOptions(),
                               torch.device("cpu"))  # fmt: skip
     assert score.value == rand.value == 1 and rand.interval is None  # replicates of no fault do not differ
+
+
+@pytest.mark.parametrize("sizes", [[4, 8, 5], [3, 2, 2, 2, 7], [100, 37, 61]])
+def test_no_number_and_no_interval_leaves_its_range(sizes):
+    """Perfect clusters, in whatever order they are numbered, and clusters that have nothing to do with the classes."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(sizes), generator=generator) for _ in range(4)]
+    noise = torch.randn(len(labels), 2, generator=generator)
+    for features in (*(torch.eye(len(sizes))[order][labels] for order in orders), noise):
+        scores = run_task("clustering", None, LabelledFeatures(features, labels), 9, TaskOptions(), torch.device("cpu"))
+        for score, lowest in zip(scores, (0, 0, -0.5), strict=True):
+            assert lowest <= score.value <= 1
+            assert score.interval is None or lowest <= score.interval[0] <= score.interval[1] <= 1
+        if features is not noise:
+            assert [score.value for score in scores] == pytest.approx([1, 1, 1], abs=1e-12)
+            assert scores[1].interval is None and scores[2].interval is None
 
 
 def test_matched_images_are_those_that_the_accuracy_counts():

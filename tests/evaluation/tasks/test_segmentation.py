@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,14 @@ from transformers import Dinov2Config, Dinov2Model
 from poa_hf.data.processor import evaluation_processor, prepared_images
 from poa_hf.evaluation.dense.images import DenseImages
 from poa_hf.evaluation.evaluator import evaluate_sizes
+from poa_hf.evaluation.record import Measurement
 from poa_hf.evaluation.splits import EvaluationData
+from poa_hf.evaluation.statistics.comparing import Side, differences
 from poa_hf.evaluation.subject import Subject
-from poa_hf.evaluation.tasks import TaskOptions
-from poa_hf.evaluation.tasks.segmentation import _counts, class_ious
+from poa_hf.evaluation.tasks import Score, TaskOptions
+from poa_hf.evaluation.tasks.segmentation import SEGMENTATION, _counts, class_ious
 from poa_hf.figures.patches import patch_features
+from poa_hf.runs.evaluations import Evaluation
 
 from ..dense.pictures import IGNORED, rows, table
 
@@ -211,6 +215,48 @@ def test_rows_that_cannot_be_read_are_left_out(stock, data, caplog):
     records = evaluate_sizes(stock, EvaluationData(data.test, DenseImages(train)), tasks=["segmentation"])
     assert (records[0].train_images, records[0].skipped_images) == (4, 2)
     assert "Image 1 of the train split could not be decoded and is left out: its mask: an array of shape" in caplog.text
+
+
+def scores_of(right: np.ndarray, pixels: np.ndarray) -> list[Score]:
+    """The scores of the linear classifier on images of one class, by the pixels that it gets right in each."""
+    counts = torch.zeros(len(pixels), 2, 2, 3, dtype=torch.float64)
+    counts[:, :, 0] = torch.tensor(np.stack([right, right, pixels], axis=1), dtype=torch.float64)[:, None]
+    fitted = {"classes": torch.arange(2), "ignored": [], "k": 1, "points": 1, "memory": counts, "learning_rate": 1,
+              "held_out_accuracy": 1}  # fmt: skip
+    return SEGMENTATION.scores(counts, fitted, "test", TaskOptions())[:2]
+
+
+def test_intervals_of_pixel_accuracy_are_those_of_a_bootstrap_of_the_ratio():
+    """Images of very different sizes count by their pixels, in each resample too."""
+    generator = np.random.default_rng(0)
+    pixels = generator.choice([100, 900, 40_000], 60)
+    right = generator.binomial(pixels, np.clip(generator.normal(0.93, 0.05, 60), 0, 1))
+    _, score = scores_of(right, pixels)
+    drawn = generator.integers(60, size=(4000, 60))
+    ends = np.quantile(right[drawn].sum(axis=1) / pixels[drawn].sum(axis=1), [0.025, 0.975])
+    assert score.value == pytest.approx(right.sum() / pixels.sum())
+    assert score.interval == pytest.approx(ends, abs=0.12 * (ends[1] - ends[0])) and score.interval[1] < 1
+    _, score = scores_of(pixels, pixels)  # if all are right, the images do not tell how many others would be
+    assert (score.value, score.interval) == (1, None)
+
+
+def test_images_of_which_all_pixels_are_ignored_change_nothing():
+    """Neither numbers and their intervals nor how sure a difference of two models is."""
+    record = Evaluation("run", "-", "segmentation", "any", 0.5, "birds", "test", 5, "2026-11-27")
+    found = []
+    for ignored in ([], [0, 0]):
+        right, pixels = np.array([[50, *ignored, 80, 30], [90, *ignored, 70, 40]]), np.array([100, *ignored, 100, 50])
+        both = [scores_of(part, pixels) for part in right]
+        measured = [
+            [Measurement.of_score(replace(record, metric=score.metric, value=score.value), score) for score in scores]
+            for scores in both
+        ]
+        pair = Side("one", "-"), Side("two", "-")
+        paired = [each.paired for each in differences([pair], dict(zip(pair, measured, strict=True)))]
+        found.append((both, paired))
+    assert found[0] == found[1]
+    assert all(0 <= score.interval[0] < score.interval[1] <= 1 for part in found[1][0] for score in part)
+    assert [(each.images, 0 < each.p_value < 1) for each in found[1][1]] == [(3, True)] * 2
 
 
 def test_all_test_pixels_ignored(stock, data):

@@ -198,7 +198,7 @@ def _paired(first: Measurement, second: Measurement, seed: int) -> PairedDiffere
         return None
     values = first.record.value, second.record.value
     replicates = first.replicates.numpy(), second.replicates.numpy()
-    return resampled_difference(values, replicates, first.record.test_images)
+    return resampled_difference(values, replicates, first.images or first.record.test_images)
 
 
 def left_out(measured: dict[Side, list[Measurement]]) -> list[str]:

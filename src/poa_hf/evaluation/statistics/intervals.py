@@ -3,7 +3,7 @@
 Accuracies get Wilson's interval, which is right for few images and near 0 and 1 too; means of other outcomes a
 percentile bootstrap over images; outcomes that were measured several times per image, such as with several draws of
 the labels, an interval that covers both other images and other draws. Numbers that are no means, such as mutual
-information, are computed again on `resamples` of the images and given to `percentile_interval`.
+information, are computed again on `resamples` of the images and given to `replicated_interval`.
 
 Sources: Wilson 1927; Efron and Tibshirani 1993, chapter 13; Hesterberg 2015, "What teachers should know about the
 bootstrap", section 3.3 (percentiles widened as Student's t is, for few images); Satterthwaite 1946.
@@ -20,6 +20,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 REPLICATES = 1000
 _AT_ONCE = 2**22  # image counts of replicates that are in memory at a time
+_ROUNDING = 1e-9  # by how much equal numbers may differ that were summed in other orders
 
 Interval = tuple[float, float]
 
@@ -89,6 +90,28 @@ def percentile_interval(replicates: ArrayLike, count: int, confidence: float = C
     tail = (1 - confidence) / 2
     tail = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf(tail, count - 1))
     low, high = np.quantile(np.asarray(replicates), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def replicated_interval(
+    replicates: ArrayLike, count: int, mean: float | None = None, bounds: Interval = (0.0, 1.0)
+) -> Interval | None:
+    """Return the 95 % interval of a number that was computed again on `resamples` of the images.
+
+    Args:
+        replicates: The number on each of them.
+        count: The number of images.
+        mean: Where to move the mean of the replicates, if they are too high or too low on average.
+        bounds: The least and the greatest number that there can be.
+
+    Returns:
+        The interval, or None where the replicates do not tell, being all alike but for rounding.
+    """
+    values = np.asarray(replicates, dtype=np.float64)
+    if np.ptp(values) <= _ROUNDING:
+        return None
+    moved = values if mean is None else values - values.mean() + mean
+    low, high = np.clip(percentile_interval(moved, count), *bounds)
     return float(low), float(high)
 
 

@@ -1,7 +1,7 @@
 """k-means clustering: how well groups of features that are formed without labels match the classes.
 
-Sources: Arthur and Vassilvitskii 2007 (k-means++); Hubert and Arabie 1985 (adjusted Rand index); Strehl and Ghosh 2002
-(normalised mutual information, here by the arithmetic mean of the entropies, as in scikit-learn).
+Sources: Hubert and Arabie 1985 (adjusted Rand index); Strehl and Ghosh 2002 (normalised mutual information, here by the
+arithmetic mean of the entropies, as in scikit-learn).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..statistics.intervals import percentile_interval, resamples
+from ..statistics.intervals import replicated_interval, resamples
+from .kmeans import Clusters as Clusters
+from .kmeans import kmeans
 from .task import LabelledFeatures, Options, Score, Task
 
 
@@ -46,7 +48,7 @@ def _run(
             value,
             settings,
             outcomes=outcomes.get(name),
-            interval=_interval(value, replicates.get(name), len(test.labels)),
+            interval=_interval(name, value, replicates.get(name), len(test.labels)),
             replicates=replicates.get(name),
         )
         for name, value in result.items()
@@ -54,102 +56,6 @@ def _run(
 
 
 CLUSTERING = Task("clustering", _run, needs_train=False)
-
-
-@dataclass
-class Clusters:
-    """The result of k-means.
-
-    Args:
-        assignments: The cluster of each image, (N,) int64.
-        centres: (k, D).
-        inertia: The sum of the squared distances of the images to their centres.
-    """
-
-    assignments: Tensor
-    centres: Tensor
-    inertia: float
-
-
-def kmeans(
-    features: Tensor,
-    k: int,
-    restarts: int = 5,
-    max_iterations: int = 100,
-    seed: int = 0,
-    chunk_size: int = 16384,
-    device: torch.device | str | None = None,
-) -> Clusters:
-    """Cluster features by Lloyd's algorithm: several runs, each started by k-means++, of which the one with the
-    smallest inertia counts.
-
-    Distances are Euclidean: normalise the features first to compare them by cosine. The largest matrix that is built is
-    (chunk_size, k). A cluster that loses all its images starts anew at the image that is farthest from its centre.
-
-    Args:
-        features: (N, D).
-        k: The number of clusters.
-        restarts: The number of runs.
-        max_iterations: The most iterations of one run, which ends earlier when no image changes its cluster.
-        seed: Decides where the runs start.
-        chunk_size: The number of images that are compared with the centres at a time.
-        device: Where the clusters are computed, by default where the features are. The result is on the CPU.
-
-    Raises:
-        ValueError: For fewer images than clusters, or numbers below 1.
-    """
-    if features.ndim != 2 or not 1 <= k <= len(features) or min(restarts, max_iterations, chunk_size) < 1:
-        raise ValueError(
-            f"{k} clusters of {tuple(features.shape)} features cannot be found in {restarts} runs of {max_iterations} "
-            "iterations: give (N, D) features, from 1 to N clusters, and numbers of at least 1."
-        )
-    features = features.to(device or features.device).float()
-    starts = (_spread_centres(features, k, seed + restart) for restart in range(restarts))
-    runs = (_lloyd(features, centres, max_iterations, chunk_size) for centres in starts)
-    best = min(runs, key=lambda run: run.inertia)
-    return Clusters(best.assignments.cpu(), best.centres.cpu(), best.inertia)
-
-
-def _spread_centres(features: Tensor, k: int, seed: int) -> Tensor:
-    """Return the first centres (k, D) of k-means++.
-
-    Each next centre is an image drawn with a probability proportional to its squared distance from the centres so far.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.rand(k, generator=generator, dtype=torch.float64).tolist()
-    chosen = [int(draws[0] * len(features))]
-    distances = (features - features[chosen[0]]).square().sum(dim=1)  # (N,)
-    for draw in draws[1:]:
-        cumulative = distances.double().cumsum(dim=0)
-        index = int(torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp(max=len(features) - 1))
-        chosen.append(index)
-        distances = torch.minimum(distances, (features - features[index]).square().sum(dim=1))
-    return features[chosen]
-
-
-def _lloyd(features: Tensor, centres: Tensor, max_iterations: int, chunk_size: int) -> Clusters:
-    previous = None
-    for _ in range(max_iterations):
-        assignments, distances = _assign(features, centres, chunk_size)
-        if previous is not None and torch.equal(assignments, previous):
-            break
-        previous = assignments
-        sums = torch.zeros_like(centres).index_add_(0, assignments, features)  # (k, D)
-        counts = torch.bincount(assignments, minlength=len(centres))  # (k,)
-        centres = sums / counts.clamp(min=1)[:, None]
-        empty = (counts == 0).nonzero()[:, 0]
-        if len(empty):
-            centres[empty] = features[distances.topk(len(empty)).indices]
-    assignments, distances = _assign(features, centres, chunk_size)
-    return Clusters(assignments, centres, distances.double().sum().item())
-
-
-def _assign(features: Tensor, centres: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
-    """Return the nearest centre of each image and the squared distance from it, both (N,)."""
-    lengths = centres.square().sum(dim=1)  # (k,)
-    nearest = [(lengths - 2 * chunk @ centres.T).min(dim=1) for chunk in features.split(chunk_size)]  # (C, k) -> (C,)
-    distances = torch.cat([part.values for part in nearest]) + features.square().sum(dim=1)
-    return torch.cat([part.indices for part in nearest]), distances.clamp(min=0)
 
 
 def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
@@ -171,7 +77,7 @@ def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
     rows, columns = _best_match(table)
     return {
         "clustering_accuracy": table[rows, columns].sum().item() / len(labels),
-    } | {name: measure(_Counts.of_table(table)).item() for name, measure in _MEASURES.items()}
+    } | {name: _measured(name, _Counts.of_table(table)).item() for name in _MEASURES}
 
 
 def matched_images(assignments: Tensor, labels: Tensor) -> Tensor:
@@ -233,7 +139,7 @@ def _normalised_mutual_information(counts: _Counts) -> Tensor:
     )
     mean = (entropies[0] + entropies[1]) / 2
     # one class and one cluster agree
-    return torch.where(mean == 0, 1.0, ((2 * mean - joint) / mean).clamp(min=0))
+    return torch.where(mean == 0, 1.0, (2 * mean - joint) / mean)
 
 
 def _adjusted_rand_index(counts: _Counts) -> Tensor:
@@ -248,7 +154,16 @@ def _adjusted_rand_index(counts: _Counts) -> Tensor:
     return torch.where(most == by_chance, 1.0, (together - by_chance) / (most - by_chance))
 
 
-_MEASURES = {"clustering_nmi": _normalised_mutual_information, "clustering_ari": _adjusted_rand_index}
+# with the least and the greatest number that there can be
+_MEASURES = {
+    "clustering_nmi": (_normalised_mutual_information, (0.0, 1.0)),
+    "clustering_ari": (_adjusted_rand_index, (-0.5, 1.0)),
+}
+
+
+def _measured(name: str, counts: _Counts) -> Tensor:
+    measure, bounds = _MEASURES[name]
+    return measure(counts).clamp(*bounds)  # which rounding may leave
 
 
 def clustering_replicates(assignments: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Tensor]:
@@ -270,21 +185,20 @@ def clustering_replicates(assignments: Tensor, labels: Tensor, seed: int = 0) ->
         clusters, classes = (images.new_zeros(len(images), size) for size in table.shape)
         clusters.index_add_(1, pairs // table.shape[1], images)
         classes.index_add_(1, pairs % table.shape[1], images)
-        for name, measure in _MEASURES.items():
-            replicates[name].append(measure(_Counts(images, clusters, classes)))
+        for name, parts in replicates.items():
+            parts.append(_measured(name, _Counts(images, clusters, classes)))
     return {name: torch.cat(parts) for name, parts in replicates.items()}
 
 
-def _interval(value: float, replicates: Tensor | None, images: int) -> tuple[float, float] | None:
-    """Return the 95 % interval of a number, or None where its replicates do not tell, being all alike.
+def _interval(name: str, value: float, replicates: Tensor | None, images: int) -> tuple[float, float] | None:
+    """Return the 95 % interval of a number that has replicates, if they tell.
 
     In a sample that is drawn with replacement, mutual information is too high. So the replicates are moved such that
     their mean is the measured number.
     """
-    if replicates is None or replicates.min() == replicates.max():
+    if replicates is None:
         return None
-    low, high = percentile_interval(replicates - replicates.mean() + value, images)
-    return low, min(high, 1.0)
+    return replicated_interval(replicates.numpy(), images, mean=value, bounds=_MEASURES[name][1])
 
 
 class ClusteringScores(evaluate.Metric):

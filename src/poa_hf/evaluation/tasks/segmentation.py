@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from ..dense.maps import at_pixels, majorities, upsampled
 from ..dense.pixel_values import MAX_CLASS
-from ..statistics.intervals import percentile_interval, resamples
+from ..statistics.intervals import replicated_interval, resamples
 from .dense_task import DenseOptions, DenseTask, Example, Fitted, drawn_pixels, held_out_rows
 from .knn import knn_votes
 from .probe import fit_linear_probe
@@ -134,6 +135,7 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
     def scores(self, outcomes: Tensor, fitted: Fitted, split: str, options: SegmentationOptions) -> list[Score]:
         if outcomes[:, 0, :, 2].sum() == 0:
             raise ValueError(_all_ignored(split, options))
+        counted = outcomes[:, 0, :, 2].sum(dim=1) > 0  # images of which all pixels are ignored tell nothing
         common = {"seed": options.seed, "classes": len(fitted["classes"]), "ignored": options.ignored}
         scores = []
         for number, (kind, metric) in enumerate(CLASSIFIERS.items()):
@@ -143,27 +145,25 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
             else:
                 settings = common | {"k": fitted["k"], "temperature": TEMPERATURE, "patches": len(fitted["memory"])}
                 details = {}
-            counts = outcomes[:, number]  # (N, classes, 3)
-            replicates = _miou_replicates(counts, options.seed)
-            each = class_ious(counts.sum(dim=0))
+            counts = outcomes[counted, number]  # (N, classes, 3)
+            total = counts.sum(dim=0)
+            each = class_ious(total)
             by_class = {
                 str(label): round(value, 6)
                 for label, value in zip(fitted["classes"].tolist(), each.tolist(), strict=True)
                 if value == value
             }
-            pixels = counts[:, :, 2].sum()
-            # of images with many pixels more, so that the mean is the share of all pixels
-            correct = counts[:, :, 0].sum(dim=1) * len(counts) / pixels
+            mious, accuracies = _replicates(counts, options.seed)
             scores += [
-                Score(
+                _score(
                     f"{metric}_miou",
                     each.nanmean().item(),
                     settings,
                     details | {"iou": by_class},
-                    interval=None if replicates is None else percentile_interval(replicates.numpy(), len(counts)),
-                    replicates=replicates,
+                    mious,
+                    len(counts),
                 ),
-                Score(f"{metric}_accuracy", correct.mean().item(), settings, details, outcomes=correct),
+                _score(f"{metric}_accuracy", _pixel_accuracy(total).item(), settings, details, accuracies, len(counts)),
             ]
         return scores
 
@@ -238,17 +238,29 @@ def _check_known(values: np.ndarray, mask: Tensor, options: SegmentationOptions)
         )
 
 
-def _miou_replicates(counts: Tensor, seed: int) -> Tensor | None:
-    """Return the mIoU on resamples of the test images, (R,); None for one image."""
-    images = len(counts)
-    if images < 2:
-        return None
-    flat = counts.flatten(1)
-    replicates = [
-        class_ious((torch.from_numpy(drawn) @ flat).unflatten(1, counts.shape[1:])).nanmean(dim=1)
-        for drawn in resamples(images, seed=seed)
-    ]
-    return torch.cat(replicates)
+def _pixel_accuracy(counts: Tensor) -> Tensor:
+    """Return the share of pixels (...) that are rightly predicted, of the counts of `class_ious`."""
+    return counts[..., 0].sum(dim=-1) / counts[..., 2].sum(dim=-1)
+
+
+def _replicates(counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the mIoU and the pixel accuracy on resamples of the test images, (R,) each.
+
+    Both are ratios of sums over images that count by their pixels, so they are no means of numbers of images.
+    """
+    flat, mious, accuracies = counts.flatten(1), [], []
+    for drawn in resamples(len(counts), seed=seed):
+        sums = (torch.from_numpy(drawn) @ flat).unflatten(1, counts.shape[1:])  # (B, classes, 3)
+        mious.append(class_ious(sums).nanmean(dim=1))
+        accuracies.append(_pixel_accuracy(sums))
+    return torch.cat(mious), torch.cat(accuracies)
+
+
+def _score(
+    metric: str, value: float, settings: dict[str, Any], details: dict[str, Any], replicates: Tensor, images: int
+) -> Score:
+    interval = replicated_interval(replicates.numpy(), images)
+    return Score(metric, value, settings, details, interval=interval, replicates=replicates, images=images)
 
 
 def _listed(numbers: list[int]) -> str:

@@ -56,6 +56,7 @@ class Score:
             them.
         replicates: The number on each of the `resamples` of the test images by the options' seed, for a number that is
             no mean of `outcomes`: of two models, they are compared replicate by replicate.
+        images: How many test images these resamples draw from, where some do not count.
     """
 
     metric: str
@@ -65,6 +66,7 @@ class Score:
     outcomes: Tensor | None = field(default=None, repr=False, compare=False)
     interval: tuple[float, float] | None = None
     replicates: Tensor | None = field(default=None, repr=False, compare=False)
+    images: int | None = None
 
 
 OptionsT = TypeVar("OptionsT", bound=Options, contravariant=True)
