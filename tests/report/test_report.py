@@ -20,6 +20,7 @@ from poa_hf.report.live import LivePage
 from poa_hf.report.page import write_report
 from poa_hf.report.pictures import three_sizes
 from poa_hf.runs.evaluations import save_evaluations
+from poa_hf.runs.layout import ENTRIES
 
 from ..conftest import slow_but, tiny_config
 from ..test_contract import tiny
@@ -49,6 +50,8 @@ def check(path) -> Page:
             assert image.format == "PNG" and np.asarray(image.convert("RGBA"))[..., 3].any()
     drawn = re.findall(r'data-chart="([^"]+)"', path.read_text())
     assert {f"{name}{dark}.png" for name in drawn for dark in ("", "-dark")} <= {*pictures}
+    [report] = [entry for entry in ENTRIES if entry.pattern == "report"]
+    assert report.own(path.parent) == [path.parent], "overwriting the run would leave some of the report's files"
     return page
 
 

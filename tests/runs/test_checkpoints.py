@@ -4,7 +4,7 @@ import os
 import pytest
 
 from poa_hf.runs.checkpoints import (
-    check_architecture,
+    check_recipe_is_own,
     checkpoints,
     checkpoints_with_model,
     find_checkpoint,
@@ -15,7 +15,6 @@ from poa_hf.runs.checkpoints import (
 from poa_hf.runs.load import model_step, resolve_run
 from poa_hf.runs.soundness import has_weights, missing_parts
 
-from ..conftest import tiny_config
 from .folders import PARTS, checkpoint, flip_bit
 
 
@@ -183,12 +182,84 @@ def test_a_model_replaces_another_with_its_configuration_last(tmp_path):
     assert (run / "config.json").read_text() == "new"
 
 
-def test_another_architecture_is_named_by_its_first_field(tmp_path):
-    config = tiny_config()
-    config.save_pretrained(tmp_path)
-    check_architecture(tiny_config(koleo_weight=0.5), tmp_path)
-    with pytest.raises(ValueError, match=r"has another architecture: its num_prototypes is .*, this model's is \[7\]"):
-        check_architecture(tiny_config(num_prototypes=[7]), tmp_path)
+# Names that look like those of a run, to a pattern with a star.
+USERS = {
+    *("model_mine.safetensors", "model-small.safetensors", "model.safetensors.bak", "checkpoint-notes.txt"),
+    *("checkpoint-best/weights.bin", "abandoned-checkpoint-plan.md", "latency-mine.json", "image_ids-mine.jsonl"),
+    *("report/thesis.md", "report/loss-of-sleep.png", "profile/notes.txt", "gram_teacher/where_from.txt"),
+}
+OF_THE_RUN = {
+    *("model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "metrics.jsonl"),
+    *("latency-cpu-b1.json", "latency-cuda-b8-compiled.json", "image_ids-0.jsonl", "checkpoint-5/any/thing"),
+    *("report/index.html", "report/pareto-latency-1-dark.png", "report/curve-2.png", "profile/trace.json"),
+    *("gram_teacher/config.json", "gram_teacher/model.safetensors", "abandoned-checkpoint-7/counts.json"),
+}
+
+
+def fill(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+
+
+def files(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_overwriting_a_run_leaves_files_whose_names_only_look_like_its_own(tmp_path):
+    fill(tmp_path, USERS | OF_THE_RUN)
+    start_folder(tmp_path, None, overwrite=True)
+    assert files(tmp_path) == USERS
+
+
+def test_a_new_run_and_its_model_leave_the_files_of_users(tmp_path):
+    fill(tmp_path / "run", USERS)
+    fill(tmp_path / "new", new := {"config.json", "model.safetensors"})
+    assert find_checkpoint(tmp_path / "run", None, overwrite=False) is None
+    start_folder(tmp_path / "run", None, overwrite=False)
+    replace_model(tmp_path / "run", tmp_path / "new")
+    assert files(tmp_path / "run") == USERS | new
+
+
+def test_weights_without_a_configuration_are_not_replaced_unasked(tmp_path):
+    fill(tmp_path, {"model.safetensors"})
+    for resume in (None, True):
+        with pytest.raises(ValueError, match="holds (another run|a model but no checkpoint)"):
+            find_checkpoint(tmp_path, resume, overwrite=False)
+    assert find_checkpoint(tmp_path, None, overwrite=True) is None
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("metrics.jsonl/a", "folder"), ("config.json/a", "folder"), ("checkpoint-3", "file")]
+)
+def test_a_folder_where_a_run_keeps_a_file_is_refused_before_anything_changes(tmp_path, name, kind, overwrite):
+    checkpoint(tmp_path, 5)
+    fill(tmp_path, {name})
+    for resume in (None, True, str(tmp_path / "checkpoint-5")):
+        with pytest.raises(ValueError, match=f"{name.partition('/')[0]} is a {kind}, but a run keeps a .* this name"):
+            find_checkpoint(tmp_path, resume, overwrite)
+
+
+def test_a_recipe_of_somebody_else_is_not_replaced(tmp_path):
+    run = tmp_path / "run"
+    check_recipe_is_own(run, None, overwrite=False)
+    fill(run, {"config.yaml"})
+    elsewhere = checkpoint(tmp_path / "other", 5)
+    for found in (None, elsewhere):
+        with pytest.raises(ValueError, match="config.yaml was not written by a run, whose recipe would replace it"):
+            check_recipe_is_own(run, found, overwrite=False)
+    check_recipe_is_own(run, None, overwrite=True)
+    check_recipe_is_own(run, checkpoint(run, 5), overwrite=False)  # a run that was copied without all of its records
+    fill(run, {"training_args.json"})  # a run that was killed before its first checkpoint starts again
+    check_recipe_is_own(run, None, overwrite=False)
+
+
+def test_the_home_folder_is_known_in_the_path_of_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    folder = checkpoint(tmp_path / "run", 5)
+    assert find_checkpoint(tmp_path / "new", "~/run/checkpoint-5", False) == folder
 
 
 def test_a_folder_of_runs_is_named_as_such(tmp_path):

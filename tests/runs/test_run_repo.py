@@ -121,6 +121,15 @@ def test_a_push_replaces_what_it_is_newer_than(pushed, outdated):
     assert outdated_files(PRESENT, dict.fromkeys(pushed), step=4) == outdated
 
 
+def test_files_of_others_beside_a_model_are_neither_pushed_nor_deleted(tmp_path):
+    folder = checkpoint(tmp_path / "run", 4)
+    (folder / "model_mine.safetensors").write_bytes(b"mine")
+    (tmp_path / "scratch").mkdir()
+    assert set(run_files(tmp_path / "run", folder, 4, tmp_path / "scratch")) & {"model_mine.safetensors"} == set()
+    present = ["model_mine.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    assert outdated_files(present, {"model.safetensors": None}, step=4) == sorted(present[1:])
+
+
 def test_kinds_of_repositories_and_files():
     assert holds_a_run([]) is None and holds_a_run(["README.md", "LICENSE"]) is None
     assert holds_a_run(["config.json", "training_args.json"]) is True

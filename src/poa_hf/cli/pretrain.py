@@ -38,7 +38,7 @@ def run_recipe(recipe: Recipe) -> None:
     from transformers import set_seed
 
     from ..models.modeling_poa_pretraining import PoaForPreTraining
-    from ..runs.checkpoints import find_checkpoint, is_finished, step_of, units_ordered_on
+    from ..runs.checkpoints import check_recipe_is_own, find_checkpoint, is_finished, step_of, units_ordered_on
     from ..training.checks import check_run
     from ..training.console import ConsoleCallback
     from ..training.hub_pushes import push_finished
@@ -48,10 +48,10 @@ def run_recipe(recipe: Recipe) -> None:
     # before the data is opened and the model made, which takes a while
     check_run(recipe.model, recipe.training)
     training, data = recipe.training, recipe.data
-    checkpoint = find_checkpoint(
-        Path(training.output_dir), training.resume_from_checkpoint, training.overwrite_output_dir
-    )
-    if checkpoint is not None and is_finished(Path(training.output_dir), checkpoint, training.max_steps):
+    folder = Path(training.output_dir)
+    checkpoint = find_checkpoint(folder, training.resume_from_checkpoint, training.overwrite_output_dir)
+    check_recipe_is_own(folder, checkpoint, training.overwrite_output_dir)
+    if checkpoint is not None and is_finished(folder, checkpoint, training.max_steps):
         if is_first_process():
             step = step_of(checkpoint)
             print(f"{training.output_dir} is already at step {step} of {training.max_steps}: raise --max_steps.")

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from pathlib import Path
-
-from transformers import PreTrainedConfig
 
 from .atomic import delete, move_file, remove_leftovers
 from .json_files import read_object
-from .layout import ABANDONED, CHECKPOINT, CHECKSUMS, CONFIG, WEIGHTS_INDEX, RunFolder, is_checkpoint_name
+from .layout import (
+    ABANDONED,
+    CHECKPOINT,
+    CHECKSUMS,
+    CONFIG,
+    WEIGHT_FILES,
+    WEIGHTS_INDEX,
+    RunFolder,
+    is_checkpoint_name,
+    is_weights,
+)
 from .soundness import checkpoint_damage, has_weights, missing_parts, model_damage, read_counts
 
 logger = logging.getLogger(__name__)
 
 MAX_SHARD_SIZE = "5GB"  # of one file of weights; larger models are written as several files with an index
-# Fields that may change when a run is resumed; all others decide which parameters exist and what they compute.
-_NOT_ARCHITECTURE = {
-    *("transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"),
-    *("warm_started_from", "units_ordered_on"),
-    *("distillation", "gram_teacher"),  # see check_same_teacher and training.gram
-    *("koleo_weight", "gram_weight", "intact_weight", "same_view_weight", "elastic_teacher"),
-    *("student_temperature", "drop_path_rate", "hidden_dropout_prob"),
-    *("attention_probs_dropout_prob", "sampling_bias", "num_candidates", "initializer_range", "layerscale_value"),
-}
 
 
 def step_of(checkpoint: Path) -> int:
@@ -55,11 +53,11 @@ def replace_model(folder: Path, new: Path) -> None:
 
     The configuration is removed before the weights and moved after them, since weights without one are never read.
     Checksums are removed first and moved last, as they are those of a whole model. The files of the old weights are
-    removed too: a single old file would be loaded instead of several new ones.
+    removed too: a single old file would be loaded instead of several new ones. Files with other names stay.
     """
     for name in (CHECKSUMS, CONFIG, WEIGHTS_INDEX):
         (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("model*.safetensors"):
+    for path in filter(lambda path: is_weights(path.name), folder.glob(WEIGHT_FILES)):
         path.unlink(missing_ok=True)
     last = (CONFIG, CHECKSUMS)
     for path in sorted(new.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
@@ -127,7 +125,10 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, th
         if parent.exists() and not (parent.is_dir() and os.access(parent, os.W_OK)):
             raise ValueError(f"{parent} is not a folder that can be written to: give another output_dir.")
     run = RunFolder(folder)
-    occupied = bool(checkpoint_folders(folder)) or run.config.exists() or _has_content(run.metrics)
+    if (path := run.misplaced()) is not None:
+        found, kept = ("folder", "file") if path.is_dir() else ("file", "folder")
+        raise ValueError(f"{path} is a {found}, but a run keeps a {kept} under this name: move it to another place.")
+    occupied = bool(checkpoint_folders(folder)) or _holds_model(run) or _has_content(run.metrics)
     if resume in (None, False, "", "false", "False"):
         if occupied and not overwrite:
             raise ValueError(
@@ -137,7 +138,7 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, th
         return None
     if resume in (True, "true", "True"):
         return _last_sound(folder, overwrite, thorough)
-    checkpoint = Path(str(resume))
+    checkpoint = Path(str(resume)).expanduser()
     damage = checkpoint_damage(checkpoint, thorough) if checkpoint.is_dir() else "it does not exist"
     if damage:
         sound = ", ".join(str(path) for path in checkpoint_folders(folder) if not checkpoint_damage(path, thorough))
@@ -175,7 +176,7 @@ def _last_sound(folder: Path, overwrite: bool, thorough: bool) -> Path | None:
             f"{folder} has no sound checkpoint to resume from ({reasons}): restore one from a copy, or give "
             "overwrite_output_dir without resume_from_checkpoint to start anew."
         )
-    if RunFolder(folder).config.exists() and not overwrite:
+    if _holds_model(RunFolder(folder)) and not overwrite:
         raise ValueError(
             f"{folder} holds a model but no checkpoint to resume from: give another output_dir, or "
             "overwrite_output_dir to delete it."
@@ -192,6 +193,27 @@ def _chosen(checkpoint: Path, damages: dict[Path, str], in_streak: list[Path], t
         for path in in_streak:
             logger.warning("The loss was not finite at %s: resuming from %s instead.", path, checkpoint.name)
     return checkpoint
+
+
+def check_recipe_is_own(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
+    """Check that the recipe which a run will write into its folder replaces none that somebody else wrote there.
+
+    Args:
+        folder: The folder of the run.
+        checkpoint: What `find_checkpoint` has found.
+        overwrite: Whether another run in the folder may be deleted.
+
+    Raises:
+        ValueError: If it would.
+    """
+    run = RunFolder(folder)
+    goes_on = checkpoint is not None and _lies_in(checkpoint, folder)
+    # a run writes its arguments before its recipe
+    if run.recipe.exists() and not (run.training_arguments.exists() or goes_on or overwrite):
+        raise ValueError(
+            f"{run.recipe} was not written by a run, whose recipe would replace it: give another output_dir, or move "
+            "the file to another place."
+        )
 
 
 def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
@@ -220,59 +242,13 @@ def start_folder(folder: Path, checkpoint: Path | None, overwrite: bool) -> None
             logger.warning("Going back to %s: %s is now %s.", checkpoint.name, later.name, abandoned)
 
 
-def check_architecture(config: PreTrainedConfig, checkpoint: Path) -> None:
-    """Check that a checkpoint's model has the architecture of `config`.
-
-    Raises:
-        ValueError: If it has another one, with the first field that differs.
-    """
-    saved = read_object(checkpoint / CONFIG)
-    current = json.loads(config.to_json_string(use_diff=False))
-    for field, old, new in _differences(saved, current):
-        raise ValueError(f"{checkpoint} has another architecture: its {field} is {old}, this model's is {new}.")
-
-
-def check_same_teacher(config: PreTrainedConfig, checkpoint: Path) -> None:
-    """Check that a checkpoint's model learns from the same foreign teacher, in the same way, as that of `config`.
-
-    Raises:
-        ValueError: If not, with what differs.
-    """
-    before, now = (
-        fields if isinstance(fields, dict) else {}
-        for fields in (read_object(checkpoint / CONFIG).get("distillation"), getattr(config, "distillation", None))
-    )
-    if before == now:
-        return
-    if not before or not now or before.get("teacher") != now.get("teacher"):
-        names = [repr(fields["teacher"]) if "teacher" in fields else "no foreign teacher" for fields in (before, now)]
-        raise ValueError(
-            f"{checkpoint} belongs to a run that learns from {names[0]}, this one learns from {names[1]}: resume with "
-            "the same --foreign_teacher, or start anew."
-        )
-    changed = next(name for name in now if before.get(name) != now[name])
-    if changed == "fingerprint":
-        raise ValueError(
-            f"{checkpoint} belongs to a run that learns from {now['teacher']} with other weights than it has now: "
-            "resume with the same teacher, or start anew."
-        )
-    raise ValueError(
-        f"{checkpoint} belongs to a run that learns from {now['teacher']} with {changed} {before.get(changed)!r}, this "
-        f"one with {now[changed]!r}: resume with the same foreign_teacher options, or start anew."
-    )
-
-
-def _differences(saved: dict, current: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
-    for key in sorted(saved.keys() & current.keys() - _NOT_ARCHITECTURE):
-        if isinstance(saved[key], dict) and isinstance(current[key], dict):
-            yield from _differences(saved[key], current[key], f"{prefix}{key}.")
-        elif saved[key] != current[key]:
-            yield f"{prefix}{key}", saved[key], current[key]
-
-
 def _lies_in(checkpoint: Path, folder: Path) -> bool:
     """Whether a folder has a checkpoint, or a link to one that lies on another disk."""
     return Path(os.path.abspath(checkpoint)).parent.resolve() == folder.resolve()
+
+
+def _holds_model(run: RunFolder) -> bool:
+    return run.config.exists() or has_weights(run.path)
 
 
 def _has_content(path: Path) -> bool:

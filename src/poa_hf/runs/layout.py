@@ -22,7 +22,7 @@ CONFIG = "config.json"
 # the two names of weights are those of transformers, repeated here so that importing this module takes no time
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-WEIGHT_FILES = "model*.safetensors*"  # one file, or several and their index
+WEIGHT_FILES = "model*.safetensors*"  # one file, or several and their index: those that `is_weights` knows
 PROCESSOR = "preprocessor_config.json"
 RECIPE = "config.yaml"
 TRAINING_ARGUMENTS = "training_args.json"
@@ -58,6 +58,8 @@ class Entry:
         writer: Who writes them.
         removed: Whether they are removed when the run is overwritten. Only the owner's text and the lock stay.
         published: Whether they are part of a published supernet, and downloaded with it.
+        names: A regular expression of their names, where the pattern alone would take files of users too.
+        parts: A regular expression of the names in a folder that are the run's; None for files.
     """
 
     pattern: str
@@ -65,27 +67,68 @@ class Entry:
     writer: str
     removed: bool = True
     published: bool = False
+    names: str = ".*"
+    parts: str | None = None
+
+    def paths(self, folder: Path) -> list[Path]:
+        """The files or folders of this kind that exist in the folder of a run, by name."""
+        return sorted(path for path in folder.glob(self.pattern) if re.fullmatch(self.names, path.name))
+
+    def own(self, path: Path) -> list[Path]:
+        """What of one of them is the run's: all of it, or of a folder with files of others its own files."""
+        if self.parts is None or path.is_symlink() or not path.is_dir():
+            return [path]
+        content = sorted(path.iterdir())
+        own = [each for each in content if re.fullmatch(self.parts, each.name)]
+        return [path] if own == content else own
 
 
+_WEIGHT_NAMES = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+_REPORT_NAMES = (
+    r"index\.html|(quality-\d+|pareto-(parameters|flops|latency-\d+)|curve-\d+|loss(-terms)?|learning-rate|knn|"
+    r"feature-spread|effective-rank|teacher-entropy|prototype-use|crops|attention|patch-pca)(-dark)?\.png"
+)
+
+_LATENCIES = Entry(
+    *("latency-*.json", "measured latencies of sizes on one device", "poa select"),
+    names=r"latency-\w+-b\d+(-compiled)?\.json",
+)
 ENTRIES = (
     Entry(CONFIG, "the configuration of the run's last model", "training, poa convert", published=True),
-    Entry(WEIGHT_FILES, "teacher, student and heads of the last model", "training, poa convert", published=True),
+    Entry(
+        *(WEIGHT_FILES, "teacher, student and heads of the last model", "training, poa convert"),
+        published=True,
+        names=_WEIGHT_NAMES,
+    ),
     Entry(PROCESSOR, "the image processor for evaluation", "training, poa convert", published=True),
     Entry(CHECKSUMS, "sizes and SHA-256 of the model's files", "training"),
     Entry(RECIPE, "the resolved recipe", "poa pretrain", published=True),
     Entry(TRAINING_ARGUMENTS, "the arguments of the trainer", "training", published=True),
     Entry(METRICS, "one line of losses and statistics per logging step", "training"),
     Entry(TRAINING_TIME, "devices and wall-clock seconds of each part of the run", "training", published=True),
-    Entry("image_ids-*.jsonl", "the images of each step, one file per process", "training with log_image_ids"),
+    Entry(
+        *("image_ids-*.jsonl", "the images of each step, one file per process", "training with log_image_ids"),
+        names=r"image_ids-\d+\.jsonl",
+    ),
     Entry(SKIPPED_IMAGES, "the images that could not be decoded, with the reasons", "training"),
     Entry(TEACHER_FEATURES, "a foreign teacher's features of all images", "training with cache_teacher"),
-    Entry(GRAM_TEACHER, "a folder with the teacher at step 0, as a model", "training with gram_weight"),
-    Entry(CHECKPOINT + "*", "a checkpoint", "training"),
-    Entry(ABANDONED + CHECKPOINT + "*", "a checkpoint after the one that a run went back to", "training"),
+    Entry(
+        *(GRAM_TEACHER, "a folder with the teacher at step 0, as a model", "training with gram_weight"),
+        parts=rf"config\.json|{_WEIGHT_NAMES}",
+    ),
+    Entry(CHECKPOINT + "*", "a checkpoint", "training", names=rf"{CHECKPOINT}\d+", parts=".*"),
+    Entry(
+        *(f"{ABANDONED}{CHECKPOINT}*", "a checkpoint after the one that a run went back to", "training"),
+        names=rf"{ABANDONED}{CHECKPOINT}\d+",
+        parts=".*",
+    ),
     Entry(EVALUATIONS, "one record per evaluation", "poa evaluate, training with eval_steps", published=True),
-    Entry("latency-*.json", "measured latencies of sizes on one device", "poa select"),
-    Entry(PROFILE, "a folder with a trace of some steps and a table of their kernels", "training with profile_steps"),
-    Entry(REPORT, "a folder with the report's page and its pictures", "poa report"),
+    _LATENCIES,
+    Entry(
+        *(PROFILE, "a folder with a trace of some steps and a table of their kernels", "training with profile_steps"),
+        parts=r"trace\.json|kernels\.txt",
+    ),
+    Entry(REPORT, "a folder with the report's page and its pictures", "poa report", parts=_REPORT_NAMES),
     Entry(
         UNIT_ORDER, "the order of units before sub-networks were trained", "poa pretrain with order_units, poa order"
     ),
@@ -103,6 +146,11 @@ CHECKPOINT_PARTS = (CONFIG, TRAINER_STATE, COUNTS, "data_state_0.json")
 def is_checkpoint_name(name: str) -> bool:
     """Whether a file name is that of a checkpoint, `checkpoint-<step>`."""
     return re.fullmatch(rf"{CHECKPOINT}\d+", name) is not None
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file name is one of those that weights are saved under: one file, or several and their index."""
+    return re.fullmatch(_WEIGHT_NAMES, name) is not None
 
 
 def data_state(checkpoint: Path, rank: int) -> Path:
@@ -223,7 +271,7 @@ class RunFolder:
 
     def latencies(self) -> list[Path]:
         """The files with latencies that exist, by name."""
-        return sorted(self.path.glob("latency-*.json"))
+        return _LATENCIES.paths(self.path)
 
     def checkpoint(self, step: int) -> Path:
         return self.path / f"{CHECKPOINT}{step}"
@@ -232,4 +280,13 @@ class RunFolder:
         """All existing files and folders that belong to the run, which overwriting it removes."""
         for entry in ENTRIES:
             if entry.removed:
-                yield from sorted(self.path.glob(entry.pattern))
+                for path in entry.paths(self.path):
+                    yield from entry.own(path)
+
+    def misplaced(self) -> Path | None:
+        """A folder where a run keeps a file, or a file where it keeps a folder; None if there is none."""
+        for entry in ENTRIES:
+            for path in entry.paths(self.path):
+                if path.exists() and path.is_dir() != (entry.parts is not None):
+                    return path
+        return None

@@ -16,6 +16,7 @@ from ..yaml_files import parse_yaml, yaml_text
 from .atomic import write_text
 from .layout import (
     CONFIG,
+    ENTRIES,
     EVALUATIONS,
     OWNER,
     PROCESSOR,
@@ -24,7 +25,7 @@ from .layout import (
     TRAINING_TIME,
     WEIGHT_FILES,
     RunFolder,
-    published_patterns,
+    is_weights,
 )
 
 _MACHINE_FIELDS = {"output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "report_to"}
@@ -51,7 +52,7 @@ def check_no_links(run: Path) -> None:
     """
     folder = RunFolder.containing(run).path
     for place in dict.fromkeys((folder, run.absolute())):
-        for path in (path for pattern in published_patterns() for path in sorted(place.glob(pattern))):
+        for path in (path for entry in ENTRIES if entry.published for path in entry.paths(place)):
             if leads_outside(path, folder):
                 raise ValueError(
                     f"{path} leads to a file outside {folder}, which must not be published: put the file itself there, "
@@ -66,8 +67,8 @@ def model_files(model: Path, folder: Path) -> dict[str, Path]:
         model: The folder of the model.
         folder: The folder that is published, where JSON files with paths of this machine are written without them.
     """
-    paths = [path for pattern in (CONFIG, WEIGHT_FILES, PROCESSOR) for path in model.glob(pattern)]
-    files = {path.name: path for path in sorted(paths)}
+    paths = [model / CONFIG, model / PROCESSOR, *(path for path in model.glob(WEIGHT_FILES) if is_weights(path.name))]
+    files = {path.name: path for path in sorted(paths) if path.exists()}
     for name, path in files.items():
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))

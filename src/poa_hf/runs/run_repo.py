@@ -36,19 +36,16 @@ from .layout import (
     TRAINING_ARGUMENTS,
     TRAINING_TIME,
     UNIT_ORDER,
-    WEIGHT_FILES,
     RunFolder,
     is_checkpoint_name,
+    is_weights,
 )
 from .publishable import check_no_links, model_files, resumable_recipe, without_local_paths, write_run_files
 
 LAST_CHECKPOINT = "last-checkpoint"  # as transformers calls it
 PAGE = "README.md"
-# What a checkpoint consists of. Anything else in its folder is neither pushed nor fetched, pickles least of all.
-_PARTS = (
-    *(CONFIG, WEIGHT_FILES, PROCESSOR, TRAINING_TIME, TRAINER_STATE, COUNTS, OPTIMIZER_STATE, "data_state_*.json"),
-    CHECKSUMS,
-)
+# What a checkpoint consists of besides its weights. Anything else is neither pushed nor fetched, pickles least of all.
+_PARTS = (*(CONFIG, PROCESSOR, TRAINING_TIME, TRAINER_STATE, COUNTS, OPTIMIZER_STATE, "data_state_*.json", CHECKSUMS),)
 _WITH_TEXT = (CONFIG, PROCESSOR, TRAINING_TIME, TRAINER_STATE)  # the others hold numbers only
 _OF_THE_OWNER = {PAGE, "LICENSE", "LICENSE.md", "LICENSE.txt", ".gitignore"}  # which a new repository may have
 _RENEWED = "<!-- poa_hf renews this page with each push, unless this line is removed -->"
@@ -56,7 +53,7 @@ _RENEWED = "<!-- poa_hf renews this page with each push, unless this line is rem
 
 def is_part(name: str) -> bool:
     """Whether a file of this name is part of a checkpoint."""
-    return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in _PARTS)
+    return is_weights(name) or "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in _PARTS)
 
 
 def checkpoint_folder(path: str) -> str | None:
@@ -159,7 +156,7 @@ def outdated_files(present: Iterable[str], pushed: Mapping[str, Any], step: int)
     for path in sorted(set(present) - pushed.keys()):
         folder = checkpoint_folder(path)
         if folder is None:
-            is_old = fnmatch.fnmatchcase(path, WEIGHT_FILES)
+            is_old = is_weights(path)
         else:
             is_later = folder != LAST_CHECKPOINT and int(folder.removeprefix(CHECKPOINT)) > step
             is_old = folder in folders or is_later or LAST_CHECKPOINT in folders

@@ -34,15 +34,9 @@ from ..formatting import one_line
 from ..models.complete import load_complete
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import unfinished_folder, written_folder
-from ..runs.checkpoints import (
-    MAX_SHARD_SIZE,
-    check_architecture,
-    check_same_teacher,
-    find_checkpoint,
-    prune,
-    replace_model,
-)
+from ..runs.checkpoints import MAX_SHARD_SIZE, find_checkpoint, prune, replace_model
 from ..runs.checksums import write_checksums
+from ..runs.compatibility import check_architecture, check_same_teacher
 from ..runs.json_files import read_object
 from ..runs.layout import COUNTS, OPTIMIZER_STATE, TRAINER_STATE, RunFolder, data_state, data_states
 from ..runs.lock import locked_run

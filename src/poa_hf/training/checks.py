@@ -12,7 +12,8 @@ from transformers import AutoModel
 
 from ..formatting import one_line, suggest
 from ..models.configuration_poa import PoaConfig
-from ..runs.checkpoints import check_architecture, find_checkpoint
+from ..runs.checkpoints import find_checkpoint
+from ..runs.compatibility import check_architecture
 from ..slicing import without_storage
 from .arguments import PoaTrainingArguments
 from .hub_login import check_login
