@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from poa_hf.evaluation.statistics.intervals import resamples
+from poa_hf.evaluation.statistics.intervals import mean_interval, resamples
 from poa_hf.evaluation.statistics.paired import (
     BOOTSTRAP,
     MCNEMAR,
@@ -120,6 +120,32 @@ def test_equal_outcomes_differ_in_nothing():
     for outcomes in (np.ones(30), np.linspace(0, 1, 30), np.random.default_rng(0).integers(2, size=(30, 3))):
         found = paired_difference(outcomes, outcomes)
         assert (found.difference, found.p_value) == (0, 1) and found.interval[0] <= 0 <= found.interval[1]
+
+
+@pytest.mark.parametrize("images", [2, 3, 5])
+def test_few_images_that_agree_by_chance_show_nothing(images):
+    """In each draw another image may be right, so equal means of images say nothing of other images."""
+    small = 0
+    for trial in range(200):
+        first, second = np.random.default_rng(trial).random((2, images, 3)) < 0.6
+        found = paired_difference(first, second)
+        assert found.p_value > 0 and (found.difference == 0 or found.interval[0] < found.interval[1])
+        small += found.p_value < 0.05
+    assert small <= 10
+    identity = np.eye(images)
+    low, high = paired_difference(identity, np.zeros_like(identity)).interval
+    assert low <= 0 and high >= 2 / images and mean_interval(identity) == (low, high)
+
+
+def test_images_that_all_differ_alike_count_as_often_as_they_are():
+    draws = np.random.default_rng(0).random((12, 3))
+    for found in (
+        paired_difference(draws + 0.1, draws),
+        resampled_difference((0.8, 0.7), (draws.ravel() + 0.1, draws.ravel()), 12),
+    ):
+        assert found.p_value == pytest.approx(stats.binomtest(12, 12).pvalue) and found.interval is None
+    same = resampled_difference((0.5, 0.5 + 1e-16), (draws.ravel() + 1e-15, draws.ravel()), 12)
+    assert (same.p_value, same.interval) == (1, (0, 0))  # all but for rounding
 
 
 def test_holm_is_the_step_down_method():

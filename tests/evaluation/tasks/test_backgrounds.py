@@ -118,6 +118,23 @@ def test_what_is_missing_is_one_sentence(tiny_model):
         evaluated(MaskedImages(masked_table(10, seed=6, masks=[EMPTY] * 10)))
 
 
+@pytest.mark.parametrize("lost", [0, 3])
+def test_the_interval_of_the_gap_is_that_of_a_difference(lost):
+    """Few images that differ, and none that differs the other way, leave it open whether there is a gap."""
+    features, labels = torch.eye(8), torch.arange(8)
+    wrong = torch.cat([features[:lost].roll(1, dims=1), features[lost:]])
+    by_kind = {
+        alteration: AlteredFeatures(wrong if alteration.kind == "mixed_rand" else features, labels >= 0)
+        for alteration in alterations_of(["backgrounds"], OPTIONS, ModelInput(32, 32))
+    }
+    splits = LabelledFeatures(features, labels), LabelledFeatures(features, labels, by_kind)
+    *_, gap = run_task("backgrounds", *splits, 8, TaskOptions(k=(1,), seed=2), torch.device("cpu"))
+    p, q = (lost + 1) / 10, 1 / 10  # Bonett and Price 2012: a count of one more of each kind in two more images
+    half = 1.959964 * np.sqrt((p + q - (p - q) ** 2) / 10)
+    assert gap.metric == "background_gap" and gap.value == lost / 8
+    assert gap.interval == pytest.approx((p - q - half, p - q + half)) and gap.interval[0] < 0 < gap.interval[1]
+
+
 def test_no_image_has_another_of_its_class():
     features, everything = torch.eye(8), torch.ones(8, dtype=torch.bool)
     by_kind = {

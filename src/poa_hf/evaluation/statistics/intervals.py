@@ -20,7 +20,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 REPLICATES = 1000
 _AT_ONCE = 2**22  # image counts of replicates that are in memory at a time
-_ROUNDING = 1e-9  # by how much equal numbers may differ that were summed in other orders
+ROUNDING = 1e-9  # by how much equal numbers may differ that were summed in other orders
 
 Interval = tuple[float, float]
 
@@ -108,7 +108,7 @@ def replicated_interval(
         The interval, or None where the replicates do not tell, being all alike but for rounding.
     """
     values = np.asarray(replicates, dtype=np.float64)
-    if np.ptp(values) <= _ROUNDING:
+    if np.ptp(values) <= ROUNDING:
         return None
     moved = values if mean is None else values - values.mean() + mean
     low, high = np.clip(percentile_interval(moved, count), *bounds)
@@ -119,7 +119,9 @@ def two_way(values: NDArray[np.float64]) -> tuple[float, float]:
     """Return the standard error of the mean of (N, R) values of N images and R repeats, both drawn at random.
 
     The variance of the mean is that of a two-way layout with random effects, the degrees of freedom are
-    Satterthwaite's. A bootstrap of three repeats would find a third too little variance between them.
+    Satterthwaite's. A bootstrap of three repeats would find a third too little variance between them. The mean square
+    between images is expected to be at least the residual one, so the larger of the two counts: few images may have
+    equal means by chance.
 
     Args:
         values: (N, R), both at least 2.
@@ -130,9 +132,9 @@ def two_way(values: NDArray[np.float64]) -> tuple[float, float]:
     images, repeats = values.shape
     rows, columns = values.mean(axis=1), values.mean(axis=0)
     residuals = values - rows[:, None] - columns + values.mean()
-    between_images = repeats * rows.var(ddof=1)
     between_repeats = images * columns.var(ddof=1)
     residual = (residuals**2).sum() / ((images - 1) * (repeats - 1))
+    between_images = max(repeats * rows.var(ddof=1), residual)
     variance = between_images + max(between_repeats - residual, 0.0)
     spread = between_images**2 / (images - 1) + between_repeats**2 / (repeats - 1)
     freedom = variance**2 / spread if spread > 0 else images - 1

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from .intervals import CONFIDENCE, Interval, percentile_interval, resamples, two_way
+from .intervals import CONFIDENCE, ROUNDING, Interval, percentile_interval, resamples, two_way
 
 PERMUTATIONS = 9_999
 _AT_ONCE = 2**22  # signs that are in memory at a time
@@ -38,7 +38,7 @@ class PairedDifference:
 
     Args:
         difference: The first mean minus the second.
-        interval: The 95 % interval of the difference; None for a single image.
+        interval: The 95 % interval of the difference; None for a single image, or where all images differ alike.
         p_value: How probable a difference at least this large is between equal models.
         test: The name of the test that gives it.
         images: The number of images that count.
@@ -116,12 +116,11 @@ def resampled_difference(
     if images < 2:
         return PairedDifference(difference, None, 1.0, BOOTSTRAP, images)
     spread = first - second
-    interval = percentile_interval(spread - spread.mean() + difference, images)  # without the bootstrap's bias
     error = spread.std(ddof=1)
-    if error == 0:
-        p_value = 1.0 if difference == 0 else 0.0
-    else:
-        p_value = float(2 * stats.t.sf(abs(difference) / error, images - 1))
+    if error <= ROUNDING:
+        return PairedDifference(difference, *_all_alike(difference, images), BOOTSTRAP, images)
+    interval = percentile_interval(spread - spread.mean() + difference, images)  # without the bootstrap's bias
+    p_value = float(2 * stats.t.sf(abs(difference) / error, images - 1))
     return PairedDifference(difference, interval, p_value, BOOTSTRAP, images)
 
 
@@ -194,13 +193,20 @@ def _bootstrap(differences: NDArray[np.float64], seed: int) -> Interval | None:
     return percentile_interval(means, count)
 
 
+def _all_alike(difference: float, images: int) -> tuple[Interval | None, float]:
+    """Return interval and p value where nothing varies, so that no error is known: only how many images agree."""
+    if abs(difference) <= ROUNDING:
+        return (0.0, 0.0), 1.0
+    return None, mcnemar(images, 0)
+
+
 def _two_way(differences: NDArray[np.float64]) -> tuple[Interval | None, float]:
     if len(differences) == 1:
         return None, 1.0
     mean = differences.mean()
     error, freedom = two_way(differences)
-    if error == 0:
-        return (float(mean), float(mean)), 1.0 if mean == 0 else 0.0
+    if error <= ROUNDING:
+        return _all_alike(float(mean), len(differences))
     half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
     interval = float(max(mean - half, differences.min())), float(min(mean + half, differences.max()))
     return interval, float(2 * stats.t.sf(abs(mean) / error, freedom))

@@ -31,6 +31,7 @@ from ..alterations.backgrounds import (
 from ..data.masked import NO_MASKS, MaskedRow, foreground_of
 from ..labelled import LabelledRow
 from ..statistics.intervals import wilson_interval
+from ..statistics.paired import bonett_price_interval
 from .altered import AlteredAccuracy, check_neighbours, neighbours
 from .knn import KnnOptions
 from .task import LabelledFeatures, Score, Task
@@ -100,7 +101,9 @@ def _scores_of_masks(outcomes: Mapping[str, Tensor], settings: dict[str, Any]) -
     scores = [_score(kind, of_kind, settings) for kind, of_kind in outcomes.items()]
     gaps = outcomes["mixed_same"] - outcomes["mixed_rand"]  # (N,), NaN where one of them is left out
     if not gaps.isnan().all():
-        scores.append(Score("background_gap", gaps.nanmean().item(), settings, _counts(gaps), gaps))
+        lost, gained, counted = int((gaps == 1).sum()), int((gaps == -1).sum()), int((~gaps.isnan()).sum())
+        interval = bonett_price_interval(lost, gained, counted)
+        scores.append(Score("background_gap", gaps.nanmean().item(), settings, _counts(gaps), gaps, interval))
     return scores
 
 

@@ -52,7 +52,7 @@ class Score:
         outcomes: What the number is the mean of, for each test image, such as 1 where it is classified rightly and 0
             where not: (N,) in the order of the test split, or (N, R) for R repeats such as draws of the labels. NaN for
             an image that does not count. None if the number is no such mean.
-        interval: The 95 % interval of the number, for a number that is no mean of `outcomes`; theirs is found from
+        interval: The 95 % interval of the number, where it is not that of a mean of `outcomes`, which is found from
             them.
         replicates: The number on each of the `resamples` of the test images by the options' seed, for a number that is
             no mean of `outcomes`: of two models, they are compared replicate by replicate.
