@@ -1,8 +1,11 @@
 """Every field that holds a number declares its range, and the range holds for Python, files and the command line."""
 
 import dataclasses
+import json
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
@@ -99,6 +102,46 @@ def test_numbers_just_inside_of_each_range_are_accepted(owner):
 def test_messages(value, allowed, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         check_number("x", value, allowed)
+
+
+def test_numbers_of_numpy_and_paths_become_what_files_hold(tmp_path):
+    args = PoaTrainingArguments(
+        output_dir=tmp_path / "run", resume_from_checkpoint=tmp_path, seed=np.int64(1), max_steps=np.uint16(2),
+        weight_decay=np.float32(0.5), learning_rate=np.float64(0.25), image_mean=[np.float32(0.5), 0.25, 1],
+        num_train_epochs=Fraction(1, 2),
+    )  # fmt: skip
+    read_back = json.loads(args.to_json_string())
+    assert read_back["output_dir"] == str(tmp_path / "run") and read_back["resume_from_checkpoint"] == str(tmp_path)
+    assert (args.seed, args.max_steps, args.weight_decay, args.learning_rate) == (1, 2, 0.5, 0.25)
+    assert args.image_mean == read_back["image_mean"] == [0.5, 0.25, 1] and args.num_train_epochs == 0.5
+    names = ("seed", "max_steps", "weight_decay", "learning_rate", "num_train_epochs")
+    assert [type(getattr(args, name)) for name in names] == [int, int, float, float, float]
+    assert type(EvaluationArguments(eval_k=np.int32(7)).eval_k) is int
+    with pytest.raises(ValueError, match="max_steps is 0: give a whole number of at least 1"):
+        PoaTrainingArguments(max_steps=np.int64(0))
+    with pytest.raises(ValueError, match="max_steps is 2.0: give a whole number"):
+        PoaTrainingArguments(max_steps=np.float32(2))
+
+
+@pytest.mark.parametrize("owner", (DataArguments, EvaluationArguments, ModelArguments))
+def test_no_source_of_a_run_is_empty(owner):
+    """`--dataset_name "$DATA"` with a variable that is not set would train on the default dataset."""
+    texts = [field.name for field in dataclasses.fields(owner) if "str" in str(field.type)]
+    assert len(texts) >= 3
+    for name in texts:
+        for value in ([], ["a", ""]) if "list" in str(owner.__annotations__[name]) else ("", " "):
+            with pytest.raises(ValueError) as refusal:
+                owner(**{name: value})
+            assert str(refusal.value) == f"{name} is {value!r}: give it a value, or leave it out."
+
+
+def test_an_empty_name_of_a_dataset_is_refused_with_its_line(tmp_path):
+    for option in ("--dataset_name", "--eval_dataset_name", "--data_files", "--init_from"):
+        with pytest.raises(ValueError, match=f"{option[2:]} is .*''[]]?: give it a value"):
+            parse_recipe([option, ""])
+    (tmp_path / "recipe.yaml").write_text("max_steps: 2\ndataset_name: ''\n")
+    with pytest.raises(ValueError, match="recipe.yaml, line 2: dataset_name is ''"):
+        parse_recipe(["--config", str(tmp_path / "recipe.yaml")])
 
 
 def test_a_file_names_the_line_and_help_the_range(tmp_path, capsys):

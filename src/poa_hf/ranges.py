@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any
 
 _LARGEST_WHOLE = 2**31 - 1  # of a 32-bit integer, which some of the libraries below use
@@ -123,10 +125,28 @@ def declared_ranges(arguments: type) -> dict[str, Range]:
     return ranges
 
 
+def _plain(value: Any) -> Any:
+    """Return a number or a path as Python's own number or text, and anything else as it is."""
+    if isinstance(value, list | tuple):
+        plain = [_plain(each) for each in value]
+        return value if all(map(operator.is_, plain, value)) else type(value)(plain)
+    if isinstance(value, PurePath):
+        return str(value)
+    if not isinstance(value, Real) or type(value) in (bool, int, float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def check_fields(arguments: Any) -> None:
-    """Raise a ValueError unless the fields of a dataclass are of their types and in the ranges that they declare."""
+    """Raise a ValueError unless the fields of a dataclass are of their types and in the ranges that they declare.
+
+    Numbers of other libraries, such as NumPy's, become Python's, and paths become text, so that files can hold them.
+    """
     for field in dataclasses.fields(arguments):
-        value, kind = getattr(arguments, field.name), str(field.type)
+        given, kind = getattr(arguments, field.name), str(field.type)
+        value = _plain(given)
+        if value is not given:
+            setattr(arguments, field.name, value)
         # HfArgumentParser takes "| None" out of the types of fields
         if value is None and "None" not in kind and field.default is not None:
             raise ValueError(f"{field.name} is None: give it a value, or leave it out for the default.")
@@ -137,3 +157,18 @@ def check_fields(arguments: Any) -> None:
         if isinstance(value, list | tuple) and not re.search(r"\b(list|tuple|Sequence|Any)\b", kind):
             raise ValueError(f"{field.name} is {value!r}: give one value, not a list.")
     check_ranges(arguments, declared_ranges(type(arguments)))
+
+
+def check_given(arguments: Any) -> None:
+    """Raise a ValueError for a field of a dataclass with an empty text or list, as of a shell's variable without value.
+
+    Such a field would otherwise mean what it means when it is left out, or something else that nobody has asked for.
+    """
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        if _is_empty(value) or isinstance(value, list | tuple) and any(map(_is_empty, value)):
+            raise ValueError(f"{field.name} is {value!r}: give it a value, or leave it out.")
+
+
+def _is_empty(value: Any) -> bool:
+    return value in ([], ()) or isinstance(value, str) and not value.strip()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.dataset_list import open_images_of, read_datasets, shares_of
 from ..formatting import enumerated
-from ..ranges import check_fields
+from ..ranges import check_fields, check_given
 from .data_options import HELP, RECIPE_KEYS
 
 
@@ -39,6 +39,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_given(self)
         if self.datasets is None:
             return
         self.datasets = read_datasets(self.datasets)

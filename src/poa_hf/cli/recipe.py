@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..formatting import shown_name, suggest
-from ..ranges import COUNT, Range, check_fields
+from ..ranges import COUNT, Range, check_fields, check_given
 from ..training.arguments import PoaTrainingArguments
 from ..yaml_files import Section, located, read_mapping, yaml_text
 from .configs import find_config
@@ -66,6 +66,7 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_given(self)
 
 
 @dataclass
@@ -101,6 +102,7 @@ class EvaluationArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_given(self)
 
 
 @dataclass

@@ -58,8 +58,9 @@ def open_images_of(recipe: Mapping[str, Any]) -> Any:
         opened = [open_images_of({**whole, **each}) for each in listed]
         columns = [each.get("image_column") for each in listed]
         return DatasetMixture(opened, [each["weight"] for each in listed], names_of(listed), columns)
+    name = recipe.get("dataset_name")
     return open_dataset(
-        recipe.get("dataset_name") or TEXTURES,
+        TEXTURES if name is None else name,
         recipe.get("dataset_config_name"),
         recipe.get("dataset_split") or "train",
         bool(recipe.get("streaming", True)),
