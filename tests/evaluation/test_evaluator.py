@@ -101,6 +101,11 @@ def test_classes_without_train_images_are_told(subject, caplog):
     assert records[1].details == {"queries": 8}
 
 
+def test_a_task_that_is_named_twice_counts_once(subject, data):
+    records = evaluate_sizes(subject, data, ["16x1"], ["knn", "clustering", "knn"], TaskOptions(k=(5,)))
+    assert [record.task for record in records] == ["knn", *["clustering"] * 3]
+
+
 def test_clustering_needs_no_train_split(subject, data):
     alone = EvaluationData(data.test)
     records = evaluate_sizes(subject, alone, ["16x1"], ["clustering"])

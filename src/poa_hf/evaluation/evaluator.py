@@ -58,7 +58,7 @@ def evaluate_sizes(
         data: The dataset, from `open_splits` or built from datasets in memory. Most tasks need its `train`. Tasks that
             look at patches take splits of `DenseImages`, all others of `LabelledImages`.
         sizes: What `Subject.sizes` takes, the named sizes by default.
-        tasks: Some of `TASKS`.
+        tasks: Some of `TASKS`; one that is named twice counts once.
         options: The options of the tasks.
         batch_size: Images at a time, per process.
         num_workers: Processes that decode images, per process.
@@ -118,7 +118,7 @@ def measure_sizes(
         ValueError: As `evaluate_sizes` does.
     """
     options = options or TaskOptions()
-    names = subject.sizes(sizes)
+    names, tasks = subject.sizes(sizes), list(dict.fromkeys(tasks))
     check_tasks(tasks, options, None)
     _check_kind(tasks, data)
     if data.train is None and need_train(tasks):

@@ -119,6 +119,16 @@ def test_differences_are_those_of_each_image():
     assert "Other number: not compared" in text
 
 
+def test_a_measure_that_was_taken_twice_is_compared_once():
+    """More comparisons would make Holm's p values larger."""
+    record = Evaluation("run", "-", "knn", "knn_accuracy", 0.5, "birds", "test", 8, "2026-11-27")
+    pair = Side("one", "-"), Side("two", "-")
+    once = {side: [Measurement(record, outcomes=torch.full((8,), float(side is pair[0])))] for side in pair}
+    twice = {side: 2 * measured for side, measured in once.items()}
+    (found,) = differences([pair], twice)
+    assert [found] == differences([pair], once) and found.adjusted_p_value == found.paired.p_value
+
+
 def test_measures_that_are_no_means_over_images_are_not_enough():
     record = Evaluation("run", "-", "clustering", "clustering_nmi", 0.5, "birds", "test", 10, "2026-11-27")
     pair = Side("one", "-"), Side("two", "-")

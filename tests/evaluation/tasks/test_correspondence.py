@@ -79,7 +79,7 @@ def test_patches_that_know_their_place_are_found_as_well_as_the_grid_allows():
 def test_images_without_labels_are_enough_for_any_family(tiny_model):
     dataset = [TextureDataset(seed=5)[number]["image"] for number in range(8)]
     data = EvaluationData(DenseImages(dataset, [], name="test"), name="textures")
-    options = TaskOptions(correspondence_pixels=(4, 16))
+    options = TaskOptions(correspondence_pixels=(4, 16, 4))
     subject = Subject("tiny", tiny_model.teacher, evaluation_processor(32))
     records = evaluate_sizes(subject, data, ["16x1", "32x3"], ["correspondence"], options)
     assert [(r.size, r.settings["within"]) for r in records] == [

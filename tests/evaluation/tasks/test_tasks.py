@@ -66,6 +66,35 @@ def test_options_are_checked_for_all_tasks_and_their_fit_for_the_chosen_ones():
         check_tasks(["linear", "knn"], TaskOptions(k=(99,)), 60)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"seed": seed}, "seed is ") for seed in (-1, 2**70, 0.5)),
+        *(({"k": k}, "k is ") for k in ((), (0,), (1.5,), 5)),
+        *(({"temperature": value}, "temperature is ") for value in (0, float("nan"), -1.0)),
+        *(({"label_shares": shares}, "label_shares is ") for shares in ((), (0,), (0.1, 2), (float("nan"),), 0.1)),
+        *(({name: 0}, f"{name} is 0") for name in ("label_draws", "kmeans_restarts", "dense_image_size")),
+        *(({"retrieval_k": k}, "retrieval_k is ") for k in ((0,), (1, 2.5), 10)),
+        *(({"occlusion_ratios": ratios}, "occlusion_ratios is ") for ratios in ((), (1,), 0.5)),
+        *(({"correspondence_pixels": pixels}, "correspondence_pixels is ") for pixels in ((), (-1,), 8)),
+        *(({name: float("inf")}, f"{name} is inf") for name in ("depth_scale", "max_depth")),
+        ({"num_classes": 2.5}, "num_classes is 2.5"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_any_work(options, message):
+    with pytest.raises(ValueError, match=f"^{message}.*: give .*") as error:
+        check_tasks(["clustering"], TaskOptions(**options), None)
+    assert str(error.value).endswith(".") and str(error.value).count(". ") == 0
+
+
+def test_what_is_named_twice_is_measured_once(splits):
+    twice = TaskOptions(k=(5, 5), retrieval_k=(3, 1, 3), label_shares=(0.2, 0.1, 0.2))
+    once = TaskOptions(k=(5,), retrieval_k=(3, 1), label_shares=(0.2, 0.1))
+    for task in ("knn", "retrieval", "lowshot"):
+        found, wanted = (run_task(task, *splits, 3, options, torch.device("cpu")) for options in (twice, once))
+        assert found == wanted
+
+
 def test_what_is_left_out_is_remarked_on():
     assert remarks(TASKS, TaskOptions(), 60) == ["k-NN with k = 100, 200 is left out: there are 60 train images."]
     assert remarks(["linear"], TaskOptions(), 60) == remarks(TASKS, TaskOptions(k=(5,)), 60) == []

@@ -231,10 +231,10 @@ def _same_measures(
     first: Side, second: Side, measured: dict[Side, list[Measurement]]
 ) -> Iterator[tuple[Measurement, Measurement | None]]:
     """Yield what was measured of one side with the same of the other; None where that is not of the same images."""
-    others = {_measure(each.record): each for each in measured[second]}
-    for mine in measured[first]:
+    by_measure, others = ({_measure(each.record): each for each in measured[side]} for side in (first, second))
+    for measure, mine in by_measure.items():  # each once, however often it was taken
         own_images = chosen_by_model(mine.record.settings) and first.source != second.source
-        yield mine, None if own_images else others.get(_measure(mine.record))
+        yield mine, None if own_images else others.get(measure)
 
 
 def _measure(record: Evaluation) -> str:

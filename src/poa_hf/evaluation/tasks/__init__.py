@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...ranges import SEED, check_number
 from ..alterations.alteration import Alteration, ModelInput
 from .backgrounds import BACKGROUNDS
 from .clustering import CLUSTERING, ClusteringOptions
@@ -79,6 +80,7 @@ def check_tasks(tasks: Sequence[str], options: TaskOptions, train_images: int | 
     unknown = [task for task in tasks if task not in TASKS]
     if unknown or not tasks:
         raise ValueError(f"{(unknown or ['nothing'])[0]!r} is not a task: choose from {', '.join(TASKS)}.")
+    check_number("seed", options.seed, SEED)
     for task in _ALL.values():
         task.check(options, train_images if task.name in tasks else None)
 

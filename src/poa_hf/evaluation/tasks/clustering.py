@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ...ranges import COUNT, check_number
 from ..statistics.intervals import replicated_interval, resamples
 from .kmeans import Clusters as Clusters
 from .kmeans import kmeans
@@ -55,7 +56,11 @@ def _run(
     ]
 
 
-CLUSTERING = Task("clustering", _run, needs_train=False)
+def _check(options: ClusteringOptions, train_images: int | None) -> None:
+    check_number("kmeans_restarts", options.kmeans_restarts, COUNT)
+
+
+CLUSTERING = Task("clustering", _run, needs_train=False, check=_check)
 
 
 def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:

@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...data.decoding import Pixels
+from ...ranges import POSITIVE
 from ..dense.maps import each_channel
 from .dense_task import DenseOptions, DenseTask, Example, Fitted
-from .task import Score
+from .task import Score, check_numbers
 
 SIDES = (0.6, 0.9)  # of the part of the image that the view shows, as shares of the image's sides
 LARGEST_TURN = 20  # degrees
@@ -45,6 +46,11 @@ class CorrespondenceOptions(DenseOptions):
 
     correspondence_pixels: tuple[float, ...] = (4, 8, 16, 32)
 
+    @property
+    def distances(self) -> list[float]:
+        """The distances, each once."""
+        return list(dict.fromkeys(self.correspondence_pixels))
+
 
 class CorrespondenceTask(DenseTask[CorrespondenceOptions]):
     """The task `correspondence`."""
@@ -53,10 +59,7 @@ class CorrespondenceTask(DenseTask[CorrespondenceOptions]):
 
     def check(self, options: CorrespondenceOptions, train_images: int | None) -> None:
         super().check(options, train_images)
-        if not options.correspondence_pixels or not all(0 < k < math.inf for k in options.correspondence_pixels):
-            raise ValueError(
-                f"correspondence_pixels is {list(options.correspondence_pixels)}: give positive numbers of pixels."
-            )
+        check_numbers("correspondence_pixels", options.correspondence_pixels, POSITIVE)
 
     def view(
         self, image: Pixels, generator: torch.Generator, options: CorrespondenceOptions
@@ -80,19 +83,19 @@ class CorrespondenceTask(DenseTask[CorrespondenceOptions]):
         places = places_in_view(centres, example.geometry[self.name])
         visible = ((places >= 0) & (places < size)).all(dim=1)
         if not visible.any():
-            return torch.full((2, len(options.correspondence_pixels)), torch.nan, dtype=torch.float64)
+            return torch.full((2, len(options.distances)), torch.nan, dtype=torch.float64)
         places = places[visible]
         in_view = patch_centres(view.shape[0], view.shape[1], height, width)
         found = in_view[_most_similar(features.flatten(0, 1)[visible.to(features.device)], view.flatten(0, 1)).cpu()]
         nearest = torch.cdist(places, in_view).min(dim=1).values
         distance = (found - places).norm(dim=1)
-        pixels = torch.tensor(options.correspondence_pixels, dtype=torch.float64)
+        pixels = torch.tensor(options.distances, dtype=torch.float64)
         return torch.stack([(each[:, None] <= pixels).double().mean(dim=0) for each in (distance, nearest)])
 
     def scores(self, outcomes: Tensor, fitted: Fitted, split: str, options: CorrespondenceOptions) -> list[Score]:
         reached, best = outcomes.nanmean(dim=0).tolist()
-        pixels = options.correspondence_pixels
-        curve = {"x_name": "pixels", "x": list(pixels), "series": {"found": reached, "best possible": best}}
+        pixels = options.distances
+        curve = {"x_name": "pixels", "x": pixels, "series": {"found": reached, "best possible": best}}
         if outcomes.isnan().all():
             raise ValueError(f"No patch of the {split} split can be seen in a view: give larger images.")
         return [

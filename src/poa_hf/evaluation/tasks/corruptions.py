@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 
 from ...formatting import suggest
-from ...ranges import Range, check_number
+from ...ranges import Range
 from ..alterations.alteration import ModelInput
 from ..alterations.corruptions import CORRUPTIONS, STRENGTHS, Corruption
 from .altered import AlteredAccuracy, check_neighbours
 from .knn import KnnOptions
-from .task import LabelledFeatures, Score, Task
+from .task import LabelledFeatures, Score, Task, check_numbers
 
 STRENGTH = Range(STRENGTHS[0], STRENGTHS[-1], whole=True)
 
@@ -54,7 +54,7 @@ def _check(options: CorruptionOptions, train_images: int | None) -> None:
         if name not in CORRUPTIONS:
             raise ValueError(f"{name!r} is not a corruption: {suggest(name, CORRUPTIONS)}")
     if options.corruption_strengths is not None:
-        check_number("corruption_strengths", options.corruption_strengths, STRENGTH)
+        check_numbers("corruption_strengths", options.corruption_strengths, STRENGTH)
     check_neighbours(options, train_images)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...data.decoding import Pixels
+from ...ranges import COUNT, check_number
 from ..data.coinciding import ImageId
 from .task import Options, Score
 
@@ -32,8 +33,8 @@ class DenseOptions(Options):
 
     def check(self) -> None:
         """Raise ValueError for a size that is not valid."""
-        if self.dense_image_size is not None and self.dense_image_size < 1:
-            raise ValueError(f"dense_image_size is {self.dense_image_size}: give at least 1.")
+        if self.dense_image_size is not None:
+            check_number("dense_image_size", self.dense_image_size, COUNT)
 
 
 @dataclass

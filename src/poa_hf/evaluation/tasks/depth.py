@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ...ranges import POSITIVE, check_number
 from ..dense.maps import at_pixels, upsampled
 from .dense_task import DenseOptions, DenseTask, Example, Fitted, drawn_pixels, held_out_rows
 from .probe import standardisation
@@ -57,10 +58,9 @@ class DepthTask(DenseTask[DepthOptions]):
 
     def check(self, options: DepthOptions, train_images: int | None) -> None:
         super().check(options, train_images)
-        for name in ("depth_scale", "max_depth"):
-            value = getattr(options, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value:g}: give a positive number.")
+        check_number("depth_scale", options.depth_scale, POSITIVE)
+        if options.max_depth is not None:
+            check_number("max_depth", options.max_depth, POSITIVE)
 
     def collect(self, features: Tensor, example: Example, quota: int, options: DepthOptions) -> dict[str, Tensor]:
         depths = torch.from_numpy(example.values["depth"])

@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .task import LabelledFeatures, Options, Score, Task
+from ...ranges import COUNT, POSITIVE, check_number
+from .task import LabelledFeatures, Options, Score, Task, check_numbers
 
 DEFAULT_KS = (10, 20, 100, 200)  # DINO's
 
@@ -60,8 +61,9 @@ def knn_ks(options: KnnOptions, train_images: int) -> list[int]:
 
 
 def _check_options(options: KnnOptions, train_images: int | None) -> None:
-    if options.k is not None and (not options.k or min(options.k) < 1):
-        raise ValueError(f"k is {list(options.k)}: give numbers of at least 1.")
+    if options.k is not None:
+        check_numbers("k", options.k, COUNT)
+    check_number("temperature", options.temperature, POSITIVE)
     if train_images is not None:
         knn_ks(options, train_images)
 
@@ -183,7 +185,7 @@ def _check_search(
         raise ValueError(f"{len(memory)} memory features need as many labels, but these are {tuple(labels.shape)}.")
     if not 1 <= k <= len(memory):
         raise ValueError(f"k = {k} neighbours cannot be found among {len(memory)}: choose k from 1 to that number.")
-    if temperature <= 0 or chunk_size < 1:
+    if not temperature > 0 or chunk_size < 1:
         raise ValueError(f"temperature ({temperature}) and chunk_size ({chunk_size}) must be positive.")
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ...ranges import COUNT, Range, check_number
 from .probe import LinearClassifier, check_labelled, standardisation, stratified_sample
-from .task import LabelledFeatures, Options, Score, Task
+from .task import LabelledFeatures, Options, Score, Task, check_numbers
 
 MAX_ITERATIONS = 300
+LABEL_SHARE = Range(0, 1, above=True)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def _run(
     train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: LowShotOptions, device: torch.device
 ) -> list[Score]:
     scores = []
-    for share in options.label_shares:
+    for share in dict.fromkeys(options.label_shares):
         correct, labels = low_shot_outcomes(
             train.features,
             train.labels,
@@ -55,7 +57,12 @@ def _run(
     return scores
 
 
-LOW_SHOT = Task("lowshot", _run)
+def _check(options: LowShotOptions, train_images: int | None) -> None:
+    check_numbers("label_shares", options.label_shares, LABEL_SHARE)
+    check_number("label_draws", options.label_draws, COUNT)
+
+
+LOW_SHOT = Task("lowshot", _run, check=_check)
 
 
 def fit_logistic_regression(

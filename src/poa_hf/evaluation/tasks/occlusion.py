@@ -25,7 +25,7 @@ from ...ranges import Range, check_number
 from ..alterations.alteration import ModelInput, PixelAlteration, PixelBatch, random_of
 from .altered import GRID, AlteredAccuracy, check_grid, check_neighbours
 from .knn import KnnOptions
-from .task import LabelledFeatures, Score, Task
+from .task import LabelledFeatures, Score, Task, check_numbers
 
 DROPPED = ("random", "salient", "non-salient")
 USUAL_GRID, SMALLEST_GRID = 14, 4
@@ -111,7 +111,7 @@ def _alterations(options: OcclusionOptions, images: ModelInput) -> list[Occlusio
 
 
 def _check(options: OcclusionOptions, train_images: int | None) -> None:
-    check_number("occlusion_ratios", options.occlusion_ratios, RATIO)
+    check_numbers("occlusion_ratios", options.occlusion_ratios, RATIO)
     if options.occlusion_grid is not None:
         check_number("occlusion_grid", options.occlusion_grid, GRID)
     check_neighbours(options, train_images)

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .task import LabelledFeatures, Options, Score, Task
+from ...ranges import COUNT
+from .task import LabelledFeatures, Options, Score, Task, check_numbers
 
 # Similarities of 4 bytes that are held three times: unsorted, sorted, and as the ranks of the relevant ones.
 RANKED_AT_ONCE = 2**25
@@ -34,7 +35,7 @@ class RetrievalOptions(Options):
 def _run(
     train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: RetrievalOptions, device: torch.device
 ) -> list[Score]:
-    ks = [k for k in options.retrieval_k if k <= len(train.labels)]
+    ks = [k for k in dict.fromkeys(options.retrieval_k) if k <= len(train.labels)]
     average, at_k = retrieval_scores(test.features, test.labels, train.features, train.labels, ks, device)
     means = torch.cat([average[:, None], at_k], dim=1).nanmean(dim=0).tolist()
     details = {"queries": int((~average.isnan()).sum())}
@@ -45,7 +46,12 @@ def _run(
     ]
 
 
-RETRIEVAL = Task("retrieval", _run)
+def _check(options: RetrievalOptions, train_images: int | None) -> None:
+    if options.retrieval_k not in ((), []):  # mAP alone
+        check_numbers("retrieval_k", options.retrieval_k, COUNT)
+
+
+RETRIEVAL = Task("retrieval", _run, check=_check)
 
 
 def retrieval_scores(

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...ranges import Range, check_number
 from ..dense.maps import at_pixels, majorities, upsampled
 from ..dense.pixel_values import MAX_CLASS
 from ..statistics.intervals import replicated_interval, resamples
@@ -33,6 +34,7 @@ from .task import Score
 
 USUAL_IGNORED = 255  # the index that most datasets give to pixels without a class
 NEIGHBOURS, TEMPERATURE = 20, 0.07
+CLASSES = Range(2, MAX_CLASS + 1, whole=True)
 CLASSIFIERS = {"linear": "segmentation", "knn": "segmentation_knn"}  # by kind, how its metrics begin
 
 
@@ -63,8 +65,8 @@ class SegmentationTask(DenseTask[SegmentationOptions]):
 
     def check(self, options: SegmentationOptions, train_images: int | None) -> None:
         super().check(options, train_images)
-        if options.num_classes is not None and not 2 <= options.num_classes <= MAX_CLASS + 1:
-            raise ValueError(f"num_classes is {options.num_classes}: give a number from 2 to {MAX_CLASS + 1}.")
+        if options.num_classes is not None:
+            check_number("num_classes", options.num_classes, CLASSES)
 
     def collect(
         self, features: Tensor, example: Example, quota: int, options: SegmentationOptions

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ranges import check_number
 from ..alterations.alteration import ModelInput, PixelAlteration, PixelBatch, random_of
 from .altered import GRID, AlteredAccuracy, check_grid, check_neighbours
 from .knn import KnnOptions
-from .task import LabelledFeatures, Score, Task
+from .task import LabelledFeatures, Score, Task, check_numbers
 
 USUAL_GRIDS = (2, 4, 8, 14)
 
@@ -95,7 +94,7 @@ def _alterations(options: ShuffleOptions, images: ModelInput) -> list[Shuffle]:
 
 def _check(options: ShuffleOptions, train_images: int | None) -> None:
     if options.shuffle_grids is not None:
-        check_number("shuffle_grids", options.shuffle_grids, GRID)
+        check_numbers("shuffle_grids", options.shuffle_grids, GRID)
     check_neighbours(options, train_images)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ...ranges import Range, check_number
 from ..alterations.alteration import Alteration, AlteredFeatures, ModelInput
 from ..images.layer_features import LayerFeatures
 
@@ -67,6 +68,13 @@ class Score:
     interval: tuple[float, float] | None = None
     replicates: Tensor | None = field(default=None, repr=False, compare=False)
     images: int | None = None
+
+
+def check_numbers(name: str, values: Any, allowed: Range) -> None:
+    """Raise ValueError unless an option is a list of at least one number, all of them in a range."""
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{name} is {values}: give a list of {allowed.described(several=True)}.")
+    check_number(name, values, allowed)
 
 
 OptionsT = TypeVar("OptionsT", bound=Options, contravariant=True)
