@@ -69,6 +69,26 @@ def test_streams_of_datasets_show_their_steps():
     assert shards.Shards(SEPARABLE["a generator"](stream)).may_be_endless, mend
 
 
+def test_streams_of_datasets_show_where_they_decode():
+    from datasets import iterable_dataset
+
+    from poa_hf.data import decoding_steps
+    from poa_hf.data.rows import StreamedImages
+
+    from .data.test_decoding_steps import SEEN, UNSEEN, stream_with_broken_image
+
+    mend = "datasets' streams decode images elsewhere or otherwise: mend data/decoding_steps.py"
+    names = (decoding_steps.FORMATTED, decoding_steps.MAPPED, decoding_steps.FILTERED, decoding_steps.IN_THREADS)
+    assert all(hasattr(iterable_dataset, name) for name in names), mend
+    for kind, build in (SEEN | UNSEEN).items():
+        images = StreamedImages(build(stream_with_broken_image()))
+        try:
+            rows = [row for shard in range(images.num_shards) for row in images.rows(images.open_shard(shard))]
+        except ValueError as error:
+            raise AssertionError(f"{kind}: {mend}") from error
+        assert len(rows) == 4, f"{kind}: {mend}"
+
+
 def test_damage_is_told_from_the_end_of_an_archive(tmp_path):
     import tarfile
 

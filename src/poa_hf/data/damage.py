@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from ..formatting import capitalised, listed, one_line
 from .errors import UnreadableData, reading_error
+from .formats import UndecodableImage
 
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 _PARQUET_LOG = logging.getLogger("datasets.packaged_modules.parquet.parquet")
@@ -98,6 +99,12 @@ def shard_error(error: Exception, files: list[str], rows: int) -> Exception:
     """
     import datasets
 
+    if isinstance(error, UndecodableImage):
+        place = f"row {rows}{' of ' + named(files) if files else ''}"
+        return UnreadableData(
+            f"A function of map or filter is given an image that cannot be decoded ({one_line(error)}), in a batch "
+            f"after {place}: use .decode(False) before it, or leave out batched."
+        )
     if isinstance(error, UnreadableData) or not files:
         return reading_error(error)
     if is_damage(error):

@@ -12,6 +12,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -65,6 +66,18 @@ class UnknownFormat(UndecodableImage):
 
 class RestOfShard(UndecodableImage):
     """Stands for the rows of a damaged file that cannot be read."""
+
+
+class BrokenImage(bytes):
+    """The bytes of an image that `datasets` could not decode (see `decoding_steps`), with the reason."""
+
+    reason = ""
+
+
+def unbroken(value: Any) -> Any:
+    """Return a value of a row, or the `UndecodableImage` of one with a `BrokenImage`."""
+    broken = value.get("bytes") if isinstance(value, dict) else None
+    return UndecodableImage(broken.reason) if isinstance(broken, BrokenImage) else value
 
 
 def open_header(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:

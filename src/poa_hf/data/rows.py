@@ -82,7 +82,7 @@ def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
             # Decoding ends first: `datasets` does not find it behind other steps.
             dataset = dataset.decode(False).select_columns(list(columns))
         dataset.set_epoch(epoch)
-        return unformatted(dataset)
+        return unformatted(dataset)  # whose steps decode no image that no function sees
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
         dataset = dataset.with_format(None).select_columns(list(columns))
         for column in columns:
@@ -92,8 +92,14 @@ def undecoded(dataset: Any, columns: Sequence[str | None]) -> Any:
 
 
 def unformatted(stream: Any) -> Any:
-    """Return a stream whose rows are dicts of Python objects, whatever format (`with_format`) it has."""
+    """Return a stream whose rows are dicts of Python objects, whatever format (`with_format`) it has.
+
+    Its steps decode images as `decoding_steps` says.
+    """
+    from .decoding_steps import with_tolerant_steps
+
     plain = stream.with_format(None)
+    plain._ex_iterable = with_tolerant_steps(stream._ex_iterable)
     plain.set_epoch(stream.epoch)
     return plain
 
@@ -155,7 +161,8 @@ class StreamedImages:
     """
 
     def __init__(self, dataset: Any, column: str | None = None, args: CropArguments | None = None):
-        self.column, self.args = find_image_column(unformatted(dataset), column), args or CropArguments()
+        dataset = unformatted(dataset)
+        self.column, self.args = find_image_column(dataset, column), args or CropArguments()
         self.dtype = stored_type(dataset, self.column)
         self.shards = Shards(undecoded(dataset, [self.column]))
         self.num_shards = self.shards.count

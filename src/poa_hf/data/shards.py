@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 from .damage import is_damage, shard_error, strict_archives
+from .formats import unbroken
 
 # Streams with fewer files are split further, into row groups. Splitting reads each file's footer: on the Hub, one or
 # two requests per file.
@@ -95,7 +96,7 @@ class Shards:
     def rows(
         self, shard: Any, start: int = 0, state: dict | None = None, columns: Sequence[str | None] | None = None
     ) -> Generator[dict[Any, Any], None, None]:
-        """Yield the rows of a shard from row `start` on.
+        """Yield the rows of a shard from row `start` on; an `UndecodableImage` stands for what cannot be decoded.
 
         Args:
             shard: What `open` returned.
@@ -124,7 +125,7 @@ class Shards:
             if batch is None:
                 return
             if number >= start:
-                yield {name: values[0] for name, values in batch.items()}
+                yield {name: unbroken(values[0]) for name, values in batch.items()}
 
     def state(self, shard: Any) -> dict | None:
         """Return the state of a shard that is being read, or None if reading would not go on exactly from it."""
