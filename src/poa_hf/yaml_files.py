@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .formatting import printable
+from .formatting import printable, shown_name
 
 _LARGEST_FILE = 1_000_000  # bytes; a recipe has a few thousand
 _MOST_VALUES = 100_000  # that a file may stand for once its aliases are written out
@@ -50,10 +50,16 @@ def located(section: Mapping[str, Any]) -> Iterator[None]:
         yield
     except ValueError as error:
         if isinstance(section, Section):
-            for name in re.findall(r"\w+", str(error)):
-                if line := section.lines.get(name):
-                    raise ValueError(f"{section.path}, line {line}: {error}") from error
+            named = [(*place, line) for name, line in section.lines.items() if (place := _place(name, str(error)))]
+            if named:
+                raise ValueError(f"{section.path}, line {min(named)[-1]}: {error}") from error
         raise
+
+
+def _place(name: str, text: str) -> tuple[int, int] | None:
+    """Return where a text first has a name as a whole word, and how long it is, so that the longer one comes first."""
+    found = re.search(rf"(?<![\w.-]){re.escape(shown_name(name))}(?![\w-])", text)
+    return (found.start(), -len(name)) if found else None
 
 
 def read_mapping(path: str | Path) -> Section:

@@ -1,6 +1,7 @@
 import pytest
 from transformers import Dinov2Config
 
+from poa_hf import PoaTrainingArguments
 from poa_hf.cli.recipe import parse_recipe
 
 from ..conftest import ROOT
@@ -122,6 +123,42 @@ def test_mistakes_in_the_file_are_one_sentence(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         parse_recipe(["--config", str(path)])
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [("num_train_epochs", "max_steps"), ("warmup_ratio", "warmup_steps")])
+def test_how_long_is_said_in_one_way(tmp_path, epochs, steps):
+    """A run writes both into its recipe; what is given on the command line counts, whichever it is."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{epochs}: 0.5\n{steps}: 40\n")
+    published = getattr(PoaTrainingArguments(), steps)
+
+    def read(*options):
+        training = parse_recipe(["--config", str(path), *options]).training
+        return getattr(training, epochs), getattr(training, steps)
+
+    assert (
+        read() == (0.5, 40) and read(f"--{steps}", "5") == (None, 5) and read(f"--{epochs}", "0.2") == (0.2, published)
+    )
+    assert read(f"--{epochs}", "none") == (None, 40) and read("--seed", "1") == (0.5, 40)
+    with pytest.raises(ValueError, match=f"^--{epochs} is given beside --{steps}: leave one of them out.$"):
+        read(f"--{epochs}", "0.2", f"--{steps}", "5")
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("model.koleo_weight", "model"),
+        ("model.backbone_config.hidden_size", "model and there under backbone_config"),
+        ("koleo_weight", "model"),
+        ("model.unknown-one", "model"),
+    ],
+)
+def test_a_field_of_the_model_at_the_top_of_a_file_is_named_with_its_line(tmp_path, key, place):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"max_steps: 2\nseed: 3\n{key}: 0.2\nmodel: {{num_prototypes: [8]}}\n")
+    with pytest.raises(ValueError) as refusal:
+        parse_recipe(["--config", str(path)])
+    assert str(refusal.value) == f"{path}, line 3: {key} is not a known key: it belongs under {place}."
 
 
 def test_what_acts_once_is_not_saved(file):

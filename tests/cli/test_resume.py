@@ -50,6 +50,13 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(run, poa):
     assert (run / "abandoned-checkpoint-3").is_dir()
 
 
+def test_a_finished_run_of_epochs_is_made_longer_by_epochs(run, poa):
+    recipe = (run / "config.yaml").read_text().replace("num_train_epochs: null", "num_train_epochs: 1.0")
+    (run / "config.yaml").write_text(recipe)
+    assert poa("resume", run) == f"{run} is already at step 2 of 2: raise --num_train_epochs.\n"
+    assert "Step 3 written" in poa("resume", run, "--max_steps", "3")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

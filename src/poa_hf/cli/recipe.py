@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ..formatting import shown_name, suggest
 from ..ranges import COUNT, Range, check_fields, check_given
 from ..training.arguments import PoaTrainingArguments
 from ..yaml_files import Section, located, read_mapping, yaml_text
 from .configs import find_config
 from .data_arguments import DataArguments
-from .data_options import RECIPE_KEYS
 from .fields import add_fields, read_mapping_values
+from .keys import check_keys, place_in_model, replaced_by
 from .other_names import instead_of
 from .overrides import set_field, split_model_overrides
 from .parser import CommandParser
@@ -157,7 +156,6 @@ class Recipe:
         return yaml_text({**flat, **start, "model": model})
 
 
-_SET_BY_POA = {"warm_started_from", "units_ordered_on", "distillation", "gram_teacher"}
 _PRETRAIN = "Pre-train an elastic model on images without labels."
 _Arguments = TypeVar("_Arguments", ModelArguments, DataArguments, PoaTrainingArguments, EvaluationArguments)
 _PARTS = (ModelArguments, DataArguments, PoaTrainingArguments, EvaluationArguments)
@@ -194,8 +192,8 @@ def read_recipe(options: dict[str, Any], overrides: list[tuple[list[str], Any]])
     content = Section() if config_name is None else read_mapping(find_config(config_name))
     with located(content):
         model = _model_section(content)
-        _check_keys(content)
-    content = content.without(_replaced_by(options))
+        check_keys(content, {each.name for part in _PARTS for each in dataclasses.fields(part)})
+    content = content.without(replaced_by(options))
     for path, value in overrides:
         set_field(model, path, value)
     start = _part(ModelArguments, content, options)
@@ -277,22 +275,8 @@ def recipe_parser(prog: str = "poa pretrain", of_run: bool = False) -> CommandPa
 class _RecipeParser(CommandParser):
     def instead_of(self, name: str) -> str | None:
         name = name.replace("-", "_")
-        place = _place_in_model(name)
+        place = place_in_model(name)
         return instead_of(name, "--") or (f"give --{place}." if place else None)
-
-
-def _place_in_model(name: object) -> str | None:
-    """Return where a field of the model is given, such as `model.koleo_weight`; None for other names."""
-    from transformers import PreTrainedConfig
-
-    from .. import PoaConfig, PoaDinov2RegistersConfig, PoaDinov3ViTConfig, PoaResNetConfig, PoaSwinConfig, PoaViTConfig
-    from ..models.from_fields import field_names
-
-    general = field_names(PreTrainedConfig) - {"hidden_size"}
-    if name in field_names(PoaConfig) - general - _SET_BY_POA:
-        return f"model.{name}"
-    families = (PoaViTConfig, PoaSwinConfig, PoaResNetConfig, PoaDinov2RegistersConfig, PoaDinov3ViTConfig)
-    return f"model.backbone_config.{name}" if any(name in field_names(each) - general for each in families) else None
 
 
 def _part(part: type[_Arguments], content: Section, options: dict[str, Any]) -> _Arguments:
@@ -303,13 +287,6 @@ def _part(part: type[_Arguments], content: Section, options: dict[str, Any]) -> 
         return part(**read_mapping_values(part, rest), **{name: options[name] for name in names & options.keys()})
 
 
-def _replaced_by(options: dict[str, Any]) -> set[str]:
-    """Return the keys of a file that say where images come from, if options say it in the other way."""
-    if options.get("datasets"):
-        return {"dataset_name", "dataset_config_name", "dataset_split", *RECIPE_KEYS}
-    return {"datasets"} if "dataset_name" in options else set()
-
-
 def _model_section(content: Section) -> dict[str, Any]:
     """Take the `model` section out of a file's content."""
     model = content.pop("model", None)
@@ -318,13 +295,3 @@ def _model_section(content: Section) -> dict[str, Any]:
     if backbone is not None and not isinstance(backbone, dict):
         raise ValueError("model and its backbone_config must hold `key: value` lines.")
     return model
-
-
-def _check_keys(content: dict[str, Any]) -> None:
-    known = {each.name for part in _PARTS for each in dataclasses.fields(part)}
-    for key in content:
-        if key not in known:
-            hint = instead_of(str(key)) or suggest(str(key), {*known, "model"})
-            if place := _place_in_model(key):
-                hint = f"it belongs under {' and there under '.join(place.split('.')[:-1])}."
-            raise ValueError(f"{shown_name(key)} is not a known key: {hint}")
