@@ -301,6 +301,13 @@ def test_what_cannot_be_used_is_one_sentence(run, photos, tmp_path):
         (dict(dtype="int8"), "dtype is 'int8': choose from"),
         (dict(rows_per_shard=0), "rows_per_shard is 0: give at least 1"),
         (dict(label_column="colour"), "no column 'colour' for --label_column"),
+        *(
+            (
+                dict(dataset=[{"image": Image.new("RGB", (9, 9)), "label": label}], label_column="label"),
+                f"Row 0 has the label {label}, but whole numbers are kept up to 9223372036854775807: pass",
+            )
+            for label in (2**63, -(2**70))
+        ),
     ]
     for options, sentence in mistakes:
         with pytest.raises(ValueError, match=sentence) as error:

@@ -61,6 +61,15 @@ def test_a_photograph_finds_itself(place, embeddings):
     assert [of_one[0].id for of_one in nearest(embeddings, features, 2, without=[0, 7])] != [0, 7]
 
 
+def test_features_that_nothing_is_near_to(embeddings):
+    queries = torch.ones(4, embeddings.features.shape[1])
+    with pytest.raises(ValueError, match="without has 1 rows for 4 queries: give one for each, or none"):
+        nearest(embeddings, queries, without=[0])
+    queries[2, 0] = float("nan")
+    with pytest.raises(ValueError, match="Some features are not finite"):
+        nearest(embeddings, queries)
+
+
 def test_queries_that_are_no_images(place, embeddings, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for photo, sentence in [

@@ -36,7 +36,7 @@ def add_pixel_options(parser: CommandParser) -> None:
     )  # fmt: skip
     parser.add_option(
         "--max_depth", tasks=["depth"], group=group, type=number_in(POSITIVE), metavar="N",
-        help="largest distance that counts (default: that of the train images)",
+        help="largest distance that counts (default: all do, and bins end at that of the sampled train pixels)",
     )  # fmt: skip
     parser.add_option(
         "--correspondence_pixels", tasks=["correspondence"], group=group,

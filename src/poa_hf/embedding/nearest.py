@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from ..data.crop_arguments import MAX_IMAGE_PIXELS
 from ..data.decoding import Pixels, UndecodableImage, open_image
+from ..evaluation.finite import check_finite
 from ..evaluation.subject import Subject, load_subject
 from ..locations import looks_local
 from .description import weights_hash
@@ -57,7 +58,8 @@ def nearest(
         For each of the Q, the nearest images, the nearest first; of equally near ones, that of the first row.
 
     Raises:
-        ValueError: For features of another width, or a damaged part.
+        ValueError: For features of another width or that are not finite, another number of rows than queries in
+            `without`, or a damaged part.
     """
     queries = torch.as_tensor(features).float()
     if queries.ndim != 2 or queries.shape[1] != embeddings.manifest.dimension:
@@ -65,6 +67,9 @@ def nearest(
             f"The features have shape {tuple(queries.shape)}, and those in {embeddings.folder} "
             f"{embeddings.manifest.dimension} numbers of each image: give those of the same model and size."
         )
+    check_finite(queries)
+    if len(without) not in (0, len(queries)):
+        raise ValueError(f"without has {len(without)} rows for {len(queries)} queries: give one for each, or none.")
     queries = normalize(queries)
     excluded = torch.tensor([*without]) if len(without) else None
     found: list[list[Neighbour]] = [[] for _ in range(len(queries))]

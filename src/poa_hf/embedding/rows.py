@@ -20,6 +20,7 @@ from ..evaluation.data.label_column import find_label_column
 
 Position = tuple[int, int, int]  # of the next row of a stream: its number, the shard it is in, and its place there
 START: Position = (0, 0, 0)
+LARGEST_LABEL = 2**63 - 1  # of int64, which files of embeddings hold
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,11 @@ class ImageRows:
                 "numbers or strings: pass --label_column with another column."
             )
         label = int(value) if isinstance(value, bool) else value
+        if isinstance(label, int) and not -LARGEST_LABEL <= label <= LARGEST_LABEL:
+            raise ValueError(
+                f"Row {row} has the label {str(label)[:40]}, but whole numbers are kept up to {LARGEST_LABEL}: pass "
+                "--label_column with another column, or make the labels strings."
+            )
         if getattr(self, "labels_are_text", isinstance(label, str)) != isinstance(label, str):
             raise ValueError(
                 f"Row {row} has the label {str(value)[:40]!r}, but other labels are "

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate, normalize
 from transformers import PreTrainedModel
 
 from ..evaluation.alterations.saliency import NoClassAttention, class_attention
+from ..evaluation.finite import check_finite
 from ..evaluation.opened import opened
 from ..evaluation.opened import patches_of_output as patches_of_output
 from ..sub_network import SubNetwork
@@ -215,6 +216,7 @@ def _component_scores(features: Tensor, shown: Tensor, count: int = COMPONENTS) 
     if features.ndim != 4 or shown.shape != features.shape[:3]:
         shapes = f"Features have shape {tuple(features.shape)}, the foreground {tuple(shown.shape)}"
         raise ValueError(f"{shapes}: give (B, h, w, D) of patch_features and (B, h, w).")
+    check_finite(features)
     features = features.detach().cpu().double()
     points = features[shown]  # (N, D)
     if len(points) <= COMPONENTS:

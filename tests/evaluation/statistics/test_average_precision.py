@@ -46,6 +46,8 @@ def test_mistakes_say_what_is_wrong():
         ([{**scored, "labels": [0, 1]}], [one], "Image 0 has {'boxes': 1, 'labels': 2, 'scores': 1}"),
         ([one], [one], "Image 0 lacks scores"),
         ([{**scored, "scores": [float("nan")]}], [one], "not a number"),
+        ([{**scored, "labels": ["cat"]}], [one], "Image 0 has labels that are not whole numbers: give the numbers"),
+        ([scored], [{**one, "labels": [0.5]}], "Image 0 has labels that are not whole numbers"),
         ([scored], [{"boxes": [], "labels": []}], "No image has an object"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -119,6 +119,10 @@ def test_one_search_serves_every_k(clusters):
         assert torch.equal(classes, knn_predict(memory, labels, queries, k))
     with pytest.raises(ValueError, match="k = 301"):
         knn_predictions(memory, labels, queries, [10, 301])
+    with pytest.raises(ValueError, match="No number of neighbours votes: give at least one k, from 1 to 300"):
+        knn_predictions(memory, labels, queries, [])
+    with pytest.raises(ValueError, match=r"temperature \(nan\)"):
+        knn_predictions(memory, labels, queries, [1], temperature=float("nan"))
     result = KnnAccuracy(memory, labels, k=[1, 20], keep_in_memory=True).compute(predictions=queries, references=truth)
     expected = {f"knn_accuracy_{k}": (found[k] == truth).double().mean().item() for k in (1, 20)}
     assert result == pytest.approx(expected)

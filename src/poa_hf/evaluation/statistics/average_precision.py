@@ -34,7 +34,7 @@ def average_precision(found: Sequence[Objects], true: Sequence[Objects]) -> dict
 
     Raises:
         ValueError: If the numbers of images or of an image's boxes, labels and scores differ, a score is not a number,
-            or no image has an object.
+            a label is not a whole one, or no image has an object.
 
     Example:
         >>> true = [{"boxes": [[0, 0, 10, 10], [20, 20, 30, 30]], "labels": [0, 1]}]
@@ -66,6 +66,9 @@ def _arrays(objects: Objects, kind: str, image: int, scored: bool) -> dict[str, 
     counts = {name: len(array) for name, array in arrays.items()}
     if len({*counts.values()}) > 1:
         raise ValueError(f"Image {image} has {counts}: give as many of each.")
+    labels = arrays["labels"]
+    if len(labels) and (labels.dtype.kind not in "biuf" or (labels != np.floor(labels)).any()):
+        raise ValueError(f"Image {image} has labels that are not whole numbers: give the numbers of the classes.")
     if scored and np.isnan(arrays["scores"].astype(float)).any():
         raise ValueError(f"Image {image} has a score that is not a number: look at the model's outputs.")
     return arrays

@@ -44,7 +44,8 @@ class DepthOptions(DenseOptions):
 
     Args:
         depth_scale: What stored values are divided by, such as 1000 where they are millimetres and metres are wanted.
-        max_depth: The largest distance; pixels beyond it do not count. By default, that of the train images.
+        max_depth: The largest distance; pixels beyond it do not count. By default all count, and the bins end at the
+            largest distance of the sampled train pixels.
     """
 
     depth_scale: float = 1.0

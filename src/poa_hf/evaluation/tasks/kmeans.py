@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..finite import check_finite
+
 
 @dataclass
 class Clusters:
@@ -51,13 +53,14 @@ def kmeans(
         device: Where the clusters are computed, by default where the features are. The result is on the CPU.
 
     Raises:
-        ValueError: For fewer images than clusters, or numbers below 1.
+        ValueError: For fewer images than clusters, numbers below 1, or features that are not finite.
     """
     if features.ndim != 2 or not 1 <= k <= len(features) or min(restarts, max_iterations, chunk_size) < 1:
         raise ValueError(
             f"{k} clusters of {tuple(features.shape)} features cannot be found in {restarts} runs of {max_iterations} "
             "iterations: give (N, D) features, from 1 to N clusters, and numbers of at least 1."
         )
+    check_finite(features)
     features = features.to(device or features.device).float()
     starts = (_spread_centres(features, k, seed + restart) for restart in range(restarts))
     runs = (_lloyd(features, centres, max_iterations, chunk_size) for centres in starts)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...ranges import COUNT, POSITIVE, check_number
+from ..finite import NOT_FINITE
 from .task import LabelledFeatures, Options, Score, Task, check_numbers
 
 DEFAULT_KS = (10, 20, 100, 200)  # DINO's
@@ -79,10 +80,8 @@ def _run(
     train: LabelledFeatures, test: LabelledFeatures, num_classes: int, options: KnnOptions, device: torch.device
 ) -> list[Score]:
     ks = knn_ks(options, len(train.labels))
-    temperature = options.temperature
-    voted = knn_predictions(
-        train.features, train.labels, test.features, ks, temperature, num_classes, chunk_size=4096, device=device
-    )
+    memory, temperature = (train.features, train.labels), options.temperature
+    voted = knn_predictions(*memory, test.features, ks, temperature, num_classes, chunk_size=4096, device=device)
     correct = {k: (voted[k] == test.labels).double() for k in ks}  # (N,) each
     settings = {"temperature": temperature}
     return [Score("knn_accuracy", correct[k].mean().item(), {"k": k} | settings, outcomes=correct[k]) for k in ks]
@@ -131,8 +130,7 @@ def knn_predictions(
         >>> knn_predictions(memory, torch.tensor([0, 0, 1]), queries, ks=[1, 3])
         {1: tensor([0, 1]), 3: tensor([0, 1])}
     """
-    for k in ks:
-        _check_search(memory_features, memory_labels, features, k, temperature, chunk_size)
+    _check_search(memory_features, memory_labels, features, ks, temperature, chunk_size)
     num_classes = int(memory_labels.max()) + 1 if num_classes is None else num_classes
     if memory_labels.min() < 0 or memory_labels.max() >= num_classes:
         raise ValueError(f"A memory label is not in [0, {num_classes}): drop unlabelled images or raise num_classes.")
@@ -163,7 +161,7 @@ def knn_votes(
     Raises:
         ValueError: As `knn_predictions` does.
     """
-    _check_search(memory_features, memory_labels, features, k, temperature, chunk_size)
+    _check_search(memory_features, memory_labels, features, [k], temperature, chunk_size)
     num_classes = int(memory_labels.max()) + 1 if num_classes is None else num_classes
     parts = []
     for queries in features.split(chunk_size):
@@ -174,7 +172,7 @@ def knn_votes(
 
 
 def _check_search(
-    memory: Tensor, labels: Tensor, features: Tensor, k: int, temperature: float, chunk_size: int
+    memory: Tensor, labels: Tensor, features: Tensor, ks: Sequence[int], temperature: float, chunk_size: int
 ) -> None:
     if memory.ndim != 2 or features.ndim != 2 or memory.shape[1] != features.shape[1]:
         raise ValueError(
@@ -183,8 +181,11 @@ def _check_search(
         )
     if labels.shape != memory.shape[:1]:
         raise ValueError(f"{len(memory)} memory features need as many labels, but these are {tuple(labels.shape)}.")
-    if not 1 <= k <= len(memory):
-        raise ValueError(f"k = {k} neighbours cannot be found among {len(memory)}: choose k from 1 to that number.")
+    if len(ks) == 0:
+        raise ValueError(f"No number of neighbours votes: give at least one k, from 1 to {len(memory)}.")
+    for k in ks:
+        if not 1 <= k <= len(memory):
+            raise ValueError(f"k = {k} neighbours cannot be found among {len(memory)}: choose k from 1 to that number.")
     if not temperature > 0 or chunk_size < 1:
         raise ValueError(f"temperature ({temperature}) and chunk_size ({chunk_size}) must be positive.")
 
@@ -204,7 +205,7 @@ def _nearest(memory: Tensor, queries: Tensor, k: int, chunk_size: int) -> tuple[
         indices = indices.gather(1, kept)
     # topk takes NaN for the largest value, so none is lost on the way here.
     if similarities.isnan().any():
-        raise ValueError("Some features are not finite: the model's weights, or its input, are broken.")
+        raise ValueError(NOT_FINITE)
     return similarities, indices
 
 
@@ -279,15 +280,9 @@ class KnnAccuracy(evaluate.Metric):
 
     def add_batch(self, *, predictions: ArrayLike, references: ArrayLike, **kwargs: Any) -> None:
         """Let features (B, D) vote, and keep their classes and the labels (B,)."""
+        memory, features = (self.memory_features, self.memory_labels), torch.as_tensor(predictions)
         voted = knn_predictions(
-            self.memory_features,
-            self.memory_labels,
-            torch.as_tensor(predictions),
-            self.ks,
-            self.temperature,
-            self.num_classes,
-            self.chunk_size,
-            self.device,
+            *memory, features, self.ks, self.temperature, self.num_classes, self.chunk_size, self.device
         )
         classes = torch.stack([voted[k] for k in self.ks], dim=1).cpu()  # (B, number of ks)
         super().add_batch(predictions=classes.numpy(), references=torch.as_tensor(references).cpu(), **kwargs)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ...ranges import COUNT, Range, check_number
+from ..finite import check_finite
 from .probe import LinearClassifier, check_labelled, standardisation, stratified_sample
 from .task import LabelledFeatures, Options, Score, Task, check_numbers
 
@@ -86,7 +87,8 @@ def fit_logistic_regression(
         device: Where the classifier is fitted, by default where the features are.
 
     Raises:
-        ValueError: For shapes that do not match, or labels that are not in [0, num_classes).
+        ValueError: For shapes that do not match, labels that are not in [0, num_classes), or features that are not
+            finite.
     """
     num_classes = check_labelled(features, labels, num_classes)
     device = torch.device(device or features.device)
@@ -146,7 +148,8 @@ def low_shot_accuracies(
         The accuracy of each draw, and the number of labels that each learns from.
 
     Raises:
-        ValueError: For a share or a number of draws out of range, shapes that do not match, or labels out of range.
+        ValueError: For a share or a number of draws out of range, shapes that do not match, labels out of range, or
+            features that are not finite.
     """
     correct, count = low_shot_outcomes(
         train_features, train_labels, features, labels, share, draws, num_classes, seed, device
@@ -175,7 +178,8 @@ def low_shot_outcomes(
         learns from.
 
     Raises:
-        ValueError: For a share or a number of draws out of range, shapes that do not match, or labels out of range.
+        ValueError: For a share or a number of draws out of range, shapes that do not match, labels out of range, or
+            features that are not finite.
     """
     if not 0 < share <= 1 or draws < 1:
         raise ValueError(
@@ -183,6 +187,7 @@ def low_shot_outcomes(
             "and at least one draw."
         )
     num_classes = check_labelled(train_features, train_labels, num_classes)
+    check_finite(features)
     mean, deviation = standardisation(train_features)
     correct = []
     for draw in range(draws):

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..finite import check_finite
 from .protocols import gradient
 
 # For batches of 256 images, and in proportion to the batch size for others. DINOv2's thirteen end at 0.1: they are for
@@ -204,7 +205,8 @@ def check_labelled(features: Tensor, labels: Tensor, num_classes: int | None) ->
     """Return the number of classes of features (N, D) with labels (N,).
 
     Raises:
-        ValueError: For shapes that do not match, or labels that are not in [0, num_classes).
+        ValueError: For shapes that do not match, labels that are not in [0, num_classes), or features that are not
+            finite.
     """
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) == 0:
         raise ValueError(
@@ -213,6 +215,7 @@ def check_labelled(features: Tensor, labels: Tensor, num_classes: int | None) ->
         )
     if labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes):
         raise ValueError(f"A label is not in [0, {num_classes or 'classes'}): drop unlabelled images.")
+    check_finite(features)
     return int(labels.max()) + 1 if num_classes is None else num_classes
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...ranges import COUNT
+from ..finite import check_finite
 from .task import LabelledFeatures, Options, Score, Task, check_numbers
 
 # Similarities of 4 bytes that are held three times: unsorted, sorted, and as the ranks of the relevant ones.
@@ -81,7 +82,7 @@ def retrieval_scores(
         without any relevant image.
 
     Raises:
-        ValueError: For shapes that do not match, or a k beyond the size of the memory.
+        ValueError: For shapes that do not match, a k beyond the size of the memory, or features that are not finite.
     """
     leave_one_out = memory_features is None
     if memory_features is None:
@@ -142,6 +143,7 @@ def _checked_labels(
     size = len(memory) - leave_out
     if size < 1 or any(not 1 <= k <= size for k in ks):
         raise ValueError(f"The first {list(ks)} cannot be counted among {size} images: give k from 1 to that number.")
+    check_finite(features, memory)
     return memory_labels
 
 
