@@ -23,10 +23,24 @@ def test_malformed_sizes_are_refused(text):
         SubNetwork.parse(text)
 
 
-@pytest.mark.parametrize("values", [("384", "12"), (384.7, 12), (384, ()), (0, 12), (384, (12, -1))])
+@pytest.mark.parametrize(
+    "values", [("384", "12"), (384.7, 12), (384, ()), (0, 12), (384, (12, -1)), (True, 2), (384, "12")]
+)
 def test_values_that_are_no_sizes_are_refused(values):
     with pytest.raises(ValueError, match="width and depths are positive integers"):
         SubNetwork(*values)
+
+
+def test_depths_are_any_sequence_of_whole_numbers():
+    expected = SubNetwork(96, (2, 3, 4))
+    assert SubNetwork(96, range(2, 5)) == SubNetwork(np.int64(96), np.arange(2, 5)) == expected
+
+
+def test_steps_seeds_and_processes_are_counted_from_nought():
+    space = PoaViTConfig().space
+    for arguments, name in (((-1,), "step"), ((0, -1), "seed"), ((0, 0, -1), "rank"), ((0.5,), "step")):
+        with pytest.raises(ValueError, match=f"^{name} is "):
+            space.sub_network_at(*arguments)
 
 
 def test_published_vit_space():

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from .formatting import listed
-from .ranges import COUNT, Range, check_number
+from .ranges import COUNT, WHOLE, Range, check_number
 from .sub_network import SubNetwork
 
 MOST_SIZES = 100_000
@@ -274,6 +274,8 @@ def block_indices(full_depth: int, depth: int) -> list[int]:
 
 def _drawn(bag: Sequence[SubNetwork], draw: int, seed: int, rank: int) -> SubNetwork:
     """Return what a process draws from a bag, which is shuffled anew whenever it is empty."""
+    for name, number in (("step", draw), ("seed", seed), ("rank", rank)):
+        check_number(name, number, WHOLE)
     round_, position = divmod(draw, len(bag))
     return bag[_shuffled(len(bag), seed, rank, round_)[position]]
 

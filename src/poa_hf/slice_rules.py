@@ -68,6 +68,10 @@ class SliceRules:
             indices[name] = index
         return indices | dict.fromkeys(itertools.takewhile(lambda name: matches[name] is None, names), 0)
 
+    def is_in_block(self, name: str) -> bool:
+        """Whether a parameter belongs to a block."""
+        return self._match(name) is not None
+
     def block_names(self, model: nn.Module) -> list[str]:
         """Return the names of a model's blocks."""
         names = {name: self._match(f"{name}.") for name, _ in model.named_modules()}

@@ -57,6 +57,8 @@ class Slice:
         tensor = full[self.source]
         dtype = dtype or tensor.dtype
         if self.scale != 1 or dtype != tensor.dtype:
+            if torch.compiler.is_exporting():  # exported programs take no kernel that writes into a given tensor
+                return (self.leading(tensor) * self.scale).to(dtype).flatten(*self.grouped_axes)
             return _ScaledSlice.apply(tensor, self, dtype)
         if self.shape is None:
             return tensor
@@ -110,10 +112,7 @@ def slice_plan(
     for name, target in _tensors(plain).items():
         source_name = rules.source_name(name, full_depths, depths)
         if source_name not in source or not source[source_name].is_floating_point() == target.is_floating_point():
-            raise ValueError(
-                f"{source_name} is not there as a plain weight, as in quantised models or behind LoRA's adapters, "
-                "and cannot be sliced: merge adapters first (merge_and_unload), or extract sizes and adapt those."
-            )
+            raise ValueError(_not_plain(source_name))
         shape = source[source_name].shape
         module, _, kind = name.rpartition(".")
         scale = shape[1] / target.shape[1] if module in layers and kind == "weight" else 1
@@ -135,7 +134,17 @@ def _sources(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]:
     source: dict[str, Tensor] = {**dict(full.named_parameters())}
     if any(cut.source not in source for cut in plan.values()):
         source |= dict(full.named_buffers())
+    for cut in plan.values():
+        if cut.source not in source:  # wrapped since the plan was made
+            raise ValueError(_not_plain(cut.source))
     return source
+
+
+def _not_plain(name: str) -> str:
+    return (
+        f"{name} is not there as a plain weight, as in quantised models or behind LoRA's adapters, and cannot be "
+        "sliced: merge adapters first (merge_and_unload), or extract sizes and adapt those."
+    )
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

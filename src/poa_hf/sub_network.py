@@ -38,9 +38,9 @@ class SubNetwork:
     depths: tuple[int, ...]
 
     def __init__(self, width: int, depths: int | Sequence[int]) -> None:
-        stages = tuple(depths) if isinstance(depths, tuple | list) else (depths,)
+        stages = tuple(depths) if isinstance(depths, Sequence | np.ndarray) else (depths,)
         numbers = (width, *stages)
-        if not stages or not all(isinstance(number, int | np.integer) and number > 0 for number in numbers):
+        if not stages or not all(_is_count(number) for number in numbers):
             raise ValueError(f"A sub-network's width and depths are positive integers, not {width!r} and {depths!r}.")
         object.__setattr__(self, "width", int(width))
         object.__setattr__(self, "depths", tuple(map(int, stages)))
@@ -55,7 +55,11 @@ class SubNetwork:
         Raises:
             ValueError: If `text` is not of the form `WIDTHxDEPTH` or `WIDTHxDEPTH-DEPTH-...`.
         """
-        match = re.fullmatch(r"\s*([0-9]{1,9})x([0-9]{1,9}(?:-[0-9]{1,9})*)\s*", text)
+        match = re.fullmatch(r"\s*([0-9]{1,9})x([0-9]{1,9}(?:-[0-9]{1,9})*)\s*", str(text))
         if match is None:
-            raise ValueError(f"{text[:40]!r} is not a size: write WIDTHxDEPTH, such as 384x12 or 96x2-2-6-2.")
+            raise ValueError(f"{str(text)[:40]!r} is not a size: write WIDTHxDEPTH, such as 384x12 or 96x2-2-6-2.")
         return cls(int(match[1]), tuple(int(depth) for depth in match[2].split("-")))
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool) and bool(number > 0)

@@ -187,6 +187,8 @@ def test_every_call_that_could_run_code_says_that_it_must_not():
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
+            if ast.unparse(node.func.value) == "super()":  # an override, which passes on what it was given
+                continue
             given = {keyword.arg: keyword.value for keyword in node.keywords}
             place = f"{path.relative_to(ROOT)}:{node.lineno}"
             if node.func.attr == "from_pretrained" and path.name != "saved.py":

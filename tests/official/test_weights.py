@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 
-from poa_hf import PoaForPreTraining, load_official_checkpoint
+from poa_hf import PoaConfig, PoaForPreTraining, load_official_checkpoint
 from poa_hf.official.names import parameter_names
 from poa_hf.official.weights import to_our_layout
 
@@ -82,6 +82,25 @@ def test_what_does_not_fit_is_refused(weights, config, family):
         load_official_checkpoint({n: t for n, t in weights.items() if n != "backbone.mask_token"}, config)
     with pytest.raises(ValueError, match=r"backbone.mask_token has shape \(1, 7\) where .*\(1, "):
         load_official_checkpoint({**weights, "backbone.mask_token": torch.zeros(1, 7)}, config)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), "meta", "sparse"])
+def test_weights_without_finite_numbers_are_refused(weights, config, broken):
+    name, tensor = next((name, tensor) for name, tensor in weights.items() if name.startswith("dino_head"))
+    kinds = {"meta": lambda: tensor.to("meta"), "sparse": tensor.to_sparse}
+    bad = kinds[broken]() if broken in kinds else torch.full_like(tensor, broken)
+    with pytest.raises(ValueError, match=f"1 weights are not plain tensors of finite numbers .{name}"):
+        load_official_checkpoint({**weights, name: bad}, config)
+
+
+def test_configurations_that_the_authors_never_had_are_refused(weights, config):
+    fields = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    for model_type in ("poa_dinov3_vit", "poa_dinov2_with_registers"):
+        other = PoaConfig(backbone_config={"model_type": model_type, **fields})
+        with pytest.raises(ValueError, match=f"^The authors' code has no '{model_type}'"):
+            load_official_checkpoint(weights, other)
+    with pytest.raises(ValueError, match="^config is a Poa[A-Za-z]+Config: give the PoaConfig"):
+        load_official_checkpoint(weights, config.backbone_config)
 
 
 def test_a_checkpoint_of_another_family_is_refused(weights, family):

@@ -85,6 +85,8 @@ def test_given_statistics_are_considered(tmp_path):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="image_mean has 3 numbers and image_std 3, and num_channels is 4"):
         started(tmp_path, 4, *IMAGENET)
+    with pytest.raises(ValueError, match="^image_std is .0.0, 0.2, 0.4, 0.8.: give numbers above 0"):
+        started(tmp_path, 4, statistics[0], [0.0, 0.2, 0.4, 0.8])
 
 
 def test_one_channel_gets_the_sum_and_many_get_shares(tmp_path):

@@ -67,6 +67,14 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.check_stages()
+        self.set_output_features_output_indices(
+            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
+        )
+        super().__post_init__(**kwargs)
+
+    def check_stages(self) -> None:
+        """Raise ValueError unless all numbers are in their ranges and the stages fit each other."""
         self.hidden_sizes, self.depths = list(self.hidden_sizes), list(self.depths)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
@@ -93,10 +101,6 @@ class GnResNetConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"hidden_act {self.hidden_act!r} is not an activation of transformers, such as relu or silu."
             )
-        self.set_output_features_output_indices(
-            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
-        )
-        super().__post_init__(**kwargs)
 
     @property
     def num_stages(self) -> int:

@@ -8,11 +8,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from ..ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
-from .elastic_config import BLOCKS, SIZE, BackboneField, ElasticConfigMixin
+from .elastic_config import BLOCKS, SIZE, BackboneField, CheckedFieldsMixin, ElasticConfigMixin
 
 
 @strict
-class PoaConfig(PreTrainedConfig):
+class PoaConfig(CheckedFieldsMixin, PreTrainedConfig):
     """Configuration of pre-training: an elastic backbone, projection heads and the weights of the loss.
 
     The defaults are the published ones (arXiv 2408.01031).
@@ -91,12 +91,17 @@ class PoaConfig(PreTrainedConfig):
             # the parent class makes a configuration of this dictionary
             object.__setattr__(self, "backbone_config", {"model_type": "poa_vit", **self.backbone_config})
         super().__post_init__(**kwargs)
+        self.complete()
+
+    def complete(self) -> None:
+        """Check all fields, and those of the backbone."""
         check_ranges(self, self.ranges)
         if not isinstance(self.backbone_config, ElasticConfigMixin):
             raise ValueError(
                 f"backbone_config is a plain {getattr(self.backbone_config, 'model_type', None)!r}: "
                 "give an elastic one, such as PoaViTConfig."
             )
+        self.backbone_config.complete()
         self.check_distillation(self.distillation)
         if not self.backbone_config.has_mask_token:
             raise ValueError("use_mask_token is off in backbone_config, but masked prediction needs the mask token.")

@@ -125,8 +125,9 @@ class PoaDinov3ViTConfig(ElasticViTConfigMixin, DINOv3ViTConfig):
     sampling_bias: int | float = 3
     num_candidates: int | None = None
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+    def complete(self) -> None:
+        """Fill in fields that are None, and check the fields, each by itself and against the others."""
+        super().complete()
         if self.head_size % 4:
             raise ValueError(
                 f"The head size, hidden_size {self.hidden_size} / num_attention_heads {self.num_attention_heads}, is "

@@ -76,8 +76,15 @@ class PoaResNetConfig(ElasticConfigMixin, GnResNetConfig):
     num_candidates: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("auto_map", None)  # of a plain one, whose code does not hold this class
         check_ranges(self, self.ranges)
         super().__post_init__(**kwargs)
+        self.complete()
+
+    def complete(self) -> None:
+        """Fill in the smallest size and the step where they are None, and check all fields."""
+        check_ranges(self, self.ranges)
+        self.check_stages()
         if len(self.depths) < 2:
             raise ValueError(f"depths {self.depths} has one stage, but an elastic ResNet has at least 2.")
         what = "num_groups, which every middle width must be a multiple of"

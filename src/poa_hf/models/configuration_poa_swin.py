@@ -106,17 +106,25 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
     num_candidates: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._check_fields()  # before the stock class makes lists of such lengths
+        super().__post_init__(**kwargs)
+        self.complete()
+
+    def _check_fields(self) -> None:
         check_ranges(self, self.ranges)
         check_activation(self)
         check_square(self, "image_size", "patch_size")
         if len(self.depths) < 2:
             raise ValueError(f"depths {list(self.depths)} has one stage, but a Swin has at least 2.")
         self.depths = list(self.depths)
+
+    def complete(self) -> None:
+        """Fill in heads, the smallest size and the step where they are None, and check all fields."""
+        self._check_fields()
         if self.num_heads is None:
             check_width(self.embed_dim, "embed_dim", 16, "the head size; or give num_heads")
             self.num_heads = [self.embed_dim * 2**stage // 16 for stage in range(len(self.depths))]
         self.num_heads = list(self.num_heads)
-        super().__post_init__(**kwargs)
         if len(self.num_heads) != len(self.depths):
             raise ValueError(f"num_heads {self.num_heads} must have as many stages as depths {self.depths}.")
         for stage, heads in enumerate(self.num_heads):
@@ -133,6 +141,11 @@ class PoaSwinConfig(ElasticConfigMixin, SwinConfig):
         if self.min_embed_dim is None:
             self.min_embed_dim = self.embed_dim - self.embed_dim // 4 // self.embed_dim_step * self.embed_dim_step
         check_width(self.min_embed_dim, "min_embed_dim", unit, what, self.embed_dim, self.embed_dim_step)
+        if int(self.mlp_ratio * self.min_embed_dim) < 1:
+            raise ValueError(
+                f"mlp_ratio {self.mlp_ratio} leaves the MLPs of min_embed_dim {self.min_embed_dim} no channels: give a "
+                "larger one."
+            )
         if self.min_depths is None:
             deepest = self.depths.index(max(self.depths))
             self.min_depths = [math.ceil(d / 3) if i == deepest else d for i, d in enumerate(self.depths)]

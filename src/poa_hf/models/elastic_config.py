@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,8 +14,8 @@ from ..ranges import NOT_NEGATIVE, SHARE_BELOW_1, Range
 from ..sub_network import SubNetwork
 
 if TYPE_CHECKING:
-    # A configuration is validated first, and then completed by its `__post_init__`. Type checkers see the types after
-    # that: fields that were None are filled in, and images and patches have one side.
+    # The types of a configuration's fields are checked first, and then it is completed (`complete`). Type checkers
+    # see the types after that: fields that were None are filled in, and images and patches have one side.
     class _Configuration(PreTrainedConfig):
         image_size: Any = 224  # families differ in the types that they take
         hidden_size: int = 0
@@ -54,10 +55,32 @@ TRANSFORMER_RANGES = {
 }
 
 
-class ElasticConfigMixin(_Configuration):
+class CheckedFieldsMixin(_Configuration):
+    """A configuration whose fields are checked against each other, wherever they come from."""
+
+    def complete(self) -> None:
+        """Fill in fields that are None, and check the fields, each by itself and against the others.
+
+        A configuration does so when it is made, and a model when it is made of one, as fields may have been set since.
+
+        Raises:
+            ValueError: If a number is out of its range, or fields do not fit each other.
+        """
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a dictionary and of fields beside it, which are checked together."""
+        # the parent class sets those beside it afterwards, without a check
+        names = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
+        names -= cls.sub_configs.keys()  # of which single fields may be given
+        given = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        return super().from_dict(config_dict | given, **kwargs)
+
+
+class ElasticConfigMixin(CheckedFieldsMixin):
     """An elastic configuration: the full size in the fields of a plain one, and which smaller sizes it holds.
 
-    A family sets the class attributes below and defines `space`, `crop_multiple`, `_size` and `_only_size`
+    A family sets the class attributes below and defines `complete`, `space`, `crop_multiple`, `_size` and `_only_size`
     (docs/new_family.md).
 
     Attributes:

@@ -54,6 +54,29 @@ class ElasticModelMixin(_Model):
     patch_embedding: str | None = None
     decayed_vectors: str | None = None
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model that was saved by this class; `init_from` starts from others.
+
+        Raises:
+            ValueError: If it is of another type, whose files have other names for the weights of its blocks.
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        saved_type, own_type = model.config.model_type, type(model.config).model_type
+        if saved_type != own_type and any(map(cls.slice_rules.is_in_block, info["missing_keys"])):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a {saved_type}, in whose file blocks have other names than in a "
+                f"{own_type}'s: start from it by warm_start_config and init_from."
+            )
+        return (model, info) if with_info else model
+
+    def post_init(self) -> None:
+        """Check the configuration, whose fields may have been set since it was made, and initialise the weights."""
+        self.config.complete()
+        super().post_init()
+
     def sliced(
         self,
         sub_network: SubNetwork | str | None = None,
@@ -74,6 +97,8 @@ class ElasticModelMixin(_Model):
         Raises:
             ValueError: If the size is not in the space.
         """
+        if sub_network is None and dtype is None and compiler is None:
+            return self  # without the space, which strict graphs (torch.export) cannot trace
         space = self.config.space
         sub_network = space.full if sub_network is None else space.resolve(sub_network)
         if sub_network == space.full and dtype is None and compiler is None:
@@ -99,7 +124,8 @@ class ElasticModelMixin(_Model):
     def extract(self, sub_network: SubNetwork | str | None = None) -> PreTrainedModel:
         """Return a sub-network as a stock model with a copy of its weights, in evaluation mode.
 
-        It computes what `forward(..., sub_network=sub_network)` does, to the last bit.
+        It computes what `forward(..., sub_network=sub_network)` does, to the last bit. (With gradients, a Swin may
+        differ by rounding: torch attends by another kernel where the position bias needs a gradient.)
 
         Args:
             sub_network: A size, or its text or name; None means the full size.

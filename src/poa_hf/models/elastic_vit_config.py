@@ -50,10 +50,15 @@ class ElasticViTConfigMixin(ElasticConfigMixin):
         num_candidates: int | None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._check_fields()
+        self._check_fields()  # before the stock class makes lists of such lengths
         if "head_dim" in kwargs:
             raise ValueError("head_dim cannot be set: the head size is hidden_size / num_attention_heads.")
         super().__post_init__(**kwargs)
+        self.complete()
+
+    def complete(self) -> None:
+        """Fill in the smallest size and the steps where they are None, and check all fields."""
+        self._check_fields()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}: "
@@ -62,9 +67,9 @@ class ElasticViTConfigMixin(ElasticConfigMixin):
         self._fill_sizes()
         image, patch = self.image_size, self.patch_size
         if image % patch:
+            multiples = sorted({max(image - image % patch, patch), image + patch - image % patch})
             raise ValueError(
-                f"image_size {image} is not a multiple of patch_size {patch}: "
-                f"use {image - image % patch or patch} or {image + patch - image % patch}."
+                f"image_size {image} is not a multiple of patch_size {patch}: use {' or '.join(map(str, multiples))}."
             )
 
     def _check_fields(self) -> None:

@@ -86,7 +86,13 @@ class ElasticViTModelMixin(ElasticModelMixin):
         model = self.sliced(sub_network)
         if model is not self:
             return model(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
-        if bool_masked_pos is not None:
+        if bool_masked_pos is not None and pixel_values is not None:
+            patches = pixel_values[0, 0].numel() // self.config.patch_size**2
+            if bool_masked_pos.shape != (len(pixel_values), patches):
+                raise ValueError(
+                    f"bool_masked_pos {tuple(bool_masked_pos.shape)} does not fit these images: give "
+                    f"({len(pixel_values)}, {patches})."
+                )
             bool_masked_pos = bool_masked_pos.bool()  # stock models differ in the types that they take
         return super().forward(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
 

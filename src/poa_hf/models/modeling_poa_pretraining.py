@@ -94,6 +94,7 @@ class PoaForPreTraining(PreTrainedModel):
     _supports_attention_backend = True
 
     def __init__(self, config: PoaConfig):
+        config.complete()
         super().__init__(config)
         self._compiler: BlockCompiler | None = None
         # Initialising at random takes most of the time, so the student is initialised once, by `post_init`, and copied.
@@ -256,7 +257,8 @@ class PoaForPreTraining(PreTrainedModel):
         config, student_heads = self.config, self._student_heads
         if (gram_features is None) == (config.gram_weight > 0):
             raise ValueError("gram_features are given if, and only if, the configuration has a gram_weight above 0.")
-        elastic_sizes = (sub_network,) if isinstance(sub_network, SubNetwork | str) else tuple(sub_network)
+        given = sub_network if isinstance(sub_network, tuple | list) else (sub_network,)
+        elastic_sizes = tuple(map(config.backbone_config.space.resolve, given))
         if config.intact_weight == 1:
             elastic_sizes = ()
         # The weights of each branch are rounded once for all its passes; autocast would do so in every layer and pass.

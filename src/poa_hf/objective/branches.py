@@ -29,6 +29,14 @@ class Batch:
     masked_patches: Tensor
     anchors: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        crops, local, masks = len(self.global_crops), len(self.local_crops), len(self.masks)
+        if crops % 2 or local % max(crops // 2, 1) or masks != crops:
+            raise ValueError(
+                f"{crops} global crops, {local} local crops and {masks} masks do not belong to one batch of images: "
+                "give two global crops with a mask each and equally many local crops for every image."
+            )
+
     @property
     def num_local_views(self) -> int:
         """V, the number of local crops of an image."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..data.processor import usual_processor
@@ -19,7 +18,7 @@ from ..runs.layout import CONFIG, CONVERSION, EVALUATIONS, PROCESSOR, WEIGHTS
 from .config import checkpoint_config
 from .files import read_weights
 from .names import check_is_elastic, likely_family, parameter_names
-from .weights import load_official_checkpoint, select_weights
+from .weights import is_sound, load_official_checkpoint, select_weights
 
 FAMILIES = ("vit", "swin", "resnet")
 FILES = {CONFIG, WEIGHTS, PROCESSOR, EVALUATIONS, CONVERSION}
@@ -160,18 +159,13 @@ def _keys_not_read(
             f"{path} has {len(unknown)} keys that are not of the authors' {family} and would not be read: "
             f"{', '.join(unknown)}."
         )
-    if broken := [name for name, names in names_of.items() if names and not _is_sound(tensors[name])]:
+    if broken := [name for name, names in names_of.items() if names and not is_sound(tensors[name])]:
         raise ValueError(
             f"{path} has {len(broken)} weights that are not plain tensors of finite numbers ({broken[0]}, ...): give "
             "another checkpoint of that run."
         )
     unused = {name: "no feature is computed with it" for name, names in names_of.items() if names == []}
     return {**{name: reason for name, reason in other_keys.items() if reason}, **unused}
-
-
-def _is_sound(tensor: Tensor) -> bool:
-    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
-    return plain and bool(tensor.float().isfinite().all())
 
 
 def _write(model: PoaForPreTraining, record: dict[str, Any], output: Path) -> None:

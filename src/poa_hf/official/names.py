@@ -92,6 +92,15 @@ def parameter_names(official_name: str, model_type: str) -> list[str] | None:
     return None
 
 
+def check_family(model_type: str) -> None:
+    """Raise ValueError for an elastic family that the authors' code does not have."""
+    if model_type not in _BACKBONES:
+        raise ValueError(
+            f"The authors' code has no {model_type!r}, but {', '.join(_BACKBONES)}: give a backbone of these, or "
+            "weights of another source."
+        )
+
+
 def is_official_name(name: str) -> bool:
     """Tell whether any family of the authors' code has a parameter of this name."""
     return any(parameter_names(name, model_type) is not None for model_type in _BACKBONES)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..models.configuration_poa import PoaConfig
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from .files import read_weights
-from .names import is_official_name, parameter_names
+from .names import check_family, is_official_name, parameter_names
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,9 @@ def load_official_checkpoint(
         small = model.teacher.extract("small")
         ```
     """
+    if not isinstance(config, PoaConfig):
+        raise ValueError(f"config is a {type(config).__name__}: give the PoaConfig of its run.")
+    check_family(config.backbone_config.model_type)
     weights: object = path_or_state_dict
     if isinstance(weights, str | Path):
         weights = read_weights(weights).weights
@@ -164,7 +167,18 @@ def _checked_names(weights: Mapping[str, Tensor], model_type: str) -> dict[str, 
             f"{len(integers)} weights are not floating-point numbers ({_some(integers)}): give a checkpoint that is "
             "not quantised."
         )
+    if broken := [name for name, ours in known.items() if ours and not is_sound(weights[name])]:
+        raise ValueError(
+            f"{len(broken)} weights are not plain tensors of finite numbers ({_some(broken)}): give another checkpoint "
+            "of that run."
+        )
     return known
+
+
+def is_sound(tensor: Tensor) -> bool:
+    """Whether a tensor holds its numbers as they are, and all of them are finite."""
+    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
+    return plain and bool(tensor.float().isfinite().all())
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ _SHARD = re.compile(r"^(model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.in
 
 def extract_all(
     model: PoaForPreTraining,
-    outputs: Mapping[Path, SubNetwork],
+    outputs: Mapping[Path, SubNetwork | str],
     format: str | None = None,
     processor: ImageProcessor | None = None,
     overwrite: bool = False,
@@ -44,7 +44,7 @@ def extract_all(
 
     Args:
         model: The model that holds all sizes.
-        outputs: The sub-network to write into each folder.
+        outputs: The sub-network to write into each folder, or its text or name.
         format: The format's name; by default the family's stock one.
         processor: The image processor; by default one for evaluation at the model's image size.
         overwrite: Whether to replace extracted models.
@@ -63,7 +63,8 @@ def extract_all(
     onnx = OnnxOptions(onnx_batch, onnx_opset, onnx_dtype)
     target = find_format(model.config.backbone_config.stock_config_class.model_type, format, onnx)
     facts = facts or CardFacts.read(model)
-    for output in outputs:
+    sizes = {output: model.config.backbone_config.space.resolve(size) for output, size in outputs.items()}
+    for output in sizes:
         check_output(output, overwrite, facts.run.model)
     processor = processor or usual_processor(model.config.backbone_config)
     # One thread that only writes: making models in several would upset how transformers switches initialisation off.
@@ -71,7 +72,7 @@ def extract_all(
     _ = facts.costs
     with ThreadPoolExecutor(max_workers=1) as pool:
         writing: Future[tuple[Path, int]] | None = None
-        for output, sub_network in outputs.items():
+        for output, sub_network in sizes.items():
             artifact = target.convert(model.teacher.extract(sub_network), processor)
             if writing is not None:
                 yield writing.result()
@@ -82,7 +83,7 @@ def extract_all(
 
 def extract_to(
     model: PoaForPreTraining,
-    sub_network: SubNetwork,
+    sub_network: SubNetwork | str,
     output: str | Path,
     format: str | None = None,
     processor: ImageProcessor | None = None,
@@ -109,7 +110,7 @@ def extract_to(
         >>> sorted(path.name for path in Path("poa-small").glob("*.json"))
         ['config.json', 'preprocessor_config.json']
     """
-    outputs = {Path(output): sub_network}
+    outputs: dict[Path, SubNetwork | str] = {Path(output): sub_network}
     onnx = (onnx_batch, onnx_opset, onnx_dtype)
     ((_, parameters),) = extract_all(model, outputs, format, processor, overwrite, facts, *onnx)
     return parameters

@@ -14,6 +14,7 @@ from transformers import AutoModel, PreTrainedModel
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..models.saved import load_saved_model
 from ..official.weights import load_official_checkpoint
+from ..ranges import FINITE, POSITIVE, check_number
 from .channels import Statistics, adapt_channels
 from .config import check_architecture, source_statistics
 from .positions import Grid, grid_text, resize_positions
@@ -102,10 +103,16 @@ def init_from(
         >>> print(init_from(model, "dinov2-tiny"))
         Full-size student and teacher start from dinov2-tiny (dinov2); projection heads are new.
     """
+    if not isinstance(model, PoaForPreTraining):
+        raise ValueError(f"A {type(model).__name__} is not pre-trained further: make a PoaForPreTraining of it.")
     pretrained = find_source(source)
     if (image_mean is None) != (image_std is None):
         raise ValueError("image_mean and image_std belong together: give both, or neither.")
-    given = None if image_mean is None or image_std is None else Statistics(image_mean, image_std)
+    given = None
+    if image_mean is not None and image_std is not None:
+        check_number("image_mean", image_mean, FINITE)
+        check_number("image_std", image_std, POSITIVE)
+        given = Statistics(image_mean, image_std)
     if pretrained.kind == "official":
         start = _take_official(model, pretrained)
     elif pretrained.kind == "run":
