@@ -24,6 +24,16 @@ def test_what_a_resumed_run_writes_again_is_dropped_and_what_is_broken_too(tmp_p
     assert [found.name for found in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_what_is_known_of_a_log_replaces_what_a_crash_has_cut_or_damaged(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "x": 1.50}\n{"step": 2\n{"step": 3}\n{"step": 9}\n{"step": 4, "lo')
+    JsonLines(path, 4, enabled=True, known=[{"step": step, "x": step / 2} for step in (1, 2, 4)])
+    lines = ['{"step": 1, "x": 1.50}', '{"step": 2, "x": 1.0}', '{"step": 3}', '{"step": 4, "x": 2.0}']
+    assert path.read_text().splitlines() == lines
+    JsonLines(tmp_path / "other.jsonl", 4, enabled=True, known=[{"step": 1}])  # a run that goes on in another folder
+    assert not (tmp_path / "other.jsonl").exists()
+
+
 def test_broken_lines_are_named_but_for_one_that_is_being_written(tmp_path, caplog):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step"\n{"step": 2}\n' + "[" * 100_000 + '\n{"step": 3, "lo')

@@ -196,6 +196,36 @@ def test_stock_callbacks_see_the_run_and_can_stop_it(tmp_path):
     assert state.global_step == 2 and len(seen) == 2 and (tmp_path / "checkpoint-1").exists()
 
 
+def test_a_run_that_a_callback_stops_ends_with_a_line_and_a_checkpoint(tmp_path):
+    """Whichever event it stops at: the last step is always saved, as save_strategy says."""
+
+    class Stopper(TrainerCallback):
+        def __init__(self, event):
+            setattr(self, event, self.stop)
+
+        def stop(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 2
+
+    for event in ("on_step_end", "on_log", "on_save"):
+        run = tmp_path / event
+        options = {"save_steps": 2 if event == "on_save" else 100, "profile_steps": "2:9"}
+        state = PoaTrainer(new_model(), arguments(run, **options), images(), callbacks=[Stopper(event)]).train()
+        assert state.global_step == 2 and [line["step"] for line in metrics(run)] == [1, 2], event
+        assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-2"], event
+        assert (run / "profile" / "kernels.txt").stat().st_size, event
+
+
+def test_lines_of_the_log_that_a_crash_has_cut_are_written_again(tmp_path):
+    PoaTrainer(new_model(), arguments(tmp_path, max_steps=3, save_steps=2), images()).train()
+    log = tmp_path / "metrics.jsonl"
+    whole = metrics(tmp_path)
+    first, second, _ = log.read_text().splitlines(keepends=True)
+    log.write_text(first + second[:40])  # and the third line is lost
+    options = {"resume_from_checkpoint": str(tmp_path / "checkpoint-2")}
+    PoaTrainer(new_model(), arguments(tmp_path, max_steps=3, **options), images()).train()
+    assert metrics(tmp_path)[:2] == whole[:2] and metrics(tmp_path)[2]["step"] == 3
+
+
 def test_bfloat16_and_activation_checkpointing_train(tmp_path):
     PoaTrainer(new_model(), arguments(tmp_path, bf16=True, gradient_checkpointing=True), images()).train()
     assert all(np.isfinite(line["loss"]) for line in metrics(tmp_path))

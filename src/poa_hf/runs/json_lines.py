@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ class JsonLines:
         path: The file of the log.
         last_step: The last step whose line is kept.
         enabled: Whether to write at all; if not, nothing is read or written.
+        known: The lines that the log should have by now. Those that a crash has cut or damaged are written again.
 
     Raises:
         ValueError: If the path is that of something else than a file.
     """
 
-    def __init__(self, path: Path, last_step: int, enabled: bool):
+    def __init__(self, path: Path, last_step: int, enabled: bool, known: Sequence[dict[str, Any]] = ()):
         self.path, self.enabled = path, enabled
         if not enabled:
             return
@@ -36,8 +37,11 @@ class JsonLines:
         if path.exists():
             if not path.is_file():
                 raise ValueError(f"{path} is not a file: move it away, as the log of the run is written there.")
-            kept = [line for line, content in _parse(path) if content["step"] <= last_step]
-            write_text(path, "".join(f"{line}\n" for line in kept))
+            lines = [(content["step"], line) for line, content in _parse(path)]
+            steps = {step for step, _ in lines}
+            lines += [(line["step"], json.dumps(line)) for line in known if line["step"] not in steps]
+            kept = sorted((step, index) for index, (step, _) in enumerate(lines) if step <= last_step)
+            write_text(path, "".join(f"{lines[index][1]}\n" for _, index in kept))
 
     def write(self, content: dict[str, Any]) -> None:
         """Append one line."""

@@ -14,7 +14,9 @@ from ..runs.atomic import write_json
 from ..runs.json_lines import JsonLines
 from ..runs.layout import RunFolder
 from .arguments import PoaTrainingArguments
-from .monitoring import log_warnings
+from .flow import FlowCallback
+from .monitoring import LogWindow, NonfiniteSteps, log_warnings
+from .speed import SpeedLog
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +27,19 @@ class RunLog:
     Args:
         args: The arguments of the run, which are written to its folder.
         accelerator: The accelerator of the run, which has the trackers.
-        first_step: The step at which the run starts or is resumed; lines after it are dropped.
+        state: The step at which the run starts or is resumed, after which lines are dropped, and its log until then,
+            from which lines that a crash has cut are written again.
     """
 
-    def __init__(self, args: PoaTrainingArguments, accelerator: Accelerator, first_step: int):
-        self.args, self.accelerator, self.first_step = args, accelerator, first_step
+    def __init__(self, args: PoaTrainingArguments, accelerator: Accelerator, state: TrainerState):
+        self.args, self.accelerator, self.first_step = args, accelerator, state.global_step
         self.is_main = accelerator.is_main_process
         self.warnings: set[str] = set()
         run = RunFolder(Path(args.output_dir))
         if self.is_main:
             write_json(run.training_arguments, args.without_secrets())
         accelerator.wait_for_everyone()
-        self.metrics = JsonLines(run.metrics, first_step, self.is_main)
+        self.metrics = JsonLines(run.metrics, self.first_step, self.is_main, state.log_history)
         if args.trackers:
             accelerator.init_trackers(args.project, args.to_sanitized_dict(), _named(args))
 
@@ -60,6 +63,33 @@ class RunLog:
         for warning in warnings - self.warnings:
             logger.warning(warning)
         self.warnings = warnings
+
+
+def log_values(
+    state: TrainerState,
+    flow: FlowCallback,
+    window: LogWindow,
+    found: dict[str, float],
+    nonfinite: NonfiniteSteps,
+    speed: SpeedLog | None,
+) -> dict[str, Any]:
+    """Return what a line of the log says of the steps since the last line, and note the passes over the data.
+
+    Args:
+        state: The state of the run.
+        flow: What knows the passes over the data.
+        window: What has happened since the last line.
+        found: What was measured and counted besides.
+        nonfinite: The counts of steps that were not finite.
+        speed: What measures the speed; None on other processes than the main one.
+    """
+    values: dict[str, Any] = {"step": state.global_step}
+    if (epoch := flow.epochs(state.global_step)) is not None:
+        values["epoch"] = state.epoch = epoch
+    values |= window.summary() | found
+    nonfinite.settle()
+    values["nonfinite_steps"] = nonfinite.count
+    return values if speed is None else values | speed.values(window.step_seconds, window.sizes)
 
 
 def _named(args: PoaTrainingArguments) -> dict[str, dict[str, Any]]:

@@ -40,7 +40,7 @@ from .hub_pushes import HubPushes
 from .monitoring import LogWindow, NonfiniteSteps
 from .preparation import configure, new_state, training_loader, with_statistics
 from .profiling import StepProfiler
-from .run_log import RunLog, progress_bar, show_progress
+from .run_log import RunLog, log_values, progress_bar, show_progress
 from .skipped_images import SkippedImages
 from .speed import SpeedLog
 from .step import OptimizerStep
@@ -215,13 +215,12 @@ class PoaTrainer:
                     self._evaluate()
                 if self.flow.ends_epoch(state.global_step):
                     self._call("on_epoch_end")
-                is_last = state.global_step == args.max_steps or self.control.should_training_stop
-                stopped = self.stop_signals.agreed() and not is_last
-                profiler.after(state.global_step, is_last or stopped)
-                if self.control.should_log or is_last or stopped:
+                stopped = self.stop_signals.agreed() and not self._is_last
+                profiler.after(state.global_step, self._is_last or stopped)
+                if self.control.should_log or self._is_last or stopped:
                     self._log(window, progress)
                     window = LogWindow()
-                if self.control.should_save or is_last or stopped:
+                if self.control.should_save or self._is_last or stopped:  # a callback may stop the run as it logs
                     self.skipped_images.report()  # a run resumed from here does not meet them once more
                     self.checkpointer.save()
                     self.control.should_save = False
@@ -231,6 +230,7 @@ class PoaTrainer:
                     progress.close()
                     self.log.finish()
                     raise self.stop_signals.interruption(self.output_dir, state)
+            profiler.after(state.global_step, is_last=True)
             self.nonfinite.settle()
             stop_if_diverged(self.nonfinite, args, self.accelerator.num_processes)
         if args.load_best_model_at_end:
@@ -321,6 +321,10 @@ class PoaTrainer:
         loss = cast("Tensor", output.loss)
         return (loss, output) if return_outputs else loss
 
+    @property
+    def _is_last(self) -> bool:
+        return self.state.global_step == self.args.max_steps or self.control.should_training_stop
+
     def _begin_step(self) -> None:
         self.control.should_log = self.control.should_save = self.control.should_evaluate = False
         step = self.state.global_step
@@ -351,7 +355,7 @@ class PoaTrainer:
         self.accelerator.wait_for_everyone()
         self.teacher_features.start()
         self.gram_teacher.start()
-        self.log = RunLog(args, self.accelerator, self.state.global_step)
+        self.log = RunLog(args, self.accelerator, self.state)
         run = RunFolder(self.output_dir)
         self.skipped_images = SkippedImages(self.accelerator, run.skipped_images, self.state.global_step)
         self.image_ids = JsonLines(run.image_ids(self.rank), self.state.global_step, enabled=args.log_image_ids)
@@ -375,16 +379,9 @@ class PoaTrainer:
 
     def _log(self, window: LogWindow, progress: tqdm) -> None:
         """Write a line of the log, with what the callbacks add to it."""
-        logs: dict[str, Any] = {"step": self.state.global_step}
-        if (epoch := self.flow.epochs(self.state.global_step)) is not None:
-            logs["epoch"] = self.state.epoch = epoch
-        logs |= window.summary() | self._measured
+        found = self._measured | self.skipped_images.report()
+        logs = log_values(self.state, self.flow, window, found, self.nonfinite, self.speed)
         self._measured = {}
-        logs |= self.skipped_images.report()
-        self.nonfinite.settle()
-        logs["nonfinite_steps"] = self.nonfinite.count
-        if self.speed is not None:
-            logs |= self.speed.values(window.step_seconds, window.sizes)
         # trackers take numbers only
         texts = {name: logs.pop(name) for name in list(logs) if isinstance(logs[name], str)}
         self.control.should_log = False
