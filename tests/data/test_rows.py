@@ -1,5 +1,6 @@
 """Rows are read undecoded, whatever the dataset."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -42,3 +43,13 @@ def test_an_image_that_the_dataset_cannot_decode_is_a_bad_row():
     assert images.row(0).image.size == (8, 8)
     with pytest.raises(UndecodableImage, match="image file is truncated"):
         open_image(images.row(1).image)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3), (3, 6, 5), (6, 5)])
+def test_nested_lists_are_images(shape):
+    arrays = list(np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8))
+    expected = [open_image(array).tobytes() for array in arrays]
+    nested = [array.tolist() for array in arrays]
+    for items in (nested, [(each, 1) for each in nested], [[each, 1] for each in nested]):
+        images = IndexedImages(items)
+        assert [open_image(images.row(number).image).tobytes() for number in range(2)] == expected

@@ -164,3 +164,24 @@ def test_textures_have_a_train_and_a_test_split():
     assert (measured.image.tobytes(), measured.label) == (test[0]["image"].tobytes(), test[0]["label"])
     with pytest.raises(ValueError, match=r"textures has no split 'trian': choose one of train, test\."):
         open_dataset("textures", split="trian")
+
+
+def test_a_folder_called_textures_is_read_by_its_path(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "textures").mkdir()
+    picture(7).save(tmp_path / "textures" / "1.png")
+    assert len(open_dataset("./textures")) == 1 and not caplog.records
+    assert len(open_dataset("textures")) > 1
+    assert "textures are the built-in images: write ./textures to read the folder" in caplog.text
+
+
+def test_options_without_a_meaning_are_refused(tmp_path):
+    stored().save_to_disk(tmp_path / "saved")
+    for name, what in ((str(tmp_path / "saved"), "is a saved dataset"), ("textures", "is built in")):
+        with pytest.raises(
+            ValueError, match=f"{what}, so it has no dataset_config_name: leave"
+        ):
+            open_dataset(name, "large")
+    for name in ("", " "):
+        with pytest.raises(ValueError, match="The name of the dataset is empty: give a folder"):
+            open_dataset(name)

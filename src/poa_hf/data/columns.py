@@ -132,9 +132,18 @@ def _first_item(dataset: Any) -> Any:
 
 
 def image_of_item(item: Any, column: str | None) -> Any:
-    """Return the image in an item of a dataset: a column of a dict, the first of a tuple, or the item itself."""
+    """Return the image in an item of a dataset: a column of a dict, the first of a tuple, or the item itself.
+
+    A list is taken for a tuple, unless it holds nothing but lists: then it is an image as nested lists.
+
+    Example:
+        >>> image_of_item(("cat.jpg", 3), None), image_of_item([[0, 255], [255, 0]], None)
+        ('cat.jpg', [[0, 255], [255, 0]])
+    """
     if isinstance(item, dict):
         return item.get(column)
+    if isinstance(item, list) and item and all(isinstance(each, list) for each in item):
+        return item
     if isinstance(item, tuple | list):
         return item[0] if len(item) else None
     return item

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tarfile import TarError
@@ -22,6 +23,8 @@ from .folders import choose_shards, holds_images, open_images
 from .listing import ARCHIVE_SUFFIXES, Listing, list_folder, suffix_of
 from .shards import declared_length
 from .splits import check_split_names, rows_of_splits, stream_of_splits
+
+logger = logging.getLogger(__name__)
 
 TEXTURES = "textures"  # the name of the built-in images
 TEXTURE_SPLITS = ("train", "test")
@@ -69,9 +72,14 @@ def open_dataset(
         'image'
     """
     patterns = [data_files] if isinstance(data_files, str) else list(data_files or ())
+    if not name.strip():
+        raise ValueError(f"The name of the dataset is empty: give a folder, a Hub id or {TEXTURES!r}.")
     folder = Path(name).expanduser()
     if name == TEXTURES:
-        _refuse(name, "is built in", revision=revision, data_dir=data_dir, data_files=patterns)
+        given = {"config_name": config_name, "revision": revision, "data_dir": data_dir, "data_files": patterns}
+        _refuse(name, "is built in", **given)
+        if folder.is_dir():
+            logger.warning("%s are the built-in images: write ./%s to read the folder of this name.", name, name)
         return _open_textures(split)
     if not folder.exists():
         if looks_local(name):
@@ -93,7 +101,7 @@ def open_dataset(
         if not folder.is_dir():
             raise ValueError(f"data_dir {data_dir!r} is no folder in {folder.parent}: give one that is.")
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        _refuse(name, "is a saved dataset", data_files=patterns)
+        _refuse(name, "is a saved dataset", config_name=config_name, data_files=patterns)
         return _open_saved(folder, name, split)
     return _open_folder(folder, name, config_name, split, streaming, patterns)
 
@@ -102,7 +110,7 @@ def _refuse(name: str, what: str, **options: Any) -> None:
     """Raise `ValueError` for options that have no meaning for a kind of dataset, if they are given."""
     for option, value in options.items():
         if value:
-            shown = "dataset_revision" if option == "revision" else option
+            shown = f"dataset_{option}" if option in ("config_name", "revision") else option
             raise ValueError(f"{name} {what}, so it has no {shown}: leave {shown} out.")
 
 
