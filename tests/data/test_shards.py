@@ -1,10 +1,15 @@
 """The shards of a stream hold the rows that iterating it gives, and reading goes on exactly from any row."""
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
-from poa_hf.data.rows import StreamedImages
+from poa_hf.data import open_dataset
+from poa_hf.data.rows import StreamedImages, UnreadableData
 from poa_hf.data.shards import refuse_split_stream
+from poa_hf.evaluation.labelled import LabelledImages
 
+from .images import png
 from .streams import IN_ORDER, REREAD, SEPARABLE, memory_stream, parquet_stream, tar_stream, value
 
 
@@ -70,3 +75,20 @@ def test_a_part_for_one_process_is_not_shared_by_several(stream):
     refuse_split_stream(stream, 4)
     with pytest.raises(ValueError, match="4 processes would share it once more: give all of them the whole dataset"):
         refuse_split_stream(part, 4)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("counts", [(3, 0), (0, 3)])
+def test_a_file_without_rows_is_an_empty_shard(tmp_path, counts, streaming):
+    for number, count in enumerate(counts):
+        labels = pa.array(range(count), pa.int64())
+        table = pa.table({"image": pa.array(map(png, range(count)), pa.binary()), "label": labels})
+        parquet.write_table(table, tmp_path / f"train-{number}.parquet")
+    dataset = open_dataset(str(tmp_path), streaming=streaming)
+    rows = [row for _, batch in LabelledImages(dataset).batches(2) for row in batch]
+    assert [row.label for row in rows] == [0, 1, 2]
+    if streaming:
+        images = StreamedImages(dataset)
+        assert [len(list(images.rows(images.open_shard(n)))) for n in range(2)] == list(counts)
+        with pytest.raises(UnreadableData, match=rf"train-{counts.index(0)}.parquet holds no rows.*take it out"):
+            list(LabelledImages(dataset.take(3)).batches(4))

@@ -178,9 +178,7 @@ def test_a_folder_called_textures_is_read_by_its_path(tmp_path, monkeypatch, cap
 def test_options_without_a_meaning_are_refused(tmp_path):
     stored().save_to_disk(tmp_path / "saved")
     for name, what in ((str(tmp_path / "saved"), "is a saved dataset"), ("textures", "is built in")):
-        with pytest.raises(
-            ValueError, match=f"{what}, so it has no dataset_config_name: leave"
-        ):
+        with pytest.raises(ValueError, match=f"{what}, so it has no dataset_config_name: leave"):
             open_dataset(name, "large")
     for name in ("", " "):
         with pytest.raises(ValueError, match="The name of the dataset is empty: give a folder"):

@@ -25,6 +25,7 @@ from .formats import UndecodableImage
 
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 _PARQUET_LOG = logging.getLogger("datasets.packaged_modules.parquet.parquet")
+ROW_GROUP = " (row group "  # between the names of a parquet file and of its row group
 _BLOCK = 512  # bytes; an archive is made of such blocks, and ends with at least two of zeros
 _LFS, _PAGE = b"version https://git-lfs", (b"<!doctype", b"<html")
 
@@ -108,6 +109,11 @@ def shard_error(error: Exception, files: list[str], rows: int) -> Exception:
     if isinstance(error, UnreadableData) or not files:
         return reading_error(error)
     if is_damage(error):
+        if len(files) > 1 and (empty := [file for file in files if holds_no_rows(file)]):
+            return UnreadableData(
+                f"{capitalised(named(empty))} holds no rows, which ends a stream that is read in its own order: "
+                "take it out of the dataset."
+            )
         return DamagedShard(files, rows, one_line(error))
     file = capitalised(named(files))
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -138,6 +144,22 @@ def is_damage(error: Exception) -> bool:
         return True
     # Arrow's own OSErrors, on broken pages, have neither a type of their own nor a number
     return type(error) is OSError and error.errno is None
+
+
+def holds_no_rows(file: str) -> bool:
+    """Whether a parquet file, or the row group that is named behind it, is sound but empty (`datasets` refuses it)."""
+    import fsspec
+    import pyarrow.parquet as parquet
+
+    path, _, group = file.removesuffix(")").partition(ROW_GROUP)
+    if not path.lower().endswith(".parquet"):
+        return False
+    try:
+        with fsspec.open(path) as opened:
+            footer = parquet.read_metadata(opened)
+    except Exception:
+        return False
+    return bool((footer.row_group(int(group)) if group else footer).num_rows == 0)
 
 
 def named(files: list[str]) -> str:

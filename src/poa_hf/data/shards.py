@@ -13,7 +13,7 @@ from copy import copy
 from itertools import count
 from typing import Any
 
-from .damage import is_damage, shard_error, strict_archives
+from .damage import ROW_GROUP, holds_no_rows, is_damage, shard_error, strict_archives
 from .formats import unbroken
 
 # Streams with fewer files are split further, into row groups. Splitting reads each file's footer: on the Hub, one or
@@ -121,6 +121,8 @@ class Shards:
                 with strict_archives():
                     batch = next(batches, None)
             except Exception as error:
+                if number == 0 and is_damage(error) and len(files) == 1 and holds_no_rows(files[0]):
+                    return
                 raise shard_error(error, files, number) from error
             if batch is None:
                 return
@@ -191,7 +193,7 @@ def _files(dataset: Any) -> list[str]:
         paths = [name for value in arguments.values() if isinstance(value, list) for name in value if type(name) is str]
         groups = arguments.get("row_groups_list") or [None]
         if len(paths) == 1 and groups[0] is not None:
-            paths = [f"{paths[0]} (row group {groups[0][0]})"]
+            paths = [f"{paths[0]}{ROW_GROUP}{groups[0][0]})"]
         names += paths
     return list(dict.fromkeys(names))
 

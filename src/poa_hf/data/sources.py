@@ -16,7 +16,7 @@ from ..formatting import one_line
 from ..locations import looks_local
 from .columns import find_image_column as find_image_column
 from .columns import image_of_item as image_of_item
-from .damage import is_damage, sound_features, strict_archives
+from .damage import holds_no_rows, is_damage, sound_features, strict_archives
 from .data_files import as_arguments, select_files
 from .errors import MissingSplit as MissingSplit
 from .folders import choose_shards, holds_images, open_images
@@ -30,6 +30,7 @@ TEXTURES = "textures"  # the name of the built-in images
 TEXTURE_SPLITS = ("train", "test")
 # Names of `datasets` itself for a kind of files, with `data_files` or `data_dir` instead of a dataset's name.
 KINDS_OF_FILES = ("parquet", "arrow", "webdataset", "imagefolder", "json", "csv")
+_ROWS_AT_ONCE = 1000
 
 
 def open_dataset(
@@ -204,6 +205,9 @@ def _load(
             return _load(path, split, streaming, shown_name, **arguments, features=sound_features(list(files)))
         if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
             error = error.__cause__
+        if is_damage(error) and "batch_size" not in arguments and any(map(holds_no_rows, files)):
+            # by default, the number of rows of a file's first row group
+            return _load(path, split, streaming, shown_name, files, **arguments, batch_size=_ROWS_AT_ONCE)
         if is_damage(error):
             remedy = "write it again" if streaming else "leave out --streaming false, to name it and to read the others"
             raise ValueError(

@@ -10,7 +10,7 @@ Follows `rows`, which reads the shards; `order` says which lane fills which posi
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from .rows import Row, StreamedImages
 
 # Last word of the seeds of generators that must not coincide with an image's own, [seed, batch, position].
 SHARD_ORDER, BLOCK_ORDER = 0x73686172, 0x626C6F63
-EMPTY_EPOCHS = 20  # epochs of a lane without a single row before the data is called empty
 
 
 @dataclass
@@ -33,6 +32,12 @@ class Cursor:
     shard: int = 0
     row: int = 0
     source: dict | None = None  # the state of the shard's `datasets` stream; None at its start, or if it is not exact
+    all_shards: bool = False  # whether the lane reads all shards in this epoch, as its share of the last had no row
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the cursor as a lane's state has it."""
+        state = asdict(self)
+        return state if self.all_shards else {name: value for name, value in state.items() if name != "all_shards"}
 
 
 class Lane:
@@ -41,6 +46,9 @@ class Lane:
     In epoch e, lane t of n reads shards `permutation(seed, e)[t::n]` one after the other, so that all lanes together
     read every row once per epoch. The first block of an epoch is shorter in some lanes than in others: otherwise lanes
     that are read in step would all read their next block at the same moment.
+
+    After an epoch in which its share has no row, because a filter keeps those of few files only, a lane reads all
+    shards, beginning at another one than other lanes.
 
     A state says where the current block starts and how many rows were taken from it: resuming reads that block again.
 
@@ -58,13 +66,13 @@ class Lane:
     ):
         self._source, self._seed, self._lane, self._num_lanes = source, seed, lane, num_lanes
         self._block_size = block_size
-        state = state or {"start": asdict(Cursor()), "block": 0, "offset": 0}
+        state = state or {"start": Cursor().as_json(), "block": 0, "offset": 0}
         self._start: dict = state["start"]
         self._number: int = state["block"]
         self._offset: int = state["offset"]
         self._block: list[Row] = []
         self._cursor = Cursor(**self._start)
-        self._order = self._shard_order(self._cursor.epoch)
+        self._order = self._shard_order()
         self._shard: Any = None
         self._rows: Generator[Any, None, None] | None = None
 
@@ -95,13 +103,13 @@ class Lane:
         self._rows = self._shard = None
 
     def _finish_block(self) -> None:
-        cursor = asdict(self._cursor)
+        cursor = self._cursor.as_json()
         if self._shard is not None:
             cursor["source"] = self._source.state(self._shard)
         self._start, self._number, self._offset, self._block = cursor, self._number + 1, 0, []
 
     def _read_block(self) -> None:
-        for _ in range(EMPTY_EPOCHS):
+        while True:
             first = self._block_size - self._block_size // 2 * (self._num_lanes - 1 - self._lane) // self._num_lanes
             size = first if self._number == 0 else self._block_size
             rows: list[Row] = []
@@ -111,10 +119,15 @@ class Lane:
                 rng = np.random.default_rng([self._seed, self._lane, self._cursor.epoch, self._number, BLOCK_ORDER])
                 self._block = [rows[i] for i in rng.permutation(len(rows))]
                 return
-            self._cursor = Cursor(epoch=self._cursor.epoch + 1)
-            self._order = self._shard_order(self._cursor.epoch)
-            self._start, self._number = asdict(self._cursor), 0
-        raise UnreadableData("No row could be read from the dataset's files: check that they are not empty.")
+            is_empty = self._number == 0
+            if is_empty and (self._cursor.all_shards or self._num_lanes == 1):
+                raise UnreadableData(
+                    "No row could be read from the dataset's files: check that they are not empty, and that "
+                    "its filters keep some of their rows."
+                )
+            self._cursor = Cursor(epoch=self._cursor.epoch + 1, all_shards=is_empty)
+            self._order = self._shard_order()
+            self._start, self._number = self._cursor.as_json(), 0
 
     def _read_row(self) -> Row | None:
         """Return the next row of this epoch, or None at its end."""
@@ -132,11 +145,14 @@ class Lane:
             except DamagedShard as error:
                 damage = RestOfShard(f"{error.what}, and the rest of it is left out")
             self.close()
-            self._cursor = cursor = Cursor(epoch=cursor.epoch, shard=cursor.shard + 1)
+            self._cursor = cursor = replace(cursor, shard=cursor.shard + 1, row=0, source=None)
             if damage is not None:  # in the place of the first row that cannot be read, so that it is counted and named
                 return Row(name, damage)
         return None
 
-    def _shard_order(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self._seed, epoch, SHARD_ORDER])
-        return rng.permutation(self._source.num_shards)[self._lane :: self._num_lanes]
+    def _shard_order(self) -> np.ndarray:
+        rng = np.random.default_rng([self._seed, self._cursor.epoch, SHARD_ORDER])
+        order = rng.permutation(self._source.num_shards)
+        if self._cursor.all_shards:
+            return np.roll(order, -(self._lane * len(order) // self._num_lanes))
+        return order[self._lane :: self._num_lanes]
