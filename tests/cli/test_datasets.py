@@ -49,6 +49,8 @@ def folders(tmp_path_factory):
         (["a", "me/b"], [("a", 1.0), ("me/b", 1.0)]),
         ([r"C:\my photos:2", "D:/b, c:1e0"], [(r"C:\my photos", 2.0), ("D:/b, c", 1.0)]),
         (["C:/a", "C:/b"], [("C:/a", 1.0), ("C:/b", 1.0)]),
+        (["my photos:0.7 me/b:3e-1,c:2"], [("my photos", 0.7), ("me/b", 0.3), ("c", 2.0)]),
+        (["a:1, b 2, c:3 "], [("a", 1.0), ("b 2, c", 3.0)]),
     ],
 )
 def test_names_and_weights_on_the_command_line(words, expected, tmp_path):
@@ -57,6 +59,12 @@ def test_names_and_weights_on_the_command_line(words, expected, tmp_path):
     saved = tmp_path / "saved.yaml"
     saved.write_text(recipe.to_yaml())
     assert parse_recipe(["--config", str(saved)]).data == recipe.data
+
+
+def test_a_recipe_may_have_them_in_one_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("datasets: photos:0.7 other:0.3\n")
+    assert parse_recipe(["--config", str(path)]).data == parse_recipe(["--datasets", "photos:0.7", "other:0.3"]).data
 
 
 RECIPE = """
@@ -89,6 +97,8 @@ def test_a_recipe_lists_datasets_with_their_options(folders, tmp_path):
     ("content", "message"),
     [
         ("datasets: [a]", "datasets names one dataset only"),
+        ("datasets: [a, null]", "datasets names a dataset None: give NAME:WEIGHT"),
+        ("datasets: [a, [b, c]]", r"datasets names a dataset \['b', 'c'\]: give NAME:WEIGHT"),
         ("datasets: [a, {dataset_name: b, weight: 0}]", "weight of b in datasets is 0: give a number above 0"),
         ("datasets: [a, 'b:1']", "gives no weight for a, but for others"),
         ("datasets: [a, {dataset_nam: b}]", "dataset_nam is not a known key.*did you mean dataset_name"),

@@ -36,3 +36,6 @@ def test_each_field_is_explained_by_a_sentence(field):
 def test_trackers_are_names():
     assert PoaTrainingArguments(report_to="tensorboard, wandb").trackers == ["tensorboard", "wandb"]
     assert PoaTrainingArguments(report_to="none").trackers == []
+    for given, names in ((["tensorboard", "wandb"], ["tensorboard", "wandb"]), (["none"], []), ([], []), (None, [])):
+        args = PoaTrainingArguments(report_to=given)
+        assert args.trackers == names and isinstance(args.report_to, str)

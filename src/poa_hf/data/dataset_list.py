@@ -13,8 +13,9 @@ from ..formatting import shown_name, suggest
 # The keys of a dataset in a list; those but the weight mean what the options of the same names do.
 _TEXTS = ("dataset_name", "dataset_config_name", "dataset_split", "dataset_revision", "data_dir", "image_column")
 _KEYS = (*_TEXTS, "data_files", "streaming", "weight")
-_WEIGHT = re.compile(r"(.+):([+-]?[0-9.]+(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
-_COMMA = re.compile(r"(:[0-9.]+),(?=.*:[0-9.]+$)")
+_NUMBER = r"[+-]?[0-9.]+(?:e[+-]?[0-9]+)?"
+_WEIGHT = re.compile(rf"(.+):({_NUMBER})", re.IGNORECASE)
+_BETWEEN = re.compile(rf"(:{_NUMBER})[,\s]\s*(?=\S.*:{_NUMBER}\s*$)", re.IGNORECASE)
 
 
 def read_datasets(entries: Sequence[Any]) -> list[dict[str, Any]]:
@@ -31,7 +32,7 @@ def read_datasets(entries: Sequence[Any]) -> list[dict[str, Any]]:
         >>> read_datasets(["photos:0.7", {"dataset_name": "me/images", "weight": 0.3}])
         [{'dataset_name': 'photos', 'weight': 0.7}, {'dataset_name': 'me/images', 'weight': 0.3}]
     """
-    found = [_from_mapping(each) if isinstance(each, Mapping) else _from_text(str(each)) for each in _split(entries)]
+    found = [_from_mapping(each) if isinstance(each, Mapping) else _from_text(each) for each in _split(entries)]
     if len(found) < 2:
         raise ValueError("datasets names one dataset only: give two or more, or dataset_name.")
     missing = [each["dataset_name"] for each in found if "weight" not in each]
@@ -91,18 +92,19 @@ def _is_local(dataset: Mapping[str, Any]) -> bool:
 
 
 def _split(entries: Sequence[Any]) -> list[Any]:
-    """Split `a:0.7,b:0.3`, as other lists may be written; a comma elsewhere is part of a name."""
+    """Split `a:0.7,b:0.3` and `a:0.7 b:0.3`, as other lists may be written; elsewhere both signs are part of a name."""
     parts: list[Any] = []
     for each in entries:
-        parts += _COMMA.sub("\\1\n", each).split("\n") if isinstance(each, str) else [each]
+        parts += _BETWEEN.sub("\\1\n", each.strip()).split("\n") if isinstance(each, str) else [each]
     return parts
 
 
-def _from_text(text: str) -> dict[str, Any]:
+def _from_text(entry: Any) -> dict[str, Any]:
+    text = "" if entry is None or isinstance(entry, bool | list | tuple) else str(entry)
+    if not text.strip():
+        raise ValueError(f"datasets names a dataset {entry!r}: give NAME:WEIGHT.")
     match = _WEIGHT.fullmatch(text)
     if match is None:
-        if not text.strip():
-            raise ValueError("datasets names a dataset '': give NAME:WEIGHT.")
         return {"dataset_name": text}
     return {"dataset_name": match[1], "weight": _weight(match[2], match[1])}
 

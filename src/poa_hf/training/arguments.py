@@ -224,6 +224,8 @@ class PoaTrainingArguments(StockArguments, CropArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.report_to is None or isinstance(self.report_to, list | tuple):  # as transformers takes it
+            self.report_to = ",".join(map(str, self.report_to or ())) or "none"
         super().__post_init__()
         if not self.output_dir:
             raise ValueError("output_dir is empty: name a folder for the run.")
