@@ -212,6 +212,39 @@ def test_broken_metadata_is_named(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        (
+            "metadata.csv",
+            "file_name,file_name\n0.png,0.png\n",
+            "has 'file_name' as the name of several columns",
+        ),
+        ("metadata.csv", "file_name,label,label\n0.png,1,2\n", "has 'label' as the name of several columns: rename"),
+        ("metadata.csv", "file_name,label\n0.png,a\n0.png,b\n", "names 0.png a second time, with other values: leave"),
+        ("metadata.csv", "file_name,label\n0.png,a\n1.png,caf\xe9\n", r"is not in UTF-8 \(line 3\): save it"),
+        ("metadata.jsonl", '{"file_name": "0.png", "label": "caf\xe9"}\n', r"is not in UTF-8 \(line 1\): save it"),
+        (
+            "metadata.csv",
+            "file_name,mask_file_name\ngone.png,0.png\n",
+            "holds only files that its metadata names",
+        ),
+    ],
+)
+def test_metadata_that_means_nothing_clear_is_refused(tmp_path, name, content, message):
+    put(tmp_path, "0.png")
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=message) as caught:
+        open_dataset(str(tmp_path))
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_row_of_metadata_may_be_repeated(tmp_path):
+    put(tmp_path, "0.png", "1.png")
+    (tmp_path / "metadata.csv").write_bytes("\ufefffile_name,size\n0.png,nan\n1.png,2.5\n0.png,nan\n".encode())
+    assert open_dataset(str(tmp_path))["size"][1] == 2.5
+
+
 def test_archives_are_to_be_unpacked(tmp_path):
     put(tmp_path, "photos.zip")
     with pytest.raises(ValueError, match=r"holds no images.* \(1 \.zip\): unpack its archives\."):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,8 +101,8 @@ def read_metadata(root: str, files: Sequence[str], name: str) -> Metadata:
         name: What messages call the folder.
 
     Raises:
-        ValueError: For a file that cannot be read, that has no column `file_name`, or one called `image`, or that has
-            other types of columns than another one.
+        ValueError: For a file that cannot be read, that has no column `file_name`, one called `image` or two of one
+            name, or that has other types of columns than another one; for an image with two different rows.
     """
     import pyarrow as pa
 
@@ -114,7 +115,10 @@ def read_metadata(root: str, files: Sequence[str], name: str) -> Metadata:
     for path, table in zip(files, tables, strict=True):
         folder = posixpath.dirname(path)
         for number, file_name in enumerate(table[FILE_NAME].to_pylist(), start):
-            rows[_place(folder, file_name)] = number
+            first = rows.setdefault(_place(folder, file_name), number)
+            if first != number and _row(tables, first) != _row(tables, number):
+                place = os.path.join(root, path)
+                raise ValueError(f"{place} names {file_name} a second time, with other values: leave one row of it.")
         for each in found:
             values = table[each].to_pylist() if each in table.column_names else [None] * len(table)
             linked[columns[each]] += [_place(folder, value) if value else None for value in values]
@@ -128,6 +132,16 @@ def read_metadata(root: str, files: Sequence[str], name: str) -> Metadata:
 
 def _place(folder: str, file_name: Any) -> str:
     return posixpath.normpath(posixpath.join(folder, str(file_name)))
+
+
+def _row(tables: Sequence[Any], number: int) -> dict[str, str]:
+    """Return the values of one row of all tables, as text in which missing numbers are alike."""
+    for table in tables:
+        if number < len(table):
+            (row,) = table.drop_columns([FILE_NAME]).slice(number, 1).to_pylist()
+            return {column: str(value) for column, value in row.items()}
+        number -= len(table)
+    raise IndexError(f"row {number}")
 
 
 def _read(root: str, path: str) -> Any:
@@ -145,9 +159,17 @@ def _read(root: str, path: str) -> Any:
     place = os.path.join(root, path)
     try:
         with open(place, "rb") as file:
-            table = readers[suffix_of(path)](file)
+            content = file.read()
+        if suffix_of(path) != ".parquet":
+            content.decode()
+        table = readers[suffix_of(path)](pa.BufferReader(content))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{place} is not in UTF-8 (line {line}): save it in this encoding.") from error
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{place} cannot be read ({one_line(error)}): mend it, or move it away.") from error
+    if twice := [column for column, count in Counter(table.column_names).items() if count > 1]:
+        raise ValueError(f"{place} has {twice[0]!r} as the name of several columns: rename all but one.")
     if FILE_NAME not in table.column_names:
         raise ValueError(
             f"{place} has no column {FILE_NAME!r} (its columns: {', '.join(table.column_names)}): add one with the "

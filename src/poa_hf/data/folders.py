@@ -66,6 +66,8 @@ def open_images(listing: Listing, name: str, split: str, by_split: Mapping[str, 
     # masks that the metadata names beside the images are no images themselves
     masks = metadata.linked_files if metadata is not None else set()
     images = [path for path in listing.images if shown(path) not in masks]
+    if not images:
+        raise ValueError(f"The folder {name} holds only files that its metadata names beside images: add the images.")
     splits = _splits_of_images(images) if by_split is None else _named_splits(images, by_split)
     ranges = split_ranges(split, {each: len(paths) for each, paths in splits.items()}, name)
     chosen = [path for each, start, stop in ranges for path in splits[each][start:stop]]
