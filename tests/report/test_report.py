@@ -182,6 +182,7 @@ def test_a_hostile_run(trained, tmp_path):
         file.writelines(json.dumps(line) + "\n" for line in lines)
     arguments = json.loads((folder / "training_args.json").read_text())
     (folder / "training_args.json").write_text(json.dumps(arguments | {"max_steps": evil}))
+    (folder / "config.yaml").write_text("dataset_name: [a, b]\neval_dataset_name: 7\n")
     path = write_report(folder, tmp_path / "out", "textures", num_images=1)
     page = check(path)
     assert page.tags.count("script") == 1

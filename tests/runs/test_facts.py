@@ -147,6 +147,25 @@ def test_training_images_are_named_without_their_place(tiny_model, tmp_path, nam
     assert facts.dataset_config == (None if name is None else "2012")
 
 
+def test_names_and_numbers_of_other_kinds_are_not_known(trained, tmp_path):
+    """A recipe is read as it is, since a card or report says less where it is damaged."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "config.yaml").write_text("dataset_name: [a, b]\neval_dataset_name: 7\ndataset_split: {a: 1}\nseed: 3\n")
+    (run / "training_args.json").write_text(json.dumps({"learning_rate": "high", "warmup_steps": "many"}))
+    facts = RunFacts.read(run)
+    assert facts.recipe == {"seed": 3} and facts.dataset is facts.dataset_split is facts.peak_learning_rate is None
+
+
+def test_a_checkpoint_of_one_size_is_named(tiny_model, tmp_path):
+    size = tiny_model.config.backbone_config.space.smallest
+    tiny_model.config.backbone_config.stock_config(size).save_pretrained(tmp_path)
+    facts = RunFacts.read(tmp_path)
+    for read in (lambda: facts.backbone, lambda: facts.space):
+        with pytest.raises(ValueError) as refusal:
+            read()
+        assert str(refusal.value) == (f"{tmp_path} is a checkpoint of one size (dinov2): give the output_dir of a run.")
+
+
 def test_a_folder_that_looks_like_a_hub_id_is_recorded_as_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my" / "images").mkdir(parents=True)

@@ -292,7 +292,8 @@ def test_mistakes_are_one_sentence(run_folder, capsys, options, sentence):
 def test_folders_without_an_elastic_model_are_refused(tmp_path, capsys):
     assert "does not exist" in outcome(capsys, tmp_path / "nowhere")[1].err
     PoaViTConfig().stock_config(SubNetwork(384, 12)).save_pretrained(tmp_path)
-    assert "'dinov2' has one size only" in outcome(capsys, tmp_path)[1].err
+    sentence = f"{tmp_path} is a checkpoint of one size (dinov2): give the output_dir of a run."
+    assert sentence in outcome(capsys, tmp_path)[1].err
 
 
 def test_a_table_serves_as_latencies():

@@ -115,7 +115,7 @@ class RunFacts:
             if difference := first_difference(model, thorough=False, only={CONFIG}):
                 raise ValueError(f"The model in {model} is damaged ({difference}): restore the file from a copy.")
         folder = RunFolder.containing(model or run)
-        recipe = _read_mapping(folder.recipe, parse_yaml)
+        recipe = _with_names(_read_mapping(folder.recipe, parse_yaml))
         if config is None and model is not None:
             config = load_saved_config(model)
         elif config is None and recipe:
@@ -151,7 +151,14 @@ class RunFacts:
         """The configuration of the elastic backbone. ValueError if it is not known, or has one size only."""
         if self.config is None:
             raise ValueError(self.no_model)
-        return elastic_config(self.config)
+        try:
+            return elastic_config(self.config)
+        except ValueError as error:
+            if not self.name:
+                raise
+            raise ValueError(
+                f"{self.name} is a checkpoint of one size ({self.config.model_type}): give the output_dir of a run."
+            ) from error
 
     @property
     def space(self) -> ElasticSpace:
@@ -188,7 +195,8 @@ class RunFacts:
     def peak_learning_rate(self) -> float | None:
         """The learning rate after the warm-up, scaled by the square root of the batch size."""
         rate = self.arguments.get("learning_rate")
-        return None if rate is None or self.batch_size is None else rate * math.sqrt(self.batch_size / 1024)
+        is_known = isinstance(rate, int | float) and self.batch_size is not None
+        return rate * math.sqrt(self.batch_size / 1024) if is_known else None
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -220,6 +228,12 @@ def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _with_names(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without names of datasets, configurations and splits that are no text, as nobody can be told them."""
+    names = [f"{prefix}dataset_{what}" for prefix in ("", "eval_") for what in ("name", "config_name", "split")]
+    return {key: value for key, value in recipe.items() if key not in names or isinstance(value, str)}
 
 
 def _config_of_recipe(path: Path) -> PreTrainedConfig | None:
@@ -256,6 +270,7 @@ def _shares(recipe: dict[str, Any]) -> tuple[DatasetShare, ...]:
 def _saved_batch_size(model: Path | None, folder: RunFolder) -> int | None:
     """The batch size that a checkpoint has written down."""
     for checkpoint in (*([model] if model else []), *reversed(checkpoints(folder.path))):
-        if size := _read_mapping(checkpoint / COUNTS, json.loads).get("global_batch_size"):
+        size = _read_mapping(checkpoint / COUNTS, json.loads).get("global_batch_size")
+        if size and isinstance(size, int):
             return size
     return None

@@ -215,7 +215,8 @@ def _gram_anchoring(config: PoaConfig) -> str:
 
 
 def _training_arguments(arguments: Mapping[str, Any], peak_learning_rate: float | None) -> Iterator[tuple[str, str]]:
-    """Yield the trainer's arguments that change what is learnt."""
+    """Yield the trainer's arguments that change what is learnt. Those that are no numbers are left out."""
+    arguments = {name: value for name, value in arguments.items() if isinstance(value, int | float)}
 
     def schedule(first: str, last: str) -> str:
         """Return the first and the last value of a schedule."""
@@ -234,7 +235,7 @@ def _training_arguments(arguments: Mapping[str, Any], peak_learning_rate: float 
         large, small, count = (arguments[name] for name in ("global_crop_size", "local_crop_size", "num_local_crops"))
         local_crops = f", {count} of {small} x {small}" if count else ""
         yield "crops per image", f"2 of {large} x {large} pixels{local_crops}"
-    if (first := arguments.get("elastic_start_step")) and isinstance(first, int):
+    if first := arguments.get("elastic_start_step"):
         yield "steps before smaller students were trained", f"{first:,}"
     if (students := arguments.get("num_elastic_students")) and students != 1:
         yield "smaller students per step", f"up to {students}"
@@ -307,10 +308,10 @@ def quality_of(comparison: Comparison | None, rows: Iterable[SizeRow]) -> Qualit
 
 def crop_sizes(facts: CardFacts) -> dict[str, int]:
     """Return the arguments of further training for the sides of crops, if they are not the default ones."""
-    sizes = {name: facts.run.arguments.get(name) for name in ("global_crop_size", "local_crop_size")}
-    sizes["global_crop_size"] = sizes["global_crop_size"] or image_shape(facts.config.backbone_config)[1]
-    usual = CropArguments()
-    return {name: size for name, size in sizes.items() if size and size != getattr(usual, name)}
+    known = {name: size for name, size in facts.run.arguments.items() if size and isinstance(size, int)}
+    sizes = {"global_crop_size": image_shape(facts.config.backbone_config)[1]} | known
+    usual = {name: getattr(CropArguments(), name) for name in ("global_crop_size", "local_crop_size")}
+    return {name: sizes[name] for name in usual if sizes.get(name, usual[name]) != usual[name]}
 
 
 def _count(value: int | None) -> str:
