@@ -1,6 +1,7 @@
 """Datasets are opened by name without the network where they are local, and mistakes end in one sentence."""
 
 import io
+import shutil
 import socket
 import tarfile
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from poa_hf.data import find_image_column, open_dataset
+from poa_hf.data.rows import StreamedImages
 from poa_hf.evaluation.splits import open_splits
 
 
@@ -27,10 +29,23 @@ def picture(number=0):
     return Image.fromarray(np.full((8, 10, 3), number, dtype=np.uint8))
 
 
-def stored(count=6):
+def encoded(kind, number=0) -> bytes:
     file = io.BytesIO()
-    picture().save(file, "PNG")
-    rows = {"image": [{"bytes": file.getvalue(), "path": None}] * count, "label": list(range(count))}
+    picture(number).save(file, kind)
+    return file.getvalue()
+
+
+def archive(path, *members):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def stored(count=6):
+    rows = {"image": [{"bytes": encoded("PNG"), "path": None}] * count, "label": list(range(count))}
     features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
     return datasets.Dataset.from_dict(rows, features=features)
 
@@ -55,14 +70,7 @@ def test_parquet_folder(parquet, streaming):
 
 
 def test_webdataset_folder(tmp_path):
-    with tarfile.open(tmp_path / "train-000.tar", "w") as tar:
-        for i in range(3):
-            file = io.BytesIO()
-            picture(i).save(file, "JPEG")
-            info = tarfile.TarInfo(f"{i:05d}.jpg")
-            info.size = file.tell()
-            file.seek(0)
-            tar.addfile(info, file)
+    archive(tmp_path / "train-000.tar", *((f"{i:05d}.jpg", encoded("JPEG", i)) for i in range(3)))
     dataset = open_dataset(str(tmp_path))
     assert find_image_column(dataset) == "jpg"
     assert len(list(dataset)) == 3
@@ -183,3 +191,81 @@ def test_options_without_a_meaning_are_refused(tmp_path):
     for name in ("", " "):
         with pytest.raises(ValueError, match="The name of the dataset is empty: give a folder"):
             open_dataset(name)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{", '{"x": 1}'])
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_images_beside_a_file_called_as_in_saved_datasets(tmp_path, name, content):
+    picture().save(tmp_path / "1.png")
+    (tmp_path / name).write_text(content)
+    assert len(open_dataset(str(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("lost", ["data-00000-of-00001.arrow", "dataset_info.json"])
+def test_a_saved_dataset_that_lacks_a_file(tmp_path, lost):
+    stored().save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / lost).unlink()
+    with pytest.raises(
+        ValueError, match=r"saved dataset .*saved could not be opened \(.*\): write it again by save_to"
+    ):
+        open_dataset(str(tmp_path / "saved"))
+
+
+JPEG, PNG = encoded("JPEG"), encoded("PNG")
+
+
+@pytest.mark.parametrize(
+    "members, message",
+    [
+        ([], "holds no file with a suffix"),
+        ([("0", JPEG)], "holds no file with a suffix"),
+        ([("0.jpg", JPEG), ("1.png", PNG)], "begins with samples of several kinds of files"),
+        ([("0.jpg", JPEG), ("0.cls", b"cat")], "has a .cls that is no whole number"),
+        ([("0.jpg", JPEG), ("0.jpg", JPEG)], "has one name twice"),
+        (
+            [("0.jpg", JPEG), ("0.json", b'{"a": 1}'), ("1.jpg", JPEG), ("1.json", b'{"a": "x"}')],
+            "has a field of several types",
+        ),
+    ],
+)
+@pytest.mark.parametrize("streaming", [True, False])
+def test_archives_that_are_no_webdataset_are_named(tmp_path, members, message, streaming):
+    archive(tmp_path / "train-0.tar", *members)
+    with pytest.raises(ValueError, match=rf"The file .*train-0\.tar {message} \(.*\): ") as caught:
+        open_dataset(str(tmp_path), streaming=streaming)
+    assert "check its name" not in str(caught.value)
+
+
+def test_what_is_no_webdataset_is_named_wherever_it_is(tmp_path):
+    samples = [(f"{row}.{suffix}", content) for row in range(7) for suffix, content in (("jpg", JPEG), ("cls", b"1"))]
+    archive(tmp_path / "train-0.tar", *samples, ("7.jpg", JPEG), ("7.cls", b"cat"))
+    with pytest.raises(ValueError, match=r"The file .*train-0\.tar has a .cls that is no whole number .*: call such"):
+        len(open_splits(str(tmp_path), train_split=None, test_split="train", label_column="cls").test)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_tables_that_cannot_be_opened_are_named(tmp_path, streaming):
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"The file .*a\.jsonl holds no rows"):
+        open_dataset(str(tmp_path), streaming=streaming)
+    archive(tmp_path / "a::b" / "train-0.tar", ("0.jpg", JPEG))
+    with pytest.raises(ValueError, match=r"a::b/train-0.tar has '::' in it, which .*: rename it"):
+        open_dataset(str(tmp_path / "a::b"), streaming=streaming)
+
+
+def test_a_first_arrow_file_that_is_damaged(tmp_path):
+    for number in range(2):
+        stored(2).save_to_disk(tmp_path / "saved")
+        (tmp_path / "saved" / "data-00000-of-00001.arrow").rename(tmp_path / f"train-{number}.arrow")
+    (tmp_path / "train-0.arrow").write_bytes((tmp_path / "train-0.arrow").read_bytes()[:300])
+    shutil.rmtree(tmp_path / "saved")
+    images = StreamedImages(open_dataset(str(tmp_path)))
+    assert len(list(images.rows(images.open_shard(1)))) == 2
+    with pytest.raises(ValueError, match=r"train-0.arrow is damaged after 0 rows"):
+        list(images.rows(images.open_shard(0)))
+
+
+def test_configurations_behind_a_byte_order_mark_are_read(parquet):
+    card = "\ufeff---\nconfigs:\n- config_name: small\n  data_files: test-*.parquet\n---\n"
+    (parquet / "README.md").write_text(card, encoding="utf-8")
+    assert len(list(open_dataset(str(parquet)))) == 2

@@ -21,12 +21,33 @@ from typing import Any, Self
 
 from ..formatting import capitalised, listed, one_line
 from .errors import UnreadableData, reading_error
+from .folders import LOADERS
 from .formats import UndecodableImage
+from .listing import suffix_of
 
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 _PARQUET_LOG = logging.getLogger("datasets.packaged_modules.parquet.parquet")
 ROW_GROUP = " (row group "  # between the names of a parquet file and of its row group
+_TRIED = 100  # files that are opened one by one, to name the one that cannot be
 _BLOCK = 512  # bytes; an archive is made of such blocks, and ends with at least two of zeros
+# What libraries say of files that are sound, but not as `datasets` reads them: what is the matter, and what to do.
+_FAULTS = (
+    (
+        "Must pass at least one table",
+        "holds no file with a suffix",
+        "name its members as in 0001.jpg, or take it out of the dataset",
+    ),
+    (
+        "don't share the same prefix or the same types",
+        "begins with samples of several kinds of files",
+        "give each sample the same ones, such as .jpg and .cls, or unpack it into a folder of images",
+    ),
+    ("Duplicate field", "has one name twice", "give its members different names"),
+    ("invalid literal for int() with base 10: b'", "has a .cls that is no whole number", "call such members .txt"),
+    ("incompatible types", "has a field of several types", "write it as one type in all rows"),
+    ("StopIteration", "holds no rows", "give one that holds some"),
+    ("corresponds to no data", "holds no rows", "give one that holds some"),
+)
 _LFS, _PAGE = b"version https://git-lfs", (b"<!doctype", b"<html")
 
 
@@ -43,10 +64,12 @@ class DamagedShard(UnreadableData):
         self.files, self.rows, self.cause = files, rows, cause
         kind = next((kind for kind in map(_foreign_kind, files[:1]) if kind), None)
         read = "" if rows is None else f" after {rows} rows"
-        self.what = f"{named(files)} is {kind or f'damaged{read} ({cause})'}"
-        remedy = "download or write it again, or take it out of the dataset"
-        if kind and "LFS" in kind:
+        what, remedy = f"is damaged{read}", "download or write it again, or take it out of the dataset"
+        if kind is None:
+            what, remedy = fault_of(cause) or (what, remedy)
+        elif "LFS" in kind:
             remedy = 'run "git lfs pull" in its repository'
+        self.what = f"{named(files)} {f'is {kind}' if kind else f'{what} ({cause})'}"
         super().__init__(f"{capitalised(self.what)}: {remedy}.")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -108,6 +131,8 @@ def shard_error(error: Exception, files: list[str], rows: int) -> Exception:
         )
     if isinstance(error, UnreadableData) or not files:
         return reading_error(error)
+    if "packaged_modules" in _places(error) and (fault := fault_of(error)):  # no function of the user's
+        return UnreadableData(f"{capitalised(named(files))} {fault[0]} ({one_line(error)}): {fault[1]}.")
     if is_damage(error):
         if len(files) > 1 and (empty := [file for file in files if holds_no_rows(file)]):
             return UnreadableData(
@@ -133,12 +158,22 @@ def shard_error(error: Exception, files: list[str], rows: int) -> Exception:
     return UnreadableData(f"{one_line(told)} ({named(files)}, after {rows} rows).") if told is not error else error
 
 
+def fault_of(error: Exception | str) -> tuple[str, str] | None:
+    """Say what `datasets` does not read in a sound file, and what to do about it; None for any other error."""
+    text = one_line(error)
+    return next(((what, remedy) for words, what, remedy in _FAULTS if words in text), None)
+
+
+def _places(error: Exception) -> str:
+    return "\n".join(frame.filename for frame in traceback.extract_tb(error.__traceback__))
+
+
 def is_damage(error: Exception) -> bool:
     """Whether an exception means that a file's content is broken, rather than that it could not be fetched."""
     import pyarrow as pa
 
     # a function of the user's may raise the same
-    if not any("packaged_modules" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+    if "packaged_modules" not in _places(error):
         return False
     if isinstance(error, (*_DAMAGE, gzip.BadGzipFile, pa.ArrowInvalid)):
         return True
@@ -187,19 +222,42 @@ def sound_features(files: list[str]) -> Any:
     Raises:
         DamagedShard: If there is none; it names the first file.
     """
-    import datasets
-
     first: DamagedShard | None = None
     for file in files:
-        kind = "webdataset" if file.endswith((".tar", ".tar.gz", ".tgz")) else "parquet"
         try:
-            with strict_archives():
-                return datasets.load_dataset(
-                    kind, data_files=[glob.escape(file)], split="train", streaming=True
-                ).features
+            return _opened(file).features
         except Exception as error:
             if not is_damage(error):
                 raise
             first = first or DamagedShard([file], None, one_line(error))
     assert first is not None
     raise first
+
+
+def opening_error(error: Exception, name: str, files: list[str]) -> ValueError:
+    """Return what to raise where local files cannot be opened; it names the first that cannot be opened by itself.
+
+    Args:
+        error: What was raised for all of them.
+        name: What messages call the dataset.
+        files: The files.
+    """
+    subject = f"The dataset {name}"
+    for file in files[:_TRIED]:
+        try:
+            next(iter(_opened(file)), None)
+        except Exception as alone:
+            subject, error = capitalised(named([file])), alone
+            break
+    what, remedy = fault_of(error) or ("could not be read", "mend it, or take it out of the dataset")
+    return ValueError(f"{subject} {what} ({one_line(error)}): {remedy}.")
+
+
+def _opened(file: str) -> Any:
+    """Open a local file of a dataset by itself, as a stream."""
+    import datasets
+
+    with strict_archives():
+        return datasets.load_dataset(
+            LOADERS[suffix_of(file)], data_files=[glob.escape(file)], split="train", streaming=True
+        )

@@ -6,21 +6,21 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from tarfile import TarError
 from typing import Any
 
 from ..formatting import one_line
 from ..locations import looks_local
 from .columns import find_image_column as find_image_column
 from .columns import image_of_item as image_of_item
-from .damage import holds_no_rows, is_damage, sound_features, strict_archives
+from .damage import fault_of, holds_no_rows, is_damage, opening_error, sound_features, strict_archives
 from .data_files import as_arguments, select_files
 from .errors import MissingSplit as MissingSplit
 from .folders import choose_shards, holds_images, open_images
-from .listing import ARCHIVE_SUFFIXES, Listing, list_folder, suffix_of
+from .listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, Listing, list_folder, suffix_of
 from .shards import declared_length
 from .splits import check_split_names, rows_of_splits, stream_of_splits
 
@@ -101,10 +101,19 @@ def open_dataset(
         name, folder = str(Path(name) / data_dir), folder / data_dir
         if not folder.is_dir():
             raise ValueError(f"data_dir {data_dir!r} is no folder in {folder.parent}: give one that is.")
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+    if _has_key(folder / "dataset_dict.json", "splits") or _has_key(folder / "state.json", "_data_files"):
         _refuse(name, "is a saved dataset", config_name=config_name, data_files=patterns)
         return _open_saved(folder, name, split)
     return _open_folder(folder, name, config_name, split, streaming, patterns)
+
+
+def _has_key(path: Path, key: str) -> bool:
+    """Whether a file is JSON with a key, as those of saved datasets are; others may be called alike."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and key in content
 
 
 def _refuse(name: str, what: str, **options: Any) -> None:
@@ -136,7 +145,13 @@ def _open_saved(folder: Path, name: str, split: str) -> Any:
     """Open what `save_to_disk` wrote; it is memory-mapped, so splits that are not used cost nothing."""
     import datasets
 
-    saved = datasets.load_from_disk(str(folder))
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise ValueError(
+            f"The saved dataset {name} could not be opened ({one_line(error)}): write it again by save_to_disk, or "
+            "restore its files."
+        ) from error
     if isinstance(saved, datasets.DatasetDict):
         return rows_of_splits(saved, split, name)
     # one without a name is the train split only, or it would be its own test split as well
@@ -164,18 +179,21 @@ def _open_folder(
     if holds_images(listing):
         return open_images(listing, name, split, by_split)
     loader, files = choose_shards(listing, name, by_split)
+    if "::" in (odd := next((path for paths in files.values() for path in paths if "::" in path), "")):
+        raise ValueError(f"The path {odd} has '::' in it, which `datasets` takes for several addresses: rename it.")
     # `datasets` takes paths for patterns
     escaped = {each: [glob.escape(path) for path in paths] for each, paths in files.items()}
-    shards = [] if loader in ("json", "csv") else [path for paths in files.values() for path in paths]
+    shards = [path for paths in files.values() for path in paths]
     return _load(loader, split, streaming, name, shards, data_files=escaped)
 
 
 def _declares_configurations(readme: Path) -> bool:
     """Whether a dataset card says which files belong to which configuration and split."""
     try:
-        head = readme.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
+        text = readme.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
+    head = text.removeprefix("\ufeff").split("---\n", 2)
     return len(head) == 3 and not head[0].strip() and any(line.startswith("configs:") for line in head[1].splitlines())
 
 
@@ -193,13 +211,10 @@ def _load(
     shown_name = shown_name or path
     try:
         with strict_archives():
-            if streaming:
-                streams = datasets.load_dataset(path, streaming=True, **arguments)
-                return stream_of_splits(streams, split, shown_name, declared_length)
-            return datasets.load_dataset(path, split=split, **arguments)
-    except MissingSplit:
+            opened = datasets.load_dataset(path, streaming=streaming, split=None if streaming else split, **arguments)
+    except MemoryError:
         raise
-    except (ValueError, OSError, TarError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:
         if streaming and is_damage(error) and files:
             # the first file says what the columns are, and is damaged: a sound one does as well
             return _load(path, split, streaming, shown_name, **arguments, features=sound_features(list(files)))
@@ -208,6 +223,8 @@ def _load(
         if is_damage(error) and "batch_size" not in arguments and any(map(holds_no_rows, files)):
             # by default, the number of rows of a file's first row group
             return _load(path, split, streaming, shown_name, files, **arguments, batch_size=_ROWS_AT_ONCE)
+        if files and (fault_of(error) or suffix_of(files[0]) in TABLE_SUFFIXES):
+            raise opening_error(error, shown_name, list(files)) from error
         if is_damage(error):
             remedy = "write it again" if streaming else "leave out --streaming false, to name it and to read the others"
             raise ValueError(
@@ -216,11 +233,14 @@ def _load(
             ) from error
         if isinstance(error, ValueError) and not streaming:
             check_split_names(_streamed_splits(path, split, arguments), shown_name, split)
-        part = "".join(f", its {option}" for option in ("data_dir", "data_files") if not files and option in arguments)
+        if files:
+            raise opening_error(error, shown_name, list(files)) from error
+        part = "".join(f", its {option}" for option in ("data_dir", "data_files") if option in arguments)
         raise ValueError(
             f"The dataset {shown_name} could not be opened ({one_line(error)}): check its name{part}, its "
             "configuration and, for a dataset on the Hub, the connection and your access rights."
         ) from error
+    return stream_of_splits(opened, split, shown_name, declared_length) if streaming else opened
 
 
 def _streamed_splits(path: str, split: str, arguments: Mapping[str, Any]) -> Iterable[str]:
@@ -229,5 +249,5 @@ def _streamed_splits(path: str, split: str, arguments: Mapping[str, Any]) -> Ite
 
     try:
         return datasets.load_dataset(path, streaming=True, **arguments)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError):
+    except Exception:
         return [split]
