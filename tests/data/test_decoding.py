@@ -100,6 +100,20 @@ def test_sixteen_bits_are_scaled():
     assert np.asarray(open_image(fractions))[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_the_transparent_value_of_sixteen_bits_becomes_white():
+    values = np.array([[0, 1000, 30000, 65535]], dtype=np.uint16)
+    plain, marked = (as_file(Image.fromarray(values), **options) for options in ({}, {"transparency": 1000}))
+    expected = np.asarray(open_image(plain)).copy()
+    expected[0, 1] = 255
+    assert np.array_equal(open_image(marked), expected)
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_opacity_that_is_multiplied_in(mode):
+    plain = Image.fromarray(np.array([[[90, 90, 90, 255], [8, 8, 8, 0]]], dtype=np.uint8)).convert(mode.upper())
+    assert np.asarray(open_image(plain.convert(mode))).tolist() == [[[90] * 3, [255] * 3]]
+
+
 def test_cmyk_jpeg():
     image = Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK")
     assert np.abs(np.asarray(open_image(as_file(image, "JPEG", quality=95)))[8, 8] - np.array([200, 30, 60])).max() < 6

@@ -146,7 +146,11 @@ def test_each_dataset_may_have_a_column_of_its_own():
     ("arguments", "message"),
     [
         (([[1]],), "A mixture of 1 datasets is none"),
-        (([[1], [2]], [1, 2, 3]), "3 weights and 2 names for 2 datasets"),
+        (([[1], [2]], [1, 2, 3]), "3 weights for 2 datasets: give one each"),
+        (([[1], [2]], [1, 1], ["a"]), "1 names for 2 datasets: give one each"),
+        (([[1], [2]], None, None, ["a"]), "1 image_columns for 2 datasets: give one each"),
+        (([[1], [2]], [1, None]), "weight None of a dataset is no number: give a positive number"),
+        (([[1], [2]], ["a", 1]), "weight 'a' of a dataset is no number: give a positive number"),
         (([[1], [2]], [1, 0]), "weight 0 of a dataset is not above 0"),
         (([[1], [2]], [1, float("nan")]), "weight nan"),
         (([[1], [2]], [1e-9, 1]), "share of 1e-09: give weights that are 0.0001 of their sum or more"),

@@ -1,11 +1,16 @@
 """Rows are read undecoded, whatever the dataset."""
 
+from collections import UserDict
+
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from poa_hf.data import UndecodableImage, open_image
+from poa_hf.data import CropArguments, PretrainingLoader, UndecodableImage, open_image
 from poa_hf.data.rows import IndexedImages, StreamedImages, undecoded
+from poa_hf.evaluation.labelled import LabelledImages
 
 from .images import png, stored_images
 
@@ -53,3 +58,24 @@ def test_nested_lists_are_images(shape):
     for items in (nested, [(each, 1) for each in nested], [[each, 1] for each in nested]):
         images = IndexedImages(items)
         assert [open_image(images.row(number).image).tobytes() for number in range(2)] == expected
+
+
+def test_items_that_are_mappings_have_columns():
+    items = [UserDict(image=png(number), label=number) for number in range(2)]
+    images = IndexedImages(items)
+    assert images.column == "image" and [images[number] for number in range(2)] == [png(0), png(1)]
+
+
+@pytest.mark.parametrize(
+    "make, remedy",
+    [
+        (lambda rows: pd.DataFrame(rows), "A DataFrame of pandas is no dataset: give datasets.Dataset.from_pandas"),
+        (lambda rows: pa.table(rows), r"A Table of pyarrow is no dataset: give datasets.Dataset\(dataset\)"),
+    ],
+)
+def test_tables_of_other_libraries_are_refused_with_what_to_give(make, remedy):
+    table = make({"image": [png(0), png(1)]})
+    with pytest.raises(ValueError, match=remedy):
+        PretrainingLoader(table, CropArguments(), batch_size=1, mask_grid=(2, 2))
+    with pytest.raises(ValueError, match=remedy):
+        LabelledImages(table)

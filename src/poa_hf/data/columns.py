@@ -5,7 +5,7 @@ Follows `sources`, which opens the dataset; `rows` reads the column.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..formatting import suggest
@@ -18,6 +18,12 @@ MASK_COLUMNS = (
     *("mask", "masks", "segmentation", "segmentation_mask", "semantic_segmentation", "semantic_mask", "seg"),
     *("annotation", "label_map", "labelmap"),
 )
+# Tables of other libraries, which are no collections of rows, and what makes datasets of them.
+_TABLES = {
+    ("pandas", "DataFrame"): "datasets.Dataset.from_pandas(dataset)",
+    ("polars", "DataFrame"): "datasets.Dataset.from_polars(dataset)",
+    ("pyarrow", "Table"): "datasets.Dataset(dataset)",
+}
 DEPTH_COLUMNS = ("depth", "depth_map", "depths")
 
 
@@ -31,14 +37,20 @@ def column_features(dataset: Any) -> tuple[list[str] | None, Any]:
 
     Returns:
         The names, or None if the items are no dicts; and the features by name, or None if they are not known.
+
+    Raises:
+        ValueError: For a table of another library.
     """
+    for kind in type(dataset).__mro__:
+        if remedy := _TABLES.get((kind.__module__.partition(".")[0], kind.__name__)):
+            raise ValueError(f"A {kind.__name__} of {kind.__module__.partition('.')[0]} is no dataset: give {remedy}.")
     features = getattr(dataset, "features", None)
     columns = getattr(dataset, "column_names", None)
     if isinstance(form := getattr(dataset, "format", None), dict) and form.get("type") == "custom":
         features, columns = None, None
     if not columns:
         first = _first_item(dataset)
-        columns = list(first) if isinstance(first, dict) else None
+        columns = list(first) if isinstance(first, Mapping) else None
     return columns, features
 
 
@@ -140,7 +152,7 @@ def image_of_item(item: Any, column: str | None) -> Any:
         >>> image_of_item(("cat.jpg", 3), None), image_of_item([[0, 255], [255, 0]], None)
         ('cat.jpg', [[0, 255], [255, 0]])
     """
-    if isinstance(item, dict):
+    if isinstance(item, Mapping):
         return item.get(column)
     if isinstance(item, list) and item and all(isinstance(each, list) for each in item):
         return item

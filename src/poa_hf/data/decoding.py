@@ -275,8 +275,14 @@ def _to_rgb(image: Image.Image, value_range: Sequence[float] | None = None) -> I
         return image
     if image.mode.startswith("I;16") or image.mode in _WIDE_MODES:
         # Pillow's own conversion clips at 255 instead of scaling
-        return image_from_array(np.asarray(image), image.width * image.height, value_range).convert("RGB")
+        values = np.asarray(image)
+        scaled = image_from_array(values, image.width * image.height, value_range).convert("RGB")
+        if (transparent := image.info.get("transparency")) is not None:
+            scaled.paste((255, 255, 255), mask=Image.fromarray(values == transparent))
+        return scaled
     if image.has_transparency_data:
+        if image.mode == "La":  # Pillow converts it to this mode alone
+            image = image.convert("LA")
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.getchannel("A"))

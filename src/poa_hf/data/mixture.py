@@ -59,11 +59,12 @@ class DatasetMixture:
         weights = [1.0] * count if weights is None else list(weights)
         if count < 2:
             raise ValueError(f"A mixture of {count} datasets is none: give two or more, or the dataset itself.")
-        if not count == len(weights) == len(self.names) == len(self.image_columns):
-            raise ValueError(f"{len(weights)} weights and {len(self.names)} names for {count} datasets: give one each.")
+        for what, given in (("weights", weights), ("names", self.names), ("image_columns", self.image_columns)):
+            if len(given) != count:
+                raise ValueError(f"{len(given)} {what} for {count} datasets: give one each.")
         if len(set(self.names)) < count:
             raise ValueError(f"The datasets of a mixture are called {', '.join(self.names)}: give different names.")
-        self.weights = [float(weight) for weight in weights]
+        self.weights = [_number(weight) for weight in weights]
         self.counts = block_counts(self.weights)
 
     @property
@@ -96,6 +97,13 @@ def block_counts(weights: Sequence[float]) -> tuple[int, ...]:
     divisor = math.gcd(*counts)
     repeats = -(-_BLOCK * divisor // _FINEST)
     return tuple(count // divisor * repeats for count in counts)
+
+
+def _number(weight: Any) -> float:
+    try:
+        return float(weight)
+    except (TypeError, ValueError):
+        raise ValueError(f"The weight {weight!r} of a dataset is no number: give a positive number.") from None
 
 
 @dataclass(frozen=True)

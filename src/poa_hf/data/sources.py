@@ -77,8 +77,7 @@ def open_dataset(
         raise ValueError(f"The name of the dataset is empty: give a folder, a Hub id or {TEXTURES!r}.")
     folder = Path(name).expanduser()
     if name == TEXTURES:
-        given = {"config_name": config_name, "revision": revision, "data_dir": data_dir, "data_files": patterns}
-        _refuse(name, "is built in", **given)
+        _refuse(name, "is built in", config_name=config_name, revision=revision, data_dir=data_dir, data_files=patterns)
         if folder.is_dir():
             logger.warning("%s are the built-in images: write ./%s to read the folder of this name.", name, name)
         return _open_textures(split)
