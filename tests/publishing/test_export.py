@@ -12,6 +12,7 @@ from poa_hf.cli.main import main
 from poa_hf.data.processor import evaluation_processor
 from poa_hf.publishing.export import extract_to
 from poa_hf.publishing.formats.vit import as_vit
+from poa_hf.publishing.release import Release
 
 from ..conftest import random_batch, run_python, tiny_backbone, tiny_config
 
@@ -161,3 +162,16 @@ def test_stock_tasks_load_it(run_folder, tmp_path):
     assert sorted(report["missing_keys"]) == ["classifier.bias", "classifier.weight"]
     backbone = Dinov2Backbone.from_pretrained(tmp_path / "model")
     assert backbone(random_batch()["global_crops"]).feature_maps[0].shape == (8, 32, 4, 4)
+
+
+def test_a_licence_of_ones_own_goes_along_or_is_missed_before_any_work(run_folder, tmp_path, capsys):
+    argv = ["extract", str(run_folder), "--size", "small", "--output", str(tmp_path / "out")]
+    (run_folder / "card.yaml").write_text("license: other\nlicense_name: mine-1.0\nlicense_link: LICENSE.md\n")
+    assert main(argv) == 2 and not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="LICENSE.md does not exist, which license_link names: put the text"):
+        Release.from_run(run_folder, "small", "me")
+    (run_folder / "LICENSE.md").write_text("Do what you like.\n")
+    for more in ([], ["--overwrite"]):
+        assert main([*argv, *more]) == 0
+        assert (tmp_path / "out" / "LICENSE.md").read_text() == "Do what you like.\n"
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.license_link == "LICENSE.md"

@@ -25,6 +25,13 @@ def test_a_release_without_supernet_has_no_files_of_one(vit_run, tmp_path):
         made.supernet_files(tmp_path, {})
 
 
+def test_sizes_may_be_written_with_spaces(vit_run):
+    ids = Release.from_run(vit_run, " small, 24x2,", "me").ids
+    assert list(ids) == [SubNetwork(16, 1), SubNetwork(24, 2)]
+    with pytest.raises(ValueError, match="' ,' names no size: give names or sizes separated by commas, or all"):
+        Release.from_run(vit_run, " ,", "me")
+
+
 def test_files_of_a_size(vit_run, tmp_path, monkeypatch):
     monkeypatch.setattr("poa_hf.publishing.card.cards.draw_sizes", lambda *arguments: "")  # pictures take time
     files = Release.from_run(vit_run, "small", "me").size_files(SubNetwork(16, 1), tmp_path)

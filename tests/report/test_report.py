@@ -218,3 +218,7 @@ def test_any_task_is_shown_first_and_sizes_that_were_not_measured_are_predicted(
     assert run(report, [str(tmp_path), "--task", "taste"]) == 2
     assert "'taste' is neither a task nor a metric: choose from knn, linear" in capsys.readouterr().err
     assert "measured yet by a linear probe" in LivePage([tmp_path], quality="linear").page()
+    # as tables and poa select call them
+    assert shown("NMI") == shown("clustering NMI") == first and shown("20-NN") == shown("knn")
+    with pytest.raises(ValueError, match="'5-NN' is neither a task nor a metric"):
+        LivePage([tmp_path, tmp_path / "later"], quality="5-NN")

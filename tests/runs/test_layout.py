@@ -70,7 +70,12 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
     (run / "skipped_images.jsonl").write_text("")  # all textures can be decoded
     (run / "teacher_features.safetensors").write_text("")  # there was no foreign teacher to cache
     (run / "gram_teacher").mkdir()  # and no Gram teacher
-    users = {"card.yaml": "contact: me@example.org\n", "notes.txt": "mine", "my-model/config.json": "{}"}
+    users = {
+        "card.yaml": "contact: me@example.org\n",
+        "LICENSE": "Do what you like.\n",
+        "notes.txt": "mine",
+        "my-model/config.json": "{}",
+    }
     for name, text in users.items():
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text(text)
@@ -96,7 +101,9 @@ def test_overwriting_a_run_removes_all_that_belongs_to_it(tmp_path, capsys):
     )  # fmt: skip
     PoaTrainer(PoaForPreTraining(tiny_config()), args, train_dataset=TextureDataset()).train()
     new = {"checkpoint-1", "compute.json", "config.json", "metrics.jsonl", "model.safetensors", "training_args.json"}
-    assert names(run) == new | {"preprocessor_config.json", "checksums.json", "card.yaml", "notes.txt", "my-model"}
+    assert names(run) == new | {"preprocessor_config.json", "checksums.json", *users, "my-model"} - {
+        "my-model/config.json"
+    }
     assert all((run / name).read_text() == text for name, text in users.items())
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1]
     assert PoaForPreTraining.from_pretrained(run).config.num_prototypes == tiny_config().num_prototypes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from .formats.format import Artifact, Format, find_format
 from .formats.onnx import OnnxOptions
 
 _EXTRACTED_FILES = {
-    *(CONFIG, WEIGHTS, PROCESSOR, EVALUATIONS, CARD, PICTURE),
+    *(CONFIG, WEIGHTS, PROCESSOR, EVALUATIONS, CARD, PICTURE, "LICENSE", "LICENSE.md"),
     *("configuration_gn_resnet.py", "modeling_gn_resnet.py", "model.onnx", "model.onnx.data"),
 }
 _SHARD = re.compile(r"^(model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json)$")
@@ -58,11 +59,13 @@ def extract_all(
 
     Raises:
         ValueError: If a folder exists and `overwrite` is not set, holds anything but an extracted model, or holds the
-            run of `facts`; if the family has no such format, or the format cannot hold the model.
+            run of `facts`; if the family has no such format, or the format cannot hold the model; or if the owner's
+            licence is not where `card.yaml` says.
     """
     onnx = OnnxOptions(onnx_batch, onnx_opset, onnx_dtype)
     target = find_format(model.config.backbone_config.stock_config_class.model_type, format, onnx)
     facts = facts or CardFacts.read(model)
+    _ = facts.licence_file  # before any work
     sizes = {output: model.config.backbone_config.space.resolve(size) for output, size in outputs.items()}
     for output in sizes:
         check_output(output, overwrite, facts.run.model)
@@ -161,4 +164,6 @@ def _write(
         artifact.save(aside)
         hints = artifact.hints(folder.name)
         write_card(aside, facts, sub_network, format, folder.name, artifact.num_parameters, hints=hints)
+        if (licence := facts.licence_file) is not None:
+            shutil.copyfile(licence, aside / licence.name)
     return output, artifact.num_parameters

@@ -13,10 +13,9 @@ from typing import Any
 from transformers import BitImageProcessorPil as ImageProcessor
 
 from ..data.processor import usual_processor
-from ..locations import leads_outside
 from ..models.modeling_poa_pretraining import PoaForPreTraining
 from ..runs.atomic import write_json
-from ..runs.layout import PROCESSOR, SIZES, RunFolder
+from ..runs.layout import PROCESSOR, SIZES
 from ..runs.load import load_run, resolve_run, run_processor
 from ..runs.publishable import check_no_links, model_files, without_local_paths, write_run_files
 from ..sub_network import SubNetwork
@@ -106,7 +105,10 @@ class Release:
         check_no_links(folder)
         model = load_run(folder)
         config = model.config.backbone_config
-        wanted = config.space if sizes == "all" else map(config.space.resolve, sizes.split(","))
+        named = [name for each in sizes.split(",") if (name := each.strip())]
+        if not named:
+            raise ValueError(f"{sizes!r} names no size: give names or sizes separated by commas, or all.")
+        wanted = config.space if named == ["all"] else map(config.space.resolve, named)
         supernet_id, ids = repo_ids(config, dict.fromkeys(wanted), namespace, template)
         processor = run_processor(folder) or usual_processor(config)
         if format is None:  # what can be held does not depend on the size
@@ -114,6 +116,7 @@ class Release:
         else:
             target = find_format(config.stock_config_class.model_type, format)
         facts = CardFacts.read(model, folder, **owner)
+        _ = facts.licence_file  # before any work
         evaluations = tuple(
             replace(record, dataset=without_local_paths(record.dataset)) for record in facts.run.evaluations
         )
@@ -170,14 +173,8 @@ class Release:
         problems = card_problems(card.read_text(encoding="utf-8"))
         if problems:
             raise ValueError(f"The Hub would refuse this card: {problems[0]}")
-        licence = self.facts.owner.license_link
-        if licence and "/" not in licence:
-            run = RunFolder.containing(self.run).path
-            source = run / licence
-            if leads_outside(source, run):
-                raise ValueError(f"{source} leads to a file outside the run: put the text of the licence itself there.")
-            if source.is_file():
-                shutil.copyfile(source, folder / licence)
+        if (licence := self.facts.licence_file) is not None:
+            shutil.copyfile(licence, folder / licence.name)
         drawn: list[object] = ["", []]
         if (quality := self.facts.quality) is not None:
             drawn = [quality.name, [(str(size), value) for size, value in sorted(quality.values.items())]]

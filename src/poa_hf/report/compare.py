@@ -61,9 +61,9 @@ def write_comparison(runs: Sequence[str | Path], output: str | Path | None = Non
         ValueError: If there is no such run, one is given twice, matplotlib is not installed, or the folder cannot be
             written to or holds another page.
     """
-    check_request(quality)
-    names = names_of(runs)
-    contents = {name: RunContent.of(RunFacts.read(run), quality) for name, run in zip(names, runs, strict=True)}
+    facts = dict(zip(names_of(runs), map(RunFacts.read, runs), strict=True))
+    check_request(quality, facts.values())
+    contents = {name: RunContent.of(known, quality) for name, known in facts.items()}
     folder = _beside([content.folder.path for content in contents.values()]) if output is None else Path(output)
     if output is None and leads_outside(folder, folder.parent):
         raise ValueError(f"{folder} leads to another folder: give --output to write there.")
@@ -157,7 +157,7 @@ def _measures(contents: Contents, quality: str | None) -> list[dict[str, Compari
     def place(item: tuple[tuple, dict[str, Comparison]]) -> tuple:
         first = next(iter(item[1].values()))
         usual = first.example.settings.get("k", 20) == 20
-        wanted = (quality or "knn") in (first.metric, first.example.task)
+        wanted = (quality or "knn") in (first.metric, first.example.task, first.title, first.metric_name)
         return -len(item[1]), not wanted, not usual, display_order(first.example), item[0][0]
 
     return [measured for _, measured in sorted(measures.items(), key=place)][:MOST_CHOICES]

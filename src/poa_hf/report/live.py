@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,7 +46,7 @@ class LivePage:
     """
 
     def __init__(self, runs: Sequence[str | Path], quality: str | None = None, rest: float = 9) -> None:
-        check_request(quality)
+        check_request(quality, _readable(runs) if quality is not None else ())
         self.quality, self.rest = quality, rest
         self._kept_until = 0.0
         self.runs = dict(zip(names_of(runs), map(str, runs), strict=True))
@@ -158,6 +158,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: a page asks every two seconds."""
+
+
+def _readable(runs: Sequence[str | Path]) -> Iterator[RunFacts]:
+    """Yield what is known of the runs that have written something."""
+    for run in runs:
+        try:
+            yield RunFacts.read(run)
+        except (ValueError, OSError):
+            continue
 
 
 def _files_of(run: str) -> list[str]:

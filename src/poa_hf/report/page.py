@@ -51,10 +51,10 @@ def make_report(
 ) -> tuple[Path, list[Section], int]:
     """Write a report as `write_report` does, and return the path of the page, its sections and the number of files
     beside it."""
-    check_request(quality)
     if not 1 <= num_images <= _MOST_IMAGES:
         raise ValueError(f"{num_images} images cannot be shown: give 1 to {_MOST_IMAGES}.")
     facts = RunFacts.read(run)
+    check_request(quality, [facts])
     content = RunContent.of(facts, quality)
     folder = content.folder.report if output is None else Path(output)
     if output is None and leads_outside(folder, content.folder.path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import jinja2
 
 from ..formatting import printable
 from ..runs.atomic import write_bytes, write_text
+from ..runs.facts import RunFacts
 from ..runs.metrics import check_measure
 from .section import columns, uri
 
@@ -27,11 +28,17 @@ def rendered(template: str, **content: Any) -> str:
     return printable(_TEMPLATES.get_template(template).render(**shown, **content))
 
 
-def check_request(quality: str | None) -> None:
-    """Raise a ValueError if no page can be made, or there is no such task or metric."""
+def check_request(quality: str | None, runs: Iterable[RunFacts]) -> None:
+    """Raise a ValueError if no page can be made, or there is no such task or metric.
+
+    Args:
+        quality: The task or metric; None for the default.
+        runs: What is known of the runs, whose tables may call a metric by another name, such as `1 % labels`.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("The report's charts need matplotlib: install poa_hf[plots].")
-    if quality is not None:
+    titles = {title for run in runs for each in run.comparisons for title in (each.title, each.metric_name)}
+    if quality is not None and quality not in titles:
         check_measure(quality)
 
 

@@ -7,7 +7,7 @@ published with a supernet and whether overwriting the run removes it are each de
 - `CHECKPOINT_PARTS` and `has_optimizer_state` say what a checkpoint (`checkpoint-<step>`) needs to be complete.
 - `RunFolder` gives the paths of one run.
 
-Written by users, so never removed: `card.yaml`, and whatever else lies in the folder, such as models that
+Written by users, so never removed: `card.yaml`, `LICENSE`, and whatever else lies in the folder, such as models that
 `poa extract --output` or examples/quickstart.py put there.
 """
 
@@ -138,6 +138,11 @@ ENTRIES = (
         ".*lock", "who writes, at this moment: into the folder, or into a file", "training, poa evaluate", removed=False
     ),
     Entry(OWNER, "licence, contact and description for model cards", "the owner of the run", False, published=True),
+    Entry(
+        *("LICENSE*", "the text of a licence that card.yaml names", "the owner of the run", False),
+        published=True,
+        names=r"LICENSE(\.md)?",
+    ),
 )
 # What a complete checkpoint holds besides its weights and the optimizer's state. Each process writes a data state.
 CHECKPOINT_PARTS = (CONFIG, TRAINER_STATE, COUNTS, "data_state_0.json")

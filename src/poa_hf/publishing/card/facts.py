@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...elastic import ElasticSpace
+from ...locations import leads_outside
 from ...models.configuration_poa import PoaConfig
 from ...models.modeling_poa_pretraining import PoaForPreTraining
 from ...runs.comparison import Comparison, choose, one_per_measure
@@ -74,6 +75,23 @@ class CardFacts:
     def space(self) -> ElasticSpace:
         """All sizes of the run."""
         return self.run.space
+
+    @property
+    def licence_file(self) -> Path | None:
+        """The text of the owner's licence in the run's folder, which lies beside each card; None if it lies elsewhere.
+
+        Raises:
+            ValueError: If the owner names a file that is not there, or a link to one outside the run.
+        """
+        name, folder = self.owner.license_link, self.run.folder
+        if folder is None or name is None or "/" in name:  # a web address
+            return None
+        path = folder.path / name
+        if leads_outside(path, folder.path):
+            raise ValueError(f"{path} leads to a file outside the run: put the text of the licence itself there.")
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist, which license_link names: put the text of the licence there.")
+        return path
 
     @cached_property
     def costs(self) -> dict[SubNetwork, Costs]:
