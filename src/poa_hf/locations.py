@@ -27,6 +27,16 @@ def is_repo_id(text: Any) -> TypeGuard[str]:
     return is_hub_id(text) and "/" in text
 
 
+def named_path(path: str | Path) -> Path:
+    """The path, absolute where its last part is no name: `.` in the folder of a checkpoint is that checkpoint.
+
+    >>> named_path("runs/vit").as_posix(), named_path(".") == Path.cwd()
+    ('runs/vit', True)
+    """
+    path = Path(path)
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
+
+
 def split_revision(name: str) -> tuple[str, str | None]:
     """The repository id and the revision of `namespace/name@revision`; None if no revision is named."""
     repo_id, _, revision = name.partition("@")

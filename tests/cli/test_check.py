@@ -30,7 +30,7 @@ def run(finished_run, tmp_path):
     return shutil.copytree(finished_run, tmp_path / "run")
 
 
-def test_a_sound_run_has_a_line_for_each_part(run, capsys):
+def test_a_sound_run_has_a_line_for_each_part(run, capsys, monkeypatch):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert main(["check", str(run)]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
@@ -47,6 +47,10 @@ def test_a_sound_run_has_a_line_for_each_part(run, capsys):
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert main(["check", str(run / "checkpoint-2")]) == 0
     assert capsys.readouterr().out.split() == ["checkpoint-2", "sound"]
+    monkeypatch.chdir(run / "checkpoint-2")
+    for name, parts in ((".", ["checkpoint-2"]), ("..", [name for name, _ in lines])):
+        assert main(["check", name]) == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == parts
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,9 @@ def test_a_flipped_bit_makes_a_part_damaged(run, capsys, name, part):
         ("compute.json", '{"parts": [{"\\u001b[2J": 1}]}', "it does not hold the devices and times of a run"),
         ("evaluations.json", '[{"\\u001b[2J": 1}]', "record 1 is not an evaluation: it got an unexpected"),
         ("latency-cpu-b1.json", "", "line 1, column 1 is not JSON"),
+        ("skipped_images.jsonl", '{"step": 1}\n{"image": "a"}\n{"step": 2}\n', "broken lines: 2"),
+        ("image_ids-12.jsonl", "[]\n", "broken lines: 1"),
+        ("unit_order.json", "{", "is not JSON"),
     ],
 )
 def test_a_damaged_record_is_named_with_the_place(run, capsys, name, content, said):

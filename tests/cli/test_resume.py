@@ -50,6 +50,14 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(run, poa):
     assert (run / "abandoned-checkpoint-3").is_dir()
 
 
+def test_a_run_goes_on_from_where_one_stands(run, poa, monkeypatch):
+    monkeypatch.chdir(run / "checkpoint-1")
+    assert f"Step 2 written to {run}" in poa("resume", ".")
+    assert (run / "abandoned-checkpoint-2").is_dir()
+    monkeypatch.chdir(run)
+    assert poa("resume", ".").startswith(f"{run} is already at step 2 of 2")
+
+
 def test_a_finished_run_of_epochs_is_made_longer_by_epochs(run, poa):
     recipe = (run / "config.yaml").read_text().replace("num_train_epochs: null", "num_train_epochs: 1.0")
     (run / "config.yaml").write_text(recipe)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..locations import may_be_on_hub, split_revision
+from ..locations import may_be_on_hub, named_path, split_revision
 from ..yaml_files import read_mapping
 from .overrides import split_model_overrides
 from .pretrain import run_recipe
@@ -87,7 +87,8 @@ def _found(run: Path) -> tuple[Path, str]:
 
     if not run.is_dir():
         raise ValueError(f"{run} does not exist or is not a folder: give the folder of a run, or its id on the Hub.")
-    folder, checkpoint = (run.parent, str(run)) if is_checkpoint_name(run.absolute().name) else (run, "true")
+    run = named_path(run)
+    folder, checkpoint = (run.parent, str(run)) if is_checkpoint_name(run.name) else (run, "true")
     if not checkpoint_folders(folder):
         raise ValueError(
             f"{folder} has no checkpoint to resume from: give the folder of a run, or start one by poa pretrain."

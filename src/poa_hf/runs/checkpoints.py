@@ -7,6 +7,7 @@ import os
 from collections.abc import Container
 from pathlib import Path
 
+from ..locations import named_path
 from .atomic import delete, move_file, remove_leftovers
 from .json_files import read_object
 from .layout import (
@@ -138,7 +139,7 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, th
         return None
     if resume in (True, "true", "True"):
         return _last_sound(folder, overwrite, thorough)
-    checkpoint = Path(str(resume)).expanduser()
+    checkpoint = named_path(Path(str(resume)).expanduser())
     damage = checkpoint_damage(checkpoint, thorough) if checkpoint.is_dir() else "it does not exist"
     if damage:
         sound = ", ".join(str(path) for path in checkpoint_folders(folder) if not checkpoint_damage(path, thorough))

@@ -195,8 +195,9 @@ class RunFacts:
     def peak_learning_rate(self) -> float | None:
         """The learning rate after the warm-up, scaled by the square root of the batch size."""
         rate = self.arguments.get("learning_rate")
-        is_known = isinstance(rate, int | float) and self.batch_size is not None
-        return rate * math.sqrt(self.batch_size / 1024) if is_known else None
+        if self.batch_size is None or not isinstance(rate, int | float):
+            return None
+        return rate * math.sqrt(self.batch_size / 1024)
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:

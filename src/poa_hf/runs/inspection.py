@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..formatting import listed, one_line
+from ..locations import named_path
 from ..yaml_files import read_mapping
 from .checkpoints import checkpoint_folders
 from .checksums import first_difference, has_checksums
@@ -44,6 +45,7 @@ def inspect_run(folder: Path) -> Iterator[Part]:
     Raises:
         ValueError: If it is none of these.
     """
+    folder = named_path(folder)
     is_checkpoint = is_checkpoint_name(folder.name)
     run = RunFolder(folder)
     found = [folder] if is_checkpoint else checkpoint_folders(folder)
@@ -74,11 +76,10 @@ def _records(run: RunFolder) -> list[tuple[Path, Callable[[Path], str]]]:
     return [
         (run.path / RECIPE, _recipe),
         (run.training_arguments, lambda path: f"{len(read_object(path))} arguments"),
-        (run.metrics, _metrics),
+        *((path, _log) for path in (run.metrics, run.skipped_images, *run.logs_of_images())),
         (run.training_time, lambda path: f"up to step {load_compute(path).step}"),
         (run.evaluations, lambda path: f"{len(load_evaluations(path))} records"),
-        *((path, _object) for path in run.latencies()),
-        (run.conversion, _object),
+        *((path, _object) for path in (*run.latencies(), run.unit_order, run.conversion)),
         (run.path / SIZES, _object),
         (run.path / OWNER, lambda path: f"{len(read_mapping(path))} fields"),
     ]
@@ -93,7 +94,7 @@ def _object(path: Path) -> str:
     return "readable"
 
 
-def _metrics(path: Path) -> str:
+def _log(path: Path) -> str:
     if broken := broken_lines(path):
         raise ValueError(f"broken lines: {listed(broken)}")
     return f"{len(read_lines(path))} lines"

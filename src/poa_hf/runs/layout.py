@@ -93,6 +93,10 @@ _LATENCIES = Entry(
     *("latency-*.json", "measured latencies of sizes on one device", "poa select"),
     names=r"latency-\w+-b\d+(-compiled)?\.json",
 )
+_IMAGE_IDS = Entry(
+    *("image_ids-*.jsonl", "the images of each step, one file per process", "training with log_image_ids"),
+    names=r"image_ids-\d+\.jsonl",
+)
 ENTRIES = (
     Entry(CONFIG, "the configuration of the run's last model", "training, poa convert", published=True),
     Entry(
@@ -106,10 +110,7 @@ ENTRIES = (
     Entry(TRAINING_ARGUMENTS, "the arguments of the trainer", "training", published=True),
     Entry(METRICS, "one line of losses and statistics per logging step", "training"),
     Entry(TRAINING_TIME, "devices and wall-clock seconds of each part of the run", "training", published=True),
-    Entry(
-        *("image_ids-*.jsonl", "the images of each step, one file per process", "training with log_image_ids"),
-        names=r"image_ids-\d+\.jsonl",
-    ),
+    _IMAGE_IDS,
     Entry(SKIPPED_IMAGES, "the images that could not be decoded, with the reasons", "training"),
     Entry(TEACHER_FEATURES, "a foreign teacher's features of all images", "training with cache_teacher"),
     Entry(
@@ -270,6 +271,10 @@ class RunFolder:
         """The log of the images that one process has trained on."""
         return self.path / f"image_ids-{rank}.jsonl"
 
+    def logs_of_images(self) -> list[Path]:
+        """The logs of all processes that exist, by name."""
+        return _IMAGE_IDS.paths(self.path)
+
     def latency(self, device_type: str, batch_size: int, compiled: bool = False) -> Path:
         """Measured latencies on a kind of device, such as `cpu`."""
         return self.path / latency_name(device_type, batch_size, compiled)
@@ -290,8 +295,5 @@ class RunFolder:
 
     def misplaced(self) -> Path | None:
         """A folder where a run keeps a file, or a file where it keeps a folder; None if there is none."""
-        for entry in ENTRIES:
-            for path in entry.paths(self.path):
-                if path.exists() and path.is_dir() != (entry.parts is not None):
-                    return path
-        return None
+        paths = ((path, entry) for entry in ENTRIES for path in entry.paths(self.path) if path.exists())
+        return next((path for path, entry in paths if path.is_dir() != (entry.parts is not None)), None)
