@@ -58,7 +58,7 @@ def located(section: Mapping[str, Any]) -> Iterator[None]:
 
 def _place(name: str, text: str) -> tuple[int, int] | None:
     """Return where a text first has a name as a whole word, and how long it is, so that the longer one comes first."""
-    found = re.search(rf"(?<![\w.-]){re.escape(shown_name(name))}(?![\w-])", text)
+    found = re.search(rf"(?<![\w-]){re.escape(shown_name(name))}(?![\w-])", text)
     return (found.start(), -len(name)) if found else None
 
 
