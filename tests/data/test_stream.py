@@ -1,15 +1,19 @@
 """Lanes share a stream's rows among them, and shuffle them in blocks."""
 
 import json
+import logging
+from itertools import islice
 
+import datasets
 import numpy as np
 import pytest
 
+from poa_hf.data import CropArguments, PretrainingLoader
 from poa_hf.data.rows import StreamedImages, UnreadableData
 from poa_hf.data.stream import Lane
 
-from .images import stream_of
-from .streams import FILES, ROWS, memory_stream, value
+from .images import png, stream_of
+from .streams import FILES, ROWS, image, memory_stream, value
 
 
 @pytest.mark.parametrize("num_lanes", [1, 3, 5, 12])
@@ -49,6 +53,51 @@ def test_a_lane_reads_all_files_where_its_own_hold_no_row_of_a_filter():
         assert [sorted(read[start : start + rows]) for start in range(0, 3 * rows, rows)] == [list(range(rows))] * 3
         whole = Lane(source, 0, number, FILES, block_size=5)
         assert [value(whole.advance().image) for _ in read] == read
+
+
+TRUNCATED = {"bytes": png(0)[:300], "path": None}
+
+
+def single_shard(rows) -> datasets.IterableDataset:
+    features = datasets.Features(image=datasets.Image())
+    return datasets.Dataset.from_dict({"image": rows}, features=features).to_iterable_dataset()
+
+
+def long_runs_of_bad_rows() -> datasets.IterableDataset:
+    """Images, more bad rows than a block holds, and images again."""
+    return single_shard([*map(image, range(20)), *[None, TRUNCATED] * 15, *map(image, range(20, 30))])
+
+
+def loader_of(stream, batch_size=4, **options) -> PretrainingLoader:
+    arguments = CropArguments(global_crop_size=8, local_crop_size=8, num_local_crops=1)
+    return PretrainingLoader(stream, arguments, batch_size, (2, 2), block_size=8, **options)
+
+
+def ids(loader, count) -> list[list[str]]:
+    return [batch["image_ids"] for batch in islice(iter(loader), count)]
+
+
+def test_a_long_run_of_bad_rows_is_left_out_and_named(caplog):
+    stream, good = long_runs_of_bad_rows(), {f"0:{row}" for row in (*range(20), *range(50, 60))}
+    with caplog.at_level(logging.WARNING, logger="poa_hf"):
+        loader = loader_of(stream)
+        whole = ids(loader, 30)
+    assert set(sum(whole, [])) == good and len(loader._bad_rows) == 30
+    saved = loader_of(stream)
+    batches = iter(saved)
+    for start in range(1, 29):
+        assert next(batches)["image_ids"] == whole[start - 1]
+        resumed = loader_of(stream)
+        resumed.load_state_dict(saved.state_dict())
+        assert ids(resumed, 2) == whole[start : start + 2]
+    parts = [ids(loader_of(stream, 2, rank=rank, world_size=2), 30) for rank in range(2)]
+    assert [first + second for first, second in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize("rows", [[None] * 30 + [image(1)] * 2, ([TRUNCATED] * 7 + [image(1)]) * 4])
+def test_few_images_among_bad_rows_are_enough(rows):
+    found = ids(loader_of(single_shard(rows), batch_size=2), 20)
+    assert set(sum(found, [])) <= {f"0:{number}" for number, row in enumerate(rows) if row == image(1)}
 
 
 @pytest.mark.parametrize("num_lanes", [1, FILES])

@@ -6,7 +6,7 @@ its masks; `loader` hands the batches out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,15 +16,14 @@ from torch.utils.data import Dataset
 
 from .crops import multi_crop
 from .decoding import UndecodableImage, open_lazily
-from .errors import UnreadableData
+from .errors import UnreadableData, no_image_error
 from .formats import RestOfShard
 from .masks import block_masks
-from .order import BatchPlan, Candidates, IndexedOrder, stream_candidates
+from .order import REPLACEMENT_TRIES, BatchPlan, Candidates, IndexedOrder, stream_candidates
 from .reader import unpacked
 from .rows import IndexedImages, Row
 
 MASKS = 0x6D61736B  # last word of the masks' seed; see order.py
-REPLACEMENT_TRIES = 32  # rows that are tried in place of a bad one
 
 
 class Batches(Dataset[dict[str, Any]]):
@@ -56,11 +55,20 @@ class Batches(Dataset[dict[str, Any]]):
                 if isinstance(part.images, IndexedImages)
             ),
         )
-        return self._crop(number, candidates) | {"batch": number, "lane_states": states}
+        left_out = [
+            row
+            for part in read
+            for lane in part.lanes
+            if lane.positions and lane.positions[0] in self.plan.positions  # once, if processes share the lane
+            for row in lane.left_out
+        ]
+        return self._crop(number, candidates, left_out) | {"batch": number, "lane_states": states}
 
-    def _crop(self, batch: int, candidates: Candidates) -> dict[str, Any]:
+    def _crop(self, batch: int, candidates: Candidates, left_out: Sequence[Row]) -> dict[str, Any]:
         """Decode and crop this process's images of a global batch, and draw its masks."""
         builder = BatchBuilder(self.plan, batch)
+        for row in left_out:
+            builder.count_as_bad(row)
         unfilled = [position for position, rows in candidates if not builder.add_first_good(position, rows)]
         for position in unfilled:
             builder.repeat_good(position)
@@ -98,14 +106,18 @@ class BatchBuilder:
             try:
                 self._crop(position, row)
             except UndecodableImage as error:
-                self.bad[row.name] = str(error)
-                self.damaged_shards += [row.name] * isinstance(error, RestOfShard)
+                self.count_as_bad(Row(row.name, error))
                 continue
             self.good = self.good or row
             self.skipped += number > 0
             return True
         self.skipped += 1
         return False
+
+    def count_as_bad(self, row: Row) -> None:
+        """Note a row of which the image is the reason why it cannot be decoded."""
+        self.bad[row.name] = str(row.image)
+        self.damaged_shards += [row.name] * isinstance(row.image, RestOfShard)
 
     def repeat_good(self, position: int) -> None:
         """Crop an image of this batch once more, for a position whose candidates were all bad.
@@ -117,10 +129,7 @@ class BatchBuilder:
         """
         if self.good is None:
             name, reason = list(self.bad.items())[-1]
-            raise UnreadableData(
-                f"None of the {len(self.bad)} rows tried could be decoded (the last one, {name}: {reason}): check that "
-                "the image column holds images."
-            )
+            raise no_image_error(len(self.bad), name, reason)
         self._crop(position, self.good)
 
     def _crop(self, position: int, row: Row) -> None:

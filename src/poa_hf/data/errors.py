@@ -20,6 +20,14 @@ class MissingSplit(ValueError):
     """The dataset exists, but has no split of that name."""
 
 
+def no_image_error(rows: int, name: str, reason: str) -> UnreadableData:
+    """Return what to raise where no image can be decoded; `name` and `reason` are those of the last row."""
+    return UnreadableData(
+        f"None of the {rows} rows tried could be decoded (the last one, {name}: {reason}): check that the image column "
+        "holds images."
+    )
+
+
 def reading_error(error: Exception) -> Exception:
     """Return what to raise for an exception that came up while a dataset was read.
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from .stream import Lane
 # Last word of the seeds of generators that must not coincide with an image's own, [seed, batch, position].
 INDEX_ORDER, REPLACEMENTS = 0x696E6465, 0x7265706C
 FEISTEL_ROUNDS = 8
+REPLACEMENT_TRIES = 32  # rows that are tried in place of a bad one
 SPARES = 4  # rows of a lane that are sent with each batch, to replace bad ones
 
 
@@ -160,11 +162,15 @@ class LaneRows:
         positions: The positions of the global batch that it fills, including those of other processes.
         rows: Their rows.
         spares: Other rows of the same block, to use in place of bad ones.
+        good: A row of this block that can be decoded, to use if all of these are bad.
+        left_out: Rows of blocks before it of which none can be decoded, with the reasons as images.
     """
 
     positions: Sequence[int]
     rows: list[Row]
     spares: list[Row]
+    good: Row | None = None
+    left_out: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
@@ -223,7 +229,9 @@ class StreamOrder:
         positions = [position for position in every if position in assigned]
         rows = [part.named(lane.advance()) for _ in positions]
         spares = lane.spares(_replacement_rng(part, batch, every[0]), SPARES)
-        return LaneRows(positions, rows, [part.named(row) for row in spares])
+        good = lane.good and part.named(lane.good)
+        left_out = [part.named(row) for row in lane.take_left_out()]
+        return LaneRows(positions, rows, [part.named(row) for row in spares], good, left_out)
 
     def _lane(self, part: BatchPlan, number: int) -> Lane:
         name = part.lane_name(number)
@@ -237,7 +245,7 @@ class StreamOrder:
 def stream_candidates(plan: BatchPlan, batch: BatchRows) -> Candidates:
     """Yield each position that this process fills with its row, followed by rows to use if that one is bad.
 
-    These are the lane's spare rows, then its other rows of this batch.
+    These are the lane's spare rows, then its other rows of this batch, then the one that is known to be good.
     """
     for lane in batch.lanes:
         for position, row in zip(lane.positions, lane.rows, strict=True):
@@ -248,8 +256,10 @@ def stream_candidates(plan: BatchPlan, batch: BatchRows) -> Candidates:
 def _row_and_spares(plan: BatchPlan, batch: int, position: int, row: Row, lane: LaneRows) -> Iterator[Row]:
     yield row
     rng = _replacement_rng(plan, batch, position)
-    for rows in (lane.spares, lane.rows):
-        yield from (rows[i] for i in rng.permutation(len(rows)) if rows[i].name != row.name)
+    others = (rows[i] for rows in (lane.spares, lane.rows) for i in rng.permutation(len(rows)))
+    yield from islice((other for other in others if other.name != row.name), REPLACEMENT_TRIES - 1)
+    if lane.good is not None:
+        yield lane.good
 
 
 def _replacement_rng(plan: BatchPlan, batch: int, position: int) -> np.random.Generator:

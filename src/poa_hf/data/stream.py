@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from .damage import DamagedShard
-from .errors import UnreadableData
-from .formats import RestOfShard
+from .decoding import open_image
+from .errors import UnreadableData, no_image_error
+from .formats import RestOfShard, UndecodableImage
 from .rows import Row, StreamedImages
 
 # Last word of the seeds of generators that must not coincide with an image's own, [seed, batch, position].
 SHARD_ORDER, BLOCK_ORDER = 0x73686172, 0x626C6F63
+FIRST_ROWS = 10_000  # rows of a lane before its first image, after which the data is taken for something else
 
 
 @dataclass
@@ -50,6 +52,9 @@ class Lane:
     After an epoch in which its share has no row, because a filter keeps those of few files only, a lane reads all
     shards, beginning at another one than other lanes.
 
+    A block of which no image can be decoded is left out, unless it stands for damaged files alone. Of any other one, a
+    row that can be is known, to replace bad ones.
+
     A state says where the current block starts and how many rows were taken from it: resuming reads that block again.
 
     Args:
@@ -71,6 +76,9 @@ class Lane:
         self._number: int = state["block"]
         self._offset: int = state["offset"]
         self._block: list[Row] = []
+        self._had_block = self._number > 0  # in this epoch
+        self._left_out: list[Row] = []
+        self.good: Row | None = None  # a row of the block that can be decoded
         self._cursor = Cursor(**self._start)
         self._order = self._shard_order()
         self._shard: Any = None
@@ -83,7 +91,7 @@ class Lane:
         return {"start": self._start, "block": self._number, "offset": self._offset}
 
     def advance(self) -> Row:
-        """Return the next row. Raises `UnreadableData` if the lane's shards hold none."""
+        """Return the next row. Raises `UnreadableData` if the lane's shards hold none that can be decoded."""
         if self._block and self._offset == len(self._block):
             self._finish_block()
         if not self._block:
@@ -95,6 +103,11 @@ class Lane:
     def spares(self, rng: np.random.Generator, count: int) -> list[Row]:
         """Return up to `count` random rows of the block that the last row came from."""
         return [self._block[i] for i in rng.permutation(len(self._block))[:count]]
+
+    def take_left_out(self) -> list[Row]:
+        """Return the rows of blocks that were left out since the last call, with the reasons as images."""
+        rows, self._left_out = self._left_out, []
+        return rows
 
     def close(self) -> None:
         """Close the file that is being read."""
@@ -116,18 +129,44 @@ class Lane:
             while len(rows) < size and (row := self._read_row()) is not None:
                 rows.append(row)
             if rows:
-                rng = np.random.default_rng([self._seed, self._lane, self._cursor.epoch, self._number, BLOCK_ORDER])
-                self._block = [rows[i] for i in rng.permutation(len(rows))]
-                return
-            is_empty = self._number == 0
-            if is_empty and (self._cursor.all_shards or self._num_lanes == 1):
-                raise UnreadableData(
-                    "No row could be read from the dataset's files: check that they are not empty, and that "
-                    "its filters keep some of their rows."
-                )
-            self._cursor = Cursor(epoch=self._cursor.epoch + 1, all_shards=is_empty)
-            self._order = self._shard_order()
+                reasons = self._reasons(rows)
+                if all(isinstance(row.image, RestOfShard) for row in reasons):  # or none, if an image can be decoded
+                    rng = np.random.default_rng([self._seed, self._lane, self._cursor.epoch, self._number, BLOCK_ORDER])
+                    self._block = [rows[i] for i in rng.permutation(len(rows))]
+                    self._had_block = True
+                    return
+                self._left_out += reasons
+                if not self._had_block and self._cursor.epoch == 0 and len(self._left_out) >= FIRST_ROWS:
+                    raise self._nothing_found()
+                self._finish_block()
+                continue
+            if not self._had_block and (self._cursor.all_shards or self._num_lanes == 1):
+                raise self._nothing_found()
+            self._cursor = Cursor(epoch=self._cursor.epoch + 1, all_shards=not self._had_block)
+            self._order, self._had_block = self._shard_order(), False
             self._start, self._number = self._cursor.as_json(), 0
+
+    def _reasons(self, rows: list[Row]) -> list[Row]:
+        """Return the rows with the reasons as images if none can be decoded; else none, and note one that can be."""
+        args, reasons, self.good = self._source.args, [], None
+        for row in rows:
+            try:
+                open_image(row.image, args.max_image_pixels, args.num_channels, args.image_range)
+            except UndecodableImage as error:
+                reasons.append(Row(row.name, type(error)(str(error))))
+            else:
+                self.good = row
+                return []
+        return reasons
+
+    def _nothing_found(self) -> UnreadableData:
+        if not self._left_out:
+            return UnreadableData(
+                "No row could be read from the dataset's files: check that they are not empty, and that its filters "
+                "keep some of their rows."
+            )
+        last = self._left_out[-1]
+        return no_image_error(len({row.name for row in self._left_out}), last.name, str(last.image))
 
     def _read_row(self) -> Row | None:
         """Return the next row of this epoch, or None at its end."""
