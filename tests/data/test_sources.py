@@ -63,7 +63,7 @@ def test_parquet_folder(parquet, streaming):
     assert isinstance(dataset, datasets.IterableDataset) is streaming
     assert len(list(dataset)) == 6
     assert find_image_column(dataset) == "image"
-    assert len(list(open_dataset(str(parquet), split="test", streaming=streaming))) == 2
+    assert len(list(open_dataset(parquet, split="test", streaming=streaming))) == 2
     with pytest.raises(ValueError, match=r"no split 'validation': choose one of train, test\.") as caught:
         open_dataset(str(parquet), split="validation", streaming=streaming)
     assert "\n" not in str(caught.value)

@@ -73,7 +73,7 @@ def open_dataset(
         'image'
     """
     patterns = [data_files] if isinstance(data_files, str) else list(data_files or ())
-    if not name.strip():
+    if not str(name).strip():  # which may be a path, too
         raise ValueError(f"The name of the dataset is empty: give a folder, a Hub id or {TEXTURES!r}.")
     folder = Path(name).expanduser()
     if name == TEXTURES:
