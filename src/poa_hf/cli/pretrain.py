@@ -54,8 +54,8 @@ def run_recipe(recipe: Recipe) -> None:
     if checkpoint is not None and is_finished(folder, checkpoint, training.max_steps):
         if is_first_process():
             step = step_of(checkpoint)
-            longer = "max_steps" if training.num_train_epochs is None else "num_train_epochs"
-            print(f"{training.output_dir} is already at step {step} of {training.max_steps}: raise --{longer}.")
+            advice = "raise --max_steps" if training.num_train_epochs is None else "raise --num_train_epochs"
+            print(f"{training.output_dir} is already at step {step} of {training.max_steps}: {advice}.")
             if training.push_to_hub:
                 push_finished(training, recipe.model, print)
         return
