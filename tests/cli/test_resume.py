@@ -1,5 +1,6 @@
 """`poa resume RUN`."""
 
+import os
 import shutil
 
 import pytest
@@ -48,6 +49,19 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(run, poa):
     assert saved["max_steps"] == 3 and saved["output_dir"] == str(run)
     assert "Step 3 written" in poa("resume", run / "checkpoint-2")
     assert (run / "abandoned-checkpoint-3").is_dir()
+
+
+def test_a_recipe_in_the_folder_of_its_run_is_not_replaced(run, tmp_path, poa):
+    recipe = tmp_path / "new" / "config.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text(text := "# why this number: ...\nmax_steps: 2\n")
+    options = ["pretrain", "--config", recipe, "--output_dir", recipe.parent]
+    for more in ([], ["--resume_from_checkpoint"]):
+        assert f"{recipe} was not written by a run, whose recipe would replace it" in poa(*options, *more, status=2)
+        assert recipe.read_text() == text and os.listdir(recipe.parent) == ["config.yaml"]
+    # but the recipe of a run is its own
+    resumed = ["pretrain", "--config", run / "config.yaml", "--output_dir", run, "--resume_from_checkpoint"]
+    assert poa(*resumed).startswith(f"{run} is already at step 2 of 2")
 
 
 def test_a_run_goes_on_from_where_one_stands(run, poa, monkeypatch):
