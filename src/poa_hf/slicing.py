@@ -137,6 +137,8 @@ def _sources(full: nn.Module, plan: dict[str, Slice]) -> dict[str, Tensor]:
     for cut in plan.values():
         if cut.source not in source:  # wrapped since the plan was made
             raise ValueError(_not_plain(cut.source))
+    if len({tensor.is_meta for tensor in source.values()}) > 1:  # a model that is all there is made to be measured
+        raise ValueError("Offloaded weights cannot be sliced: load the model without offloading (device_map).")
     return source
 
 

@@ -18,6 +18,7 @@ from poa_hf import (
     PoaViTConfig,
     PoaViTModel,
 )
+from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 
 VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, min_hidden_size=16, image_size=32, patch_size=8)
 SWIN = dict(
@@ -35,6 +36,7 @@ MODELS = {
     "swin": (PoaSwinModel, PoaSwinConfig, SWIN, "8x1-1", "min_embed_dim"),
     "resnet": (PoaResNetModel, PoaResNetConfig, RESNET, "8x1-1", "min_base_width"),
 }
+HEADS = dict(num_prototypes=[16], head_hidden_size=16, head_bottleneck_size=8)
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 
 
@@ -102,8 +104,7 @@ def test_layers_wrapped_after_the_first_use_are_refused_in_a_sentence(made):
 
 @pytest.fixture(scope="module")
 def pretraining():
-    heads = dict(num_prototypes=[16], head_hidden_size=16, head_bottleneck_size=8)
-    return PoaForPreTraining(PoaConfig(backbone_config=PoaViTConfig(**VIT), **heads))
+    return PoaForPreTraining(PoaConfig(backbone_config=PoaViTConfig(**VIT), **HEADS))
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,69 @@ def test_fields_of_pretraining_are_checked_wherever_they_come_from(pretraining, 
     with pytest.raises(ValueError, match="^min_hidden_size 20 is not"):
         PoaForPreTraining.from_pretrained(tmp_path, backbone_config={"min_hidden_size": 20})
     assert PoaForPreTraining.from_pretrained(tmp_path, intact_weight=0.5).config.intact_weight == 0.5
+
+
+def batch_of(config):
+    masks = torch.zeros(6, (32 // config.patch_grid) ** 2, dtype=torch.bool)
+    masks[:, 0] = True
+    images = torch.linspace(-1, 1, 6 * 3 * 32 * 32).sin().reshape(6, 3, 32, 32)
+    return images, torch.zeros(0, 3, 16, 16), masks
+
+
+def equal(first, second):
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_pretraining_starts_from_the_folder_of_an_elastic_model(made, tmp_path):
+    backbone, _, _ = made
+    backbone.save_pretrained(tmp_path)
+    model = PoaForPreTraining.from_pretrained(tmp_path, **HEADS)
+    assert equal(model.student, backbone) and equal(model.teacher, backbone)
+    assert equal(model.teacher_head, model.student_head) and model.config.num_prototypes == [16]
+    model.save_pretrained(tmp_path / "run")
+    with pytest.raises(ValueError, match="holds teacher, student and heads: load a PoaForPreTraining"):
+        type(backbone).from_pretrained(tmp_path / "run")
+
+
+def test_the_teacher_is_a_copy_of_the_student_however_the_model_is_initialised(made):
+    config = PoaConfig(backbone_config=made[0].config, **HEADS)
+    loaded = PoaForPreTraining.from_pretrained(None, config=config, state_dict={})
+    with torch.device("meta"):
+        filled = PoaForPreTraining(config)
+    filled.to_empty(device="cpu")
+    filled.init_weights()
+    for model in (loaded, filled):
+        assert equal(model.teacher, model.student) and equal(model.teacher_head, model.student_head)
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_activation_checkpointing_of_any_kind_gives_the_same_gradients(made):
+    backbone, smallest, _ = made
+    model = PoaForPreTraining(PoaConfig(backbone_config=backbone.config, **HEADS)).train()
+    found = []
+    for use_reentrant in (None, False, True):
+        if use_reentrant is not None:
+            enable_activation_checkpointing(model, use_reentrant)
+            layers = [module for module in model.student.modules() if hasattr(module, "gradient_checkpointing")]
+            assert layers and all(layer.gradient_checkpointing for layer in layers)
+        torch.manual_seed(0)
+        model.zero_grad()
+        model(*batch_of(backbone.config), smallest, 0.07).loss.backward()
+        found.append([parameter.grad for parameter in model.student.parameters()])
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_the_output_of_pretraining_is_a_tuple_if_asked_for(pretraining):
+    batch = batch_of(pretraining.eval().config.backbone_config)
+    output = pretraining(*batch, "16x1", 0.07)
+    as_tuple = pretraining(*batch, "16x1", 0.07, return_dict=False)
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], output.loss)
+
+
+def test_offloaded_weights_are_refused_in_a_sentence(made):
+    model, smallest, _ = made
+    next(layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)).to("meta")
+    with pytest.raises(ValueError, match="^Offloaded weights cannot be sliced"):
+        model.extract(smallest)

@@ -175,3 +175,13 @@ def test_a_licence_of_ones_own_goes_along_or_is_missed_before_any_work(run_folde
         assert main([*argv, *more]) == 0
         assert (tmp_path / "out" / "LICENSE.md").read_text() == "Do what you like.\n"
     assert ModelCard.load(tmp_path / "out" / "README.md").data.license_link == "LICENSE.md"
+
+
+def test_sizes_are_given_as_texts_or_names(tiny_model, tmp_path):
+    smallest = tiny_model.config.backbone_config.space.smallest
+    sizes = {"named": "small", "text": str(smallest), "value": smallest}
+    parameters = [extract_to(tiny_model, size, tmp_path / name) for name, size in sizes.items()]
+    assert len(set(parameters)) == 1
+    with pytest.raises(ValueError, match="^'tiny' is neither a named size"):
+        extract_to(tiny_model, "tiny", tmp_path / "none")
+    assert not (tmp_path / "none").exists()

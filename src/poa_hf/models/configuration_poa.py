@@ -4,7 +4,7 @@ from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from ..ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
@@ -92,6 +92,14 @@ class PoaConfig(CheckedFieldsMixin, PreTrainedConfig):
             object.__setattr__(self, "backbone_config", {"model_type": "poa_vit", **self.backbone_config})
         super().__post_init__(**kwargs)
         self.complete()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a dictionary, which may be that of an elastic backbone alone."""
+        model_type = str(config_dict.get("model_type"))
+        if model_type in CONFIG_MAPPING and issubclass(CONFIG_MAPPING[model_type], ElasticConfigMixin):
+            config_dict = {"backbone_config": config_dict}
+        return super().from_dict(config_dict, **kwargs)
 
     def complete(self) -> None:
         """Check all fields, and those of the backbone."""

@@ -65,6 +65,11 @@ class ElasticModelMixin(_Model):
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
         saved_type, own_type = model.config.model_type, type(model.config).model_type
+        if any(name.startswith("teacher.") for name in info["unexpected_keys"]):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds teacher, student and heads: load a PoaForPreTraining, and take "
+                "its `teacher`."
+            )
         if saved_type != own_type and any(map(cls.slice_rules.is_in_block, info["missing_keys"])):
             raise ValueError(
                 f"{pretrained_model_name_or_path} is a {saved_type}, in whose file blocks have other names than in a "

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ..objective.branches import Batch, Branch, ImageTokens
 from ..objective.distillation import Distillation, DistillationSpec, distillation
@@ -91,6 +93,7 @@ class PoaForPreTraining(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
 
     def __init__(self, config: PoaConfig):
@@ -108,11 +111,40 @@ class PoaForPreTraining(PreTrainedModel):
                 self.distillation = self._new_distillation(DistillationSpec.read(config.distillation))
         self.post_init()
         self.teacher, self.teacher_head = teacher, teacher_head
+        self._start_averages()
+        self.train(self.training)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model, or start from an elastic backbone: a teacher that was not saved is a copy of the student."""
+        with_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        for name in ("teacher", "teacher_head"):
+            average, source = getattr(model, name), getattr(model, name.replace("teacher", "student"))
+            if info["missing_keys"].issuperset(f"{name}.{key}" for key, _ in average.named_parameters()):
+                average.load_state_dict(source.state_dict())
+        return (model, info) if with_info else model
+
+    def init_weights(self) -> None:
+        """Initialise the students at random, and the teacher as their copy."""
+        super().init_weights()
+        if self.teacher is not None:
+            self._start_averages()
+
+    def _start_averages(self) -> None:
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher_head.load_state_dict(self.student_head.state_dict())
         if self.distillation is not None:
             self.distillation.start_averages()
-        self.train(self.training)
+
+    def _set_gradient_checkpointing(  # type: ignore[override]  # versions differ in further options
+        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **options: Any
+    ) -> None:
+        # `forward` differentiates within, which reentrant checkpoints do not allow
+        if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            gradient_checkpointing_func = functools.partial(gradient_checkpointing_func, use_reentrant=False)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **options)
 
     @property
     def _head_sizes(self) -> tuple[int, int, int, list[int]]:
@@ -204,6 +236,7 @@ class PoaForPreTraining(PreTrainedModel):
         """Whether losses are computed with compiled blocks."""
         return self._compiler is not None
 
+    @can_return_tuple
     def forward(
         self,
         global_crops: Tensor,

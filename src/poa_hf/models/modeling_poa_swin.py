@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,10 +91,14 @@ class PoaSwinLayer(SwinLayer):
         return output[:, :height, :width].reshape(batch_size, tokens, channels), weights
 
 
+def _called(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
 class PoaSwinStage(SwinStage):
     """A stage that is checkpointed block by block; stock stages are also checkpointed as a whole, at twice the cost."""
 
-    gradient_checkpointing = property(lambda self: False, lambda self, value: None)
+    _gradient_checkpointing_func = property(lambda self: _called, lambda self, value: None)
 
     def __init__(self, config: PoaSwinConfig, stage: int, grid_size: tuple[int, int]):
         # not SwinStage's, which would build stock blocks
