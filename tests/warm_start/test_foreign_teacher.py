@@ -61,9 +61,11 @@ def test_a_classifier_is_a_teacher_without_its_pooler(tmp_path):
 def test_repositories_of_the_hub(tmp_path, folder, hub, poa):
     hub.add_repo("me/their-vit", files={path.name: path.read_bytes() for path in folder.iterdir()})
     assert load_foreign_teacher("me/their-vit").name == "me/their-vit"
-    for nothing in ("", "/nowhere"):
-        told = poa(*pretrain(tmp_path, nothing), status=2)
-        assert told.startswith(f"poa: There is nothing at {nothing!r} to learn from")
+    nothing = {"": "foreign_teacher is '': give it a value", "/nowhere": "There is nothing at '/nowhere' to learn from"}
+    for source, message in nothing.items():
+        assert poa(*pretrain(tmp_path, source), status=2).startswith(f"poa: {message}")
+    with pytest.raises(ValueError, match="^There is nothing at ''"):
+        load_foreign_teacher("")
     told = poa(*pretrain(tmp_path, "me/nothing"), status=2)
     assert told.startswith("poa: me/nothing is neither a folder nor a model of the Hub")
     hub.add_repo("me/gated", files={})
