@@ -59,7 +59,8 @@ class ElasticModelMixin(_Model):
         """Load a model that was saved by this class; `init_from` starts from others.
 
         Raises:
-            ValueError: If it is of another type, whose files have other names for the weights of its blocks.
+            ValueError: If it is a whole pre-training run, or of another type, whose files have other names for the
+                weights of its blocks.
         """
         with_info = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
