@@ -17,8 +17,8 @@ the same test images, the same seed; intervals (95 %) are for other test images 
 
 Runs in --output_dir are not repeated, and a run that was cut off is continued. --seconds cuts off after so long and
 reports what there is: one run, the smallest and the full size come first, then equal compute, then other sizes and
-seeds. The same command goes on. The last line is one JSON object, whose `ratio` is the cost of the one run over that of
-the separate runs.
+seeds. The same command goes on; with --record, finished runs count on another machine too. The last line is one JSON
+object, whose `ratio` is the cost of the one run over that of the separate runs.
 """
 
 import argparse
@@ -34,6 +34,7 @@ import yaml
 from parts import photos
 from parts.cached_runs import Unfinished, alone, assignments, finished_cost, pretrain, with_overrides
 from parts.machine import device_name, table_head, versions
+from parts.run_record import pack, unpack
 from parts.size_comparison import TASKS, curve, described, differences, outcomes
 from transformers.utils import logging as transformers_logging
 
@@ -135,10 +136,12 @@ class Comparison:
         """Return the outcomes of a size by one of the kinds of models; None if its run is not finished."""
         own = str(size)
         needed = {"poa": ["poa"], "slices": ["poa", f"alone-{self.sizes[-1]}"], "untrained": [f"alone-{size}"]}
-        for name in needed.get(kind, [f"{kind}-{size}"]):
-            if finished_cost(self.folder(seed, name)) is None:
-                return None
-        folder = self.folder(seed, needed.get(kind, [f"{kind}-{size}"])[0])
+        folders = [self.folder(seed, name) for name in needed.get(kind, [f"{kind}-{size}"])]
+        folder, path = folders[0], folders[0] / f"outcomes-{kind}-{own}.npz"
+        if any(finished_cost(each) is None for each in folders):
+            return None
+        if not path.exists() and not all((each / "config.json").exists() for each in folders):
+            return None  # a record has no weights
 
         def untrained() -> Subject:
             subject = load_subject(folder)
@@ -153,7 +156,7 @@ class Comparison:
             return subject
 
         subject = {"untrained": untrained, "slices": slices}.get(kind, lambda: load_subject(folder))
-        return outcomes(folder / f"outcomes-{kind}-{own}.npz", subject, self.data, [own])
+        return outcomes(path, subject, self.data, [own])
 
     def compared(self, kind: str) -> dict[str, dict]:
         """Return the differences between the one run and models of a kind, by size, over the seeds that have both."""
@@ -202,9 +205,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="cut off after so long, and report what there is")
     parser.add_argument("--plot", type=Path, help="folder for a picture of the curves, one_run.svg")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/one_run_many_sizes"))
+    parser.add_argument("--record", type=Path, help="a .zip of what finished runs gave: read first, then written anew")
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
     comparison = Comparison(options)
+    if options.record is not None:
+        unpack(options.record, options.output_dir)
     try:
         comparison.run()
     except Unfinished as cut_off:
@@ -212,6 +218,8 @@ def main() -> None:
             raise
         print(cut_off, file=sys.stderr)
     report(comparison)
+    if options.record is not None:
+        pack(options.record, options.output_dir)
 
 
 def report(comparison: Comparison) -> None:

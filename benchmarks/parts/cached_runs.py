@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-COST = "cost.json"
+COST, RECIPE = "cost.json", "recipe.yaml"
 PROGRAM = ("-m", "poa_hf.cli")
 
 
@@ -49,8 +49,8 @@ def pretrain(
         Unfinished: If the run was cut off.
         ValueError: If the folder holds a run by another recipe.
     """
-    recipe, config = {**recipe, "output_dir": str(folder)}, folder / "recipe.yaml"
-    if config.exists() and yaml.safe_load(config.read_text()) != recipe:
+    recipe, config = {**recipe, "output_dir": str(folder)}, folder / RECIPE
+    if config.exists() and without_places(yaml.safe_load(config.read_text())) != without_places(recipe):
         raise ValueError(f"{folder} holds a run by another recipe: give another --output_dir, or delete it.")
     if (cost := finished_cost(folder)) is not None:
         return cost
@@ -81,6 +81,12 @@ def pretrain(
     if not finished:
         raise Unfinished(f"{folder} was not finished: run the same command again to go on.")
     return total
+
+
+def without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe without what differs between machines: the run's folder, and the path of the images' folder."""
+    found = {name: value for name, value in recipe.items() if name != "output_dir"}
+    return found | {"dataset_name": Path(found["dataset_name"]).name} if found.get("dataset_name") else found
 
 
 def _cost(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from poa_hf.evaluation.evaluator import measure_sizes
 from poa_hf.evaluation.splits import EvaluationData
@@ -16,7 +17,8 @@ from poa_hf.evaluation.subject import Subject, load_subject
 from poa_hf.evaluation.tasks import TaskOptions
 
 TASKS = ("knn", "linear")
-Outcomes = dict[str, np.ndarray]  # of each test image, by "TASK SIZE"
+# Of each test image, (N,), by "TASK SIZE"; of a run of which only the accuracy is kept, ().
+Outcomes = dict[str, np.ndarray]
 
 
 def outcomes(
@@ -26,7 +28,7 @@ def outcomes(
 
     Args:
         path: The file, a `.npz`.
-        subject: Loads the model.
+        subject: Loads the model. It is not called if the file exists.
         data: The train and the test images.
         sizes: Sizes of the model.
         tasks: How they are measured.
@@ -70,16 +72,39 @@ def differences(first: Sequence[Outcomes], second: Sequence[Outcomes], size: str
     """
     found = {}
     for task in TASKS:
-        name = f"{task} {size}"
-        a, b = (np.stack([each[name] for each in side], axis=1) for side in (first, second))
-        paired = paired_difference(a, b) if len(first) > 1 else paired_difference(a[:, 0], b[:, 0])
+        a, b = ([each[f"{task} {size}"] for each in side] for side in (first, second))
+        seeds = [(float(one.mean()), float(other.mean())) for one, other in zip(a, b, strict=True)]
+        interval = _interval(a, b)
         found[task] = {
-            "first": [100 * float(value) for value in a.mean(axis=0)],
-            "second": [100 * float(value) for value in b.mean(axis=0)],
-            "difference": 100 * paired.difference,
-            "interval": None if paired.interval is None else [100 * bound for bound in paired.interval],
+            "first": [100 * one for one, _ in seeds],
+            "second": [100 * other for _, other in seeds],
+            "difference": 100 * float(np.mean([one - other for one, other in seeds])),
+            "interval": None if interval is None else [100 * bound for bound in interval],
         }
     return found
+
+
+def _interval(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean difference of outcomes by seed."""
+    of_images = [a - b for a, b in zip(first, second, strict=True) if a.ndim and b.ndim]  # (N,) each
+    if len(of_images) == len(first):
+        a, b = np.stack(first, axis=-1), np.stack(second, axis=-1)
+        return (paired_difference(a, b) if len(first) > 1 else paired_difference(a[:, 0], b[:, 0])).interval
+    differences = np.array([a.mean() - b.mean() for a, b in zip(first, second, strict=True)])
+    if len(differences) == 1:
+        return None
+    # Where some seeds have accuracies only, what seeds and images have in common cannot be told from either, and
+    # counts in both: the interval is a little too wide. Degrees of freedom are Satterthwaite's.
+    parts = [(differences.var(ddof=1) / len(differences), len(differences) - 1)]
+    if of_images:
+        mean = np.mean(of_images, axis=0)
+        parts.append((mean.var(ddof=1) / len(mean), len(mean) - 1))
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return None
+    freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    return float(differences.mean() - half), float(differences.mean() + half)
 
 
 def described(found: dict[str, Any]) -> str:
