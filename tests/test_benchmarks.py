@@ -231,8 +231,12 @@ def test_one_run_many_sizes(tmp_path):
     steps = json.loads((runs / "equal_compute.json").read_text())["steps"]
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("model.safetensors")}
     assert len(before) == 2 * (1 + 2) * (8 + 1) + 2 * 2 * (1 + 1) and 1 <= steps
-    assert figures("one_run_many_sizes.py", *options) == found
+    record = ["--record", str(tmp_path / "record.zip")]
+    assert figures("one_run_many_sizes.py", *options, *record) == found
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("model.safetensors")}
+    elsewhere = ["--output_dir", str(tmp_path / "elsewhere")]
+    assert figures("one_run_many_sizes.py", *options, *elsewhere, *record) == found
+    assert not [*(tmp_path / "elsewhere").rglob("model.safetensors")], "a run of the record was made again"
 
 
 @pytest.mark.slow
