@@ -142,6 +142,36 @@ def test_a_kind_that_is_compiled_again_is_counted(caplog):
     assert "compiling block 1 of 1" in caplog.text and "compiled again" in caplog.text
 
 
+def fails(graph, inputs):
+    raise NotImplementedError("no kernel for this attention")
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_or_is_refused(caplog):
+    model = new_model()
+    size = next(iter(model.config.backbone_config.space))
+    expected = step(model, size)
+    model.compile_blocks(BlockCompiler(backend=fails, falls_back=True))
+    torch.testing.assert_close(step(model, size), expected, rtol=0, atol=0)
+    warnings = len(caplog.records)
+    assert 0 < warnings and "block 1 cannot be compiled (" in caplog.text and "no kernel for this" in caplog.text
+    step(model, size)
+    assert len(caplog.records) == warnings, "it was tried again"
+    model.compile_blocks(BlockCompiler(backend=fails))
+    with pytest.raises(
+        ValueError, match="^compile is blocks, but block 1 cannot be compiled .*no kernel.*--compile off"
+    ):
+        step(model, size)
+
+
+def test_functions_are_compiled_once_for_each_kind_of_input():
+    compiler = BlockCompiler(backend="aot_eager")
+    twice = compiler.function("colours", lambda values, more: values * 2 + more["shift"])
+    for length in (3, 4, 3):
+        values, shift = torch.rand(length), torch.rand(length)
+        torch.testing.assert_close(twice(values, {"shift": shift}), values * 2 + shift)
+    assert (compiler.compilations, compiler.recompilations) == (2, 0)
+
+
 def test_evaluation_and_extraction_stay_as_they_are():
     model = new_model()
     compiler = BlockCompiler(backend="aot_eager")

@@ -2,14 +2,17 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
 
 from poa_hf import PoaTrainer
+from poa_hf.data.augmentation import coloured
+from poa_hf.data.crops import CropArguments, draw_augmentation
 from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable
 from poa_hf.training import compilation
-from poa_hf.training.compilation import block_compiler, expected_compilations
+from poa_hf.training.compilation import block_compiler, compiled_colours, expected_compilations
 
 from .test_gram import anchored
 from .test_trainer import arguments, images, metrics, new_model
@@ -44,6 +47,27 @@ def test_without_a_compiler_auto_warns_and_blocks_is_refused(tmp_path, no_compil
     assert "Blocks are not compiled, as PyTorch cannot compile on this machine (no working C++" in caplog.text
     with pytest.raises(ValueError, match=r"compile is blocks.*no working C\+\+ compiler was found.*--compile off"):
         block_compiler(model, arguments(tmp_path, compile="blocks"), device)
+
+
+def test_colours_are_compiled_on_gpus_and_are_among_what_is_expected(tmp_path, quick_compiler):
+    model = new_model()
+    for options, kinds in (({}, 2), ({"pack_crops": True}, 2), ({"num_local_crops": 0}, 1)):
+        args = arguments(tmp_path, compile="blocks", **options)
+        on_cpu, on_cuda = (block_compiler(model, args, torch.device(name)) for name in ("cpu", "cuda"))
+        assert on_cuda.expected == on_cpu.expected + kinds and on_cpu.expected == expected_compilations(model, args)
+        assert compiled_colours(on_cpu, torch.device("cpu")) is compiled_colours(None, torch.device("cuda")) is None
+    pixels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    drawn = draw_augmentation(np.random.default_rng(0), CropArguments(num_local_crops=2))
+    parameters = {name: torch.from_numpy(values) for name, values in drawn.items()}
+    colour_all = compiled_colours(on_cuda, torch.device("cuda"))
+    torch.testing.assert_close(colour_all(pixels, parameters), coloured(pixels, parameters))
+    assert on_cuda.compilations == 1 and on_cuda.seconds > 0
+
+
+def test_only_auto_falls_back(tmp_path, quick_compiler):
+    made = {choice: block_compiler(new_model(), arguments(tmp_path, compile=choice), torch.device("cuda"))
+            for choice in ("auto", "blocks")}  # fmt: skip
+    assert made["auto"].falls_back and not made["blocks"].falls_back
 
 
 def test_other_values_are_refused_and_the_old_name_warns(tmp_path):

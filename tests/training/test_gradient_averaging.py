@@ -127,8 +127,11 @@ def test_gradients_are_those_of_one_process(of_one_process, processes, environme
     for rank in range(processes):
         found, _ = torch.load(tmp_path / f"gradients-{rank}.pt")
         assert_same(found, of_one_process, tolerance)
-    rounded = all(torch.equal(found["first"][name], gradient) for name, gradient in of_one_process["first"].items())
-    assert not rounded
+    gradients = [item for item in of_one_process["first"].items() if "k_proj.bias" not in item[0] and item[1].any()]
+    errors = [
+        float((found["first"][name] - gradient).abs().max() / gradient.abs().max()) for name, gradient in gradients
+    ]
+    assert (max(errors) > 1e-4) == ("reduce_dtype" in options), "what was averaged was not rounded as asked for"
 
 
 @slow

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from poa_hf import PoaConfig, PoaForPreTraining, PoaResNetConfig, PoaSwinConfig, PoaTrainer
+from poa_hf.models.compiled_blocks import BlockCompiler
 from poa_hf.models.flops import flop_counter
-from poa_hf.training.speed import StepFlops, measured_flops, peak_flops, speed_summary
+from poa_hf.training.speed import SpeedLog, StepFlops, measured_flops, peak_flops, speed_summary
 
 from ..conftest import tiny_backbone
 from .test_gram import dinov2
@@ -88,7 +89,12 @@ def test_rates_of_known_devices_and_no_guess_for_others():
     assert peak_flops("NVIDIA H100 PCIe", torch.bfloat16) == 756e12
     assert peak_flops("NVIDIA A100-SXM4-40GB", torch.float32) == 19.5e12
     assert peak_flops("NVIDIA L40S", torch.bfloat16) == 362e12
-    assert peak_flops("A card of tomorrow", torch.bfloat16) is None
+    assert peak_flops("NVIDIA H200 NVL", torch.bfloat16) == 835e12
+    assert peak_flops("NVIDIA GH200 480GB", torch.bfloat16) == 989e12
+    assert peak_flops("NVIDIA A10G", torch.bfloat16) == 70e12
+    unknown = ["A card of tomorrow", "NVIDIA RTX A4000", "NVIDIA RTX A3000", "NVIDIA RTX A1000", "NVIDIA GB200", ""]
+    for name in [*unknown, "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "NVIDIA A100X"]:
+        assert peak_flops(name, torch.bfloat16) is None, name
     assert measured_flops(torch.device("cpu"), torch.float32, seconds=0.01) > 1e8
 
 
@@ -96,6 +102,29 @@ def test_a_line_of_the_log():
     values = speed_summary([1.0, 2.0, 6.0], [3e12, 3e12, 12e12], 4e12, torch.device("cpu"))
     assert values == {"step_seconds": 2.0, "slowest_step_seconds": 6.0, "tflops": 2.0, "mfu": 0.5}
     assert "mfu" not in speed_summary([1.0], [1e12], None, torch.device("cpu"))
+
+
+def test_a_line_of_the_log_of_a_gpu(tmp_path, monkeypatch):
+    """With a GPU that is not there: its maker's rate, and its memory in GB of 1e9 bytes."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 31_000_000_000)
+    config, device = PoaConfig(backbone_config=tiny_backbone(), **SMALL_HEADS), torch.device("cuda")
+    size = config.backbone_config.space.sub_network_at(0)
+    for options, peak in (({}, 67e12), ({"bf16": True}, 989e12)):
+        log = SpeedLog(config, arguments(tmp_path, **options), device, None)
+        values = log.values([2.0], [(size,)])
+        assert values["peak_memory_gb"] == 31.0 and values["mfu"] == pytest.approx(values["tflops"] * 1e12 / peak)
+        assert values["tflops"] * 1e12 == pytest.approx(log.flops.of_step(size) / 2)
+
+
+def test_recompilations_are_said_when_there_are_more(tmp_path, caplog):
+    config, compiler = PoaConfig(backbone_config=tiny_backbone(), **SMALL_HEADS), BlockCompiler(backend="aot_eager")
+    log = SpeedLog(config, arguments(tmp_path), torch.device("cpu"), compiler)
+    for recompilations, warnings in ((0, 0), (2, 1), (2, 1), (3, 2)):
+        compiler.recompilations, compiler.seconds = recompilations, 1.5
+        assert log.values([1.0], [()])["compile_seconds"] == 1.5
+        assert len(caplog.records) == warnings
+    assert "2 blocks were compiled more than once" in caplog.text and "--compile off" in caplog.text
 
 
 def test_the_log_of_a_run_and_its_profile(tmp_path):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils._pytree import tree_leaves
 
 from ..formatting import one_line
@@ -25,7 +26,7 @@ from ..objective.row_functions import PLAIN, RowFunctions, Rows
 
 logger = logging.getLogger(__name__)
 
-# Where the compiler keeps its code unless TORCHINDUCTOR_CACHE_DIR says otherwise; the default is a temporary folder.
+# Where the compiler keeps its code unless TORCHINDUCTOR_CACHE_DIR says otherwise; torch would take a temporary folder.
 CACHE = Path("~/.cache/poa_hf/inductor")
 
 
@@ -43,6 +44,7 @@ class BlockCompiler:
     Args:
         expected: How many functions a run needs, for the progress messages; None if it is not known.
         backend: The compiler, as `torch.compile` takes it.
+        falls_back: Whether a function that cannot be compiled runs as it is, with a warning.
 
     Attributes:
         compilations: Number of compilations so far.
@@ -50,12 +52,12 @@ class BlockCompiler:
         seconds: Wall-clock seconds of all first calls, which include the compilation.
     """
 
-    def __init__(self, expected: int | None = None, backend: str = "inductor"):
-        self.expected, self.backend = expected, backend
+    def __init__(self, expected: int | None = None, backend: str = "inductor", falls_back: bool = False):
+        self.expected, self.backend, self.falls_back = expected, backend, falls_back
         self.compilations = self.recompilations = 0
         self.seconds = 0.0
         self._functions: dict[Hashable, Callable[..., Any]] = {}
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE.expanduser()))
+        keep_code()
 
     def attach(self, model: nn.Module, blocks: list[str]) -> None:
         """Make a model's blocks run compiled.
@@ -71,6 +73,20 @@ class BlockCompiler:
     def _call(self, block: nn.Module, kind: Hashable, *args: Any, **kwargs: Any) -> Any:
         key = (kind, block.training, torch.is_grad_enabled(), *map(_kind_of_input, tree_leaves((args, kwargs))))
         return self._compiled("block", key, type(block).forward, block, *args, **kwargs)
+
+    def function(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of tensors, compiled, once for each kind of input.
+
+        Args:
+            name: What it is called in progress messages.
+            function: The function.
+        """
+
+        def call(*args: Any) -> Any:
+            key = (function, torch.is_grad_enabled(), *map(_kind_of_input, tree_leaves(args)))
+            return self._compiled(name, key, function, *args)
+
+        return call
 
     def row_functions(self) -> RowFunctions:
         """Return the functions that losses compute of chunks of rows, compiled."""
@@ -95,7 +111,18 @@ class BlockCompiler:
             return compiled(*args, **kwargs)
         compiled = self._functions[key] = self._new_function(name, function)
         started = time.perf_counter()
-        result = compiled(*args, **kwargs)
+        try:
+            result = compiled(*args, **kwargs)
+        except TorchDynamoException as error:
+            reason = f"{name} {len(self._functions)} cannot be compiled ({one_line(error)[:200]})"
+            if not self.falls_back:
+                raise ValueError(
+                    f"compile is blocks, but {reason}: use --compile off, or another --attn_implementation if that is "
+                    "the reason."
+                ) from error
+            logger.warning("It is not compiled, and slower for it: %s.", reason)
+            self._functions[key] = function
+            result = function(*args, **kwargs)
         self.seconds += time.perf_counter() - started
         return result
 
@@ -146,12 +173,21 @@ def _kind_of_input(value: Any) -> Hashable:
     return value if isinstance(value, Hashable) else str(type(value))
 
 
+def keep_code() -> None:
+    """Make the compiler keep its code in `CACHE`, so that a second run finds it.
+
+    The first compilation of a process settles on a folder, so this must come before it.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE.expanduser()))
+
+
 def check_compiler(device: torch.device) -> None:
     """Compile a small function.
 
     Raises:
         CompilationUnavailable: If that fails, such as for want of a compiler.
     """
+    keep_code()
     try:
         compiled = torch.compile(lambda values: values * 2 + 1)
         with torch.no_grad():

@@ -40,7 +40,10 @@ def block_compiler(model: PoaForPreTraining, args: PoaTrainingArguments, device:
             ) from error
         logger.warning("Blocks are not compiled, as PyTorch cannot compile on this machine (%s).", error)
         return None
-    return BlockCompiler(expected_compilations(model, args))
+    expected = expected_compilations(model, args)
+    if _compiles_colours(device):
+        expected += _kinds_of_crops(args)
+    return BlockCompiler(expected, falls_back=args.compile == "auto")
 
 
 def compiled_colours(
@@ -50,7 +53,11 @@ def compiled_colours(
 
     On a CPU, where launches cost little, its additional arithmetic would not pay.
     """
-    return None if compiler is None or device.type == "cpu" else torch.compile(coloured, dynamic=False)
+    return None if compiler is None or not _compiles_colours(device) else compiler.function("colours", coloured)
+
+
+def _compiles_colours(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 def expected_compilations(model: PoaForPreTraining, args: PoaTrainingArguments) -> int:
@@ -63,8 +70,12 @@ def expected_compilations(model: PoaForPreTraining, args: PoaTrainingArguments) 
     of_teacher = len({block_kind(model.teacher.get_submodule(name)) for name in names})
     if model.config.elastic_teacher:
         of_teacher = of_student
-    inputs = 2 if args.num_local_crops and not args.pack_crops else 1
+    inputs = 1 if args.pack_crops else _kinds_of_crops(args)
     return of_student * inputs + of_teacher + _kinds_of_losses(model.config)
+
+
+def _kinds_of_crops(args: PoaTrainingArguments) -> int:
+    return 2 if args.num_local_crops else 1
 
 
 def _kinds_of_losses(config: PoaConfig) -> int:

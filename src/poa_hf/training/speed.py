@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,10 +22,11 @@ from .arguments import PoaTrainingArguments
 logger = logging.getLogger(__name__)
 
 # Dense matrix products in TFLOP/s, in bfloat16 and in float32 (without TF32), from NVIDIA's data sheets. The first name
-# that a device's name holds counts.
+# whose words a device's name holds counts.
 _PEAK_TFLOPS = {
-    "B200": (2250, 75), "H200": (989, 67), "H100 PCIe": (756, 51), "H100 NVL": (835, 60), "H100": (989, 67),
-    "GH200": (989, 67), "H800": (989, 67), "H20": (148, 44), "A100": (312, 19.5), "A800": (312, 19.5),
+    "B200": (2250, 75), "H200 NVL": (835, 60), "H200": (989, 67), "H100 PCIe": (756, 51), "H100 NVL": (835, 60),
+    "H100": (989, 67), "GH200": (989, 67), "H800 PCIe": (756, 51), "H800": (989, 67), "H20": (148, 44),
+    "A100": (312, 19.5), "A800": (312, 19.5),
     "A30": (165, 10.3), "A40": (150, 37.4), "A10G": (70, 35), "A10": (125, 31.2), "L40S": (362, 91.6),
     "L40": (181, 90.5), "L4": (121, 30.3),
 }  # fmt: skip
@@ -161,9 +163,15 @@ class SpeedLog:
 
 
 def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
-    """Return the rate of dense matrix products that a device's maker states, per second; None if it is not known."""
+    """Return the rate of dense matrix products that a device's maker states, per second; None if it is not known.
+
+    Nothing is known of a part of a device (MIG).
+    """
+    words = re.findall(r"[A-Za-z0-9]+", device_name)
+    if "MIG" in words:
+        return None
     for name, (bfloat16, float32) in _PEAK_TFLOPS.items():
-        if name in device_name:
+        if f" {name} " in f" {' '.join(words)} ":
             return 1e12 * (float32 if dtype == torch.float32 else bfloat16)
     return None
 
