@@ -123,6 +123,16 @@ def test_crops_masks_and_sizes_that_do_not_belong_together_are_refused(pretraini
         pretraining(torch.rand(crops, 3, 32, 32), torch.rand(local, 3, 16, 16), torch.ones(masks).bool(), size, 0.07)
 
 
+def test_masks_of_images_that_are_no_multiple_of_the_patch(pretraining):
+    """Stock patches leave out what remains at the border."""
+    images, model = torch.rand(2, 3, 38, 45), pretraining.teacher
+    masks = torch.zeros(2, 4 * 5, dtype=torch.bool)
+    plain = model(images)
+    assert torch.equal(model(images, bool_masked_pos=masks).last_hidden_state, plain.last_hidden_state)
+    with pytest.raises(ValueError, match=r"does not fit these images: give \(2, 20\)"):
+        model(images, bool_masked_pos=torch.zeros(2, 26, dtype=torch.bool))
+
+
 def test_fields_of_pretraining_are_checked_wherever_they_come_from(pretraining, tmp_path):
     pretraining.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="^intact_weight is 5.0"):

@@ -1,5 +1,7 @@
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +133,48 @@ def test_what_a_folder_can_be_used_for(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is not a folder that can be written to"):
         find_checkpoint(tmp_path / "file" / "run", None, False)
+
+
+def as_an_ordinary_user(function) -> str:
+    """What a function returns, or the text of its ValueError, when somebody other than root calls it."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            text = str(function())
+        except ValueError as error:
+            text = str(error)
+        os.write(write, text.encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as result:
+        return result.read()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or os.getuid() != 0, reason="only root can become another user")
+def test_an_ordinary_user_needs_to_write_to_the_nearest_folder_only():
+    with tempfile.TemporaryDirectory() as root:
+        own, hidden = Path(root) / "own", Path(root) / "hidden"
+        os.chmod(root, 0o755)
+        for folder, mode in ((own, 0o777), (hidden, 0o700)):
+            folder.mkdir()
+            folder.chmod(mode)
+        for run in (own, own / "new", own / "new" / "run"):
+            assert as_an_ordinary_user(lambda run=run: find_checkpoint(run, None, False)) == "None"
+        for run, named in ((Path(root) / "new", root), (hidden / "run", hidden), (hidden / "a" / "run", hidden)):
+            error = as_an_ordinary_user(lambda run=run: find_checkpoint(run, None, False))
+            assert error == f"{named} is not a folder that can be written to: give another output_dir."
+
+
+def test_folders_above_need_not_be_written_to(tmp_path, monkeypatch):
+    """As for an ordinary user, whose home lies in folders of root's."""
+    monkeypatch.setattr(os, "access", lambda path, mode: tmp_path in (path, *Path(path).parents))
+    for folder in (tmp_path, tmp_path / "new", tmp_path / "a" / "new"):
+        assert find_checkpoint(folder, None, False) is None
+    with pytest.raises(ValueError, match=f"^{tmp_path.parent} is not a folder that can be written to"):
+        find_checkpoint(tmp_path.parent / "new", None, False)
 
 
 def test_a_checkpoint_that_lies_on_another_disk_belongs_to_the_run_that_links_to_it(tmp_path):

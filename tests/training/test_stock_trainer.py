@@ -1,5 +1,7 @@
 """Pre-training by transformers' own `Trainer`."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,20 @@ def test_views_are_in_the_order_of_the_model():
             for view, crop in enumerate(crops):
                 expected = (crop / 255 - mean) / std
                 np.testing.assert_allclose(batch[name][view * 3 + place], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_crops_have_the_channels_of_the_model(channels):
+    config = tiny_config(tiny_backbone(num_channels=channels))
+    rows = [{"image": np.full((40, 40, channels), 128, dtype=np.uint8)} for _ in range(2)]
+    batch = PoaDataCollator(config, CROPS)(rows)
+    assert batch["global_crops"].shape == (4, channels, 32, 32)
+    statistics = [0.5] * channels, [0.25] * channels
+    crops = dataclasses.replace(CROPS, image_mean=statistics[0], image_std=statistics[1])
+    assert PoaDataCollator(config, crops).crops == crops
+    other = dataclasses.replace(CROPS, image_mean=[0.5, 0.5], image_std=[0.2, 0.2])
+    with pytest.raises(ValueError, match=f"^crops has .* of 2 numbers, but the model takes {channels} channels"):
+        PoaDataCollator(config, other)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -87,7 +87,8 @@ class ElasticViTModelMixin(ElasticModelMixin):
         if model is not self:
             return model(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs)
         if bool_masked_pos is not None and pixel_values is not None:
-            patches = pixel_values[0, 0].numel() // self.config.patch_size**2
+            height, width = (side // self.config.patch_size for side in pixel_values.shape[-2:])
+            patches = height * width
             if bool_masked_pos.shape != (len(pixel_values), patches):
                 raise ValueError(
                     f"bool_masked_pos {tuple(bool_masked_pos.shape)} does not fit these images: give "

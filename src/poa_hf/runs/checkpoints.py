@@ -122,9 +122,9 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, th
         ValueError: If the folder cannot hold a run, holds another run that is neither resumed nor to be overwritten, or
             there is no sound checkpoint of those that `resume` asks for.
     """
-    for parent in (folder, *folder.parents):
-        if parent.exists() and not (parent.is_dir() and os.access(parent, os.W_OK)):
-            raise ValueError(f"{parent} is not a folder that can be written to: give another output_dir.")
+    nearest = _nearest_that_exists(folder)
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise ValueError(f"{nearest} is not a folder that can be written to: give another output_dir.")
     run = RunFolder(folder)
     if (path := run.misplaced()) is not None:
         found, kept = ("folder", "file") if path.is_dir() else ("file", "folder")
@@ -153,6 +153,19 @@ def find_checkpoint(folder: Path, resume: bool | str | None, overwrite: bool, th
             "it."
         )
     return checkpoint
+
+
+def _nearest_that_exists(folder: Path) -> Path:
+    """The folder, or what it would be made in, or what is in the way. Of folders above, nobody needs to write to."""
+    for path in (folder, *folder.parents):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError:  # not even its name can be looked up
+            continue
+        return path
+    return folder
 
 
 def _last_sound(folder: Path, overwrite: bool, thorough: bool) -> Path | None:

@@ -6,6 +6,7 @@ replacement, an exact resume, logs of collapse. This is for those who have a `Tr
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,8 +52,7 @@ class PoaDataCollator:
         teacher_temperature: float = 0.07,
         image_column: str | None = None,
     ):
-        mean, std = usual_statistics(config.backbone_config.num_channels)
-        self.crops = crops or CropArguments(image_mean=mean, image_std=std)
+        self.crops = _with_statistics(crops or CropArguments(), config.backbone_config.num_channels)
         self.space, self.teacher_temperature = config.backbone_config.space, teacher_temperature
         self.grid = (self.crops.global_crop_size // config.backbone_config.patch_grid,) * 2
         self.image_column = image_column
@@ -85,6 +85,19 @@ class PoaDataCollator:
     def _opened(self, images: IndexedImages, place: int) -> Any:
         args = self.crops
         return open_lazily(images.row(place).image, args.max_image_pixels, args.num_channels, args.image_range)
+
+
+def _with_statistics(crops: CropArguments, channels: int) -> CropArguments:
+    """Return the arguments with a mean and a deviation for each channel, by default the usual ones."""
+    if crops.num_channels == channels:
+        return crops
+    if not crops.has_default_statistics:
+        raise ValueError(
+            f"crops has an image_mean and image_std of {crops.num_channels} numbers, but the model takes {channels} "
+            f"channels: give {channels} numbers."
+        )
+    mean, std = usual_statistics(channels)
+    return dataclasses.replace(crops, image_mean=mean, image_std=std)
 
 
 class TeacherCallback(TrainerCallback):
