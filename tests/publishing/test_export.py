@@ -10,9 +10,11 @@ from transformers import AutoModel, AutoModelForImageClassification, Dinov2Backb
 from poa_hf import PoaForPreTraining, SubNetwork
 from poa_hf.cli.main import main
 from poa_hf.data.processor import evaluation_processor
+from poa_hf.evaluation.subject import load_subject
 from poa_hf.publishing.export import extract_to
 from poa_hf.publishing.formats.vit import as_vit
 from poa_hf.publishing.release import Release
+from poa_hf.runs.load import load_run
 
 from ..conftest import random_batch, run_python, tiny_backbone, tiny_config
 
@@ -67,6 +69,18 @@ def test_a_fresh_process_loads_what_poa_extract_wrote(run_folder, tmp_path, form
         assert torch.equal(features, expected)
     else:
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_home_folder_is_known_wherever_a_path_is_given(run_folder, tmp_path, monkeypatch, capsys):
+    """Shells leave `~` to the program after `=`, and Python always does."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["extract", "~/run", "--size", "16x2", "--output=~/by the command"]) == 0
+    extract_to(load_run("~/run"), SIZE, "~/by a function")
+    assert not (tmp_path / "~").exists()
+    names = ["run", "by the command", "by a function"]
+    assert [load_subject(f"~/{name}").name for name in names] == names
 
 
 def test_vit_folds_layerscale_exactly_but_for_rounding():

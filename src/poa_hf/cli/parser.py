@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..formatting import enumerated, suggest
@@ -33,6 +35,11 @@ def decimal_number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"is {text[:60]!r}: give a number") from None
+
+
+def _path(text: str) -> Path:
+    """Read a path. Shells leave `~` to the program after `=`, as in `--output=~/models`."""
+    return Path(os.path.expanduser(text))
 
 
 def number_in(allowed: Range) -> Callable[[str], float]:
@@ -115,6 +122,8 @@ class CommandParser(argparse.ArgumentParser):
         shown = settings.get("default") not in (None, False, argparse.SUPPRESS) and names[0].startswith("-")
         if shown and "(default" not in settings["help"]:
             settings["help"] += " (default: %(default)s)"
+        if settings.get("type") is Path:
+            settings["type"] = _path
         action = (self if group is None else group).add_argument(*names, **settings)
         if tasks:
             self._tasks_of[action.dest] = tasks

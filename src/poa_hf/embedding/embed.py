@@ -91,7 +91,7 @@ def embed(
         embeddings.paths[0]  # 'cats/1.jpg'
     """
     _check_choices(format, dtype, max_images=max_images, rows_per_shard=rows_per_shard, batch_size=batch_size)
-    folder = Path(output)
+    folder = Path(output).expanduser()
     _check_folder(folder)
     if not isinstance(model, str | Path | Subject):
         raise ValueError(

@@ -35,7 +35,7 @@ class Embeddings:
         Raises:
             ValueError: If the folder holds none, or not all of them yet.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder: give one that poa embed wrote.")
         manifest, records = Manifest.read(folder), read_records(folder)

@@ -167,12 +167,12 @@ def load_subject(source: str | Path) -> Subject:
     Raises:
         ValueError: If it does not exist, is incomplete, or has no image processor.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     on_hub = not path.is_dir() and is_supernet_on_hub(path)
     config = path / CONFIG
     is_stock = config.exists() and read_config_fields(path, path).get("model_type") != "poa"
     if not on_hub and (is_stock or not path.is_dir()):
-        return _load_stock(str(source))
+        return _load_stock(str(path if path.exists() else source))
     folder = resolve_run(path)
     model = load_run(path).teacher
     processor = run_processor(path)

@@ -60,7 +60,7 @@ def saved_folder(location: str | Path) -> Path:
     Raises:
         ValueError: If there is no such folder and no repository that can be read, or it holds no configuration.
     """
-    folder = Path(location)
+    folder = Path(location).expanduser()
     if not folder.is_dir():
         repo_id, revision = split_revision(str(location))
         neither = f"{location} is neither a folder nor a model of the Hub that can be loaded"

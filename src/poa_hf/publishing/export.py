@@ -113,7 +113,7 @@ def extract_to(
         >>> sorted(path.name for path in Path("poa-small").glob("*.json"))
         ['config.json', 'preprocessor_config.json']
     """
-    outputs: dict[Path, SubNetwork | str] = {Path(output): sub_network}
+    outputs: dict[Path, SubNetwork | str] = {Path(output).expanduser(): sub_network}
     onnx = (onnx_batch, onnx_opset, onnx_dtype)
     ((_, parameters),) = extract_all(model, outputs, format, processor, overwrite, facts, *onnx)
     return parameters

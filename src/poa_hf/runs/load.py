@@ -31,7 +31,7 @@ def resolve_run(run: str | Path) -> Path:
     Raises:
         ValueError: If there is no model.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     if not folder.is_dir():
         if may_be_on_hub(run):
             return download_supernet(str(run))

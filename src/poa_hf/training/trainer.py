@@ -248,7 +248,7 @@ class PoaTrainer:
         Args:
             folder: Where to write; `output_dir` if not given.
         """
-        self.checkpointer.save_model(Path(folder or self.output_dir))
+        self.checkpointer.save_model(Path(folder or self.output_dir).expanduser())
 
     def save_state(self) -> None:
         """Write a checkpoint of the current step, from which `train` can resume."""
