@@ -18,7 +18,7 @@ _FIELDS = ("family", "size", "width", "depth")
 
 
 def family_name(config: PreTrainedConfig) -> str:
-    """Return `vit`, `swin` or `resnet`: the backbone's model type without the prefix of elastic models."""
+    """Return `vit`, `swin`, `dinov3-vit` and so on: the backbone's model type without the prefix of elastic models."""
     return config.model_type.removeprefix("poa_").replace("_", "-")
 
 
