@@ -45,7 +45,7 @@ def list_configs() -> str:
     launch = FOLDER / "accelerate"
     lines += ["", "Their files, to copy and change, lie in", f"  {FOLDER}"]
     lines += ["", "Launch configurations, for"]
-    lines += ["  accelerate launch --config_file FILE -m poa_hf.cli pretrain --config NAME", ""]
+    lines += ["  accelerate launch --config_file FILE -m poa_hf pretrain --config NAME", ""]
     lines += [f"  {path}" for path in sorted(launch.glob("*.yaml"))]
     lines += ["", "A job script for Slurm, with torchrun:", "", f"  {launch / 'slurm.sh'}"]
     return "\n".join(lines)

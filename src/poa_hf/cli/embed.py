@@ -128,7 +128,7 @@ def _parser() -> CommandParser:
         "       poa embed --index DIR [--query PHOTO ... --top N]",
         description="Write the features of all images of a dataset into files. Stopped and run again, it goes on where "
         "it was. Or look for images that are like others (--index).",
-        epilog="For several GPUs, start it with accelerate launch -m poa_hf.cli embed.",
+        epilog="For several GPUs, start it with accelerate launch -m poa_hf embed.",
     )
     parser.add_option(
         "model", nargs="?", metavar="MODEL", help="a run, one of its checkpoints, an extracted or a stock model, or a "

@@ -123,7 +123,7 @@ def _parser() -> CommandParser:
         description="Measure the frozen features of sizes of a run, or of a stock checkpoint, on images with labels, "
         "masks or depth maps.",
         epilog=f"Results are added to {EVALUATIONS} in the run. For several GPUs, start it with accelerate launch -m "
-        "poa_hf.cli evaluate.",
+        "poa_hf evaluate.",
     )
     parser.add_option("model", help="output_dir of a run, one of its checkpoints, or a stock checkpoint")
     parser.add_option(

@@ -169,7 +169,7 @@ def warn_of_missing_processes(num_processes: int) -> None:
     if asked > num_processes == 1:
         logger.warning(
             "accelerate was asked for %d processes and started one: on CPUs use torchrun --nproc_per_node %d -m "
-            "poa_hf.cli pretrain ... instead.",
+            "poa_hf pretrain ... instead.",
             asked,
             asked,
         )

@@ -139,7 +139,7 @@ def resume_command(output_dir: Path, num_processes: int = 1, options: str = "") 
     """Return what to write to go on with a run, in a shell or, if it has no recipe, in its script."""
     if not RunFolder(output_dir).recipe.exists():
         return "train(resume_from_checkpoint=True)"
-    launcher = f"torchrun --nproc-per-node {num_processes} -m poa_hf.cli" if num_processes > 1 else "poa"
+    launcher = f"torchrun --nproc-per-node {num_processes} -m poa_hf" if num_processes > 1 else "poa"
     return f"{launcher} resume {shlex.quote(str(output_dir))}{options}"
 
 
