@@ -347,7 +347,7 @@ _STOCK = {
     "layer_norm_eps": "What a LayerNorm adds to the variance.",
     "image_size": "Side of the images in pixels; usually the training's `global_crop_size`.",
     "patch_size": "Side of a patch in pixels.",
-    "num_channels": "Channels of the images; pre-training needs 3.",
+    "num_channels": "Channels of the images.",
     "qkv_bias": "Whether queries, keys and values have biases.",
     "layerscale_value": "Initial LayerScale: how much each residual branch counts at the start.",
     "use_swiglu_ffn": "SwiGLU in place of the MLP, as in DINOv2-giant.",

@@ -21,7 +21,7 @@ def add_linear_options(parser: CommandParser) -> None:
         "--linear_augmentation", tasks=["linear"], group=linear,
         type=number_in(Range(0, 1000, whole=True)), metavar="N",
         help="learn from N augmented views of each train image, random crops and flips, one in each epoch; reading "
-        "images takes N times as long (default: 10 with --protocol, otherwise 0)",
+        "the train images takes N + 1 times as long (default: 10 with --protocol, otherwise 0)",
     )  # fmt: skip
     parser.add_option(
         "--linear_steps",

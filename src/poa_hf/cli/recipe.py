@@ -41,8 +41,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Whether to put channels, heads and hidden units in order of importance before sub-networks are "
-            "trained, at elastic_start_step, so that each size starts with those that matter most. By default, if "
-            "init_from is a model of one size."
+            "trained, at elastic_start_step; on by default where init_from is a model of one size."
         },
     )
     order_images: int = field(
@@ -96,8 +95,8 @@ class EvaluationArguments:
         default=None, metadata={"help": "Sizes to measure; the smallest, a middle and the full one if not given."}
     )
     eval_k: int = field(default=20, metadata={"help": "Neighbours that vote."})
-    eval_max_train_images: int | None = field(default=20_000, metadata={"help": "Images that vote at most."})
-    eval_max_test_images: int | None = field(default=5_000, metadata={"help": "Images to classify at most."})
+    eval_max_train_images: int | None = field(default=20_000, metadata={"help": "Largest number of images that vote."})
+    eval_max_test_images: int | None = field(default=5_000, metadata={"help": "Largest number of images to classify."})
 
     def __post_init__(self) -> None:
         check_fields(self)

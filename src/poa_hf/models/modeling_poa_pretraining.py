@@ -258,8 +258,8 @@ class PoaForPreTraining(PreTrainedModel):
         a backbone, which `loss.backward()` computes and adds.
 
         Args:
-            global_crops: (2B, 3, H, W), the first views of all images, then the second ones.
-            local_crops: (V * B, 3, h, w), one view of all images after the other; V may be 0.
+            global_crops: (2B, C, H, W), the first views of all images, then the second ones.
+            local_crops: (V * B, C, h, w), one view of all images after the other; V may be 0.
             masks: bool (2B, tokens), the patches of the global crops that are hidden from the students.
             sub_network: The elastic student of this step, a member of `config.backbone_config.space`; or several, which
                 share the elastic student's part of the loss equally; or none (an empty tuple), so that the intact
@@ -272,8 +272,9 @@ class PoaForPreTraining(PreTrainedModel):
             freeze_backbone: Whether only the heads learn; the backbone's gradients are then 0.
             teacher_features: What the model that the students are distilled from computes of the global crops; None
                 without `distillation`.
-            pack_crops: Whether a student computes its global and local crops in one pass, which launches about half
-                as many kernels and holds the activations of both. Takes a backbone whose configuration `packs_crops`.
+            pack_crops: Whether a student computes its global and local crops in one pass, which launches a fifth fewer
+                kernels in a step of a ViT-L and holds the activations of both. Takes a backbone whose configuration
+                `packs_crops`.
             gram_features: What the Gram teacher computes of the patches of the global crops (2B, tokens, D), for a
                 `gram_weight` above 0.
 

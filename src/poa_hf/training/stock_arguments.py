@@ -63,7 +63,8 @@ class StockArguments:
         False, "Whether the model that is left at the end is that of the best evaluation instead of the last step's."
     )
     metric_for_best_model: str = argument(
-        "knn_mean", "What the best evaluation is told by: knn_mean, the mean of the evaluated sizes, or one of them."
+        "knn_mean",
+        "Which value decides the best evaluation: knn_mean, the mean of the evaluated sizes, or that of one of them.",
     )
 
     # Names
