@@ -169,7 +169,7 @@ def plot(found: dict[int, dict], path: Path) -> None:
         LIGHT, lines, (0, "conflict below"), bottom=-0.1, x_name=layers, y_name="cosine with the intact gradient"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white")
+    figure.savefig(path, facecolor="white", metadata={"Date": None})
 
 
 if __name__ == "__main__":
