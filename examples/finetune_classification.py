@@ -1,4 +1,4 @@
-"""Fine-tune an extracted size, of any family, for image classification with transformers' Trainer.
+"""Fine-tune an extracted size, of any family but DINOv3, for image classification with transformers' Trainer.
 
     python examples/finetune_classification.py --model poa-vit-s --dataset_name my/images --output_dir runs/images
     python examples/finetune_classification.py ... --from_scratch      # the same architecture, random weights

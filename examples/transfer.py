@@ -7,6 +7,8 @@
 
 Fine-tuning is finetune_classification.py's. Its learning rate is chosen on --holdout of the train split, with the first
 seed; then each seed trains on the whole split and is tested. Every option of TrainingArguments holds for each training.
+DINOv3 has no classifier in transformers: give --methods linear.
+
 Results are kept in OUTPUT_DIR/cells, one file each: the same command goes on where it was stopped, or where a cell
 failed. The table is printed and written to OUTPUT_DIR/transfer.md, all numbers to transfer.json.
 
