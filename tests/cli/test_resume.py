@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from poa_hf import PoaForPreTraining
 from poa_hf.cli.main import main
 
 from ..conftest import QUICKSTART, TINY
@@ -31,6 +33,31 @@ def test_a_stopped_run_goes_on_as_its_recipe_says(run, finished, poa, caplog):
     assert f"Step 2 written to {run}" in poa("resume", run)
     assert f"Resuming from {run}/checkpoint-1, at step 1 of 2." in caplog.messages
     assert (run / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_nothing_is_drawn_that_a_checkpoint_overwrites(run, finished, poa, tmp_path, monkeypatch):
+    """Random values take most of the time in which a model is made."""
+
+    class RandomValues(TorchDispatchMode):
+        drawn = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            RandomValues.drawn += str(func).startswith(("aten.uniform_", "aten.normal_"))
+            return func(*args, **(kwargs or {}))
+
+    make = PoaForPreTraining.__init__
+
+    def watched(self, config):
+        with RandomValues():
+            make(self, config)
+
+    monkeypatch.setattr(PoaForPreTraining, "__init__", watched)
+    shutil.rmtree(run / "checkpoint-2")
+    poa("resume", run)
+    assert RandomValues.drawn == 0
+    assert (run / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+    poa("pretrain", "--config", run / "config.yaml", "--output_dir", tmp_path / "new", "--max_steps", "1")
+    assert RandomValues.drawn > 0
 
 
 def test_a_run_that_was_killed_while_writing_its_model_writes_it(run, finished, poa):

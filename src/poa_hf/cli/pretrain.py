@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def run_recipe(recipe: Recipe) -> None:
     if recipe.training.log_level is None:
         logging.getLogger("poa_hf").setLevel(logging.WARNING if recipe.training.quiet else logging.INFO)
     from transformers import set_seed
+    from transformers.initialization import no_init_weights
 
     from ..models.modeling_poa_pretraining import PoaForPreTraining
     from ..runs.checkpoints import check_recipe_is_own, find_checkpoint, is_finished, step_of, units_ordered_on
@@ -65,7 +67,9 @@ def run_recipe(recipe: Recipe) -> None:
     if not training.quiet:
         callbacks.append(ConsoleCallback(data.described, _has_labels(recipe, dataset)))
     set_seed(training.seed)
-    model = PoaForPreTraining(recipe.model)
+    # random values take most of the time in which a model is made, and a checkpoint overwrites all of them
+    with nullcontext() if checkpoint is None else no_init_weights():
+        model = PoaForPreTraining(recipe.model)
     if recipe.init_from:
         from ..warm_start.defaults import start_run
 
