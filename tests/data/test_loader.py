@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from poa_hf.data import CropArguments, PretrainingLoader
+from poa_hf.data.loader import _with_tensors
 
 from .images import FILES, ROWS_PER_FILE, png, stored_images, stream_of, write_parquet
 
@@ -82,6 +83,22 @@ def test_batches_hold_what_they_promise(sources, kind):
     # views of an image differ, and the masks do not repeat
     assert not torch.equal(first["global_crops"][:8], first["global_crops"][8:])
     assert not torch.equal(first["masks"], second["masks"])
+
+
+def test_all_that_goes_to_a_gpu_is_pinned(sources, monkeypatch):
+    """With `pin_memory` of a machine without a GPU, which takes note of what it is asked for."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    pinned = []
+    (batch,) = take(make(sources["indexed"]), 1)
+    assert not pinned
+    arrays = {
+        name: {key: values.numpy() for key, values in value.items()} if isinstance(value, dict) else value.numpy()
+        for name, value in batch.items()
+        if name == "masks" or name.endswith("augmentation")
+    }
+    tensors = _with_tensors(arrays, pinned=True)
+    found = [tensors["masks"], *tensors["global_augmentation"].values(), *tensors["local_augmentation"].values()]
+    assert len(pinned) == len(found) > 10 and all(map(torch.equal, found, pinned))
 
 
 def test_no_local_crops(sources):

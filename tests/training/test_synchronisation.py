@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poa_hf import PoaTrainer
-from poa_hf.training.monitoring import LogWindow, NonfiniteSteps
+from poa_hf.training import monitoring
+from poa_hf.training.monitoring import DataWait, LogWindow, NonfiniteSteps
 from poa_hf.training.optimization import build_optimizer, step_unless
 
 from ..conftest import ROOT
@@ -120,6 +121,34 @@ def test_the_teacher_is_kept_from_a_student_that_is_not_finite():
             parameter.fill_(float("nan"))
     model.update_teacher(0.9, torch.tensor(True))
     assert all(torch.equal(a, b) for a, b in zip(before, model.teacher.parameters(), strict=True))
+
+
+def test_a_gpu_waits_for_data_from_the_end_of_its_work_only(monkeypatch):
+    """By events of a GPU that is not there: each says when it was passed, in seconds from the start."""
+
+    class Event:
+        def __init__(self, passed, now):
+            self.passed, self.now, self.synchronised = passed, now, False
+
+        def query(self):
+            return self.passed <= clock[self.now]
+
+        def synchronize(self):
+            self.synchronised = True
+
+        def elapsed_time(self, end):
+            assert end.synchronised
+            return 1000 * (end.passed - self.passed)
+
+    # the host waits from 1 s to 5 s; the device's work ends before, meanwhile and afterwards
+    for work_ends, expected in ((0.5, 4.0), (3.0, 2.0), (6.0, 0.0)):
+        clock, wait = [1.0, 5.0], DataWait()
+        events, times = iter([Event(work_ends, 1), Event(5.1, 1)]), iter(clock)
+        monkeypatch.setattr(monitoring, "_timed_event", lambda device, events=events: next(events))
+        monkeypatch.setattr(monitoring.time, "perf_counter", lambda times=times: next(times))
+        with wait.waiting(torch.device("cuda")):
+            pass
+        assert wait.seconds() == pytest.approx(expected, abs=0.11) and wait.seconds() == wait.seconds()
 
 
 def test_flags_of_a_device_are_read_one_step_later(caplog):

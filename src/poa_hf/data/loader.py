@@ -142,12 +142,12 @@ class PretrainingLoader:
         weakref.finalize(self, _close_all, self._open)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        turns = self._turns()
+        turns, pinned = self._turns(), torch.cuda.is_available()
         loader = batch_loader(
             Batches(self._plan),
             self._num_workers,
             turns=turns,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned,
             prefetch_factor=self._prefetch_factor,
             start_method=self._start_method,
         )
@@ -160,7 +160,7 @@ class PretrainingLoader:
                 self._lane_states.update(batch.pop("lane_states"))
                 for name, reason in batch["bad_rows"] if self._warn_of_bad_rows else ():
                     self._bad_rows.warn_of(name, reason)
-                yield _with_tensors(batch)
+                yield _with_tensors(batch, pinned)
         except (ConnectionError, EOFError, FileNotFoundError) as error:
             # Of a worker that is waited for, torch says so; but not of one that dies while it hands over a batch.
             raise UnreadableData(
@@ -282,10 +282,19 @@ def _with_lanes(
     return dataclasses.replace(plan, num_slots=num_slots, num_lanes=num_lanes, block_size=block_size)
 
 
-def _with_tensors(batch: dict[str, Any]) -> dict[str, Any]:
-    batch["masks"] = torch.from_numpy(batch["masks"])
+def _with_tensors(batch: dict[str, Any], pinned: bool) -> dict[str, Any]:
+    """Return a batch whose arrays are tensors, in memory from which a GPU copies while the host goes on if `pinned`.
+
+    Workers hand over arrays, as each tensor would take a file handle of the process.
+    """
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        found = torch.from_numpy(values)
+        return found.pin_memory() if pinned else found
+
+    batch["masks"] = tensor(batch["masks"])
     for kind in ("global_augmentation", "local_augmentation"):
-        batch[kind] = {name: torch.from_numpy(values) for name, values in batch[kind].items()}
+        batch[kind] = {name: tensor(values) for name, values in batch[kind].items()}
     return batch
 
 

@@ -8,7 +8,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class LogWindow:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}  # of the steps that have a loss, as not all steps train sub-networks
         self.images = 0
-        self.data_wait = 0.0  # seconds
+        self.data_wait = DataWait()
         self.step_seconds: list[float] = []
         self.sizes: list[tuple[SubNetwork, ...]] = []
         self.statistics: dict[str, float] = {}
@@ -84,8 +85,47 @@ class LogWindow:
         return values | {
             "sub_network": ", ".join(map(str, self.sub_networks)),
             "images_per_second": self.images / elapsed,
-            "data_wait": self.data_wait / elapsed,
+            "data_wait": self.data_wait.seconds() / elapsed,
         }
+
+
+class DataWait:
+    """Adds up for how long a device has had nothing to do because the next batch was not there.
+
+    A GPU works on what is queued while the host waits, so that a wait counts from the end of that work only.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._unread: list[tuple[torch.Event, torch.Event, float]] = []
+
+    @contextmanager
+    def waiting(self, device: torch.device) -> Iterator[None]:
+        """Measure what the host waits for within this context."""
+        started, idle_since = time.perf_counter(), _timed_event(device)
+        yield
+        waited = time.perf_counter() - started
+        if idle_since is None:
+            self._seconds += waited
+        elif idle_since.query():  # or else the device still has work, and has lost nothing
+            self._unread.append((idle_since, cast("torch.Event", _timed_event(device)), waited))
+
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        for idle_since, idle_until, waited in self._unread:
+            idle_until.synchronize()  # passed long since, as work of the same step was queued behind it
+            self._seconds += min(waited, idle_since.elapsed_time(idle_until) / 1000)
+        self._unread.clear()
+        return self._seconds
+
+
+def _timed_event(device: torch.device) -> torch.Event | None:
+    """Return an event behind all work that is queued on a GPU; None for other devices."""
+    if device.type != "cuda":
+        return None
+    event = torch.Event(device, enable_timing=True)
+    torch.accelerator.current_stream(device).record_event(event)
+    return event
 
 
 class LateFlags:

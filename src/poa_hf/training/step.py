@@ -116,9 +116,8 @@ class OptimizerStep:
         num_parts = self.args.gradient_accumulation_steps
         losses: dict[str, Tensor] = {}
         for part in range(num_parts):
-            waiting_since = time.perf_counter()
-            batch = next(batches)
-            window.data_wait += time.perf_counter() - waiting_since
+            with window.data_wait.waiting(self.accelerator.device):
+                batch = next(batches)
             is_last = part + 1 == num_parts
             with nullcontext() if is_last else engines.accumulating(self.accelerator, self.wrapped_model):
                 inputs = self._inputs(batch, values, sub_networks, will_log and is_last)
