@@ -56,5 +56,6 @@ part teacher_graph 45 benchmarks/teacher_graph.py --preset "$preset"
 part small_packed 45 $small --compile blocks --pack_crops
 part real_data_small 70 $real_small
 part step_time 40 benchmarks/step_time.py --preset "$preset" --bf16
+part start 150 benchmarks/start.py --preset "$preset"
 part launches 30 benchmarks/launches.py
 [ -z "$left" ] || echo "left to the next call of benchmarks/gpu.sh $folder:$left" >&2

@@ -19,6 +19,8 @@ from poa_hf.models import compiled_blocks
 from poa_hf.models.activation_checkpointing import enable_activation_checkpointing
 from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable, check_compiler
 
+from ..conftest import run_python
+
 HEADS = dict(num_prototypes=[16], head_hidden_size=16, head_bottleneck_size=8)
 BACKBONES = {
     "vit": PoaViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, min_hidden_size=16,
@@ -161,6 +163,18 @@ def test_what_cannot_be_compiled_runs_as_it_is_or_is_refused(caplog):
         ValueError, match="^compile is blocks, but block 1 cannot be compiled .*no kernel.*--compile off"
     ):
         step(model, size)
+
+
+def test_code_is_kept_unless_the_user_says_where(monkeypatch, tmp_path):
+    """In a process of its own, whose variable the compiler sets when it is imported."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    code = "import os, torch._dynamo; from poa_hf.models.compiled_blocks import keep_code; keep_code(); "
+    code += "from torch._inductor.runtime.cache_dir_utils import cache_dir; print(cache_dir())"
+    for variables, expected in (
+        ({}, tmp_path / ".cache" / "poa_hf" / "inductor"),
+        ({"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "own")}, tmp_path / "own"),
+    ):
+        assert run_python("-c", code, env={"HOME": str(tmp_path), **variables}).stdout == f"{expected}\n"
 
 
 def test_functions_are_compiled_once_for_each_kind_of_input():

@@ -1,6 +1,7 @@
 """`--compile`: when blocks are compiled, what happens without a compiler, and resuming a compiled run."""
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable
 from poa_hf.training import compilation
 from poa_hf.training.compilation import block_compiler, compiled_colours, expected_compilations
 
+from ..conftest import QUICKSTART, TINY, run_python
 from .test_gram import anchored
 from .test_trainer import arguments, images, metrics, new_model
 
@@ -122,3 +124,27 @@ def test_the_number_of_compilations_is_known_beforehand(tmp_path, quick_compiler
     compiler = trainer.model._compiler
     assert 0 < compiler.compilations <= expected_compilations(trainer.model, args) == compiler.expected
     assert compiler.recompilations == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_the_command_compiles_resumes_to_the_bit_and_finds_its_code_again(tmp_path, monkeypatch):
+    """With the machine's compiler, in a process for each run and a home of their own."""
+    home, whole, parts = (tmp_path / name for name in ("home", "whole", "parts"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    def poa(*words):
+        run_python("-m", "poa_hf", *map(str, words), env={"HOME": str(home)}, timeout=600)
+
+    small = ["--model.backbone_config.min_hidden_size", "64", "--logging_steps", "1", "--save_steps", "1"]
+    options = ["--config", QUICKSTART, *TINY.split(), *small, "--compile", "blocks"]
+    poa("pretrain", *options, "--output_dir", whole)
+    assert any((home / ".cache" / "poa_hf" / "inductor").rglob("*.so"))
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "checkpoint-2")
+    (parts / "config.json").unlink()
+    poa("resume", parts)
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    first, again = (metrics(run)[-1]["compile_seconds"] for run in (whole, parts))
+    assert again < first / 2, "what was compiled before was compiled again"

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.utils._pytree import tree_leaves
 
 from ..formatting import one_line
@@ -174,11 +175,12 @@ def _kind_of_input(value: Any) -> Hashable:
 
 
 def keep_code() -> None:
-    """Make the compiler keep its code in `CACHE`, so that a second run finds it.
+    """Make the compiler keep its code in `CACHE`, so that a second run finds it, unless the user has set a folder.
 
-    The first compilation of a process settles on a folder, so this must come before it.
+    Importing the compiler sets the variable to the temporary folder, so that being set does not say that a user did.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE.expanduser()))
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, os.path.abspath(default_cache_dir())):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(CACHE.expanduser())
 
 
 def check_compiler(device: torch.device) -> None:
