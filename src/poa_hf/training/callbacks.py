@@ -20,7 +20,7 @@ class EvaluationCallback(TrainerCallback):
             model: The model.
 
         Returns:
-            Values by their names in the log. For each, a higher one is better.
+            Values by their names in the log; those of the main process count. A higher one is better.
         """
         raise NotImplementedError
 

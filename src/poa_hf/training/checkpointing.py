@@ -122,6 +122,8 @@ class Checkpointer:
         state = self.state
         target = RunFolder(self.output_dir).checkpoint(state.global_step)
         self.nonfinite.settle()
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(target)
         with written_folder(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
             engine_states.save_state(self.accelerator, self.model, self.optimizer, folder, self._write_model)
             position = data_state(folder, self.accelerator.process_index)
@@ -133,8 +135,6 @@ class Checkpointer:
                     "in_a_row": self.nonfinite.in_a_row,
                 }
                 (folder / COUNTS).write_text(json.dumps(counts))
-                if state.best_global_step == state.global_step:
-                    state.best_model_checkpoint = str(target)
                 state.save_to_json(str(folder / TRAINER_STATE))
             self.accelerator.wait_for_everyone()
             if self.is_main:
@@ -207,16 +207,12 @@ class Checkpointer:
 
     def load_best(self) -> None:
         """Put the best evaluation's weights into the model, and those of its optimizer, if it is not the last one."""
-        best, state = self.state.best_model_checkpoint, self.state
-        if best is None or state.best_global_step == state.global_step:
+        best = on_main(self.accelerator, self._earlier_best)
+        if best is None:
             return
-        if not on_main(self.accelerator, Path(best).is_dir):
-            if self.is_main:
-                logger.warning("%s, the best checkpoint, is gone: the model that is kept is the last step's.", best)
-            return
-        self._load_state(Path(best))
+        self._load_state(best)
         if self.is_main:
-            logger.info("The model that is kept is that of step %d, the best.", state.best_global_step)
+            logger.info("The model that is kept is that of step %d, the best.", self.state.best_global_step)
 
     def save_model(self, folder: Path) -> None:
         """Write the model into a folder, replacing one that is there."""
@@ -228,6 +224,17 @@ class Checkpointer:
         if self.is_main:
             replace_model(folder, new)
         wait_for_everyone()
+
+    def _earlier_best(self) -> Path | None:
+        """Return the checkpoint of the best evaluation; None if there is none, it is gone, or it is the last step's."""
+        state = self.state
+        if state.best_model_checkpoint is None or state.best_global_step == state.global_step:
+            return None
+        best = Path(state.best_model_checkpoint)
+        if best.is_dir():
+            return best
+        logger.warning("%s, the best checkpoint, is gone: the model that is kept is the last step's.", best)
+        return None
 
     def _load_state(self, checkpoint: Path) -> None:
         """Restore model and optimizer, whose files may come from anywhere."""

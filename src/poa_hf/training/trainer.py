@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -300,7 +301,8 @@ class PoaTrainer:
         """
         if not self.callbacks.are_measuring:
             raise ValueError("Nothing says how to evaluate: give the trainer a KnnEvaluationCallback.")
-        values = self.callbacks.evaluate(self.args, self.state)
+        # what follows is decided by the same values on all processes, such as whether to save a checkpoint
+        (values,) = broadcast_object_list([self.callbacks.evaluate(self.args, self.state)])
         metrics = {f"eval_{name}": value for name, value in values.items()}
         self._call("on_evaluate", metrics=metrics)
         return metrics
