@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -73,7 +74,7 @@ def check_strategies(args: PoaTrainingArguments, num_images: int | None, is_eval
 
 
 def keep_best(values: dict[str, float], args: PoaTrainingArguments, state: TrainerState) -> bool:
-    """Take note of an evaluation if it is the best so far, and return whether it is.
+    """Take note of an evaluation if it is the best so far, and return whether it is; one that is not finite never is.
 
     Args:
         values: What was measured, by the names in the log.
@@ -81,15 +82,20 @@ def keep_best(values: dict[str, float], args: PoaTrainingArguments, state: Train
         state: The state of the run.
 
     Raises:
-        ValueError: If the metric was not measured.
+        ValueError: If the metric was not measured, but the arguments name another one than the default or ask for the
+            best.
     """
     name = args.metric_for_best_model.removeprefix("eval_")
-    if name not in values:
-        raise ValueError(
-            f"metric_for_best_model is {args.metric_for_best_model!r}, which was not measured: choose one of "
-            f"{', '.join(values)}."
-        )
-    if state.best_metric is not None and values[name] <= state.best_metric:
+    value = values.get(name)
+    if value is None:
+        is_named = name != type(args).metric_for_best_model
+        if is_named or args.load_best_model_at_end or args.save_strategy == "best":
+            raise ValueError(
+                f"metric_for_best_model is {args.metric_for_best_model!r}, which was not measured: choose one of "
+                f"{', '.join(values)}."
+            )
         return False
-    state.best_metric, state.best_global_step = values[name], state.global_step
+    if not math.isfinite(value) or state.best_metric is not None and value <= state.best_metric:
+        return False
+    state.best_metric, state.best_global_step = value, state.global_step
     return True
