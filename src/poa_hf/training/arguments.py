@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -80,7 +82,11 @@ class PoaTrainingArguments(StockArguments, CropArguments):
         bare="true",
     )
     seed: int = argument(0, "Seed of everything random. All that is random in a step follows from it and the step.")
-    bf16: bool = argument(False, "Whether to compute in bfloat16 by autocast; parameters stay float32.")
+    bf16: bool = argument(
+        False,
+        "Whether to compute in bfloat16 by autocast; parameters stay float32. `mixed_precision: bf16` of accelerate "
+        "launch sets it too.",
+    )
     gradient_checkpointing: bool = argument(
         False, "Whether to recompute activations in the backward pass, which saves memory and costs time."
     )
@@ -241,6 +247,22 @@ class PoaTrainingArguments(StockArguments, CropArguments):
             raise ValueError(
                 f"profile_steps is {self.profile_steps!r}: give the first and the last step, such as 20:25."
             )
+
+    def with_launched_precision(self) -> PoaTrainingArguments:
+        """Return these arguments with `bf16` if the launcher, such as `accelerate launch`, asks for it.
+
+        Raises:
+            ValueError: If it asks for float16 or float8, which do not fit the method.
+        """
+        if self.bf16:
+            return self
+        precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if precision not in ("no", "bf16"):
+            raise ValueError(
+                f"The launcher's mixed_precision {precision} is not supported, as the sharp targets of small "
+                "temperatures overflow in it: use bf16."
+            )
+        return dataclasses.replace(self, bf16=True) if precision == "bf16" else self
 
     @property
     def trackers(self) -> list[str]:

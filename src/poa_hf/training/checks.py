@@ -27,8 +27,10 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
     Raises:
         ValueError: For crops that do not fit the patches or the channels, an output folder that cannot be used, a
             checkpoint of another architecture, trackers that are not installed, an attention or packed crops that the
-            model or the machine does not support, or a push to the Hub without what that takes.
+            model or the machine does not support, a precision of the launcher that does not fit the method, or a push
+            to the Hub without what that takes.
     """
+    args = args.with_launched_precision()
     _check_crops(config, args)
     _check_attention(config, args)
     if args.pack_crops and not config.backbone_config.packs_crops:

@@ -86,7 +86,7 @@ def teacher_features(
             "cache_teacher keeps features of whole images, and patches of crops have none there: add "
             "--foreign_teacher_patches false."
         )
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    dtype = torch.bfloat16 if args.bf16 else None
     teacher.prepare(args.global_crop_size, args.image_mean, args.image_std, accelerator.device, dtype)
     if args.foreign_teacher_patches and not teacher.patch_features:
         raise ValueError(

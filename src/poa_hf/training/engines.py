@@ -33,7 +33,7 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
     """Make the accelerator of a run from its arguments and the launcher's environment.
 
     Raises:
-        ValueError: For float16 and FSDP 1, which do not fit the method, and for pushing DeepSpeed's checkpoints.
+        ValueError: For FSDP 1, which does not fit the method, and for pushing DeepSpeed's checkpoints.
     """
     # Accelerate shares one state among all accelerators of a process: settings of an earlier run must not stay.
     for shared in (AcceleratorState, GradientState):
@@ -48,9 +48,6 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
             f"hub_strategy is {args.hub_strategy!r}, but DeepSpeed writes its checkpoints as pickles, which are not "
             "pushed: give every_save or end, or train without DeepSpeed."
         )
-    mixed_precision = "bf16" if args.bf16 else os.environ.get("ACCELERATE_MIXED_PRECISION")
-    if mixed_precision == "fp16":
-        raise ValueError("fp16 is not supported, as the sharp targets of small temperatures overflow in it: use bf16.")
     # Without a version Accelerate assumes 1, and some settings of that fail before they could be refused here.
     if _asked_for("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError("FSDP 1 is not supported: set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml.")
@@ -58,7 +55,7 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
         # otherwise each of several processes without a GPU would believe to be the only one
         cpu=on_cpus and not deepspeed,
         # DeepSpeed's mixed precision would cast the teacher too, whose moving average needs float32
-        mixed_precision="no" if deepspeed else mixed_precision,
+        mixed_precision="bf16" if args.bf16 and not deepspeed else "no",
         # the loop accumulates; a number in the environment would only divide the loss
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=args.trackers or None,
@@ -142,9 +139,8 @@ def configure_deepspeed(config: dict, args: PoaTrainingArguments) -> None:
     # the loop accumulates
     config |= {"train_micro_batch_size_per_gpu": args.per_device_train_batch_size, "gradient_accumulation_steps": 1}
     config["gradient_clipping"] = args.max_grad_norm
-    bf16 = args.bf16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
     # an empty list: no gradient is reduced in bfloat16
-    config["torch_autocast"] = {"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    config["torch_autocast"] = {"enabled": args.bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []}
 
 
 @contextmanager

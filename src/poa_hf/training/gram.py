@@ -181,7 +181,7 @@ class GramTeacher:
     def _prepare(self, teacher: ForeignTeacher) -> None:
         args = self.args
         teacher.image_size = self.size
-        dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else None
+        dtype = torch.bfloat16 if args.bf16 else None
         device = self.accelerator.device
         teacher.prepare(self.size, args.image_mean, args.image_std, device, dtype, size_field="gram_teacher_size")
         if not teacher.patch_features:

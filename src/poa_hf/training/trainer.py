@@ -107,6 +107,7 @@ class PoaTrainer:
         self.output_dir = Path(args.output_dir)
         if args.log_level is not None:
             logging.getLogger("poa_hf").setLevel(args.log_level.upper())
+        args = args.with_launched_precision()
         checks.check_run(model.config, args)
         self.accelerator = engines.new_accelerator(args)
         self.args = args = with_statistics(args, model.config, train_dataset, self.accelerator)
