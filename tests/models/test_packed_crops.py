@@ -119,3 +119,6 @@ def test_several_sizes_of_images_are_computed_at_once():
         torch.testing.assert_close(output.pooler_output, alone.pooler_output, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="leave out output_hidden_states"):
         model(images, output_hidden_states=True)
+    for misfit in (masks[1], masks[:2], [masks[1]] * 4):
+        with pytest.raises(ValueError, match="of 3 sizes: give a list of as many, each a tensor or None.$"):
+            model(images, bool_masked_pos=misfit, sub_network="24x2")

@@ -102,8 +102,13 @@ class PackedModelMixin(_Model):
         model = self.sliced(sub_network)
         if model is not self:
             return model(pixel_values, bool_masked_pos=bool_masked_pos)
-        masks = [None if mask is None else mask.bool() for mask in bool_masked_pos or [None] * len(pixel_values)]
-        return self._packed_outputs(pixel_values, masks)
+        masks = [None] * len(pixel_values) if bool_masked_pos is None else bool_masked_pos
+        if isinstance(masks, Tensor) or len(masks) != len(pixel_values):
+            raise ValueError(
+                f"bool_masked_pos does not fit a list of images of {len(pixel_values)} sizes: give a list of as many, "
+                "each a tensor or None."
+            )
+        return self._packed_outputs(pixel_values, [None if mask is None else mask.bool() for mask in masks])
 
     def _packed_outputs(
         self, images: Sequence[Tensor], masks: Sequence[Tensor | None]
