@@ -107,6 +107,14 @@ def test_configurations_that_reach_elsewhere_or_do_not_fit_are_refused(folder, f
     assert words in refusal(load_saved_model, AutoModel, folder)
 
 
+def test_names_of_classes_are_not_taken_for_fields(folder):
+    names = ["depth", "onion layers", "hidden_size", "quantization_config", "attn_implementation"]
+    places = [20_000, 10_001, 12_345, 3, 4]
+    id2label = dict(zip(map(str, places), names, strict=True))
+    change(folder, id2label=id2label, label2id=dict(zip(names, places, strict=True)))
+    assert load_saved_model(AutoModel, folder)[0].config.id2label == dict(zip(places, names, strict=True))
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"model_type": ' + "[" * 100_000, "\xff"], ids=repr)
 def test_files_that_are_no_configuration_are_refused(folder, content):
     for file, load in (("config.json", load_saved_config), ("preprocessor_config.json", load_saved_processor)):

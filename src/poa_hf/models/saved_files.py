@@ -46,6 +46,7 @@ _REACHING = {
     "compression_config": "is compressed, which takes code of other packages",
     "use_pretrained_backbone": "fetches the weights of another model",
 }
+_CLASSES = ("id2label", "label2id")
 _ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ATTENTIONS = (None, "eager", "sdpa", "flex_attention")  # those that are part of torch
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx")
@@ -222,11 +223,12 @@ def check_processor_fields(folder: Path, name: str | Path) -> dict[str, Any]:
 
 
 def _all_fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every field at any depth with its value."""
+    """Yield every field at any depth with its value; names of classes are no fields."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield str(key), item
-            yield from _all_fields(item, str(key))
+            if key not in _CLASSES:
+                yield str(key), item
+                yield from _all_fields(item, str(key))
     elif isinstance(value, list):
         for item in value:
             yield from _all_fields(item, name)
