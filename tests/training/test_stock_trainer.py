@@ -7,12 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
 
+from poa_hf import PoaForPreTraining, PoaTrainer
 from poa_hf.data.crop_arguments import CropArguments
 from poa_hf.data.crops import multi_crop
 from poa_hf.training.stock_trainer import PoaDataCollator, TeacherCallback
 
 from ..conftest import tiny_backbone, tiny_config
-from .test_trainer import images
+from .test_trainer import arguments, images, new_model
 
 CROPS = CropArguments(global_crop_size=32, local_crop_size=16, num_local_crops=2)
 
@@ -84,3 +85,34 @@ def test_the_trainer_lowers_the_loss_and_the_teacher_follows_by_its_momentum(tmp
         torch.testing.assert_close(teacher, 0.75 * old + 0.25 * student)
     trainer.save_model()
     assert AutoModelForPreTraining.from_pretrained(tmp_path).config.num_prototypes == config.num_prototypes
+
+
+def stock_trainer(tmp_path, model, **options) -> Trainer:
+    fields = dict(
+        max_steps=1, per_device_train_batch_size=2, remove_unused_columns=False, report_to="none", save_strategy="no",
+        use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    args = TrainingArguments(str(tmp_path), **{**fields, **options})
+    dataset = [{"image": image} for image in images(4)]
+    return Trainer(model, args, PoaDataCollator(model.config, CROPS), dataset, callbacks=[TeacherCallback()])
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path):
+    """They are `nn.DataParallel`, whose parts of a batch hold views of different images."""
+    trainer = stock_trainer(tmp_path, new_model())
+    trainer.args._n_gpu = 3
+    with pytest.raises(ValueError, match="in 3 parts.*: start it by torchrun or accelerate launch, or set .*one GPU.$"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_refused(dtype, tmp_path):
+    """As a model has that was saved so, because transformers loads it in the type in which it was saved."""
+    new_model().to(dtype).save_pretrained(tmp_path / "saved")
+    words = f"weights are {str(dtype)[6:]}, .*: train model.float\\(\\), or load it by .*dtype=torch.float32\\).$"
+    with pytest.raises(ValueError, match=words):
+        stock_trainer(tmp_path, PoaForPreTraining.from_pretrained(tmp_path / "saved")).train()
+    with pytest.raises(ValueError, match=words):
+        PoaTrainer(PoaForPreTraining.from_pretrained(tmp_path / "saved"), arguments(tmp_path / "run"), images())
+    whole = PoaForPreTraining.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    assert PoaTrainer(whole, arguments(tmp_path / "run", max_steps=1, quiet=True), images()).train().global_step == 1

@@ -39,6 +39,21 @@ def follow(pairs: Sequence[tuple[nn.Module, nn.Module]], momentum: float, skip: 
         )  # fmt: skip
 
 
+def refuse_rounded_weights(model: nn.Module) -> None:
+    """Check that a model's weights hold the small changes of its optimizer and of its moving average.
+
+    Raises:
+        ValueError: If some of them are of half precision.
+    """
+    rounded = [p.dtype for p in model.parameters() if torch.finfo(p.dtype).bits < 32]
+    if rounded:
+        raise ValueError(
+            f"The model's weights are {str(rounded[0]).removeprefix('torch.')}, in which the small steps of the "
+            "optimizer and of the teacher's moving average round to nothing: train model.float(), or load it by "
+            "from_pretrained(..., dtype=torch.float32)."
+        )
+
+
 def _local(module: nn.Module) -> list[Tensor]:
     """Return a module's parameters or, under FSDP2, the shards of them that this process holds."""
     # a moving average is elementwise, and shards need no operation of distributed tensors

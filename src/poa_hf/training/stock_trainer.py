@@ -21,6 +21,7 @@ from ..data.decoding import open_lazily
 from ..data.masks import block_masks
 from ..data.rows import IndexedImages
 from ..models.configuration_poa import PoaConfig
+from ..models.moving_average import refuse_rounded_weights
 from .optimization import cosine_schedule
 
 
@@ -106,10 +107,23 @@ class TeacherCallback(TrainerCallback):
     Args:
         momentum: Momentum of the moving average at the start of its cosine.
         final_momentum: Momentum at the end.
+
+    Raises:
+        ValueError: When the training begins, for weights of half precision, and for several GPUs in one process.
     """
 
     def __init__(self, momentum: float = 0.992, final_momentum: float = 0.9999):
         self.momentum, self.final_momentum = momentum, final_momentum
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        refuse_rounded_weights(kwargs["model"])
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"Trainer would cut each batch in {args.n_gpu} parts, one for each GPU, and so separate the two views "
+                "of an image: start it by torchrun or accelerate launch, or set CUDA_VISIBLE_DEVICES to one GPU."
+            )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step = state.global_step - 1

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from ..models.foreign_teacher import ForeignTeacher
 from ..models.modeling_poa_pretraining import PoaForPreTraining, PoaForPreTrainingOutput
+from ..models.moving_average import refuse_rounded_weights
 from ..runs.checkpoints import start_folder
 from ..runs.json_lines import JsonLines
 from ..runs.layout import RunFolder
@@ -107,6 +108,7 @@ class PoaTrainer:
         self.output_dir = Path(args.output_dir)
         if args.log_level is not None:
             logging.getLogger("poa_hf").setLevel(args.log_level.upper())
+        refuse_rounded_weights(model)
         args = args.with_launched_precision()
         checks.check_run(model.config, args)
         self.accelerator = engines.new_accelerator(args)
