@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -48,6 +49,45 @@ def test_nothing_of_accelerate_is_left_registered(tmp_path):
     (tmp_path / "plain").mkdir()
     trainer.accelerator.save_state(str(tmp_path / "plain"))  # with Accelerate's own file of the model
     assert (tmp_path / "plain" / "model.safetensors").exists() and not (tmp_path / "plain" / "config.json").exists()
+
+
+class SavesWhenTrainingBegins(TrainerCallback):
+    """Saves a checkpoint before the first step of a run, and ends it there if asked to."""
+
+    trainer: PoaTrainer
+
+    def __init__(self, stops: bool):
+        self.stops = stops
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.save_state()
+        if self.stops:
+            raise KeyboardInterrupt
+
+
+def stream() -> Dataset:
+    return Dataset.from_dict({"image": images()}).to_iterable_dataset(num_shards=3)
+
+
+@pytest.mark.parametrize("data", [images, stream])
+def test_a_checkpoint_before_the_first_step_leaves_no_batch_out(data, tmp_path):
+    def train(folder, *stops: bool, **options) -> list[str]:
+        callbacks = [SavesWhenTrainingBegins(each) for each in stops]
+        args = arguments(folder, log_image_ids=True, quiet=True, **options)
+        trainer = PoaTrainer(new_model(), args, data(), callbacks=callbacks)
+        for callback in callbacks:
+            callback.trainer = trainer
+        trainer.train(resume_from_checkpoint=True)
+        return (folder / "image_ids-0.jsonl").read_text().splitlines()
+
+    expected = train(tmp_path / "whole")
+    for steps in (0, 2):  # of the run, before it is started again and ends at once, and then once more
+        folder = tmp_path / str(steps)
+        if steps:
+            train(folder, max_steps=steps)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, True)
+        assert train(folder, False) == expected
 
 
 class SecondRun(TrainerCallback):

@@ -115,6 +115,8 @@ class Checkpointer:
         self.global_batch_size = global_batch_size
         self.output_dir = Path(args.output_dir)
         self.is_main = accelerator.is_main_process
+        # of the data, where the loader has read a batch that no step has taken yet
+        self.position: dict[str, Any] | None = None
         self.training_time = ComputeLog(accelerator.device, accelerator.num_processes, global_batch_size)
 
     def save(self) -> None:
@@ -126,8 +128,8 @@ class Checkpointer:
             state.best_model_checkpoint = str(target)
         with written_folder(target, self.is_main, self.accelerator.wait_for_everyone) as folder:
             engine_states.save_state(self.accelerator, self.model, self.optimizer, folder, self._write_model)
-            position = data_state(folder, self.accelerator.process_index)
-            position.write_text(json.dumps(self.loader.state_dict()))
+            position = self.loader.state_dict() if self.position is None else self.position
+            data_state(folder, self.accelerator.process_index).write_text(json.dumps(position))
             if self.is_main:
                 counts = {
                     "global_batch_size": self.global_batch_size,

@@ -353,6 +353,7 @@ class PoaTrainer:
         # The first batch comes before anything in the folder changes: data that cannot be read leaves it as it was.
         batches = iter(self.loader)
         if self.state.global_step < args.max_steps:
+            self.checkpointer.position = self.loader.state_dict()
             batches = itertools.chain([next(batches)], batches)
         self.accelerator.wait_for_everyone()
         if self.is_main:
@@ -369,6 +370,7 @@ class PoaTrainer:
     def _noted(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield batches, and take note of the ids of their images and of what was skipped."""
         for batch in batches:
+            self.checkpointer.position = None
             step = self.state.global_step + 1
             self.skipped_images.add(batch, step)
             self.image_ids.write({"step": step, "image_ids": batch["image_ids"]})
