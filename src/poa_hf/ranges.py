@@ -125,11 +125,11 @@ def declared_ranges(arguments: type) -> dict[str, Range]:
     return ranges
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a number or a path as Python's own number or text, and anything else as it is."""
     if isinstance(value, list | tuple):
-        plain = [_plain(each) for each in value]
-        return value if all(map(operator.is_, plain, value)) else type(value)(plain)
+        found = [plain(each) for each in value]
+        return value if all(map(operator.is_, found, value)) else type(value)(found)
     if isinstance(value, PurePath):
         return str(value)
     if not isinstance(value, Real) or type(value) in (bool, int, float):
@@ -144,7 +144,7 @@ def check_fields(arguments: Any) -> None:
     """
     for field in dataclasses.fields(arguments):
         given, kind = getattr(arguments, field.name), str(field.type)
-        value = _plain(given)
+        value = plain(given)
         if value is not given:
             setattr(arguments, field.name, value)
         # HfArgumentParser takes "| None" out of the types of fields

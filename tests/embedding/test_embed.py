@@ -13,26 +13,11 @@ from poa_hf import Embeddings, PoaForPreTraining, PoaViTModel, embed, extract_to
 from poa_hf.data.processor import evaluation_processor, usual_processor
 from poa_hf.evaluation.subject import Subject
 
-from ..conftest import golden_config, save_run, tiny_backbone, tiny_config
+from ..conftest import golden_config, save_run, tiny_backbone
 from .photos import BROKEN, COUNT, names, write_parquet, write_photos
 
-SOUND = [index for index in range(COUNT) if index != BROKEN]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("data") / "photos")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    torch.manual_seed(1)
-    folder = save_run(PoaForPreTraining(tiny_config()), tmp_path_factory.mktemp("runs") / "vit")
-    evaluation_processor(32).save_pretrained(folder)
-    return folder
-
-
 SLOW = pytest.mark.slow
+SOUND = [index for index in range(COUNT) if index != BROKEN]
 
 
 def extract(run, size, folder):
@@ -299,7 +284,9 @@ def test_what_cannot_be_used_is_one_sentence(run, photos, tmp_path):
         (dict(size="17x99"), "17x99"),
         (dict(format="csv"), "format is 'csv': choose from parquet, safetensors, npy"),
         (dict(dtype="int8"), "dtype is 'int8': choose from"),
-        (dict(rows_per_shard=0), "rows_per_shard is 0: give at least 1"),
+        (dict(rows_per_shard=0), "rows_per_shard is 0: give a whole number of at least 1"),
+        (dict(max_images=True), "max_images is True: give a whole number of at least 1"),
+        (dict(batch_size=2.5), "batch_size is 2.5: give a whole number of at least 1"),
         (dict(label_column="colour"), "no column 'colour' for --label_column"),
         *(
             (

@@ -38,8 +38,8 @@ def _hash_of_processor(subject: Subject) -> str:
 def described_dataset(name: str | None, options: dict[str, Any], images: ImageRows) -> dict[str, Any]:
     return {
         "name": None if name is None else _location(name),
-        # a token is for the one who has it, not for a file
-        "options": {each: value for each, value in options.items() if each != "token"},
+        # a token is for the one who has it, not for a file; the rows are the same however they are read
+        "options": {each: value for each, value in options.items() if each not in ("token", "streaming")},
         "image_column": images.image_column,
         "label_column": images.label_column,
         "has_labels": images.has_labels,

@@ -17,6 +17,7 @@ from ..evaluation.subject import Subject, load_subject
 from ..formatting import listed
 from ..locations import leads_outside
 from ..models.elastic_model import ElasticModelMixin
+from ..ranges import COUNT, check_number, plain
 from ..runs.atomic import UNFINISHED
 from ..runs.layout import LOCK
 from ..sub_network import SubNetwork
@@ -91,6 +92,7 @@ def embed(
         embeddings.paths[0]  # 'cats/1.jpg'
     """
     _check_choices(format, dtype, max_images=max_images, rows_per_shard=rows_per_shard, batch_size=batch_size)
+    max_images, rows_per_shard = plain(max_images), plain(rows_per_shard)
     folder = Path(output).expanduser()
     _check_folder(folder)
     if not isinstance(model, str | Path | Subject):
@@ -102,7 +104,8 @@ def embed(
     chosen = _size_of(subject, size)
     name, options = None, {}
     if isinstance(dataset, str | Path):
-        name, options = str(dataset), {"config_name": config_name, "split": split, **(dataset_options or {})}
+        given = {"config_name": config_name, "split": split, **(dataset_options or {})}
+        name, options = str(dataset), {option: plain(value) for option, value in given.items()}
         dataset = open_dataset(name, **options)
     images = ImageRows(
         dataset, image_column, label_column, max_images, max_image_pixels, decoding_of(subject.processor)
@@ -136,8 +139,8 @@ def _check_choices(file_format: str, dtype: str, **counts: int | None) -> None:
         if value not in known:
             raise ValueError(f"{name} is {value!r}: choose from {', '.join(known)}.")
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} is {count}: give at least 1.")
+        if count is not None:
+            check_number(name, count, COUNT)
 
 
 def _check_folder(folder: Path) -> None:

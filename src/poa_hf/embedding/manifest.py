@@ -33,7 +33,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("class_names", "patches"), (list, _NOTHING)),
     "complete": (bool,),
 }
-_OPTIONS = ("config_name", "split", "streaming", "revision", "data_dir", "data_files")  # of `open_dataset`
+_OPTIONS = ("config_name", "split", "revision", "data_dir", "data_files")  # of `open_dataset`, that choose rows
 _Content = TypeVar("_Content")
 
 
@@ -74,8 +74,15 @@ class Manifest:
     skipped: int | None = None
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder."""
-        write_json(folder / MANIFEST, asdict(self))
+        """Write it into a folder.
+
+        Raises:
+            ValueError: If it holds what `read` would refuse.
+        """
+        path, content = folder / MANIFEST, asdict(self)
+        if fault := Manifest(**json.loads(json.dumps(content)))._fault():
+            raise ValueError(f"{path} cannot say that {fault}: give another value.")
+        write_json(path, content)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -90,22 +97,25 @@ class Manifest:
                 f"{folder} holds no embeddings ({MANIFEST} is missing): give a folder that poa embed wrote."
             )
         manifest = _made(cls, read_object(path), path)
-        manifest._check(path)
+        if fault := manifest._fault():
+            raise ValueError(f"{path} is damaged: {fault}; embed the images once more.")
+        manifest.decoding = {name: manifest.decoding.get(name) for name in ("num_channels", "value_range")}
         return manifest
 
-    def _check(self, path: Path) -> None:
+    def _fault(self) -> str | None:
+        """Return what no folder of embeddings says of itself; None if nothing is wrong."""
         for name, allowed in _KINDS.items():
             part, _, key = name.partition(".")
             value = getattr(self, part).get(key) if key else getattr(self, part)
             if type(value) not in allowed:
-                raise ValueError(f"{path} is damaged: {name} is {str(value)[:40]!r}; embed the images once more.")
+                return f"{name} is {str(value)[:40]!r}"
         for name, value in self.dataset["options"].items():
             texts = value if isinstance(value, list) else [value]
             if name not in _OPTIONS or not all(isinstance(text, str) or text is None for text in texts):
-                raise ValueError(f"{path} is damaged: dataset.options has {name[:40]!r}; embed the images once more.")
+                return f"dataset.options has {name[:40]!r}"
         if self.rows_per_shard < 1 or self.format not in FORMATS or self.dtype not in DTYPES:
-            raise ValueError(f"{path} is damaged: its format, dtype or rows_per_shard is none that poa embed writes.")
-        self.decoding = {name: self.decoding.get(name) for name in ("num_channels", "value_range")}
+            return "its format, dtype or rows_per_shard is none that poa embed writes"
+        return None
 
     def differences(self, other: Manifest) -> Iterator[tuple[str, str, str]]:
         """Yield what makes embeddings of another kind: the name of each field, and its values here and there."""
