@@ -42,6 +42,7 @@ from ..runs.layout import COUNTS, OPTIMIZER_STATE, TRAINER_STATE, RunFolder, dat
 from ..runs.lock import locked_run
 from ..runs.soundness import read_counts, read_trainer_state
 from ..runs.training_time import ComputeLog
+from ..runs.writing import WriteError
 from . import engine_states
 from .arguments import PoaTrainingArguments
 from .monitoring import NonfiniteSteps
@@ -69,16 +70,17 @@ def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
 
     Raises:
         ValueError: On all processes, if the function raises one.
+        WriteError: On all processes, if the function cannot write.
     """
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
             outcome[0] = function()
-        except ValueError as error:
-            outcome[1] = str(error)
+        except (ValueError, WriteError) as error:
+            outcome[1] = (WriteError if isinstance(error, WriteError) else ValueError)(str(error))
     result, refusal = broadcast_object_list(outcome)
     if refusal is not None:
-        raise ValueError(refusal)
+        raise refusal
     return result
 
 

@@ -1,11 +1,13 @@
 """A foreign teacher's features of all images, computed once and kept in the folder of the run.
 
 They are features of the whole images, without augmentation, so that one per image is enough: both students learn to
-compute it from every crop. The file belongs to the teacher's weights, its image size, and the images of the run.
+compute it from every crop. The file belongs to the teacher's weights, its image size, and the images of the run. The
+images' ids are tensors in it too, as safetensors takes no more than 100 MB of text.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -28,6 +30,7 @@ from ..objective.feature_matching import TeacherFeatures
 from ..runs.atomic import write_bytes
 from ..runs.layout import RunFolder
 from .arguments import PoaTrainingArguments
+from .checkpointing import on_main
 
 _MOST_BYTES = 16 * 10**9
 
@@ -76,11 +79,7 @@ class CachedTeacher:
         everywhere = self.accelerator.reduce(torch.tensor(float(found is not None), device=self.accelerator.device))
         if found is None or int(everywhere) < self.accelerator.num_processes:
             found = self._compute(teacher)
-            if self.accelerator.is_main_process:
-                names, features = found
-                metadata = {"key": key, "image_ids": json.dumps(names)}
-                write_bytes(self.path, save({"features": features}, metadata))
-            self.accelerator.wait_for_everyone()
+            self._write(*found, key)
         names, features = found
         self._rows = {name: row for row, name in enumerate(names)}
         self._features = features.to(self.accelerator.device)
@@ -90,6 +89,14 @@ class CachedTeacher:
         """Return the features of a batch's images (2B, D), the same for both global crops of an image."""
         rows = torch.tensor([self._rows[name] for name in batch["image_ids"]])
         return TeacherFeatures(self._features[rows.to(self._features.device)].repeat(2, 1))
+
+    def _write(self, names: list[str], features: Tensor, key: str) -> None:
+        """Write the file on the main process; all learn of a failure."""
+
+        def write() -> None:
+            write_bytes(self.path, save({"features": features, **_packed(names)}, {"key": key}))
+
+        on_main(self.accelerator, write)
 
     def _compute(self, teacher: ForeignTeacher) -> tuple[list[str], Tensor]:
         """Return the ids of the images that can be decoded, and their features on the CPU, in the order of the data."""
@@ -128,6 +135,21 @@ def _read(path: Path, key: str) -> tuple[list[str], Tensor] | None:
             metadata = file.metadata() or {}
             if metadata.get("key") != key:
                 return None
-            return json.loads(metadata["image_ids"]), file.get_tensor("features")
+            features = file.get_tensor("features")
+            if "image_ids" in metadata:  # as text, as it was written at first
+                return json.loads(metadata["image_ids"]), features
+            return _unpacked(file.get_tensor("image_ids"), file.get_tensor("image_id_ends")), features
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
+
+
+def _packed(names: list[str]) -> dict[str, Tensor]:
+    """Return texts as tensors: the bytes of all, and where each of them ends."""
+    parts = [name.encode("utf-8", "surrogatepass") for name in names]  # a path may hold bytes that are no text
+    ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+    return {"image_ids": torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8), "image_id_ends": ends}
+
+
+def _unpacked(content: Tensor, ends: Tensor) -> list[str]:
+    joined, limits = content.numpy().tobytes(), [0, *ends.tolist()]
+    return [joined[start:end].decode("utf-8", "surrogatepass") for start, end in itertools.pairwise(limits)]
