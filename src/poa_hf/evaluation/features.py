@@ -81,6 +81,12 @@ def prepared_batch(processor: BaseImageProcessor, images: Sequence[Pixels]) -> T
         ) from error
 
 
+def in_precision_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """Return images in the precision of a model's parameters; not all models convert them by themselves."""
+    reference = next((each for each in model.parameters() if each.is_floating_point()), pixel_values)
+    return pixel_values.to(reference.dtype)
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Switch a model to evaluation mode within the block; afterwards each module is in its previous mode again."""

@@ -40,14 +40,18 @@ class OpenedModel:
     def name(self) -> str:
         return type(self.module).__name__
 
-    def __call__(self, pixel_values: Tensor) -> Any:
-        """The outputs for normalised images (B, 3, H, W).
+    def __call__(self, pixel_values: Tensor, **options: Any) -> Any:
+        """The outputs for normalised images (B, 3, H, W), in any precision.
+
+        Args:
+            pixel_values: The images.
+            **options: Further arguments of the model, such as `output_hidden_states`.
 
         Raises:
             ValueError: For images of another shape, or too small for the windows of a stock Swin.
         """
         self._check(pixel_values)
-        options: dict[str, Any] = {"return_dict": True}
+        options["return_dict"] = True
         if "interpolate_pos_encoding" in inspect.signature(self.module.forward).parameters:
             # stock ViT is told only where it must, as not all grids of positions can be interpolated
             options["interpolate_pos_encoding"] = _pair(self.module.config.image_size) != pixel_values.shape[2:]

@@ -27,7 +27,7 @@ from ..runs.load import load_run, model_step, resolve_run, run_processor
 from ..sub_network import SubNetwork
 from .alterations.alteration import ModelInput
 from .data.sources import SeveralSources, Source, training_source
-from .features import pooled_features
+from .features import in_precision_of, pooled_features
 
 ONE_SIZE = "-"  # the size that records have of a model with only one
 
@@ -83,10 +83,13 @@ class Subject:
         return list(dict.fromkeys(str(space.resolve(size)) for size in wanted))
 
     def callables(self, sizes: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
-        """Return, by size, a function from `pixel_values` to the outputs of that size with the current weights."""
+        """Return, by size, a function from `pixel_values` to the outputs of that size with the current weights.
+
+        The images may be in any precision, whatever that of the model.
+        """
         model = self.model
         if not isinstance(model, ElasticModelMixin):
-            return {ONE_SIZE: model}
+            return {ONE_SIZE: lambda pixel_values: model(pixel_values=in_precision_of(model, pixel_values))}
         return Sizes(model, sizes)
 
     @property
@@ -143,7 +146,7 @@ class Sizes(Mapping[str, Callable[..., Any]]):
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         # Sliced at each call: the slices of all sizes at once could need many times the model's memory.
-        return lambda pixel_values: self.model.sliced(name)(pixel_values)
+        return lambda pixel_values: self.model.sliced(name)(in_precision_of(self.model, pixel_values))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -153,7 +156,7 @@ class Sizes(Mapping[str, Callable[..., Any]]):
 
     def outputs(self, pixel_values: Tensor) -> Iterator[tuple[str, Any]]:
         """Yield the output of each size, in any order; what several have in common is computed once."""
-        for size, output in self.model.outputs_of(self.names, pixel_values):
+        for size, output in self.model.outputs_of(self.names, in_precision_of(self.model, pixel_values)):
             yield str(size), output
 
 

@@ -111,7 +111,7 @@ def _of_stages(run: OpenedModel, pixel_values: Tensor) -> list[Tensor]:
         tokens = [layer_norm(part, part.shape[-1:]).mean(dim=1) for _, part in sorted(kept.items())]
         last = output.last_hidden_state.mean(dim=1)
     else:
-        output = run.forward(pixel_values, output_hidden_states=True, return_dict=True)
+        output = run(pixel_values, output_hidden_states=True)
         *tokens, last = (hidden.mean(dim=(2, 3)) for hidden in output.hidden_states[-LAYERS:])
     return [pooled_features(output), *tokens, last, last]
 
