@@ -1,6 +1,7 @@
 """Every kind of value becomes an upright RGB image, and everything else one kind of exception."""
 
 import io
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -21,13 +22,16 @@ RGB = Image.fromarray(PIXELS)
 DATA = as_file(RGB)
 
 
-@pytest.mark.parametrize("form", ["bytes", "dict", "path", "url", "dict path", "image", "array", "channels first"])
+@pytest.mark.parametrize(
+    "form", ["bytes", "dict", "mapping", "path", "url", "dict path", "image", "array", "channels first"]
+)
 def test_forms_of_the_same_image(tmp_path, form):
     path = tmp_path / "image.png"
     path.write_bytes(DATA)
     value = {
         "bytes": DATA,
         "dict": {"bytes": DATA, "path": "somewhere/else.png"},
+        "mapping": UserDict(bytes=DATA, path=None),
         "path": path,
         "url": f"file://{path}",
         "dict path": {"bytes": None, "path": str(path)},

@@ -1,6 +1,7 @@
 """Rows are read undecoded, whatever the dataset."""
 
 from collections import UserDict
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,22 @@ def test_items_that_are_mappings_have_columns():
     items = [UserDict(image=png(number), label=number) for number in range(2)]
     images = IndexedImages(items)
     assert images.column == "image" and [images[number] for number in range(2)] == [png(0), png(1)]
+
+
+def test_images_that_are_mappings_have_bytes_and_paths(tmp_path):
+    (tmp_path / "7.png").write_bytes(png(7))
+    values = [{"bytes": None, "path": str(tmp_path / "7.png")}, {"bytes": png(1), "path": "once.png"}]
+    for form in (dict, UserDict, MappingProxyType):
+        rows = [IndexedImages([{"image": form(value)} for value in values]).row(number) for number in range(2)]
+        assert [row.name for row in rows] == [str(tmp_path / "7.png"), "1"]
+        assert [open_image(row.image).getpixel((0, 0)) for row in rows] == [(7, 7, 7), (1, 1, 1)]
+
+
+def test_splits_in_a_mapping_are_refused_with_their_names():
+    with pytest.raises(
+        ValueError, match=r"A UserDict cannot be read: give one of its splits \(a, b\), as dataset\['a'\]"
+    ):
+        PretrainingLoader(UserDict(a=[png(0)], b=[png(1)]), CropArguments(), batch_size=1, mask_grid=(2, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a folder of embeddings says of itself is what it can be opened by."""
 
 import inspect
+from collections import UserDict
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from poa_hf import embed, load_subject, open_dataset
 
-from .photos import BROKEN, COUNT, write_parquet
+from .photos import BROKEN, COUNT, names, write_parquet
 
 OPTIONS = [
     {"split": "train[:5]"},
@@ -48,6 +49,20 @@ def test_every_argument_of_a_dataset_is_tried():
 def test_numbers_of_numpy(run, photos, tmp_path):
     found = embed(run, photos, tmp_path / "out", max_images=np.int64(8), rows_per_shard=np.int32(3))
     assert found.ids.tolist() == [row for row in range(8) if row != BROKEN] and len(found.records) == 3
+
+
+def test_rows_that_are_mappings_are_those_of_dicts(run, photos, tmp_path):
+    paths = [photos / name for index, name in enumerate(names()) if index != BROKEN]
+    images = [{"bytes": None, "path": str(path)} for path in paths[:3]]
+    images += [{"bytes": path.read_bytes(), "path": path.name} for path in paths[3:]]
+    found = {}
+    for form in (dict, UserDict):
+        rows = [form(image=form(image), label=number) for number, image in enumerate(images)]
+        found[form] = embed(run, rows, tmp_path / form.__name__, label_column="label")
+    wanted, of_mappings = found.values()
+    assert np.array_equal(of_mappings.features, wanted.features) and of_mappings.manifest == wanted.manifest
+    assert of_mappings.labels == [*range(10)] and of_mappings.paths == wanted.paths
+    assert of_mappings.paths[2:4] == [str(paths[2]), paths[3].name]
 
 
 def test_what_could_not_be_read_again_is_refused_before_the_first_image(run, photos, tmp_path, monkeypatch):

@@ -1,14 +1,18 @@
+import hashlib
 import io
 import tarfile
-from collections import Counter
+from collections import Counter, UserDict
+from types import MappingProxyType
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from poa_hf.data.sources import open_dataset
 from poa_hf.data.textures import TextureDataset
+from poa_hf.evaluation.data.coinciding import identify
 from poa_hf.evaluation.labelled import LabelledImages, UnlabelledImage, find_label_column
 
 from ..data.streams import IN_ORDER, ROWS, SEPARABLE, generate, memory_stream, numbered, value
@@ -67,6 +71,23 @@ def test_items_of_other_kinds():
     assert [label for _, batch in rows(LabelledImages(pairs)) for _, label in batch] == [0, 1, 0, 1, 0]
     names = LabelledImages(table(4, label=datasets.Value("string"), labels=["dog", "cat", "cat", "emu"]))
     assert [label for _, batch in rows(names) for _, label in batch] == ["dog", "cat", "cat", "emu"]
+
+
+@pytest.mark.parametrize("form", [UserDict, MappingProxyType])
+def test_rows_and_images_that_are_mappings(form):
+    stored = table(4).cast_column("image", datasets.Image(decode=False))
+    given = [
+        form({"image": form(row["image"] | {"path": f"{at}.png"}), "cls": at % 3}) for at, row in enumerate(stored)
+    ]
+    images = LabelledImages(given)
+    assert (images.image_column, images.label_column) == ("image", "cls")
+    [(_, batch)] = images.batches(7, 0, 1)
+    assert [row.label for row in batch] == [0, 1, 2, 0]
+    black = Image.new("RGB", (1, 1))
+    for row, kept in zip(batch, stored, strict=True):
+        known = identify(row.image, row.name, black)
+        assert known.hash == hashlib.blake2b(kept["image"]["bytes"], digest_size=16).digest()
+        assert known.name == row.image["path"]
 
 
 def test_the_label_column_is_found_by_its_type_or_its_name():

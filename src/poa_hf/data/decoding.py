@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -99,7 +99,7 @@ def open_lazily(
             check_size(*value.size, max_pixels)
             # otherwise the caller's image would be shrunk (`shrink_while_decoding`) or lose its orientation (TIFF)
             return value.copy() if value.format in ("JPEG", "TIFF") else value
-        if isinstance(value, dict) and ("bytes" in value or "path" in value):
+        if isinstance(value, Mapping) and ("bytes" in value or "path" in value):
             value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
         if value is None:
             raise UndecodableImage("the row holds no image")

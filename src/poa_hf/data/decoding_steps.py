@@ -10,7 +10,7 @@ Follows `decoding`; `rows` hands on the streams, and `shards` divides them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from typing import Any
@@ -38,7 +38,7 @@ class TolerantImage(datasets.Image):
         except MemoryError:
             raise
         except Exception as error:
-            broken = BrokenImage((value.get("bytes") if isinstance(value, dict) else None) or b"")
+            broken = BrokenImage((value.get("bytes") if isinstance(value, Mapping) else None) or b"")
             broken.reason = _reason(value, error)
             return {"bytes": broken, "path": None}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,7 +76,7 @@ class BrokenImage(bytes):
 
 def unbroken(value: Any) -> Any:
     """Return a value of a row, or the `UndecodableImage` of one with a `BrokenImage`."""
-    broken = value.get("bytes") if isinstance(value, dict) else None
+    broken = value.get("bytes") if isinstance(value, Mapping) else None
     return UndecodableImage(broken.reason) if isinstance(broken, BrokenImage) else value
 
 

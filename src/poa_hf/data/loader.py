@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import logging
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ def _is_stream(dataset: Any) -> bool:
 
     if isinstance(dataset, datasets.IterableDataset):
         return True
-    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, dict | str):
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping | str):
         return False
     raise ValueError(f"A {type(dataset).__name__} cannot be read: {_what_to_give(dataset)}.")
 
@@ -237,7 +237,7 @@ def _what_to_give(dataset: Any) -> str:
     """Say what line turns a collection into one that is taken."""
     if isinstance(dataset, str | Path):
         return f"open it by poa_hf.open_dataset({str(dataset)!r})"
-    if isinstance(dataset, dict):
+    if isinstance(dataset, Mapping):
         names = ", ".join(map(str, dataset))
         return f"give one of its splits ({names}), as dataset[{next(iter(dataset), 'train')!r}]"
     if isinstance(dataset, DataLoader):

@@ -7,7 +7,7 @@ are read, `decoding` makes images of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def image_name(image: Any, index: int, folder: str | None) -> str:
         folder: The folder of the dataset's images, to which the path is relative; None if it is not known.
     """
     path = image
-    if isinstance(image, dict):
+    if isinstance(image, Mapping):
         # in a table, the path beside the bytes is only what the file was called once
         path = image.get("path") if folder is not None or image.get("bytes") is None else None
     return path_in_folder(os.fspath(path), folder) if isinstance(path, str | os.PathLike) else str(index)

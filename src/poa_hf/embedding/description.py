@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def _location(name: str | Path) -> str:
 
 
 def _hash_of_image(image: Any) -> str:
-    if isinstance(image, dict):
+    if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
     if isinstance(image, bytes):
         content = image

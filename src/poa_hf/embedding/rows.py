@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -193,7 +193,7 @@ def batches_of(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _path_of(image: Any, folder: str | None) -> str | None:
-    path = image.get("path") if isinstance(image, dict) else image
+    path = image.get("path") if isinstance(image, Mapping) else image
     if not isinstance(path, str | os.PathLike):
         return None
     return path_in_folder(os.fspath(path), folder).encode("utf-8", "replace").decode()

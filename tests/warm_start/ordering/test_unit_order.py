@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from transformers import BatchFeature
 
 from poa_hf import PoaForPreTraining, PoaTrainingArguments, UnitOrder, order_units
 from poa_hf.models.unit_groups import UnitGroup
@@ -85,6 +86,7 @@ def test_images_in_any_form_give_one_order(model, pictures):
         DataLoader(as_pixels(pictures), batch_size=4),
         (each for each in as_pixels(pictures)),
         [{"pixel_values": as_pixels(pictures)}].__iter__(),
+        iter([BatchFeature({"pixel_values": as_pixels(pictures)})]),  # as image processors give it
     ):
         assert order(batches).orders == expected.orders
     # a sample of a dataset comes in another order, so its random directions differ

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ def identify(value: Any, row: str, decoded: Pixels) -> ImageId:
         row: The name of the row.
         decoded: The image, which is hashed where the value is neither bytes nor a local file.
     """
-    path = value.get("path") if isinstance(value, dict) else value
-    data = value.get("bytes") if isinstance(value, dict) else value
+    path = value.get("path") if isinstance(value, Mapping) else value
+    data = value.get("bytes") if isinstance(value, Mapping) else value
     path = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(data, bytes | bytearray | memoryview):
         data = _file_content(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...data.columns import chosen_column
@@ -26,7 +27,7 @@ def find_label_column(dataset: Any, name: str | None = None) -> str | None:
     features, columns = getattr(dataset, "features", None), getattr(dataset, "column_names", None)
     if not columns:
         first = next(iter(dataset))
-        if not isinstance(first, dict):
+        if not isinstance(first, Mapping):
             if isinstance(first, tuple | list) and len(first) > 1:
                 return None
             raise ValueError("The dataset's items have no labels: give (image, label) items or a label column.")

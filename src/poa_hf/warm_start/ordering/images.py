@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def _is_iterator(images: Any) -> bool:
 
 def _tensor_of(item: Any) -> Any:
     """The pixels in an item of a DataLoader: the item, its `pixel_values`, or the first of a tuple."""
-    if isinstance(item, dict):
+    if isinstance(item, Mapping):
         return item.get("pixel_values")
     return item[0] if isinstance(item, tuple | list) and item else item
 
