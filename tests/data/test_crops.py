@@ -213,12 +213,18 @@ def test_draft_keeps_the_resolution_of_every_crop(monkeypatch):
     assert all(width >= size[0] - 1e-6 and height >= size[1] - 1e-6 for size, width, height in sizes)
 
 
-def test_an_image_given_by_the_caller_is_left_alone():
-    image = Image.open(io.BytesIO(as_file(smooth_image(1600, 1200), "JPEG")))
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("TIFF", {}), ("MPO", {"save_all": True})])
+def test_an_image_given_by_the_caller_is_left_alone(kind, options):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures = [smooth_image(1600, 1200), smooth_image(160, 120)]  # phones add a small one
+    data = as_file(pictures[0], kind, exif=exif, **options | {"append_images": pictures[1:]} if options else {})
+    image = Image.open(io.BytesIO(data))
     first = multi_crop(open_lazily(image), np.random.default_rng(0), ARGS)
     second = multi_crop(open_lazily(image), np.random.default_rng(0), ARGS)
-    assert image.size == (1600, 1200)
     assert np.array_equal(first[0], second[0])
+    assert image.format == kind and image.size == Image.open(io.BytesIO(data)).size
+    assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(data))))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .arrays import array_of, channels_of_array, image_from_array
 from .crop_arguments import MAX_IMAGE_PIXELS
@@ -98,7 +99,7 @@ def open_lazily(
         if isinstance(value, Image.Image):
             check_size(*value.size, max_pixels)
             # otherwise the caller's image would be shrunk (`shrink_while_decoding`) or lose its orientation (TIFF)
-            return value.copy() if value.format in ("JPEG", "TIFF") else value
+            return value.copy() if isinstance(value, JpegImageFile | TiffImageFile) else value
         if isinstance(value, Mapping) and ("bytes" in value or "path" in value):
             value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
         if value is None:
