@@ -117,7 +117,7 @@ def launch(num_processes: int, *argv: str, script: str = SCRIPT) -> None:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes), "--master-port", str(port)]
-    run_python(*launcher, script, *argv, env=ENVIRONMENT)
+    run_python(*launcher, script, *argv, env=ENVIRONMENT, timeout=300)
 
 
 def test_two_processes_match_one(tmp_path):
