@@ -126,9 +126,12 @@ def declared_ranges(arguments: type) -> dict[str, Range]:
 
 
 def plain(value: Any) -> Any:
-    """Return a number or a path as Python's own number or text, and anything else as it is."""
+    """Return a number or a path, or those in a list or dictionary, as Python's own; anything else as it is."""
+    if isinstance(value, dict):
+        found = [*map(plain, value.values())]
+        return value if all(map(operator.is_, found, value.values())) else dict(zip(value, found, strict=True))
     if isinstance(value, list | tuple):
-        found = [plain(each) for each in value]
+        found = [*map(plain, value)]
         return value if all(map(operator.is_, found, value)) else type(value)(found)
     if isinstance(value, PurePath):
         return str(value)

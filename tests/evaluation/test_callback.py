@@ -2,6 +2,7 @@ import json
 import logging
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,13 @@ def test_the_teacher_is_measured_logged_and_its_best_checkpoint_kept(tmp_path):
         load_subject(tmp_path / "run" / f"checkpoint-{best}"), textures(), sizes, ["knn"], TaskOptions(k=(5,))
     )
     assert [record.value for record in again] == [lines[best][f"knn_{size}"] for size in sizes]
+
+
+def test_numbers_of_numpy(tmp_path):
+    callback = KnnEvaluationCallback(textures(), np.int64(2), ["small"], np.int64(5), np.int32(64), np.uint8(0))
+    PoaTrainer(new_model(), arguments(tmp_path, max_steps=2), images(), callbacks=[callback]).train()
+    [record] = load_evaluations(tmp_path)
+    assert (record.step, record.settings["k"]) == (2, 5)
 
 
 def test_training_is_not_changed_by_it_and_resumes_with_its_best(tmp_path):

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from poa_hf.runs.evaluations import Evaluation, load_evaluations, save_evaluations
@@ -46,6 +47,21 @@ def test_intervals_come_back_and_say_nothing_of_what_was_measured(tmp_path):
     assert load_evaluations(path) == [record()] and "interval" not in path.read_text()
 
 
+def test_numbers_of_numpy_are_kept(tmp_path):
+    whole, share = np.int64, np.float32(0.25)  # which is the same in any precision
+    measured = record(
+        value=share, test_images=whole(20), train_images=np.int32(50), step=whole(7), holdout=share,
+        holdout_seed=np.uint8(3), settings={"k": whole(20), "shares": [share]}, interval=[np.float64(0), np.float32(1)],
+        details={"curve": {"x": [whole(1), 2]}, "rate": np.float16(0.5)},
+    )  # fmt: skip
+    wanted = record(
+        value=0.25, holdout=0.25, holdout_seed=3, settings={"k": 20, "shares": [0.25]}, interval=[0, 1],
+        details={"curve": {"x": [1, 2]}, "rate": 0.5},
+    )  # fmt: skip
+    assert measured.key == wanted.key
+    assert load_evaluations(save_evaluations(tmp_path / "file.json", [measured])) == [wanted]
+
+
 NO_INTERVALS = [[0.5], [0.5, 0.4], ["a", "b"], [None, 0.5], [0.1, True], 0.5, [float("nan")] * 2, [0, float("inf")]]
 
 
@@ -74,6 +90,14 @@ def test_other_files_are_left_alone(tmp_path, content):
     with pytest.raises(ValueError, match="cannot be read as evaluations"):
         save_evaluations(path, [record()])
     assert path.read_bytes() == before
+
+
+def test_values_that_are_nested_too_deeply_are_refused(tmp_path):
+    (tmp_path / "evaluations.json").write_text(json.dumps([vars(record()) | {"details": {"a": 0}}]))
+    text = (tmp_path / "evaluations.json").read_text().replace('"a": 0', f'"a": {"[" * 5000}{"]" * 5000}')
+    (tmp_path / "evaluations.json").write_text(text)
+    with pytest.raises(ValueError, match="cannot be read as evaluations"):
+        load_evaluations(tmp_path)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import TrainerControl, TrainerState
 
 from ..data.processor import evaluation_processor
+from ..ranges import plain
 from ..sub_network import SubNetwork
 from ..training.callbacks import EvaluationCallback
 
@@ -64,10 +65,10 @@ class KnnEvaluationCallback(EvaluationCallback):
     ) -> None:
         if every_steps is not None and every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}: give at least 1.")
-        self.data, self.every_steps, self.sizes = data, every_steps, sizes
-        self.k = k
+        self.data, self.sizes = data, sizes
+        self.every_steps, self.k = plain(every_steps), plain(k)
+        self.batch_size, self.num_workers = plain(batch_size), plain(num_workers)
         self.size_names: list[str] = []
-        self.batch_size, self.num_workers = batch_size, num_workers
         self._has_measured = False
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -158,7 +159,7 @@ class WarmStartGuard(KnnEvaluationCallback):
         super().__init__(data, every_steps, sizes, k, batch_size, num_workers)
         if not 0 <= margin < 1:
             raise ValueError(f"margin is {margin}: it must be at least 0 and below 1.")
-        self.margin = margin
+        self.margin: float = plain(margin)
         self.start: float | None = None  # the full size's accuracy at step 0, if it was measured
         self.falling = False
 

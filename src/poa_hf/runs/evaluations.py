@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..formatting import one_line
+from ..ranges import plain
 from .atomic import write_text
 from .json_files import read_json
 from .layout import RunFolder
@@ -72,6 +73,11 @@ class Evaluation:
     details: dict[str, Any] = field(default_factory=dict)
     interval: list[float] | None = None
 
+    def __post_init__(self) -> None:
+        # a file holds Python's own numbers, and what was measured may be one of NumPy's
+        for each in fields(self):
+            setattr(self, each.name, plain(getattr(self, each.name)))
+
     @property
     def key(self) -> str:
         """What was measured, as text: of two records with the same key, the later one counts."""
@@ -100,8 +106,8 @@ def load_evaluations(path: str | Path) -> list[Evaluation]:
         content = read_json(path)
         if not isinstance(content, list):
             raise ValueError("it is not a list")
-        return [_record(fields, number) for number, fields in enumerate(content, 1)]
-    except ValueError as error:
+        return [_record(each, number) for number, each in enumerate(content, 1)]
+    except (ValueError, RecursionError) as error:
         reason = one_line(error).removeprefix(f"{path} cannot be read: ")
         raise ValueError(f"{path} cannot be read as evaluations ({reason}): move it away, or give --output.") from error
 

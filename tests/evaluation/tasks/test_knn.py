@@ -111,6 +111,16 @@ def test_metric_takes_the_options_of_the_vote(clusters, tmp_path):
         KnnAccuracy(memory, labels, cache_dir=str(tmp_path)).compute(predictions=queries, references=truth[:-1])
 
 
+def test_metric_takes_numbers_of_numpy(clusters):
+    memory, labels, queries, truth = clusters
+    results = [
+        KnnAccuracy(memory, labels, k=k, keep_in_memory=True).compute(predictions=queries, references=truth)
+        for k in (5, np.int64(5), [1, 5], np.array([1, 5]))
+    ]
+    assert results[0] == results[1] and results[2] == results[3]
+    assert list(results[1]) == ["knn_accuracy"] and list(results[3]) == ["knn_accuracy_1", "knn_accuracy_5"]
+
+
 def test_one_search_serves_every_k(clusters):
     memory, labels, queries, truth = clusters
     found = knn_predictions(memory, labels, queries, [20, 1, 300], chunk_size=64)

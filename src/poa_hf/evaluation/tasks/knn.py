@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import datasets
@@ -259,8 +260,9 @@ class KnnAccuracy(evaluate.Metric):
         device: torch.device | str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.ks = [k] if isinstance(k, int) else list(k)
-        self.names = ["knn_accuracy"] if isinstance(k, int) else [f"knn_accuracy_{k}" for k in self.ks]
+        # mypy does not count int as Integral, which NumPy's whole numbers are
+        self.ks = [int(k)] if isinstance(k, int | Integral) else list(k)
+        self.names = ["knn_accuracy"] if isinstance(k, int | Integral) else [f"knn_accuracy_{k}" for k in self.ks]
         super().__init__(**kwargs)
         self.memory_features = torch.as_tensor(memory_features)
         self.memory_labels = torch.as_tensor(memory_labels)

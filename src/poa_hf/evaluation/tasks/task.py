@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from ...ranges import Range, check_number
+from ...ranges import Range, check_number, plain
 from ..alterations.alteration import Alteration, AlteredFeatures, ModelInput
 from ..images.layer_features import LayerFeatures
 
@@ -23,6 +23,11 @@ class Options:
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        # records are files, which hold Python's own numbers, and an option may be one of NumPy's
+        for option in fields(self):
+            object.__setattr__(self, option.name, plain(getattr(self, option.name)))
 
 
 @dataclass(frozen=True)
