@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from poa_hf import PoaTrainer
+from poa_hf import PoaConfig, PoaForPreTraining, PoaTrainer
 from poa_hf.data.augmentation import coloured
 from poa_hf.data.crops import CropArguments, draw_augmentation
 from poa_hf.models.compiled_blocks import BlockCompiler, CompilationUnavailable
@@ -64,6 +64,16 @@ def test_colours_are_compiled_on_gpus_and_are_among_what_is_expected(tmp_path, q
     colour_all = compiled_colours(on_cuda, torch.device("cuda"))
     torch.testing.assert_close(colour_all(pixels, parameters), coloured(pixels, parameters))
     assert on_cuda.compilations == 1 and on_cuda.seconds > 0
+
+
+def test_eleven_widths_serve_the_143_sizes_of_the_published_vit(tmp_path):
+    """Blocks: 11 widths with two kinds of crops, and the teacher's. Losses: 5 for each of 4 heads, and balancing."""
+    with torch.device("meta"):
+        model = PoaForPreTraining(PoaConfig())
+    space = model.config.backbone_config.space
+    assert len(list(space)) == 143 and len({size.width for size in space}) == 11
+    assert expected_compilations(model, arguments(tmp_path)) == (11 * 2 + 1) + (5 * 4 + 1)
+    assert expected_compilations(model, arguments(tmp_path, pack_crops=True)) == (11 + 1) + (5 * 4 + 1)
 
 
 def test_only_auto_falls_back(tmp_path, quick_compiler):
