@@ -121,7 +121,7 @@ class BlockCompiler:
                     f"compile is blocks, but {reason}: use --compile off, or another --attn_implementation if that is "
                     "the reason."
                 ) from error
-            logger.warning("It is not compiled, and slower for it: %s.", reason)
+            logger.warning("%s: it runs as it is, more slowly.", reason)
             self._functions[key] = function
             result = function(*args, **kwargs)
         self.seconds += time.perf_counter() - started

@@ -160,9 +160,7 @@ def _nearest_that_exists(folder: Path) -> Path:
     for path in (folder, *folder.parents):
         try:
             path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except PermissionError:  # not even its name can be looked up
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: its name cannot be looked up
             continue
         return path
     return folder
