@@ -17,11 +17,18 @@ slower=${SLOWER:-1}
 begin=$(date +%s)
 budget=$((${BUDGET:-350} * slower))
 left=
+# parts that failed in earlier calls, whose names the second pass looks for
+failed=" $(sed -n 's/^{"part": "\([a-z_]*\)", "status": [1-9].*/\1/p' "$folder/figures.jsonl" | tr '\n' ' ')"
 
 part() { # NAME SECONDS PROGRAM [OPTION ...]
     name=$1 seconds=$(($2 * slower))
     shift 2
-    grep -q "\"part\": \"$name\"" "$folder/figures.jsonl" && return
+    if [ "$pass" = new ]; then
+        grep -q "\"part\": \"$name\"" "$folder/figures.jsonl" && return
+    else
+        case $failed in *" $name "*) ;; *) return ;; esac
+        grep -q "\"part\": \"$name\", \"status\": 0," "$folder/figures.jsonl" && return
+    fi
     started=$(date +%s)
     [ $((started - begin + seconds)) -le "$budget" ] || { left="$left $name"; return; }
     PYTHONPATH="src:benchmarks${PYTHONPATH:+:$PYTHONPATH}" timeout "$seconds" "$python" "$@" \
@@ -44,18 +51,25 @@ if [ "$preset" = tiny ]; then
     real="benchmarks/real_data.py --preset tiny --steps 6 --workers 1"
     real_small=$real
 fi
-part step_blocks 110 $step --compile blocks
-part step_eager 35 $step --compile off
-part step_blocks_warm 30 $step --compile blocks
-part step_large_batch 55 $step --compile blocks --batch "${LARGE_BATCH:-100}"
-part real_data 50 $real
-part small_eager 20 $small --compile off
-part small_blocks 50 $small --compile blocks
-part step_packed 90 $step --compile blocks --pack_crops
-part teacher_graph 45 benchmarks/teacher_graph.py --preset "$preset"
-part small_packed 45 $small --compile blocks --pack_crops
-part real_data_small 70 $real_small
-part step_time 40 benchmarks/step_time.py --preset "$preset" --bf16
-part start 150 benchmarks/start.py --preset "$preset"
-part launches 30 benchmarks/launches.py
+parts() { # in order of value
+    part step_blocks 110 $step --compile blocks
+    part step_eager 35 $step --compile off
+    part step_blocks_warm 30 $step --compile blocks
+    part step_large_batch 55 $step --compile blocks --batch "${LARGE_BATCH:-100}"
+    part real_data 50 $real
+    part small_eager 20 $small --compile off
+    part small_blocks 50 $small --compile blocks
+    part step_middle_batch 50 $step --compile blocks --batch "${MIDDLE_BATCH:-75}"
+    part step_packed 90 $step --compile blocks --pack_crops
+    part teacher_graph 45 benchmarks/teacher_graph.py --preset "$preset"
+    part small_packed 45 $small --compile blocks --pack_crops
+    part real_data_small 70 $real_small
+    part step_time 40 benchmarks/step_time.py --preset "$preset" --bf16
+    part start 150 benchmarks/start.py --preset "$preset"
+    part launches 30 benchmarks/launches.py
+}
+
+for pass in new failed; do
+    parts
+done
 [ -z "$left" ] || echo "left to the next call of benchmarks/gpu.sh $folder:$left" >&2

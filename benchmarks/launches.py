@@ -1,18 +1,22 @@
-"""How many kernels a training step launches, by part of the step and by operation.
+"""How many kernels a training step launches and how many bytes they move, by part of the step and by operation.
 
     python benchmarks/launches.py                       # ViT-L, published recipe, 50 images, bfloat16
     python benchmarks/launches.py --size 768x12 --float32
+    python benchmarks/launches.py --compile             # and with compiled blocks and losses, in minutes
 
 The step runs on tensors without memory, so it is counted in seconds, on any machine. What is counted are PyTorch's
 operations that compute something (not views): on a GPU each is at least one kernel, whose launch costs the host several
-microseconds. The last line is one JSON object.
+microseconds. Bytes are what these operations read and write, each by itself. With --compile, each kind of block and of
+loss is compiled for the CPU, and the calls in the generated code are counted, at least and at most (see
+parts/compiled_work.py); a GPU's compiler fuses otherwise, so that this is an estimate. The last line is one JSON
+object.
 """
 
 import argparse
 import json
-from collections import Counter
 
-from parts.launches import count_step
+from parts.compiled_work import Recorder, compiled_work, plain_work
+from parts.launches import Work, count_step
 from parts.machine import device_name, table_head, versions
 from parts.presets import PRESETS
 
@@ -27,42 +31,92 @@ def main() -> None:
     parser.add_argument("--operations", type=int, default=12, help="rows of the table of operations")
     parser.add_argument("--float32", action="store_true", help="without autocast to bfloat16")
     parser.add_argument("--pack_crops", action="store_true", help="global and local crops in one pass")
+    parser.add_argument("--compile", action="store_true", help="count compiled blocks and losses too")
     options = parser.parse_args()
-    preset = PRESETS[options.preset]
+    if options.compile and options.pack_crops:
+        parser.error("--compile counts blocks that take crops of one resolution: leave out --pack_crops")
+    preset, bf16 = PRESETS[options.preset], not options.float32
     config = PoaConfig(backbone_config=PoaViTConfig(drop_path_rate=0.2, **preset["backbone"]), **preset["heads"])
     size = config.backbone_config.space.resolve(options.size or preset["size"])
     args = PoaTrainingArguments(
         per_device_train_batch_size=options.batch or preset["batch"], pack_crops=options.pack_crops, **preset["crops"]
     )
-    parts = count_step(config, size, args, bf16=not options.float32)
+    parts = count_step(config, size, args, bf16)
 
     print(table_head(device_name()))
     print(
         f"full {config.backbone_config.space.full}, elastic {size}, {args.per_device_train_batch_size} images, "
-        f"{'float32' if options.float32 else 'bfloat16'}\n"
+        f"{'bfloat16' if bf16 else 'float32'}\n"
     )
-    totals = {part: counts.total() for part, counts in parts.items()}
-    total = sum(totals.values())
-    print(f"{'part':<30} {'launches':>9} {'share':>7}")
-    for part, launches in [*totals.items(), ("step", total)]:
-        print(f"{part:<30} {launches:>9,} {launches / total:>7.1%}")
-    operations: Counter[str] = sum(parts.values(), Counter())
+    step = Work()
+    for work in parts.values():
+        step.add(work)
+    print(f"{'part':<30} {'launches':>9} {'share':>7} {'GB':>8}")
+    for part, work in [*parts.items(), ("step", step)]:
+        print(f"{part:<30} {work.launches:>9,} {work.launches / step.launches:>7.1%} {work.bytes / 1e9:>8,.1f}")
     print(f"\n{'operation':<58} {'launches':>9}")
-    for name, launches in operations.most_common(options.operations):
+    for name, launches in step.operations.most_common(options.operations):
         print(f"{name:<58} {launches:>9,}")
     print()
+    figures = {
+        "launches": step.launches,
+        "gigabytes": step.bytes / 1e9,
+        "parts": {part: work.launches for part, work in parts.items()},
+        "gigabytes_by_part": {part: work.bytes / 1e9 for part, work in parts.items()},
+        "operations": {name: count for name, count in step.operations.most_common() if count},
+    }
+    if options.compile:
+        recorder = Recorder()
+        count_step(config, size, args, bf16, recorder)
+        figures |= compiled(recorder, step, bf16)
+    print(json.dumps({**figures, "size": str(size), "device": device_name(), **versions()}))
+
+
+def compiled(recorder: Recorder, step: Work, bf16: bool) -> dict:
+    """Print what each kind of block and loss launches and moves in a step, as it is and compiled.
+
+    Args:
+        recorder: Holds the kinds.
+        step: The work of the step as it is.
+        bf16: Whether the step is computed in bfloat16.
+
+    Returns:
+        The figures of the kinds and of the step.
+    """
     print(
-        json.dumps(
-            {
-                "launches": total,
-                "parts": totals,
-                "operations": dict(operations.most_common()),
-                "size": str(size),
-                "device": device_name(),
-                **versions(),
-            }
-        )
+        f"{'kind':<46} {'calls':>6} {'launches':>9} {'compiled':>9} {'at most':>9} {'of PyTorch':>10} {'GB':>8} "
+        f"{'compiled':>9}"
     )
+    rows, least, most, moved = {}, step.launches, step.launches, step.bytes
+    for kind in recorder.kinds.values():
+        plain, generated = plain_work(kind, bf16), compiled_work(kind, bf16)
+        library, functions, loops = (generated.operations[name] for name in ("library", "functions", "loops"))
+        row = {
+            "calls": kind.calls,
+            "launches": kind.calls * plain.launches,
+            "compiled_at_least": kind.calls * (library + functions),
+            "compiled_at_most": kind.calls * (library + loops),
+            "library": kind.calls * library,
+            "gigabytes": kind.calls * plain.bytes / 1e9,
+            "compiled_gigabytes": kind.calls * generated.bytes / 1e9,
+        }
+        rows[str(kind)] = row
+        counts, bytes_moved = list(row.values())[:5], list(row.values())[5:]
+        print(
+            f"{kind!s:<46} {counts[0]:>6,} {counts[1]:>9,} {counts[2]:>9,} {counts[3]:>9,} {counts[4]:>10,} "
+            f"{bytes_moved[0]:>8,.2f} {bytes_moved[1]:>9,.2f}",
+            flush=True,
+        )
+        least -= row["launches"] - row["compiled_at_least"]
+        most -= row["launches"] - row["compiled_at_most"]
+        moved -= kind.calls * (plain.bytes - generated.bytes)
+    print(f"\nstep compiled: {least:,} to {most:,} launches, {moved / 1e9:,.1f} GB\n")
+    return {
+        "kinds": rows,
+        "compiled_launches_at_least": least,
+        "compiled_launches_at_most": most,
+        "compiled_gigabytes": moved / 1e9,
+    }
 
 
 if __name__ == "__main__":

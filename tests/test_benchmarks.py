@@ -1,11 +1,14 @@
 """Each benchmark program runs at its smallest scale, and its last line is one JSON object with the headline."""
 
+import argparse
 import json
 import math
 import os
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -124,8 +127,46 @@ def test_launches():
     output = run_python(str(ROOT / "benchmarks" / "launches.py"), "--preset", "tiny").stdout.splitlines()
     found = json.loads(output[-1])
     assert found["launches"] == sum(found["parts"].values()) == sum(found["operations"].values())
+    assert found["gigabytes"] == pytest.approx(sum(found["gigabytes_by_part"].values())) and found["gigabytes"] > 0
     assert {"teacher", "intact", "elastic", "heads and losses", "optimiser", "augmentation"} <= found["parts"].keys()
     assert found["operations"]["aten.mm.default"] > 20 and f"{found['launches']:,}" in "\n".join(output)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_launches_compiled():
+    """Compiled blocks and losses launch and move less; kinds of blocks are those that a run compiles."""
+    program = str(ROOT / "benchmarks" / "launches.py")
+    found = json.loads(run_python(program, "--preset", "tiny", "--compile", timeout=800).stdout.splitlines()[-1])
+    assert found["compiled_launches_at_least"] < found["compiled_launches_at_most"] < found["launches"]
+    assert 0 < found["compiled_gigabytes"] < found["gigabytes"]
+    assert [kind.partition(" ")[2] for kind in found["kinds"] if kind.startswith("PoaViTLayer")] == [
+        "8x5x64, forward only",
+        "8x5x64",
+        "32x2x64",
+        "8x5x32",
+        "32x2x32",
+    ]
+
+
+def test_bytes_that_operations_move(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from parts.launches import Launches
+
+    values, others = torch.ones(100), torch.ones(100, dtype=torch.bfloat16)
+    for operation, expected in (
+        (lambda: values * 2, 800),
+        (lambda: values.add_(others), 1000),  # reads both, writes one
+        (lambda: values.copy_(others), 600),
+        (lambda: values.zero_(), 400),
+        (lambda: torch.mul(values, 2, out=values), 800),
+        (lambda: torch._foreach_copy_([others, others], [values, values]), 1200),
+        (lambda: values.view(10, 10).t(), 0),
+        (lambda: values[:1].expand(1000) + values[:1], 4 * 1002),  # expanded entries are one in memory
+    ):
+        with Launches() as launches:
+            operation()
+        assert launches.work.bytes == expected and launches.work.launches == (expected > 0)
 
 
 @pytest.mark.slow
@@ -162,29 +203,59 @@ def test_order_units(tmp_path):
     assert gains["random"]["stock-textures"] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.skipif(shutil.which("timeout") is None, reason="the script needs timeout, of GNU coreutils")
+GPU_SCRIPT = ROOT / "benchmarks" / "gpu.sh"
+has_timeout = pytest.mark.skipif(shutil.which("timeout") is None, reason="the script needs timeout, of GNU coreutils")
+
+
+def gpu_figures(folder, python: str, **environment) -> list[dict]:
+    """Run gpu.sh with a shell script in place of the interpreter, and return its lines so far."""
+    interpreter = folder / "python"
+    interpreter.write_text(python)
+    interpreter.chmod(0o755)
+    lines = folder / "figures" / "figures.jsonl"
+    environment = os.environ | {"PYTHON": str(interpreter)} | environment
+    subprocess.run(["sh", str(GPU_SCRIPT), str(lines.parent)], env=environment, check=True, capture_output=True)
+    return [json.loads(line) for line in lines.read_text().splitlines()]
+
+
+@has_timeout
 def test_gpu_figures_come_in_calls_of_under_six_minutes(tmp_path):
-    """Each part leaves one line, also one that fails, and names a program that is there; others come next."""
-    script, lines = ROOT / "benchmarks" / "gpu.sh", tmp_path / "figures" / "figures.jsonl"
-    seconds = dict(re.findall(r"^part (\w+) (\d+) ", script.read_text(), re.MULTILINE))
-    python = tmp_path / "python"
-    python.write_text('#!/bin/sh\ncase "$*" in *real_data*) exit 3;; esac\ntest -f "$1" && echo \'{"seconds": 1}\'\n')
-    python.chmod(0o755)
-
-    def figures(**environment) -> list[dict]:
-        command = ["sh", str(script), str(lines.parent)]
-        subprocess.run(command, env=os.environ | {"PYTHON": str(python)} | environment, check=True, capture_output=True)
-        return [json.loads(line) for line in lines.read_text().splitlines()]
-
-    assert {line["part"] for line in figures(BUDGET="39")} == {
-        name for name, limit in seconds.items() if int(limit) < 36
-    }
-    found = figures()
+    """Each part leaves one line, also one that fails; others come next, and then what has failed is tried again."""
+    seconds = dict(re.findall(r"^ +part (\w+) (\d+) ", GPU_SCRIPT.read_text(), re.MULTILINE))
+    works = "#!/bin/sh\necho '{\"seconds\": 1}'\n"
+    fails = '#!/bin/sh\ncase "$*" in *real_data*) exit 3;; esac\necho \'{"seconds": 1}\'\n'
+    first = gpu_figures(tmp_path, fails, BUDGET="39")
+    assert {line["part"] for line in first} == {name for name, limit in seconds.items() if int(limit) < 36}
+    found = gpu_figures(tmp_path, fails)
     assert len(found) == len(seconds) and {line["part"] for line in found} == set(seconds)
-    assert found == figures() and max(map(int, seconds.values())) < 350
+    assert max(map(int, seconds.values())) < 350
     for line in found:
         failed = line["part"].startswith("real_data")
         assert (line["status"], line["figures"]) == ((3, None) if failed else (0, {"seconds": 1}))
+    for python, status, figures_of_part in ((fails, 3, None), (works, 0, {"seconds": 1})):
+        again = gpu_figures(tmp_path, python)
+        assert [line["part"] for line in again[len(found) :]] == ["real_data", "real_data_small"]
+        assert {(line["status"], str(line["figures"])) for line in again[len(found) :]} == {
+            (status, str(figures_of_part))
+        }
+        found = again
+    assert gpu_figures(tmp_path, works) == found, "what has its figures was made again"
+
+
+@has_timeout
+@pytest.mark.parametrize("preset", ["vit_large", "tiny"])
+def test_gpu_figures_are_made_with_options_that_programs_have(preset, tmp_path, monkeypatch):
+    gpu_figures(tmp_path, f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {tmp_path}/commands\n", PRESET=preset)
+    commands = (tmp_path / "commands").read_text().splitlines()
+    assert len(commands) == len(re.findall(r"^ +part ", GPU_SCRIPT.read_text(), re.MULTILINE))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    parse = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *args: sys.exit(str(vars(parse(*args)))))
+    for command in commands:
+        program, *options = command.split()
+        monkeypatch.setattr(sys, "argv", [program, *options])
+        with pytest.raises(SystemExit, match="^{"):
+            runpy.run_path(str(ROOT / program), run_name="__main__")
 
 
 def tiny_cifar(folder):

@@ -1,5 +1,6 @@
 """Compiled blocks in several processes: gradients are those of one process that compiles nothing; resuming is exact."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_gradients_are_those_of_one_process_without_a_compiler(environment, fiel
 
 def train_compiled(folder: str, options: dict) -> None:
     """A run that compiles without a C++ compiler, which would take minutes."""
-    compilation.BlockCompiler = lambda expected: BlockCompiler(expected, backend="aot_eager")
+    compilation.BlockCompiler = functools.partial(BlockCompiler, backend="aot_eager")
     compilation.check_compiler = lambda device: None
     shared = {"compile": "blocks", "per_device_train_batch_size": 4, "max_steps": 4, "save_steps": 2}
     trainer = train(folder, {}, {**shared, **options})
@@ -76,3 +77,15 @@ def test_resuming_is_exact(environment, tmp_path):
     assert list(found) == [3, 4] and all(found[step] == expected[step] for step in found)
     weights, others = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@slow
+def test_accumulated_steps_in_bfloat16_are_those_without_a_compiler(tmp_path):
+    compiled, plain = tmp_path / "compiled", tmp_path / "plain"
+    options = {"bf16": True, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "max_steps": 3}
+    in_processes(2, train_compiled, str(compiled), options)
+    in_processes(2, train, str(plain), {}, {**options, "compile": "off"})
+    expected, found = losses(plain), losses(compiled)
+    assert list(found) == list(expected) == [1, 2, 3]
+    for step, values in expected.items():
+        assert found[step] == pytest.approx(values, rel=1e-2), step
