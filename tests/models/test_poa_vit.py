@@ -5,7 +5,6 @@ import torch
 from transformers import AutoConfig, AutoModel, Dinov2Model
 
 from poa_hf import PoaViTConfig, PoaViTModel, SubNetwork
-from poa_hf.models.stochastic_depth import add_residual
 
 from ..conftest import random_batch, tiny_backbone
 
@@ -78,22 +77,6 @@ def test_smallest_size_follows_the_full_one_by_default():
     assert PoaViTConfig().space.smallest == SubNetwork(384, 12)
     assert PoaViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4).space.smallest == SubNetwork(16, 2)
     assert len(PoaViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1).space) == 1
-
-
-def test_stochastic_depth_runs_on_a_rescaled_subset():
-    hidden, seen = torch.randn(10, 3, 4), []
-
-    def branch(kept, index):
-        seen.append(index)
-        return kept * 2
-
-    output = add_residual(hidden, branch, drop_rate=0.25)
-    (index,) = seen
-    assert len(index) == len(set(index.tolist())) == 7  # floor(10 * 0.75)
-    expected = hidden.clone()
-    expected[index] += hidden[index] * 2 * (10 / 7)
-    torch.testing.assert_close(output, expected)
-    assert len(add_residual(hidden[:1], branch, 0.9)) == 1  # at least one image is kept
 
 
 def test_stochastic_depth_acts_in_training_only():

@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.dinov2.modeling_dinov2 import eager_attention_forward
 
 from ..sub_network import SubNetwork
-from .stochastic_depth import num_kept
+from .stochastic_depth import Subset, num_kept
 
 if TYPE_CHECKING:
     from .elastic_vit_model import ElasticViTModelMixin as _Model
@@ -170,13 +170,14 @@ def add_packed_residual(
         drop_rate: Share of images that skip the branch.
     """
     kept = [Crops(num_kept(images, drop_rate), tokens) for images, tokens in crops]
-    residual = branch(hidden_states.index_select(0, index), kept).to(hidden_states.dtype)
+    subset = Subset(index, len(hidden_states))
+    residual = branch(subset.of(hidden_states), kept).to(hidden_states.dtype)
     scales = [all_of.images / of_kept.images for all_of, of_kept in zip(crops, kept, strict=True)]
     if len(set(scales)) == 1:
-        return hidden_states.index_add(0, index, residual, alpha=scales[0])
+        return subset.added(hidden_states, residual, scales[0])
     counts = [images * tokens for images, tokens in kept]
     for rows, part, scale in zip(index.split(counts), residual.split(counts), scales, strict=True):
-        hidden_states = hidden_states.index_add(0, rows, part, alpha=scale)
+        hidden_states = Subset(rows, len(hidden_states)).added(hidden_states, part, scale)
     return hidden_states
 
 
