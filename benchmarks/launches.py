@@ -87,35 +87,34 @@ def compiled(recorder: Recorder, step: Work, bf16: bool) -> dict:
         f"{'kind':<46} {'calls':>6} {'launches':>9} {'compiled':>9} {'at most':>9} {'of PyTorch':>10} {'GB':>8} "
         f"{'compiled':>9}"
     )
-    rows, least, most, moved = {}, step.launches, step.launches, step.bytes
+    rows, least, most, bytes_moved = {}, step.launches, step.launches, step.bytes
     for kind in recorder.kinds.values():
         plain, generated = plain_work(kind, bf16), compiled_work(kind, bf16)
         library, functions, loops = (generated.operations[name] for name in ("library", "functions", "loops"))
-        row = {
+        counts = {
             "calls": kind.calls,
-            "launches": kind.calls * plain.launches,
-            "compiled_at_least": kind.calls * (library + functions),
-            "compiled_at_most": kind.calls * (library + loops),
-            "library": kind.calls * library,
-            "gigabytes": kind.calls * plain.bytes / 1e9,
-            "compiled_gigabytes": kind.calls * generated.bytes / 1e9,
+            "launches": plain.launches,
+            "compiled_at_least": library + functions,
+            "compiled_at_most": library + loops,
+            "library": library,
         }
-        rows[str(kind)] = row
-        counts, bytes_moved = list(row.values())[:5], list(row.values())[5:]
+        moved = {"gigabytes": plain.bytes / 1e9, "compiled_gigabytes": generated.bytes / 1e9}
+        rows[str(kind)] = counts | moved
         print(
-            f"{kind!s:<46} {counts[0]:>6,} {counts[1]:>9,} {counts[2]:>9,} {counts[3]:>9,} {counts[4]:>10,} "
-            f"{bytes_moved[0]:>8,.2f} {bytes_moved[1]:>9,.2f}",
+            f"{kind!s:<46} {counts['calls']:>6,} {counts['launches']:>9,} {counts['compiled_at_least']:>9,} "
+            f"{counts['compiled_at_most']:>9,} {counts['library']:>10,} {moved['gigabytes']:>8,.2f} "
+            f"{moved['compiled_gigabytes']:>9,.2f}",
             flush=True,
         )
-        least -= row["launches"] - row["compiled_at_least"]
-        most -= row["launches"] - row["compiled_at_most"]
-        moved -= kind.calls * (plain.bytes - generated.bytes)
-    print(f"\nstep compiled: {least:,} to {most:,} launches, {moved / 1e9:,.1f} GB\n")
+        least -= plain.launches - library - functions
+        most -= plain.launches - library - loops
+        bytes_moved -= plain.bytes - generated.bytes
+    print(f"\nstep compiled: {least:,} to {most:,} launches, {bytes_moved / 1e9:,.1f} GB\n")
     return {
         "kinds": rows,
         "compiled_launches_at_least": least,
         "compiled_launches_at_most": most,
-        "compiled_gigabytes": moved / 1e9,
+        "compiled_gigabytes": bytes_moved / 1e9,
     }
 
 

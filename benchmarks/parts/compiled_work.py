@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,8 +26,9 @@ from .launches import Launches, Work, fake_step
 # Calls in generated code: of generated functions, and of products, attention and the like, which are PyTorch's.
 _FUNCTION_CALL = re.compile(r"^\s+cpp_fused\w*\(", re.MULTILINE)
 _LIBRARY_CALL = re.compile(r"^\s+(?:\w+ = )?(?:extern_kernels|torch\.ops\.\w+)\.[\w.]+\(", re.MULTILINE)
-# Numbers of images or rows at which generated code is measured: what it moves is linear in them.
-_FEW, _MORE = 4, 8
+# Numbers of images or rows at which calls are measured: what they move is linear in them. Stochastic depth keeps whole
+# images of both numbers for drop rates of whole fifths.
+_FEW, _MORE = 5, 10
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Kind:
         args: The arguments, of which the first is the block where there is one.
         kwargs: The arguments by name.
         calls: How often a step calls it.
+        rows: Images or rows of all calls.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Kind:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     calls: int = 0
+    rows: int = 0
 
     @property
     def block(self) -> nn.Module | None:
@@ -55,32 +59,25 @@ class Kind:
         return next((each for each in self.args if isinstance(each, nn.Module)), None)
 
     @property
-    def number(self) -> int:
-        """The number of images or rows of the input."""
-        return len(next(each for each in tree_leaves((self.args, self.kwargs)) if isinstance(each, Tensor)))
-
-    @property
     def learns(self) -> bool:
         """Whether gradients of a call are asked for."""
         given = [*self.tensors.values(), *tree_leaves((self.args, self.kwargs))]
         return any(isinstance(each, Tensor) and each.requires_grad for each in given)
 
-    def filled(self, number: int | None = None) -> Kind:
-        """Return the same kind with new tensors, for another number of images or rows if it is given."""
+    def filled(self, number: int) -> Kind:
+        """Return the same kind with new tensors, for a number of images or rows."""
+        recorded = _length(self.args, self.kwargs)
 
-        def made(tensor: Tensor) -> Tensor:
-            return torch.ones(tensor.shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
-
-        def made_of_rows(tensor: Tensor) -> Tensor:
-            if number is None or not tensor.ndim or len(tensor) != self.number:
-                return made(tensor)
-            shape = (number, *tensor.shape[1:])
+        def made(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
             return torch.ones(shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
 
+        def made_of_rows(tensor: Tensor) -> Tensor:
+            has_rows = tensor.ndim > 0 and len(tensor) == recorded
+            return made(tensor, (number, *tensor.shape[1:]) if has_rows else tuple(tensor.shape))
+
+        tensors = {name: made(each, tuple(each.shape)) for name, each in self.tensors.items()}
         args, kwargs = tree_map_only(Tensor, made_of_rows, (self.args, self.kwargs))
-        return replace(
-            self, tensors={name: made(each) for name, each in self.tensors.items()}, args=args, kwargs=kwargs
-        )
+        return replace(self, tensors=tensors, args=args, kwargs=kwargs)
 
     def compute(self, function: Callable[..., Any]) -> None:
         """Compute forward and, where something is learned, backward.
@@ -107,6 +104,11 @@ class Kind:
             return f"{self.function.__name__} of {len(tensors)} tensors, {width:,} prototypes"
         shape = "x".join(map(str, tensors[0].shape))
         return f"{type(self.block).__name__} {shape}{'' if self.learns else ', forward only'}"
+
+
+def _length(args: Any, kwargs: Any) -> int:
+    """Return the number of images or rows of an input."""
+    return len(next(each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)))
 
 
 class _Called(nn.Module):
@@ -139,48 +141,57 @@ class Recorder(BlockCompiler):
             tensors = {f"block.{each}": tensor for each, tensor in block.named_parameters()}
             self.kinds[key] = Kind(name, function, tensors, args, kwargs)
         self.kinds[key].calls += 1
+        self.kinds[key].rows += _length(args, kwargs)
         return function(*args, **kwargs)
 
 
 def plain_work(kind: Kind, bf16: bool) -> Work:
-    """Return what a call of a kind launches and moves as it is, forward and backward."""
-    with fake_step():
-        filled = kind.filled()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), Launches() as launches:
-            filled.compute(kind.function)
-    return launches.work
+    """Return what all calls of a kind launch and move in a step as they are, forward and backward."""
+
+    def measured(number: int) -> Work:
+        with fake_step():
+            filled = kind.filled(number)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), Launches() as launches:
+                filled.compute(kind.function)
+        return launches.work
+
+    return _of_step(kind, measured)
 
 
 def compiled_work(kind: Kind, bf16: bool) -> Work:
-    """Return what a call of a kind launches and moves when it is compiled for a CPU, forward and backward.
+    """Return what all calls of a kind launch and move in a step when they are compiled for a CPU, forward and backward.
 
-    It is compiled and computed for few images or rows, and what it moves with more of them follows, as that is linear
-    in their number. `operations` counts calls of PyTorch's own operations ("library"), of generated functions
-    ("functions") and the loops in them ("loops"): a GPU's compiler makes a kernel of each function at least, as here
-    one function may compute what is not related, and of each loop at most.
+    `operations` counts calls of PyTorch's own operations ("library"), of generated functions ("functions") and the
+    loops in them ("loops"): a GPU's compiler makes a kernel of each function at least, as here one function may compute
+    what is not related, and of each loop at most.
     """
-    few, more = (_generated(kind, number, bf16) for number in (_FEW, _MORE))
-    slope = (more.bytes - few.bytes) / (_MORE - _FEW)
-    return Work(few.operations, round(few.bytes + slope * (kind.number - _FEW)))
+
+    def measured(number: int) -> Work:
+        work = Work()
+
+        def save(code: str) -> None:
+            called = code[code.index("def call(") :]
+            work.operations["library"] += len(_LIBRARY_CALL.findall(called))
+            work.operations["functions"] += len(_FUNCTION_CALL.findall(called))
+            work.bytes += V.graph.count_bytes()[0]
+
+        compiler = BlockCompiler()
+        function = compiler.function(kind.name, kind.function) if kind.block is None else _of_block(compiler, kind)
+        with _counting(save), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            metrics.reset()
+            kind.filled(number).compute(function)
+        work.operations["loops"] += metrics.generated_kernel_count
+        return work
+
+    return _of_step(kind, measured)
 
 
-def _generated(kind: Kind, number: int, bf16: bool) -> Work:
-    """Compile and compute a kind for so many images or rows."""
-    work = Work()
-
-    def save(code: str) -> None:
-        called = code[code.index("def call(") :]
-        work.operations["library"] += len(_LIBRARY_CALL.findall(called))
-        work.operations["functions"] += len(_FUNCTION_CALL.findall(called))
-        work.bytes += V.graph.count_bytes()[0]
-
-    compiler = BlockCompiler()
-    function = compiler.function(kind.name, kind.function) if kind.block is None else _of_block(compiler, kind)
-    with _counting(save), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        metrics.reset()
-        kind.filled(number).compute(function)
-    work.operations["loops"] += metrics.generated_kernel_count
-    return work
+def _of_step(kind: Kind, measured: Callable[[int], Work]) -> Work:
+    """Return the work of all calls of a kind, given what measures a call for a number of images or rows."""
+    few, more = measured(_FEW), measured(_MORE)
+    of_a_row = (more.bytes - few.bytes) / (_MORE - _FEW)
+    moved = kind.calls * few.bytes + of_a_row * (kind.rows - kind.calls * _FEW)
+    return Work(Counter({name: kind.calls * count for name, count in few.operations.items()}), round(moved))
 
 
 def _of_block(compiler: BlockCompiler, kind: Kind) -> Callable[..., Any]:
