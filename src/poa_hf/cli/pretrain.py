@@ -36,6 +36,7 @@ def run_recipe(recipe: Recipe) -> None:
     quiet_libraries()
     if recipe.training.log_level is None:
         logging.getLogger("poa_hf").setLevel(logging.WARNING if recipe.training.quiet else logging.INFO)
+    import torch
     from transformers import set_seed
     from transformers.initialization import no_init_weights
 
@@ -43,6 +44,7 @@ def run_recipe(recipe: Recipe) -> None:
     from ..runs.checkpoints import check_recipe_is_own, find_checkpoint, is_finished, step_of, units_ordered_on
     from ..training.checks import check_run
     from ..training.console import ConsoleCallback
+    from ..training.engines import device_of_process
     from ..training.hub_pushes import push_finished
     from ..training.stopping import TrainingInterrupted
     from ..training.trainer import PoaTrainer
@@ -67,9 +69,12 @@ def run_recipe(recipe: Recipe) -> None:
     if not training.quiet:
         callbacks.append(ConsoleCallback(data.described, _has_labels(recipe, dataset)))
     set_seed(training.seed)
-    # random values take most of the time in which a model is made, and a checkpoint overwrites all of them
+    # Random values take most of the time in which a model is made: a GPU draws its own, and none are drawn where a
+    # checkpoint overwrites them. A warm start reads, resizes and orders weights on the CPU.
+    is_random = checkpoint is None and not recipe.init_from and not recipe.order_units
     with nullcontext() if checkpoint is None else no_init_weights():
-        model = PoaForPreTraining(recipe.model)
+        with device_of_process() if is_random else torch.device("cpu"):
+            model = PoaForPreTraining(recipe.model)
     if recipe.init_from:
         from ..warm_start.defaults import start_run
 

@@ -64,6 +64,13 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
     )
 
 
+def device_of_process() -> torch.device:
+    """Return the CUDA device that the accelerator of this process will use; the CPU where it is another one."""
+    if not torch.cuda.is_available() or _asked_for("ACCELERATE_USE_CPU"):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
 def _asked_for(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 

@@ -1,0 +1,81 @@
+"""Where `poa pretrain` makes a model: random weights on the run's device, what is read or continued on the CPU."""
+
+import pytest
+import torch
+
+from poa_hf import PoaConfig, PoaForPreTraining, PoaViTModel
+from poa_hf.cli.main import main
+from poa_hf.models import modeling_poa_pretraining
+from poa_hf.training import engines
+
+from ..conftest import QUICKSTART, TINY, tiny_backbone
+from ..models.test_compiled_blocks import BACKBONES
+
+
+class Made(Exception):
+    """Ends a command where its model would be made."""
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Returns the type of the device on which a command would make its model."""
+
+    def of_command(*options: str) -> str:
+        def make(config):
+            raise Made(torch.get_default_device().type)
+
+        monkeypatch.setattr(modeling_poa_pretraining, "PoaForPreTraining", make)
+        monkeypatch.setattr(engines, "device_of_process", lambda: torch.device("meta"))
+        with pytest.raises(Made) as made:
+            main(["pretrain", *options])
+        monkeypatch.undo()
+        return str(made.value)
+
+    return of_command
+
+
+def test_random_weights_are_drawn_on_the_device(device, tmp_path):
+    run, source = tmp_path / "run", str(tmp_path / "source")
+    options = ["--config", QUICKSTART, *TINY.split(), "--output_dir", str(run)]
+    crops = [
+        "--dataset_name",
+        "textures",
+        "--global_crop_size",
+        "32",
+        "--local_crop_size",
+        "16",
+        "--output_dir",
+        str(run),
+    ]
+    PoaViTModel(tiny_backbone()).save_pretrained(source)
+    assert device(*options) == "meta"
+    assert device("--config", "dinov2_large_warm_start", "--init_from", source, *crops) == "cpu"
+    assert main(["pretrain", *options]) == 0
+    assert device(*options, "--max_steps", "3", "--resume_from_checkpoint") == "cpu"
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_models_are_made_where_they_are_asked_for(family):
+    """On the meta device, whose values nothing can read, so that a GPU has nothing to wait for."""
+    with torch.device("meta"):
+        model = PoaForPreTraining(PoaConfig(backbone_config=BACKBONES[family]))
+    tensors = [*model.parameters(), *model.buffers()]
+    assert tensors and all(tensor.is_meta for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "environment", "expected"),
+    [
+        (True, {}, "cuda:0"),
+        (True, {"LOCAL_RANK": "3"}, "cuda:3"),
+        (True, {"LOCAL_RANK": "3", "ACCELERATE_USE_CPU": "True"}, "cpu"),
+        (False, {"LOCAL_RANK": "3"}, "cpu"),
+    ],
+)
+def test_the_device_is_that_of_the_process(has_gpu, environment, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert str(engines.device_of_process()) == expected
