@@ -79,3 +79,11 @@ def test_the_device_is_that_of_the_process(has_gpu, environment, expected, monke
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert str(engines.device_of_process()) == expected
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("model", "bfloat16"), ("model.backbone_config", "float16")])
+def test_weights_of_half_precision_are_refused_by_the_name_of_the_option(name, dtype, tmp_path, capsys):
+    assert (
+        main(["pretrain", "--config", QUICKSTART, f"--{name}.dtype", dtype, "--output_dir", str(tmp_path / "run")]) == 2
+    )
+    assert f"poa: {name}.dtype is {dtype}, but weights are trained in float32: leave it out" in capsys.readouterr().err

@@ -345,10 +345,10 @@ def test_waiting_for_data_is_said_once(tmp_path, caplog):
             return 16
 
         def __getitem__(self, index):
-            time.sleep(0.02)
+            time.sleep(0.1)  # much longer than a step, also on a busy machine
             return images(1)[0]
 
-    PoaTrainer(new_model(), arguments(tmp_path, max_steps=8), Slow()).train()
+    PoaTrainer(new_model(), arguments(tmp_path, max_steps=4), Slow()).train()
     assert metrics(tmp_path)[-1]["data_wait"] > 0.2
     assert [record.message for record in caplog.records if "waiting for data" in record.message] == [
         "More than a fifth of the time is spent waiting for data: raise dataloader_num_workers."

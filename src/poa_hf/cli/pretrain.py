@@ -42,7 +42,7 @@ def run_recipe(recipe: Recipe) -> None:
 
     from ..models.modeling_poa_pretraining import PoaForPreTraining
     from ..runs.checkpoints import check_recipe_is_own, find_checkpoint, is_finished, step_of, units_ordered_on
-    from ..training.checks import check_run
+    from ..training.checks import check_run, check_weights_type
     from ..training.console import ConsoleCallback
     from ..training.engines import device_of_process
     from ..training.hub_pushes import push_finished
@@ -50,6 +50,7 @@ def run_recipe(recipe: Recipe) -> None:
     from ..training.trainer import PoaTrainer
 
     # before the data is opened and the model made, which takes a while
+    check_weights_type(recipe.model)
     check_run(recipe.model, recipe.training)
     training, data = recipe.training, recipe.data
     folder = Path(training.output_dir)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import psutil
+import torch
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from transformers import AutoModel
@@ -44,6 +45,20 @@ def check_run(config: PoaConfig, args: PoaTrainingArguments) -> None:
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint, overwrite=True)
     if checkpoint is not None:
         check_architecture(config, checkpoint)
+
+
+def check_weights_type(config: PoaConfig) -> None:
+    """Refuse a configuration whose weights would be of half precision, in which they cannot be trained.
+
+    Raises:
+        ValueError: If it has such a `dtype`.
+    """
+    for name, part in (("model", config), ("model.backbone_config", config.backbone_config)):
+        if isinstance(part.dtype, torch.dtype) and torch.finfo(part.dtype).bits < 32:
+            raise ValueError(
+                f"{name}.dtype is {str(part.dtype).removeprefix('torch.')}, but weights are trained in float32: leave "
+                "it out, and give bf16 to compute in bfloat16."
+            )
 
 
 def _check_crops(config: PoaConfig, args: PoaTrainingArguments) -> None:
