@@ -2,9 +2,10 @@
 # Figures of a GPU, in order of value, in under 6 minutes: benchmarks/gpu.sh [FOLDER]
 # Each part has its own time-out and leaves its own JSON line in FOLDER/figures.jsonl and its output beside it, so that
 # a machine that is lent for minutes always gives something. A part whose time-out does not fit into what is left of the
-# 6 minutes is left to the next call with the same FOLDER, which makes what has no line yet. Needs the package
-# (PYTHONPATH=src will do) on torch 2.11 or newer; PYTHON names the interpreter, BUDGET the seconds of a call (350).
-# PRESET=tiny rehearses on a CPU, for which SLOWER multiplies the seconds (4 if the CPU is idle).
+# 6 minutes is left to the next call with the same FOLDER, which makes what has no line yet, and then tries again what
+# failed in an earlier call: the last line of a part counts. Needs the package (PYTHONPATH=src will do) on torch 2.11 or
+# newer; PYTHON names the interpreter, BUDGET the seconds of a call (350). PRESET=tiny rehearses on a CPU, for which
+# SLOWER multiplies the seconds (4 if the CPU is idle).
 set -u
 cd "$(dirname "$0")/.." || exit 1
 folder=${1:-gpu-figures}

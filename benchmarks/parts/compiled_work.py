@@ -125,7 +125,7 @@ class _Called(nn.Module):
 class Recorder(BlockCompiler):
     """Compiles nothing, and records with what each kind of block and loss is called.
 
-    Rows of losses are copied when they are first seen, as for a compiler, so that the same step is not to be counted.
+    Rows of losses are copied at each call, as for a compiler: the launches of the same step are not to be counted.
 
     Attributes:
         kinds: The kinds of blocks and losses, in the order of their first calls.

@@ -1,4 +1,4 @@
-"""Where `poa pretrain` makes a model: random weights on the run's device, what is read or continued on the CPU."""
+"""Where `poa pretrain` makes a model: on the run's device, unless weights are read, resized or ordered before."""
 
 import pytest
 import torch
@@ -24,17 +24,16 @@ def device(monkeypatch):
         def make(config):
             raise Made(torch.get_default_device().type)
 
-        monkeypatch.setattr(modeling_poa_pretraining, "PoaForPreTraining", make)
-        monkeypatch.setattr(engines, "device_of_process", lambda: torch.device("meta"))
-        with pytest.raises(Made) as made:
+        with monkeypatch.context() as patched, pytest.raises(Made) as made:
+            patched.setattr(modeling_poa_pretraining, "PoaForPreTraining", make)
+            patched.setattr(engines, "device_of_process", lambda: torch.device("meta"))
             main(["pretrain", *options])
-        monkeypatch.undo()
         return str(made.value)
 
     return of_command
 
 
-def test_random_weights_are_drawn_on_the_device(device, tmp_path):
+def test_models_that_start_from_nothing_are_made_on_the_device(device, tmp_path):
     run, source = tmp_path / "run", str(tmp_path / "source")
     options = ["--config", QUICKSTART, *TINY.split(), "--output_dir", str(run)]
     crops = [
@@ -50,8 +49,9 @@ def test_random_weights_are_drawn_on_the_device(device, tmp_path):
     PoaViTModel(tiny_backbone()).save_pretrained(source)
     assert device(*options) == "meta"
     assert device("--config", "dinov2_large_warm_start", "--init_from", source, *crops) == "cpu"
+    assert device(*options, "--order_units") == "cpu"
     assert main(["pretrain", *options]) == 0
-    assert device(*options, "--max_steps", "3", "--resume_from_checkpoint") == "cpu"
+    assert device(*options, "--max_steps", "3", "--resume_from_checkpoint") == "meta"
 
 
 @pytest.mark.parametrize("family", BACKBONES)
@@ -68,13 +68,18 @@ def test_models_are_made_where_they_are_asked_for(family):
     [
         (True, {}, "cuda:0"),
         (True, {"LOCAL_RANK": "3"}, "cuda:3"),
-        (True, {"LOCAL_RANK": "3", "ACCELERATE_USE_CPU": "True"}, "cpu"),
+        (True, {"LOCAL_RANK": "9"}, "cuda:1"),
+        (True, {"LOCAL_RANK": "-1"}, "cuda:0"),
+        (True, {"LOCAL_RANK": "3", "ACCELERATE_USE_CPU": "yes"}, "cpu"),
+        (True, {"LOCAL_RANK": "0", "ACCELERATE_TORCH_DEVICE": "cuda:2"}, "cuda:2"),
+        (True, {"ACCELERATE_TORCH_DEVICE": "xpu:1"}, "cpu"),
         (False, {"LOCAL_RANK": "3"}, "cpu"),
     ],
 )
 def test_the_device_is_that_of_the_process(has_gpu, environment, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU"):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

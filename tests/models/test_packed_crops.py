@@ -95,14 +95,15 @@ def test_bfloat16_is_as_close_to_float64_as_separate_passes():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_blocks_of_packed_crops_are_compiled_once_per_kind(backend):
+@pytest.mark.parametrize("views", [3, 0])  # shares that stochastic depth keeps of each resolution differ, or not
+def test_blocks_of_packed_crops_are_compiled_once_per_kind(backend, views):
     model = new_model()
     sizes = ["16x1", "24x2", "16x3"]
-    separate = [step(model, False, size) for size in sizes]
+    separate = [step(model, False, size, views) for size in sizes]
     compiler = BlockCompiler(backend=backend)
     model.compile_blocks(compiler)
     for size, expected in zip(sizes, separate, strict=True):
-        assert_same(step(model, True, size), expected, 1e-5)
+        assert_same(step(model, True, size, views), expected, 1e-5)
     blocks = [key for key in compiler._functions if not callable(key[0])]  # the others are functions of the losses
     assert len(blocks) == 4  # the teacher's, and those of widths 32, 16 and 24
     assert (compiler.compilations, compiler.recompilations) == (len(compiler._functions), 0)

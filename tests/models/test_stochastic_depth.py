@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 
 from poa_hf.models.stochastic_depth import Subset, add_residual
 
@@ -39,10 +41,20 @@ def test_rows_of_a_subset_and_their_gradients(length, kept, compiled):
         added[index] = tensor[index].square() * factors[index] * 1.5
         return tensor + added
 
+    graphs = []
+
+    def compiler(graph, inputs):
+        graphs.append(graph.print_readable(print_output=False))
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
     results = []
-    for function in (torch.compile(computed, backend="aot_eager") if compiled else computed, expected):
+    for function in (torch.compile(computed, backend=backend, fullgraph=True) if compiled else computed, expected):
         inputs = [tensor.clone().requires_grad_(), factors.clone().requires_grad_()]
         output = function(*inputs, index)
         results.append([output, *torch.autograd.grad(output, inputs, weights)])
     for found, wanted in zip(*results, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    assert len(graphs) == 2 * compiled and not [
+        graph for graph in graphs if "index_add" in graph or "index_put" in graph
+    ]

@@ -71,10 +71,11 @@ def run_recipe(recipe: Recipe) -> None:
         callbacks.append(ConsoleCallback(data.described, _has_labels(recipe, dataset)))
     set_seed(training.seed)
     # Random values take most of the time in which a model is made: a GPU draws its own, and none are drawn where a
-    # checkpoint overwrites them. A warm start reads, resizes and orders weights on the CPU.
-    is_random = checkpoint is None and not recipe.init_from and not recipe.order_units
+    # checkpoint overwrites them. A warm start reads, resizes and orders weights on the CPU. A resumed run makes its
+    # model where it was first made, as what is computed instead of saved (rotary frequencies) is rounded there.
+    is_read = recipe.init_from or recipe.order_units
     with nullcontext() if checkpoint is None else no_init_weights():
-        with device_of_process() if is_random else torch.device("cpu"):
+        with torch.device("cpu") if is_read else device_of_process():
             model = PoaForPreTraining(recipe.model)
     if recipe.init_from:
         from ..warm_start.defaults import start_run

@@ -18,6 +18,7 @@ from accelerate.utils import (
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    parse_flag_from_env,
 )
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -65,10 +66,16 @@ def new_accelerator(args: PoaTrainingArguments) -> Accelerator:
 
 
 def device_of_process() -> torch.device:
-    """Return the CUDA device that the accelerator of this process will use; the CPU where it is another one."""
-    if not torch.cuda.is_available() or _asked_for("ACCELERATE_USE_CPU"):
+    """Return the CUDA device that the accelerator of this process will use; the CPU if that is no CUDA device.
+
+    It is chosen as Accelerate does it (`accelerate/state.py`), before there is an accelerator.
+    """
+    if not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"):
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if named := os.environ.get("ACCELERATE_TORCH_DEVICE"):
+        return torch.device(named if named.startswith("cuda") else "cpu")
+    rank = max(0, int(os.environ.get("LOCAL_RANK", 0)))  # -1 is that of a process which is the only one
+    return torch.device("cuda", rank % torch.cuda.device_count())
 
 
 def _asked_for(variable: str) -> bool:
