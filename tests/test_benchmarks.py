@@ -42,6 +42,19 @@ def test_data_rate():
 
 
 @pytest.mark.slow
+def test_step_time():
+    found = figures("step_time.py", "--preset", "tiny", "--repeats", "1")
+    assert found["ratio"] == found["step_ratio"] and 0 < found["utilisation"] < 1
+    assert {"teacher", "elastic", "heads and losses", "step"} <= found["parts"].keys()
+
+
+@pytest.mark.slow
+def test_memory():
+    found = figures("memory.py", "--preset", "tiny", "--prototypes", "64", "128", "--repeats", "1")
+    assert 0 < found["held_bytes"] < found["total_bytes"] and found["time_ratio"] > 0
+
+
+@pytest.mark.slow
 def test_scaling():
     found = figures("scaling.py", "--scale", "tiny", "--repeats", "1", "--steps", "40")
     assert set(found["families"]) == {"vit", "swin", "resnet"}

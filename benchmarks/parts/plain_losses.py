@@ -36,8 +36,9 @@ def ours(model, teacher, intact, elastic, patch_weights, temperature):
 
         heads = gradients.on_leaves(model.student_head.sliced(elastic.global_.shape[-1]))
         weights = LossWeights(model.config.intact_weight, model.config.koleo_weight, model.config.student_temperature)
+        crops, local_crops = (torch.empty(count, 0) for count in counts[:2])
         return poa_loss(
-            GivenBatch(torch.empty(counts[0], 0), torch.empty(counts[1], 0), None, None, weights=patch_weights),
+            GivenBatch(crops, local_crops, torch.empty(counts[0], 0, dtype=torch.bool), None, weights=patch_weights),
             branch(teacher, model.teacher_head, model.teacher_head),
             branch(features[:3], model.student_head, model.student_head),
             [lambda: branch(features[3:], heads, model.student_head)],
