@@ -7,9 +7,8 @@
 The step runs on tensors without memory, so it is counted in seconds, on any machine. What is counted are PyTorch's
 operations that compute something (not views): on a GPU each is at least one kernel, whose launch costs the host several
 microseconds. Bytes are what these operations read and write, each by itself. With --compile, each kind of block and of
-loss is compiled for the CPU, and the calls in the generated code are counted, at least and at most (see
-parts/compiled_work.py); a GPU's compiler fuses otherwise, so that this is an estimate. The last line is one JSON
-object.
+loss is compiled for the CPU, and what the generated code calls is counted, by functions and by the loops in them (see
+parts/compiled_work.py); a GPU's compiler fuses otherwise, so that both are estimates. The last line is one JSON object.
 """
 
 import argparse
@@ -84,36 +83,38 @@ def compiled(recorder: Recorder, step: Work, bf16: bool) -> dict:
         The figures of the kinds and of the step.
     """
     print(
-        f"{'kind':<46} {'calls':>6} {'launches':>9} {'compiled':>9} {'at most':>9} {'of PyTorch':>10} {'GB':>8} "
+        f"{'kind':<46} {'calls':>6} {'launches':>9} {'functions':>9} {'loops':>9} {'of PyTorch':>10} {'GB':>8} "
         f"{'compiled':>9}"
     )
-    rows, least, most, bytes_moved = {}, step.launches, step.launches, step.bytes
+    rows, by_functions, by_loops, bytes_moved = {}, step.launches, step.launches, step.bytes
     for kind in recorder.kinds.values():
         plain, generated = plain_work(kind, bf16), compiled_work(kind, bf16)
         library, functions, loops = (generated.operations[name] for name in ("library", "functions", "loops"))
         counts = {
             "calls": kind.calls,
             "launches": plain.launches,
-            "compiled_at_least": library + functions,
-            "compiled_at_most": library + loops,
+            "compiled_by_functions": library + functions,
+            "compiled_by_loops": library + loops,
             "library": library,
         }
         moved = {"gigabytes": plain.bytes / 1e9, "compiled_gigabytes": generated.bytes / 1e9}
         rows[str(kind)] = counts | moved
         print(
-            f"{kind!s:<46} {counts['calls']:>6,} {counts['launches']:>9,} {counts['compiled_at_least']:>9,} "
-            f"{counts['compiled_at_most']:>9,} {counts['library']:>10,} {moved['gigabytes']:>8,.2f} "
+            f"{kind!s:<46} {counts['calls']:>6,} {counts['launches']:>9,} {counts['compiled_by_functions']:>9,} "
+            f"{counts['compiled_by_loops']:>9,} {counts['library']:>10,} {moved['gigabytes']:>8,.2f} "
             f"{moved['compiled_gigabytes']:>9,.2f}",
             flush=True,
         )
-        least -= plain.launches - library - functions
-        most -= plain.launches - library - loops
+        by_functions -= plain.launches - library - functions
+        by_loops -= plain.launches - library - loops
         bytes_moved -= plain.bytes - generated.bytes
-    print(f"\nstep compiled: {least:,} to {most:,} launches, {bytes_moved / 1e9:,.1f} GB\n")
+    print(
+        f"\nstep compiled: {by_functions:,} launches by functions, {by_loops:,} by loops; {bytes_moved / 1e9:,.1f} GB\n"
+    )
     return {
         "kinds": rows,
-        "compiled_launches_at_least": least,
-        "compiled_launches_at_most": most,
+        "compiled_launches_by_functions": by_functions,
+        "compiled_launches_by_loops": by_loops,
         "compiled_gigabytes": bytes_moved / 1e9,
     }
 

@@ -36,7 +36,6 @@ class Kind:
     """A kind of block or loss with its input, as a step calls it.
 
     Attributes:
-        name: "block" or "loss".
         function: What is computed.
         tensors: The tensors of the block, by name, which stand in for its own.
         args: The arguments, of which the first is the block where there is one.
@@ -45,7 +44,6 @@ class Kind:
         rows: Images or rows of all calls.
     """
 
-    name: str
     function: Callable[..., Any]
     tensors: dict[str, Tensor]
     args: tuple[Any, ...]
@@ -139,7 +137,7 @@ class Recorder(BlockCompiler):
         if key not in self.kinds:
             block = args[0] if isinstance(args[0], nn.Module) else nn.Module()
             tensors = {f"block.{each}": tensor for each, tensor in block.named_parameters()}
-            self.kinds[key] = Kind(name, function, tensors, args, kwargs)
+            self.kinds[key] = Kind(function, tensors, args, kwargs)
         self.kinds[key].calls += 1
         self.kinds[key].rows += _length(args, kwargs)
         return function(*args, **kwargs)
@@ -176,7 +174,7 @@ def compiled_work(kind: Kind, bf16: bool) -> Work:
             work.bytes += V.graph.count_bytes()[0]
 
         compiler = BlockCompiler()
-        function = compiler.function(kind.name, kind.function) if kind.block is None else _of_block(compiler, kind)
+        function = compiler.function("loss", kind.function) if kind.block is None else _of_block(compiler, kind)
         with _counting(save), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             metrics.reset()
             kind.filled(number).compute(function)
