@@ -160,8 +160,8 @@ def compiled_work(kind: Kind, bf16: bool) -> Work:
     """Return what all calls of a kind launch and move in a step when they are compiled for a CPU, forward and backward.
 
     `operations` counts calls of PyTorch's own operations ("library"), of generated functions ("functions") and the
-    loops in them ("loops"): a GPU's compiler makes a kernel of each function at least, as here one function may compute
-    what is not related, and of each loop at most.
+    loops in them ("loops"). A function may hold loops that are not related, which a GPU's compiler keeps apart; it may
+    also split a loop that sums over many rows. So neither number is a bound for a GPU.
     """
 
     def measured(number: int) -> Work:
